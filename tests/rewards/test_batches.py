@@ -1,0 +1,151 @@
+import dataclasses
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workers.rewards import objectives
+from workers.rewards.artifacts import load_model
+from workers.rewards.backbones import RewardModel, load_backbone
+from workers.rewards.batches import WHOLE, Blocks, Step, micro_batches, restore_order
+from workers.rewards.config import RunConfig
+from workers.rewards.data import Split, read_snapshot, training_data
+from workers.rewards.templates import Template, collate
+from workers.rewards.train import StepLoss, train
+
+EDGES = st.lists(
+    st.tuples(st.integers(0, 19), st.integers(0, 19)).filter(lambda p: p[0] != p[1]), max_size=80
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(EDGES, st.lists(st.integers(0, 24), max_size=20), st.integers(20, 400), st.integers(0, 5))
+def test_every_label_is_used_exactly_once_within_the_budget(
+    pairs: list[tuple[int, int]], level_rows: list[int], budget: int, epoch: int
+) -> None:
+    lengths = [random.Random(n).randint(5, 40) for n in range(25)]
+    steps = Blocks(pairs, level_rows, lengths, budget).epoch(7, epoch)
+    assert Counter(row for step in steps for row in step.judgements) == Counter(range(len(pairs)))
+    assert Counter(row for step in steps for row in step.levels) == Counter(range(len(level_rows)))
+    for step in steps:
+        assert len(set(step.responses)) == len(step.responses)
+        inside = set(step.responses)
+        assert all(set(pairs[row]) <= inside for row in step.judgements)
+        assert all(level_rows[row] in inside for row in step.levels)
+        total = sum(lengths[response] for response in step.responses)
+        assert total <= WHOLE * budget or len(step.responses) <= 2
+
+
+def test_epochs_differ_and_repeat() -> None:
+    pairs = [(a, b) for a in range(12) for b in range(a)]
+    blocks = Blocks(pairs, [], [10] * 12, 40)
+    assert blocks.epoch(0, 0) == blocks.epoch(0, 0)
+    assert blocks.epoch(0, 0) != blocks.epoch(0, 1)
+    assert blocks.epoch(0, 0) != blocks.epoch(1, 0)
+
+
+def test_a_dense_topic_shares_encodings() -> None:
+    pairs = [(a, b) for a in range(40) for b in range(a)]
+    steps = Blocks(pairs, [], [10] * 40, 200).epoch(0, 0)
+    assert sum(len(step.responses) for step in steps) < 2 * len(pairs) / 4
+
+
+def test_micro_batches_cover_sorted_by_length_and_restore_the_order() -> None:
+    lengths = [7, 3, 9, 3, 50, 8]
+    batches = micro_batches(lengths, 20)
+    assert sorted(position for batch in batches for position in batch) == list(range(6))
+    assert all(len(batch) * max(lengths[p] for p in batch) <= 20 or len(batch) == 1 for batch in batches)
+    parts = [torch.tensor([float(p) for p in batch]) for batch in batches]
+    assert restore_order(parts, batches).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("method", ["bt", "oprm", "rgft", "clf"])
+def test_the_gradient_is_the_naive_pairwise_one(
+    method: str, make_run: Callable[..., Path], tiny_encoder: Path
+) -> None:
+    """A step's loss and gradient equal those of encoding both sides of every judgement on its own."""
+    folder = make_run(tiny_encoder, method)
+    config = RunConfig.from_dict({"method": method, "micro_batch_tokens": 60})
+    config = dataclasses.replace(config.resolved("encoder", 32), level_terms="all")
+    data = training_data(read_snapshot(folder / "snapshot"), Split(frozenset(), "none"), config)
+    snapshot = read_snapshot(folder / "snapshot")
+    from transformers import AutoTokenizer
+
+    template = Template(
+        AutoTokenizer.from_pretrained(tiny_encoder), backbone="encoder", ordinal=config.ordinal, max_length=64
+    )
+    rows = template.encode(snapshot.responses)
+    torch.manual_seed(0)
+    backbone = load_backbone("tiny", str(tiny_encoder), "encoder")
+    model = RewardModel(backbone, backbone_kind="encoder", kind=config.kind).double().eval()
+    cpu = torch.device("cpu")
+    step = Step(
+        list(range(9)), [r for r in range(len(data.first)) if data.first[r] < 9 and data.second[r] < 9], []
+    )
+    levels = [r for r in range(len(data.level_response)) if data.level_response[r] < 9]
+    step = dataclasses.replace(step, levels=levels)
+    loss = StepLoss(model, config, data, rows, None, cpu)(step)
+    loss.backward()
+    shared = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    model.zero_grad()
+    region = config.region if method == "rgft" else "none"
+    terms = []
+
+    def score(response: int) -> torch.Tensor:
+        return model(*collate([rows[response]], cpu))
+
+    for row in step.judgements:
+        a, b, outcome = int(data.first[row]), int(data.second[row]), data.outcome[row : row + 1]
+        strength = int(data.strength[row])
+        if config.ordinal:
+            mask = objectives.region_mask(
+                config.scale, region, int(data.level[a]), int(data.level[b]), strength
+            )
+            log_a, log_b = objectives.log_ratings(score(a)), objectives.log_ratings(score(b))
+            terms.append(objectives.oprm_terms(log_a, log_b, outcome, mask[None], config.scale.masks()[0]))
+        elif method == "clf":
+            terms.append(objectives.clf_terms(score(a), score(b), outcome))
+        else:
+            margin = torch.tensor(config.strength_margin * (strength - 1))
+            terms.append(
+                objectives.bt_terms(score(a), score(b), outcome, margin=margin, centring=config.centring)
+            )
+    for row in step.levels:
+        mask = config.scale.masks()[data.level_value[row : row + 1]]
+        terms.append(
+            objectives.level_terms(objectives.log_ratings(score(int(data.level_response[row]))), mask)
+        )
+    naive = torch.cat(terms).mean()
+    naive.backward()
+    torch.testing.assert_close(loss, naive, rtol=1e-6, atol=1e-6)
+    assert shared
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(shared[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("base", ["tiny_encoder", "tiny_lm"])
+def test_scores_do_not_depend_on_the_batch(
+    base: str, request: pytest.FixtureRequest, make_run: Callable[..., Path]
+) -> None:
+    """Padding, its id and neighbours change nothing: eight rows at once are eight times one."""
+    folder = make_run(request.getfixturevalue(base), "bt", epochs=1)
+    train(folder)
+    model, template, _ = load_model(folder / "model")
+    rows = template.encode(read_snapshot(folder / "snapshot").responses[:8])
+    cpu = torch.device("cpu")
+    with torch.no_grad():
+        together = model(*collate(rows, cpu))
+        alone = torch.cat([model(*collate([row], cpu)) for row in rows])
+        ids, lengths = collate(rows, cpu)
+        for number, row in enumerate(rows):
+            ids[number, len(row) :] = int(ids.max())  # another padding id
+        other = model(ids, lengths)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together, other, rtol=0, atol=0)

@@ -1,0 +1,372 @@
+"""The training pages, for everybody who may come by."""
+
+import json
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from tests.training.conftest import metrics_of
+from webapp import heartbeat
+from webapp.accounts.models import User
+from webapp.corpus.models import Project
+from webapp.jobs import State
+from webapp.training.models import ModelVersion, TrainingRun
+
+Make = Callable[..., Any]
+ClientOf = Callable[[User], Client]
+HTMX = {"HX-Request": "true"}
+
+
+@pytest.fixture
+def run(labelled: Project, make_run: Make) -> TrainingRun:
+    return make_run(labelled)
+
+
+@pytest.fixture
+def admin_client(admin: User, client_of: ClientOf) -> Client:
+    return client_of(admin)
+
+
+def listening(monkeypatch: pytest.MonkeyPatch, workers: list[str]) -> None:
+    monkeypatch.setattr(heartbeat, "readers", lambda client, queues: dict.fromkeys(queues, workers))
+
+
+def url(name: str, *args: Any) -> str:
+    return reverse(f"training:{name}", args=["capitals", *args])
+
+
+# ---- who may do what
+
+
+@pytest.mark.parametrize("name", ["runs", "run", "run-progress", "run-log"])
+def test_researchers_and_admins_read(
+    name: str,
+    run: TrainingRun,
+    annotator: User,
+    admin: User,
+    researcher: User,
+    stranger: User,
+    client_of: ClientOf,
+) -> None:
+    run.folder.mkdir(parents=True)
+    (run.folder / "log.txt").write_text("loading\n")
+    path = url(name) if name == "runs" else url(name, run.pk)
+    assert client_of(admin).get(path, headers=HTMX).status_code == 200
+    assert client_of(researcher).get(path, headers=HTMX).status_code == 200
+    assert client_of(annotator).get(path, headers=HTMX).status_code == 403
+    assert client_of(stranger).get(path, headers=HTMX).status_code == 404
+    assert Client().get(path).status_code == 302
+    assert client_of(admin).post(path).status_code == 405
+
+
+@pytest.mark.parametrize("name", ["run-start", "run-cancel", "run-resume", "version-promote"])
+@pytest.mark.usefixtures("sent")
+def test_only_admins_act(
+    name: str,
+    labelled: Project,
+    make_version: Make,
+    annotator: User,
+    admin: User,
+    researcher: User,
+    stranger: User,
+    client_of: ClientOf,
+) -> None:
+    version = make_version(labelled, 1)
+    pk = {"run-start": (), "version-promote": (version.pk,)}.get(name, (version.run.pk,))
+    path = url(name, *pk)
+    data = {"method": "bt"}
+    for person, status in ((annotator, 403), (researcher, 403), (stranger, 404)):
+        assert client_of(person).post(path, data).status_code == status
+    assert Client().post(path, data).status_code == 302
+    assert TrainingRun.objects.count() == 1
+    assert not ModelVersion.objects.get().is_serving
+    assert client_of(admin).get(path).status_code == 405
+    assert client_of(admin).post(path, data).status_code == 302
+
+
+def test_buttons_are_for_admins(run: TrainingRun, admin: User, researcher: User, client_of: ClientOf) -> None:
+    for path in (url("runs"), url("run", run.pk)):
+        assert b"<button" in client_of(admin).get(path).content.split(b"<main")[1]
+        assert b"<button" not in client_of(researcher).get(path).content.split(b"<main")[1]
+
+
+def test_runs_of_another_project_are_not_there(
+    labelled: Project, make_run: Make, make_version: Make, admin_client: Client
+) -> None:
+    other = Project.objects.create(slug="other", name="Other")
+    run = make_run(other)
+    version = make_version(other, 1)
+    for name, pk in (("run", run.pk), ("run-progress", run.pk), ("run-log", run.pk)):
+        assert admin_client.get(url(name, pk), headers=HTMX).status_code == 404
+    for name, pk in (("run-cancel", run.pk), ("run-resume", run.pk), ("version-promote", version.pk)):
+        assert admin_client.post(url(name, pk)).status_code == 404
+
+
+# ---- the list
+
+
+def test_an_empty_list_says_what_to_do(project: Project, admin_client: Client) -> None:
+    page = admin_client.get(url("runs")).content.decode()
+    assert "No model has been trained yet." in page
+    assert "There are 0 judgements and levels, fewer than" in page
+
+
+def test_the_list_shows_accuracy_beside_the_length_baseline(
+    labelled: Project, make_version: Make, admin_client: Client
+) -> None:
+    make_version(labelled, 1, accuracy=0.8125, is_serving=True)
+    page = admin_client.get(url("runs")).content.decode()
+    assert "81.2 %" in page
+    assert "76.2 % to 86.2 %" in page
+    assert "serving" in page
+
+
+@pytest.mark.parametrize("count", [2, 50])
+def test_the_list_takes_the_same_queries_for_many_runs(
+    count: int, labelled: Project, make_version: Make, admin_client: Client, django_assert_num_queries: Any
+) -> None:
+    for number in range(1, count + 1):
+        make_version(labelled, number)
+    with django_assert_num_queries(9):
+        admin_client.get(url("runs"))
+
+
+def test_the_list_is_polled_while_something_is_active(
+    labelled: Project, run: TrainingRun, admin_client: Client
+) -> None:
+    page = admin_client.get(url("runs")).content.decode()
+    link = re.search(r'hx-get="([^"]+)"', page)
+    assert link is not None
+    assert admin_client.get(link[1], headers=HTMX).status_code == 204
+    run.request_cancel()
+    fragment = admin_client.get(link[1], headers=HTMX).content.decode()
+    assert "cancelled" in fragment
+    assert "hx-get" not in fragment
+    assert "<html" not in fragment
+
+
+# ---- starting
+
+
+@pytest.mark.usefixtures("sent")
+def test_the_form_starts_a_run(labelled: Project, admin: User, admin_client: Client) -> None:
+    response = admin_client.post(
+        url("run-start"), {"method": "bt", "epochs": "2", "seed": "7", "learning_rate": ""}
+    )
+    run = TrainingRun.objects.get()
+    assert response.headers["Location"] == url("run", run.pk)
+    assert (run.method, run.trigger, run.created_by) == ("bt", "button", admin)
+    assert (run.config["epochs"], run.config["seed"]) == (2, 7)
+    assert "learning_rate" not in run.config
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ({"method": "rgft"}, "RgFT learns from quality levels"),
+        ({"method": "haf", "base_model": "all-MiniLM-L6-v2"}, "HaF-RM needs a causal language model"),
+        ({"method": "bt", "epochs": "0"}, "greater than or equal to 1"),
+        ({"method": "bt", "seed": "many"}, "Enter a whole number."),
+        ({"method": "magic"}, "Select a valid choice."),
+        ({}, "This field is required."),
+    ],
+)
+def test_the_form_says_what_is_wrong(
+    labelled: Project, admin_client: Client, data: dict[str, str], text: str
+) -> None:
+    response = admin_client.post(url("run-start"), data)
+    assert response.status_code == 400
+    assert text in response.content.decode()
+    assert TrainingRun.objects.count() == 0
+    if len(data) > 1:
+        assert "<details open>" in response.content.decode(), "the wrong field is in sight"
+
+
+# ---- one run
+
+
+def progress_link(client: Client, run: TrainingRun) -> str:
+    found = re.search(r'hx-get="([^"]+progress[^"]+)"', client.get(url("run", run.pk)).content.decode())
+    assert found is not None
+    return found[1]
+
+
+def write_progress(run: TrainingRun, losses: list[float]) -> None:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    started = run.started_at or timezone.now()
+    with (run.folder / "progress.jsonl").open("w") as file:
+        for step, loss in enumerate(losses, start=1):
+            moment = (started + timedelta(seconds=step)).isoformat()
+            record = {"time": moment, "phase": "training", "step": step, "total": 100, "loss": loss}
+            file.write(json.dumps({**record, "tokens_per_second": 900.0, "message": None}) + "\n")
+        file.write("half a li")
+
+
+def test_a_running_run_shows_its_progress(run: TrainingRun, admin_client: Client) -> None:
+    assert run.claim()
+    run.beat(phase="training", step=40, total=100, loss=0.5, tokens_per_second=1234.0)
+    write_progress(run, [0.9, 0.8, 0.7])
+    (run.folder / "log.txt").write_text("loading <all>\n")
+    page = admin_client.get(url("run", run.pk)).content.decode()
+    assert '<progress value="40" max="100"' in page
+    assert "step 40 of 100 (40 %)" in page
+    assert "1,234 tokens/s" in page
+    assert "<polyline" in page
+    assert "Training loss: 0.900 at step 1, 0.700 at step 3" in page
+    assert "1 min 37 s" in page, "97 steps are left at one a second"
+    assert "loading &lt;all&gt;" in page
+    assert "Cancel" in page
+    assert "style=" not in page
+
+
+def test_the_fragment_comes_only_when_something_changed(run: TrainingRun, admin_client: Client) -> None:
+    assert run.claim()
+    link = progress_link(admin_client, run)
+    unchanged = admin_client.get(link, headers=HTMX)
+    assert (unchanged.status_code, unchanged.content) == (204, b"")
+    run.beat(phase="training", step=1, total=10)
+    changed = admin_client.get(link, headers=HTMX).content.decode()
+    assert "step 1 of 10" in changed
+    assert "<html" not in changed
+    assert link not in changed
+    assert "hx-trigger" in changed
+    run.beat()
+    assert admin_client.get(progress_link(admin_client, run), headers=HTMX).status_code == 204
+
+
+@pytest.mark.parametrize("state", [State.DONE, State.FAILED, State.CANCELLED, State.LOST])
+def test_the_last_fragment_has_no_trigger(run: TrainingRun, admin_client: Client, state: str) -> None:
+    assert run.claim()
+    link = progress_link(admin_client, run)
+    TrainingRun.objects.filter(pk=run.pk).update(
+        state=state, finished_at=timezone.now(), error="It broke.\nIn two"
+    )
+    fragment = admin_client.get(link, headers=HTMX).content.decode()
+    assert "hx-get" not in fragment
+    assert "It broke." in fragment
+    assert ("Resume" in fragment) is (state != State.DONE)
+
+
+def test_the_fragment_as_a_plain_link_leads_to_the_page(run: TrainingRun, admin_client: Client) -> None:
+    assert admin_client.get(url("run-progress", run.pk)).headers["Location"] == url("run", run.pk)
+
+
+def test_a_run_that_waits_says_for_what(
+    run: TrainingRun, admin_client: Client, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    assert "Waiting" not in admin_client.get(url("run", run.pk)).content.decode()
+    TrainingRun.objects.update(queued_at=timezone.now() - timedelta(minutes=1))
+    listening(monkeypatch, [])
+    for path in (url("run", run.pk), url("runs")):
+        assert "None is listening to the “train” queue" in admin_client.get(path).content.decode()
+    listening(monkeypatch, ["train@here"])
+    assert "all of them are busy" in admin_client.get(url("run", run.pk)).content.decode()
+    monkeypatch.undo()
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    assert "the broker (Redis) doesn&#x27;t answer" in admin_client.get(url("run", run.pk)).content.decode()
+
+
+def test_a_run_whose_worker_is_silent_says_so(run: TrainingRun, admin_client: Client) -> None:
+    assert run.claim()
+    assert "no sign of life" not in admin_client.get(url("run", run.pk)).content.decode()
+    TrainingRun.objects.update(heartbeat_at=timezone.now() - timedelta(minutes=5))
+    assert "no sign of life" in admin_client.get(url("run", run.pk)).content.decode()
+
+
+def test_a_finished_run_stands_beside_what_it_replaced(
+    labelled: Project, make_version: Make, make_run: Make, admin_client: Client
+) -> None:
+    hour_ago = timezone.now() - timedelta(hours=1)
+    old = make_version(labelled, 1, accuracy=0.7, promoted_at=hour_ago)
+    new = make_version(labelled, 2, accuracy=0.8, promoted_at=timezone.now(), is_serving=True)
+    write_progress(new.run, [0.5, 0.4])
+    page = admin_client.get(url("run", new.run.pk)).content.decode()
+    assert "v1 (before)" in page
+    assert "80.0 %" in page
+    assert "70.0 %" in page
+    assert "Roll back to v1" in page
+    assert "passed the gate" in page
+    assert '<td class="numeric">0.4000</td>' in page, "the chart's numbers stand in a table"
+    page = admin_client.get(url("run", old.run.pk)).content.decode()
+    assert "v2 (serving)" in page
+    same = make_run(labelled, state=State.DONE, same_as=new.run)
+    page = admin_client.get(url("run", same.pk)).content.decode()
+    assert "Not trained again: same labels and settings as" in page
+    assert url("run", new.run.pk) in page
+
+
+def test_cancel_and_resume(run: TrainingRun, admin_client: Client, sent: list[Any]) -> None:
+    admin_client.post(url("run-cancel", run.pk))
+    run.refresh_from_db()
+    assert run.state == State.CANCELLED
+    assert "nothing to cancel" in admin_client.post(url("run-cancel", run.pk), follow=True).content.decode()
+    admin_client.post(url("run-resume", run.pk))
+    run.refresh_from_db()
+    assert run.state == State.QUEUED
+    assert "was not resumed" in admin_client.post(url("run-resume", run.pk), follow=True).content.decode()
+    assert run.claim()
+    admin_client.post(url("run-cancel", run.pk))
+    run.refresh_from_db()
+    assert (run.state, run.cancel_requested) == (State.RUNNING, True)
+    assert "Cancelling" in admin_client.get(url("run", run.pk)).content.decode()
+
+
+def test_promote_by_click(labelled: Project, make_version: Make, admin_client: Client) -> None:
+    version = make_version(labelled, 1, gate_passed=False, gate_reason="It was worse.")
+    page = admin_client.get(url("run", version.run.pk)).content.decode()
+    assert "held at the gate" in page
+    assert "It was worse." in page
+    answer = admin_client.post(url("version-promote", version.pk), follow=True).content.decode()
+    assert "Ordinal (OPRM) v1 serves now." in answer
+    assert ModelVersion.objects.get().is_serving
+    assert (
+        "was serving already"
+        in admin_client.post(url("version-promote", version.pk), follow=True).content.decode()
+    )
+
+
+def test_the_log_can_be_read_whole(run: TrainingRun, admin_client: Client) -> None:
+    assert admin_client.get(url("run-log", run.pk)).status_code == 404
+    run.folder.mkdir(parents=True)
+    (run.folder / "log.txt").write_text("<script>alert(1)</script>\n")
+    response = admin_client.get(url("run-log", run.pk))
+    assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert b"".join(response.streaming_content) == b"<script>alert(1)</script>\n"  # type: ignore[attr-defined]
+
+
+def test_a_run_without_metrics_or_folder_has_a_page(run: TrainingRun, admin_client: Client) -> None:
+    ModelVersion.objects.create(
+        project=run.project,
+        run=run,
+        method="oprm",
+        number=1,
+        kind="ordinal",
+        digest="d" * 64,
+        metrics={"held_out": None},
+    )
+    TrainingRun.objects.update(state=State.DONE, metrics={"held_out": None})
+    assert "Nothing was held out" in admin_client.get(url("run", run.pk)).content.decode()
+    training = {
+        "judgements": 1705,
+        "levels": 0,
+        "responses": 196,
+        "dropped": {"crosses_split": 12},
+        "truncated": 3,
+    }
+    TrainingRun.objects.update(metrics={**metrics_of(0.5), "training": training})
+    page = admin_client.get(url("run", run.pk)).content.decode()
+    assert "1,705 judgements" in page
+    assert "12 labels left out (crosses_split); 3 texts shortened" in page
+    assert "50.0 %" in admin_client.get(url("run", run.pk)).content.decode()
+
+
+def test_the_list_looks_for_runs_that_start_by_themselves(project: Project, admin_client: Client) -> None:
+    assert "hx-trigger" not in admin_client.get("/p/capitals/runs/").content.decode()
+    Project.objects.filter(pk=project.pk).update(retrain_after_labels=50)
+    assert 'hx-trigger="every 15s"' in admin_client.get("/p/capitals/runs/").content.decode()

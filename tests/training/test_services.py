@@ -1,0 +1,290 @@
+"""Starting runs, the gate, promoting and rolling back."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+
+from tests.training.conftest import metrics_of
+from webapp import celery
+from webapp.accounts.models import User
+from webapp.corpus.models import Project, Prompt
+from webapp.jobs import State
+from webapp.training.gate import gate_check
+from webapp.training.models import ModelVersion, TrainingRun
+from webapp.training.services import (
+    RunRefused,
+    config_digest,
+    run_config,
+    run_hand_back,
+    run_resume,
+    run_start,
+    version_promote,
+    version_publish,
+)
+
+Make = Callable[..., Any]
+
+
+def start(project: Project, method: str = "oprm", **config: Any) -> TrainingRun:
+    return run_start(project=project, method=method, trigger="button", config=config)
+
+
+# ---- run_start
+
+
+def test_a_run_is_queued_and_sent_after_commit(
+    labelled: Project, admin: User, sent: list[Any], django_capture_on_commit_callbacks: Any
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        run = run_start(project=labelled, method="oprm", trigger="button", created_by=admin)
+        assert sent == []
+    assert sent == [("workers.tasks.train_run", run.pk, "train")]
+    assert (run.state, run.created_by, run.labels_seen) == (State.QUEUED, admin, 20)
+    assert run.config == {
+        "format": 1,
+        "method": "oprm",
+        "base_model": "all-MiniLM-L6-v2",
+        "tuning": "tuned",
+        "partition": [3, 6],
+        "seed": 0,
+        "code_version": "0.1.0",
+    }
+    assert run.config_digest == config_digest(run.config)
+
+
+def test_a_broker_that_is_down_loses_no_run(
+    labelled: Project, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no broker")
+
+    monkeypatch.setattr(celery.app, "send_task", refuse)
+    with django_capture_on_commit_callbacks(execute=True):
+        run = start(labelled)
+    assert TrainingRun.objects.get(pk=run.pk).state == State.QUEUED
+
+
+def test_an_identical_queued_run_is_returned_instead_of_a_second(
+    labelled: Project, sent: list[Any], django_capture_on_commit_callbacks: Any
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        first = start(labelled)
+        assert start(labelled) == first
+        assert start(labelled, seed=1) != first
+    assert len(sent) == 2
+    assert first.claim()
+    assert start(labelled) != first, "one that runs already has an older snapshot"
+
+
+def test_the_database_allows_one_waiting_run_of_a_kind(labelled: Project, make_run: Make) -> None:
+    make_run(labelled)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        make_run(labelled)
+    make_run(labelled, state=State.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "field", "text"),
+    [
+        ("magic", {}, "method", "Unknown method 'magic'. Known: bt, clf, oprm, rgft, haf."),
+        ("bt", {"warp": 1}, None, "Unknown option 'warp'."),
+        ("bt", {"epochs": 0}, "epochs", "epochs is 0; it must lie between 1 and 1000."),
+        ("bt", {"epochs": 2.5}, "epochs", "epochs must be a whole number, not 2.5."),
+        ("bt", {"epochs": True}, "epochs", "epochs must be a whole number"),
+        ("bt", {"learning_rate": float("nan")}, "learning_rate", "learning_rate is nan"),
+        ("bt", {"learning_rate": "fast"}, "learning_rate", "learning_rate must be a number, not 'fast'."),
+        ("bt", {"holdout": 0.95}, "holdout", "holdout is 0.95; it must lie between 0 and 0.9."),
+        ("bt", {"tuning": "loud"}, "tuning", "Unknown tuning 'loud'."),
+        ("bt", {"tuning": "lora"}, "tuning", "all-MiniLM-L6-v2 is a text encoder: choose frozen or tuned"),
+        (
+            "oprm",
+            {"tuning": "frozen", "base_model": "starter"},
+            "tuning",
+            "starter is a causal language model",
+        ),
+        ("haf", {"base_model": "all-MiniLM-L6-v2"}, "base_model", "HaF-RM needs a causal language model"),
+        ("rgft", {}, "method", "RgFT learns from quality levels, and this project has none yet."),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(
+    labelled: Project, method: str, config: dict[str, Any], field: str | None, text: str
+) -> None:
+    with pytest.raises(RunRefused) as refused:
+        start(labelled, method, **config)
+    assert text in str(refused.value)
+    assert refused.value.field == field
+    assert TrainingRun.objects.count() == 0
+
+
+def test_too_few_labels_are_refused(labelled: Project, project: Project, judge: Make) -> None:
+    labelled.min_judgements = 23
+    with pytest.raises(RunRefused, match=r"There are 20 judgements and levels, fewer than .* of 23"):
+        start(labelled)
+    judge(labelled, 0, levels=3)
+    assert start(labelled, "rgft").labels_seen == 23
+
+
+def test_no_judgement_at_all_is_refused(project: Project, make_prompt: Callable[..., Prompt]) -> None:
+    make_prompt(project, "p1", texts=["one", "two"])
+    with pytest.raises(RunRefused, match="There is no judgement yet"):
+        start(project)
+
+
+def test_defaults_come_from_the_project_where_they_fit(labelled: Project) -> None:
+    labelled.tuning = "frozen"
+    labelled.bad_to, labelled.normal_to = 2, 7
+    assert run_config(labelled, "bt")["tuning"] == "frozen"
+    haf = run_config(labelled, "haf")
+    assert (haf["base_model"], haf["tuning"], haf["partition"]) == ("starter", "tuned", [2, 7])
+    labelled.tuning = "lora"
+    assert run_config(labelled, "haf")["tuning"] == "lora"
+    assert run_config(labelled, "bt")["tuning"] == "tuned"
+    assert run_config(labelled, "bt", {"epochs": None, "base_model": ""}) == run_config(labelled, "bt")
+
+
+# ---- resuming and handing back
+
+
+def test_resume_queues_what_has_stopped_and_nothing_else(
+    labelled: Project, make_run: Make, sent: list[Any], django_capture_on_commit_callbacks: Any
+) -> None:
+    for state in (State.FAILED, State.LOST, State.CANCELLED):
+        run = make_run(labelled, method="bt", state=state, error="it broke", cancel_requested=True)
+        with django_capture_on_commit_callbacks(execute=True):
+            assert run_resume(run=run)
+        run.refresh_from_db()
+        assert (run.state, run.error, run.cancel_requested) == (State.QUEUED, "", False)
+        assert sent.pop() == ("workers.tasks.train_run", run.pk, "train")
+        run.request_cancel()
+    for state in (State.RUNNING, State.DONE):
+        assert not run_resume(run=make_run(labelled, state=state))
+    waits, failed = make_run(labelled), make_run(labelled, state=State.FAILED)
+    assert not run_resume(run=failed), "the same training waits already"
+    assert waits.state == State.QUEUED
+
+
+def test_hand_back_is_only_the_holders(labelled: Project, make_run: Make) -> None:
+    run = make_run(labelled)
+    assert run.claim()
+    other = TrainingRun.objects.get(pk=run.pk)
+    assert run_hand_back(run=run)
+    assert other.claim()
+    assert not run_hand_back(run=run), "somebody else runs it by now"
+    assert not run.finish()
+    assert not run.fail("too late")
+    assert not run.stop()
+    other.refresh_from_db()
+    assert other.state == State.RUNNING
+
+
+# ---- the gate
+
+
+def version_like(accuracy: float) -> ModelVersion:
+    return ModelVersion(method="oprm", number=3, metrics=metrics_of(accuracy))
+
+
+@pytest.mark.parametrize(
+    ("new", "serving", "passes", "reason"),
+    [
+        (
+            metrics_of(0.6),
+            None,
+            True,
+            "First version: held-out pair accuracy 0.600 is not worse than guessing (0.50).",
+        ),
+        (metrics_of(0.46), None, True, "not worse than guessing"),
+        (metrics_of(0.40), None, False, "0.400 is worse than guessing"),
+        (metrics_of(0.80), 0.70, True, "0.800 against 0.700 of the serving v3"),
+        (metrics_of(0.69), 0.70, True, "it may be at most 0.020 lower"),
+        (metrics_of(0.67), 0.70, False, "more than the allowed 0.020 lower"),
+        ({"held_out": None}, None, True, "could not be measured"),
+        ({"held_out": None}, 0.70, False, "an admin decides"),
+        (metrics_of(float("nan")), 0.70, False, "an admin decides"),
+        ({"held_out": {"levels": {"n": 9, "accuracy": 0.5}}}, None, True, "held-out level accuracy 0.500"),
+        ({"held_out": {"levels": {"n": 9, "accuracy": 0.2}}}, None, False, "worse than guessing (0.33)"),
+        (
+            {"held_out": {"levels": {"n": 9, "accuracy": 0.5}}},
+            0.7,
+            False,
+            "No held-out metric that it shares",
+        ),
+    ],
+)
+def test_the_gate(new: dict[str, Any], serving: float | None, passes: bool, reason: str) -> None:
+    old = None if serving is None else version_like(serving)
+    passed, text = gate_check(new, serving=old, max_drop=0.02)
+    assert passed is passes
+    assert reason in text
+    assert len(text) <= ModelVersion._meta.get_field("gate_reason").max_length  # type: ignore[operator]
+
+
+# ---- versions
+
+
+def test_versions_are_numbered_per_method_and_compared_with_the_serving_one(
+    labelled: Project, make_run: Make, make_version: Make
+) -> None:
+    make_version(labelled, 1, accuracy=0.8, is_serving=True)
+    artifact = {"kind": "ordinal", "digest": "e" * 64, "temperature": 1.2, "tie": None}
+    run = make_run(labelled, state=State.RUNNING)
+    version = version_publish(run=run, metrics=metrics_of(0.5), artifact=artifact)
+    assert (version.number, version.gate_passed, version.is_serving) == (2, False, False)
+    other = version_publish(
+        run=make_run(labelled, "bt"), metrics=metrics_of(0.6), artifact={**artifact, "kind": "scalar"}
+    )
+    assert (other.number, other.gate_passed) == (1, True)
+
+
+def test_promote_and_roll_back_move_the_one_serving_version(labelled: Project, make_version: Make) -> None:
+    first, second = make_version(labelled, 1), make_version(labelled, 2)
+    assert version_promote(version=first)
+    assert version_promote(version=second)
+    assert not version_promote(version=second)
+    assert list(ModelVersion.objects.filter(is_serving=True)) == [second]
+    assert version_promote(version=first)
+    assert list(ModelVersion.objects.filter(is_serving=True)) == [first]
+
+
+def in_threads(count: int, action: Callable[[], Any]) -> list[Any]:
+    """Results (or exceptions) of `action` in threads that start together, each with its own connection."""
+    barrier = threading.Barrier(count)
+    results: list[Any] = []
+
+    def work() -> None:
+        try:
+            barrier.wait()
+            results.append(action())
+        except Exception as error:
+            results.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_promotions_at_once_leave_one_serving(
+    labelled: Project, make_version: Make, sent: list[Any]
+) -> None:
+    versions = [make_version(labelled, number) for number in range(1, 6)]
+    waiting = iter(versions)
+    results = in_threads(5, lambda: version_promote(version=next(waiting)))
+    assert results == [True] * 5
+    assert ModelVersion.objects.filter(is_serving=True).count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_starts_at_once_queue_one_run(labelled: Project, sent: list[Any]) -> None:
+    results = in_threads(8, lambda: start(labelled).pk)
+    assert len(set(results)) == 1
+    assert TrainingRun.objects.count() == 1
+    assert len(sent) == 1

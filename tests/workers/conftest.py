@@ -1,0 +1,59 @@
+"""The worker half under test: the training tests' project, and a fake trainer in place of the real one."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.conftest import judge, labelled, make_run  # noqa: F401 - fixtures
+from webapp import embedded
+from webapp.training.models import TrainingRun
+from workers import runs
+
+FAKE = Path(__file__).parent / "fake_train.py"
+
+
+@pytest.fixture
+def fake(settings: Any) -> Callable[[str], None]:
+    """fake("crash") makes the next trainings crash, in the way that fake_train.py describes."""
+
+    def choose(mode: str) -> None:
+        settings.TRAIN_COMMAND = [sys.executable, str(FAKE), mode]
+
+    choose("ok")
+    return choose
+
+
+@pytest.fixture
+def trained(fake: Callable[[str], None]) -> Callable[..., TrainingRun]:
+    """trained(run, "crash") carries a queued run to its end with the fake trainer."""
+
+    def train(run: TrainingRun, mode: str = "ok") -> TrainingRun:
+        fake(mode)
+        runs.train(run.pk)
+        run.refresh_from_db()
+        return run
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def private_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Redis server of these tests' own."""
+    config, url = embedded.write_redis_config(tmp_path_factory.mktemp("redis"))
+    process = subprocess.Popen([embedded.find_redis_server(), str(config)], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            try:
+                embedded.check_redis_url(url)
+                break
+            except embedded.Refusal:
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(10)

@@ -1,0 +1,56 @@
+"""The Celery application, and the one way by which the web half starts work: by task name, after commit."""
+
+import logging
+import os
+
+from celery import Celery
+from django.conf import settings
+from django.db import transaction
+
+from webapp import heartbeat  # noqa: F401 - each worker signs its life; /healthz reads it
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
+
+logger = logging.getLogger(__name__)
+
+app = Celery("caliper")
+app.conf.update(
+    broker_url=settings.REDIS_URL,
+    # The rows of jobs are the record; Celery's results are not kept.
+    task_ignore_result=True,
+    task_acks_late=True,
+    task_reject_on_worker_lost=False,
+    worker_prefetch_multiplier=1,
+    task_default_queue="default",
+    task_serializer="json",
+    accept_content=["json"],
+    broker_connection_retry_on_startup=True,
+    # Longer than any run: a redelivered message is harmless (the claim changes 0 rows), but noise.
+    broker_transport_options={"visibility_timeout": 7 * 24 * 3600, "socket_connect_timeout": 3},
+    timezone=settings.TIME_ZONE,
+    worker_hijack_root_logger=False,
+    beat_schedule={
+        "tick": {
+            "task": "workers.tasks.tick",
+            "schedule": settings.TICK_SECONDS,
+            # While no worker listens, ticks don't pile up.
+            "options": {"expires": settings.TICK_SECONDS},
+        }
+    },
+    beat_schedule_filename=str(settings.DATA_DIR / "celerybeat-schedule"),
+)
+
+
+def enqueue(task: str, pk: int, *, queue: str = "default") -> None:
+    """Send the task with a primary key once the current transaction has committed.
+
+    A broker that is down loses nothing: the row stays QUEUED and `workers.tasks.tick` sends it again.
+    """
+
+    def send() -> None:
+        try:
+            app.send_task(task, args=[pk], queue=queue, retry=False)
+        except Exception:
+            logger.exception("could not reach the broker to send %s(%s); tick will send it again", task, pk)
+
+    transaction.on_commit(send)

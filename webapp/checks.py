@@ -1,0 +1,112 @@
+"""System checks: settings that contradict each other or cannot work, each with an id and a remedy.
+
+They run at every start (`migrate` runs them), in the tests, and by `manage.py check`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+
+LOOPBACK = {"127.0.0.1", "localhost", "[::1]", "testserver"}
+
+
+def _public_hosts() -> list[str]:
+    return [host for host in settings.ALLOWED_HOSTS if host not in LOOPBACK]
+
+
+@register("caliper")
+def check_hosts(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
+    """Names, TLS and debugging have to fit each other."""
+    found: list[CheckMessage] = []
+    public = _public_hosts()
+    if settings.DEBUG and (public or settings.BEHIND_TLS):
+        found.append(
+            Error(
+                "CALIPER_DEBUG is on for an installation that others can reach: its error pages show secrets.",
+                hint="Unset CALIPER_DEBUG, or leave only 127.0.0.1 and localhost in CALIPER_ALLOWED_HOSTS.",
+                id="caliper.E001",
+            )
+        )
+    if not settings.DEBUG and public and not settings.BEHIND_TLS:
+        found.append(
+            Warning(
+                f"People reach this as {', '.join(public)}, but passwords and cookies travel without TLS.",
+                hint="Put a proxy that ends TLS in front, and set CALIPER_BEHIND_TLS=true.",
+                id="caliper.W002",
+            )
+        )
+    if "*" in settings.ALLOWED_HOSTS and not settings.DEBUG:
+        found.append(
+            Warning(
+                "CALIPER_ALLOWED_HOSTS is *: links in invitations can be made to point to any host.",
+                hint="Name the hosts under which people reach Caliper.",
+                id="caliper.W003",
+            )
+        )
+    if settings.BEHIND_TLS:
+        for origin in settings.CSRF_TRUSTED_ORIGINS:
+            if not origin.startswith("https://"):
+                found.append(
+                    Error(
+                        f"CALIPER_CSRF_TRUSTED_ORIGINS has {origin}, but CALIPER_BEHIND_TLS says that all is https.",
+                        hint="Write it as https://...",
+                        id="caliper.E004",
+                    )
+                )
+    return found
+
+
+@register("caliper")
+def check_broker_address(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
+    """Celery and the health check use the same address; only these schemes mean the same to both."""
+    if urlsplit(settings.REDIS_URL).scheme in ("redis", "rediss"):
+        return []
+    return [
+        Error(
+            "REDIS_URL does not begin with redis:// or rediss://.",
+            hint="For example redis://:password@127.0.0.1:6379/0.",
+            id="caliper.E005",
+        )
+    ]
+
+
+@register("caliper")
+def check_database_choice(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
+    """SQLite is one machine's database."""
+    if settings.BEHIND_TLS and settings.DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+        return [
+            Warning(
+                "A public installation runs on SQLite, which workers on other machines cannot reach.",
+                hint="Set DATABASE_URL to a PostgreSQL 15 or later, unless everything runs on this machine.",
+                id="caliper.W006",
+            )
+        ]
+    return []
+
+
+@register("caliper")
+def check_limits(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
+    """Sizes and times that leave nothing possible."""
+    found: list[CheckMessage] = []
+    if not 0 < settings.MAX_TEXT_BYTES <= settings.MAX_UPLOAD_BYTES:
+        found.append(
+            Error(
+                f"The longest text ({settings.MAX_TEXT_BYTES} bytes) has to be above 0 and at most the largest "
+                f"upload ({settings.MAX_UPLOAD_BYTES} bytes).",
+                hint="Correct CALIPER_MAX_TEXT_KB or CALIPER_MAX_UPLOAD_MB.",
+                id="caliper.E007",
+            )
+        )
+    if not 0 < 2 * settings.TICK_SECONDS <= settings.JOB_LOST_AFTER_SECONDS:
+        found.append(
+            Error(
+                f"A job counts as lost after {settings.JOB_LOST_AFTER_SECONDS} s, which has to be at least two "
+                f"ticks of {settings.TICK_SECONDS} s (and a tick longer than 0 s).",
+                hint="Raise CALIPER_JOB_LOST_AFTER_SECONDS or lower CALIPER_TICK_SECONDS.",
+                id="caliper.E008",
+            )
+        )
+    return found

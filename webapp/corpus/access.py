@@ -1,0 +1,70 @@
+"""Who may do what in a project. Line one of every project view calls `project_for`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest
+
+from webapp.accounts.models import User
+from webapp.corpus.models import Membership, Project
+
+Need = Literal["member", "annotate", "read", "admin"]
+
+_MESSAGES = {
+    "annotate": "Only annotators of this project judge. An admin can give you that role on the People page.",
+    "read": "This page shows other people's labels and the models' ratings, so annotators don't see it: "
+    "it would sway them.",
+    "admin": "Only admins of this project may do this.",
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """What one user may do in one project."""
+
+    roles: frozenset[str]
+    is_superuser: bool = False
+
+    @property
+    def member(self) -> bool:
+        return bool(self.roles) or self.is_superuser
+
+    @property
+    def annotate(self) -> bool:
+        return Membership.Role.ANNOTATOR in self.roles or self.admin
+
+    @property
+    def read(self) -> bool:
+        """May see labels of others and what models predict: researchers and admins."""
+        return Membership.Role.RESEARCHER in self.roles or self.admin
+
+    @property
+    def admin(self) -> bool:
+        return Membership.Role.ADMIN in self.roles or self.is_superuser
+
+
+def access_of(user: User, project: Project) -> Access:
+    roles = Membership.objects.filter(project=project, user=user).values_list("role", flat=True)
+    return Access(roles=frozenset(roles), is_superuser=user.is_superuser)
+
+
+def project_for(request: HttpRequest, slug: str, needs: Need = "member") -> Project:
+    """The project together with the permission; puts `project` and `access` on the request for the templates.
+
+    Raises Http404 for strangers (they don't learn that the project exists) and PermissionDenied, with a message
+    that the 403 page shows, for members whose roles don't suffice. Anonymous visitors never get here
+    (LoginRequiredMiddleware).
+    """
+    assert isinstance(request.user, User)
+    project = Project.objects.filter(slug=slug).first()
+    if project is None:
+        raise Http404("No such project.")
+    access = access_of(request.user, project)
+    if not access.member:
+        raise Http404("No such project.")
+    if not getattr(access, needs):
+        raise PermissionDenied(_MESSAGES[needs])
+    request.project = project  # type: ignore[attr-defined]
+    request.access = access  # type: ignore[attr-defined]
+    return project

@@ -1,0 +1,107 @@
+"""Forms of the project's own pages: settings, people, invitations."""
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth.forms import UserCreationForm
+
+from webapp.accounts.models import User
+from webapp.corpus.models import Membership, Method, Project
+
+
+class ProjectForm(forms.ModelForm):
+    """Everything an admin sets in a project. Hours and counts of 0 switch a trigger off."""
+
+    methods = forms.MultipleChoiceField(
+        choices=Method.choices,
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        label="Methods that automatic retrains train",
+    )
+    main_method = forms.ChoiceField(
+        choices=Method.choices,
+        label="Main method",
+        help_text="Whose predictions lists and the overview show first.",
+    )
+
+    class Meta:
+        model = Project
+        fields = [
+            "name", "description", "guidelines",
+            "asks", "overlap", "reservation_minutes", "bad_to", "normal_to",
+            "base_model", "causal_base_model", "tuning",
+            "retrain_after_labels", "retrain_every_hours", "min_judgements", "gate_max_drop",
+        ]  # fmt: skip
+        labels = {
+            "asks": "What annotators are asked",
+            "overlap": "Judgements wanted per item",
+            "reservation_minutes": "Minutes a card stays reserved",
+            "bad_to": "“bad” ends at rating",
+            "normal_to": "“normal” ends at rating",
+            "base_model": "Base model",
+            "causal_base_model": "Causal base model (HaF-RM)",
+            "tuning": "What is trained",
+            "retrain_after_labels": "Retrain after so many new labels",
+            "retrain_every_hours": "Retrain every so many hours",
+            "min_judgements": "Fewest labels to train on",
+            "gate_max_drop": "Largest drop of held-out accuracy the gate lets through",
+        }
+        widgets = {"guidelines": forms.Textarea(attrs={"rows": 10})}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["methods"].initial = self.instance.methods
+        self.fields["main_method"].initial = self.instance.main_method
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        chosen, main = data.get("methods", []), data.get("main_method")
+        if main:
+            # The first of the list is the main one; choosing it as main implies training it.
+            self.instance.methods = [main, *[name for name in chosen if name != main]]
+        return data
+
+
+class ProjectNewForm(forms.ModelForm):
+    """The few things a new project needs; everything else has a default on its settings page."""
+
+    class Meta:
+        model = Project
+        fields = ["name", "slug", "asks", "overlap"]
+        labels = {
+            "slug": "Address",
+            "asks": "What annotators are asked",
+            "overlap": "Judgements wanted per item",
+        }
+        help_texts = {"slug": "Letters, digits, hyphens: the project lives at /p/<address>/."}
+
+
+class RoleForm(forms.Form):
+    """Give somebody who has an account one more role."""
+
+    username = forms.CharField(max_length=150, label="Name they sign in with")
+    role = forms.ChoiceField(choices=Membership.Role.choices)
+
+    def clean_username(self) -> str:
+        name = self.cleaned_data["username"].strip()
+        if not User.objects.filter(username=name, kind=User.Kind.PERSON, is_active=True).exists():
+            raise forms.ValidationError(
+                f"Nobody signs in as “{name}”. To add somebody new, make an invitation link below."
+            )
+        return name
+
+
+class InvitationForm(forms.Form):
+    """A link for one new person."""
+
+    role = forms.ChoiceField(choices=Membership.Role.choices)
+    note = forms.CharField(max_length=120, required=False, label="For whom (your note)")
+
+
+class JoinForm(UserCreationForm):
+    """The account somebody makes from an invitation link."""
+
+    class Meta:
+        model = User
+        fields = ["username", "first_name", "last_name"]
+        labels = {"username": "Name to sign in with"}

@@ -1,0 +1,339 @@
+"""Project, its people, and what is judged: Prompt, Response, Pair. Also the record of an import."""
+
+import hashlib
+import json
+import secrets
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import F, Q
+from django.utils import timezone
+
+from webapp.accounts.models import User
+from webapp.jobs import Job
+
+
+class Method(models.TextChoices):
+    """The objectives a reward model is trained with (METHODS.md section 2)."""
+
+    BT = "bt", "Bradley-Terry"
+    CLF = "clf", "Classifier (CLF)"
+    OPRM = "oprm", "Ordinal (OPRM)"
+    RGFT = "rgft", "Region-guided ordinal (RgFT)"
+    HAF = "haf", "Hybrid (HaF-RM)"
+
+
+class Tuning(models.TextChoices):
+    FROZEN = "frozen", "frozen base model, new head"
+    TUNED = "tuned", "all weights"
+    LORA = "lora", "LoRA adapters"
+
+
+class ProjectQuerySet(models.QuerySet["Project"]):
+    def for_user(self, user: User) -> "ProjectQuerySet":
+        """The projects somebody belongs to; a superuser belongs to all."""
+        if user.is_superuser:
+            return self
+        return self.filter(pk__in=Membership.objects.filter(user=user).values("project_id"))
+
+
+class Project(models.Model):
+    """Guidelines, rating scale, overlap, retrain policy, base model, people and their roles."""
+
+    class Asks(models.TextChoices):
+        BOTH = "both", "pairs, with a quality level for each response"
+        PAIRS = "pairs", "pairs only"
+        LEVELS = "levels", "quality levels of single responses"
+
+    slug = models.SlugField(max_length=60, unique=True)
+    name = models.CharField(max_length=120)
+    description = models.CharField(max_length=300, blank=True)
+    guidelines = models.TextField(blank=True, help_text="Markdown, shown to annotators.")
+    asks = models.CharField(max_length=10, choices=Asks.choices, default=Asks.BOTH)
+    overlap = models.PositiveSmallIntegerField(
+        default=3,
+        validators=[MinValueValidator(1), MaxValueValidator(100)],
+        help_text="Wanted judgements per pair (or labels per response), each from a different annotator.",
+    )
+    reservation_minutes = models.PositiveSmallIntegerField(
+        default=30, validators=[MinValueValidator(1), MaxValueValidator(24 * 60)]
+    )
+    # Upper bounds of bad and normal on the 1..9 scale; good is the rest.
+    bad_to = models.PositiveSmallIntegerField(
+        default=3, validators=[MinValueValidator(1), MaxValueValidator(7)]
+    )
+    normal_to = models.PositiveSmallIntegerField(
+        default=6, validators=[MinValueValidator(2), MaxValueValidator(8)]
+    )
+
+    methods = models.JSONField(
+        default=list, blank=True, help_text="Methods that automatic retrains train, first = main."
+    )
+    base_model = models.CharField(
+        max_length=300,
+        default="all-MiniLM-L6-v2",
+        help_text="Hub id or path of a text encoder or a causal language model.",
+    )
+    causal_base_model = models.CharField(
+        max_length=300,
+        default="starter",
+        help_text="Hub id or path of the causal language model for HaF-RM; "
+        "“starter” builds a tiny one from this project's texts.",
+    )
+    tuning = models.CharField(max_length=10, choices=Tuning.choices, default=Tuning.TUNED)
+    retrain_after_labels = models.PositiveIntegerField(
+        default=0, help_text="Retrain when this many labels are new; 0 = never."
+    )
+    retrain_every_hours = models.PositiveIntegerField(
+        default=0, help_text="Retrain on this schedule; 0 = never."
+    )
+    min_judgements = models.PositiveIntegerField(
+        default=20, help_text="A snapshot of fewer judgements and labels than this is not trained on."
+    )
+    gate_max_drop = models.FloatField(
+        default=0.02,
+        validators=[MinValueValidator(0.0), MaxValueValidator(1.0)],
+        help_text="A new version is promoted if its held-out accuracy is at most this far below the serving version's.",
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = ProjectQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(bad_to__gte=1, normal_to__gt=F("bad_to"), normal_to__lte=8),
+                name="project_partition",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        if self.normal_to <= self.bad_to:
+            raise ValidationError({"normal_to": "“normal” must end above “bad”."})
+        unknown = [name for name in self.methods if name not in Method.values]
+        if unknown:
+            raise ValidationError(
+                {"methods": f"Unknown method {unknown[0]!r}. Known: {', '.join(Method.values)}."}
+            )
+
+    @property
+    def asks_pairs(self) -> bool:
+        return self.asks != self.Asks.LEVELS
+
+    @property
+    def asks_levels(self) -> bool:
+        return self.asks != self.Asks.PAIRS
+
+    @property
+    def main_method(self) -> str:
+        return self.methods[0] if self.methods else Method.OPRM.value
+
+    @property
+    def level_bounds(self) -> dict[str, tuple[int, int]]:
+        """Lowest and highest rating of each level."""
+        return {
+            "bad": (1, self.bad_to),
+            "normal": (self.bad_to + 1, self.normal_to),
+            "good": (self.normal_to + 1, 9),
+        }
+
+
+class Membership(models.Model):
+    """One role of one person in one project; a person may hold several.
+
+    Decided: it lives beside Project, not in accounts, because foreign keys point upstream only.
+    """
+
+    class Role(models.TextChoices):
+        ANNOTATOR = "annotator", "annotator"
+        ADMIN = "admin", "admin"
+        RESEARCHER = "researcher", "researcher"
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="memberships")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=12, choices=Role.choices)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["project", "user", "role"], name="membership_once")]
+
+
+def _invitation_token() -> str:
+    return secrets.token_urlsafe(24)
+
+
+class Invitation(models.Model):
+    """A link with which one new person joins a project in one role, once."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="invitations")
+    role = models.CharField(max_length=12, choices=Membership.Role.choices)
+    token = models.CharField(max_length=64, unique=True, default=_invitation_token, editable=False)
+    note = models.CharField(max_length=120, blank=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True, blank=True)
+    used_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+
+
+def messages_digest(messages: list[dict[str, str]]) -> str:
+    """sha256 of a conversation, for recognising the same prompt under another id."""
+    return hashlib.sha256(json.dumps(messages, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def text_digest(text: str) -> str:
+    """sha256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Prompt(models.Model):
+    """A conversation (list of role/content messages) that is answered."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="prompts")
+    external_id = models.CharField(max_length=200)
+    messages = models.JSONField()
+    digest = models.CharField(max_length=64, editable=False)
+    # What is split between training and held-out: a topic or debate where the source names one, else the prompt.
+    group = models.CharField(max_length=200, blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["project", "external_id"], name="prompt_external_id")]
+        indexes = [models.Index(fields=["project", "digest"])]
+
+    def __str__(self) -> str:
+        return self.external_id
+
+    @property
+    def split_group(self) -> str:
+        return self.group or self.external_id
+
+    @property
+    def last_text(self) -> str:
+        """The content of the last message, for lists."""
+        return str(self.messages[-1]["content"]) if self.messages else ""
+
+
+def _open_index(name: str, done: str) -> models.Index:
+    """What still wants judgements, the most started first: the queue finds its next card without a scan."""
+    taken = F(done) + F("reserved")
+    columns: list[Any] = [F("project"), taken.desc(), F("id"), F(done), F("reserved"), F("wanted")]
+    return models.Index(*columns, name=name, condition=Q(wanted__gt=taken))
+
+
+class ResponseQuerySet(models.QuerySet["Response"]):
+    def of(self, project: Project) -> "ResponseQuerySet":
+        return self.filter(project=project)
+
+
+class Response(models.Model):
+    """One answer to a prompt, with the hidden name of its author model.
+
+    `labelled` and `reserved` are the queue's counters for lone-response labelling (labels.queue keeps them by
+    conditional UPDATEs); labelled + reserved never exceeds wanted by the queue's own doing.
+    """
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="responses")
+    prompt = models.ForeignKey(Prompt, on_delete=models.CASCADE, related_name="responses")
+    external_id = models.CharField(max_length=200)
+    text = models.TextField(blank=True)
+    digest = models.CharField(max_length=64, editable=False)
+    author = models.CharField(max_length=200, blank=True)
+    metadata = models.JSONField(default=dict, blank=True)
+    wanted = models.PositiveSmallIntegerField(default=0)
+    labelled = models.PositiveIntegerField(default=0)
+    reserved = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = ResponseQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["project", "external_id"], name="response_external_id")
+        ]
+        indexes = [
+            models.Index(fields=["prompt", "digest"]),
+            models.Index(fields=["project", "labelled"]),
+            _open_index("response_open", "labelled"),
+        ]
+
+    def __str__(self) -> str:
+        return self.external_id
+
+
+class PairQuerySet(models.QuerySet["Pair"]):
+    def of(self, project: Project) -> "PairQuerySet":
+        return self.filter(project=project)
+
+    def with_texts(self) -> "PairQuerySet":
+        return self.select_related("response_a__prompt", "response_b__prompt")
+
+
+class Pair(models.Model):
+    """Two responses put side by side (usually of one prompt).
+
+    `judged` counts the current judgements that are not skips, `reserved` the open assignments. labels.queue keeps
+    both by conditional UPDATEs, so that exactly `wanted` judgements are asked for with many processes at once.
+    """
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="pairs")
+    external_id = models.CharField(max_length=200)
+    response_a = models.ForeignKey(Response, on_delete=models.CASCADE, related_name="pairs_as_a")
+    response_b = models.ForeignKey(Response, on_delete=models.CASCADE, related_name="pairs_as_b")
+    wanted = models.PositiveSmallIntegerField(default=3)
+    judged = models.PositiveIntegerField(default=0)
+    reserved = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = PairQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["project", "external_id"], name="pair_external_id"),
+            models.UniqueConstraint(fields=["response_a", "response_b"], name="pair_once"),
+            models.CheckConstraint(condition=~Q(response_a=F("response_b")), name="pair_of_two"),
+        ]
+        indexes = [models.Index(fields=["project", "judged"]), _open_index("pair_open", "judged")]
+
+    def __str__(self) -> str:
+        return self.external_id
+
+
+class Import(Job):
+    """One upload into a project: the file, what was found in it, and what was written."""
+
+    class Format(models.TextChoices):
+        AUTO = "auto", "recognise it"
+        CALIPER = "caliper", "Caliper JSONL"
+        TRL = "trl", "TRL preference"
+        HH = "hh-rlhf", "hh-rlhf"
+        PANDALM = "pandalm", "PandaLM"
+        UKP = "ukp-convarg1", "UKPConvArg1 votes"
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="imports")
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    file_name = models.CharField(max_length=255)
+    # Relative to DATA_DIR; several files of one import lie in one folder.
+    folder = models.CharField(max_length=255)
+    format = models.CharField(max_length=20, choices=Format.choices, default=Format.AUTO)
+    dry_run = models.BooleanField(default=True)
+    # Counts found and written, the first rows as a preview, the first errors: see corpus.importing.Report.
+    report = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def error_file(self) -> Any:
+        """Path of the per-row error file (JSONL), whether or not it exists."""
+        return settings.DATA_DIR / self.folder / "errors.jsonl"

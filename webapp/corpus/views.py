@@ -1,0 +1,165 @@
+"""The list of projects, and a project's settings, people and guidelines."""
+
+from django.contrib import messages
+from django.contrib.auth import login
+from django.contrib.auth.decorators import login_not_required
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.db.models import Count, Q
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_POST
+
+from webapp.accounts.models import User
+from webapp.corpus import services
+from webapp.corpus.access import Access, project_for
+from webapp.corpus.forms import InvitationForm, JoinForm, ProjectForm, ProjectNewForm, RoleForm
+from webapp.corpus.models import Invitation, Membership, Project
+
+
+@require_GET
+def projects(request: HttpRequest) -> HttpResponse:
+    """The projects somebody belongs to, with the door that fits each role."""
+    assert isinstance(request.user, User)
+    roles: dict[int, set[str]] = {}
+    for project_id, role in Membership.objects.filter(user=request.user).values_list("project_id", "role"):
+        roles.setdefault(project_id, set()).add(role)
+    rows = [
+        {
+            "project": project,
+            "access": Access(frozenset(roles.get(project.pk, ())), request.user.is_superuser),
+        }
+        for project in Project.objects.for_user(request.user).annotate(
+            people=Count("memberships__user", distinct=True)
+        )
+    ]
+    return render(request, "corpus/projects.html", {"rows": rows, "may_create": request.user.is_staff})
+
+
+def project_new(request: HttpRequest) -> HttpResponse:
+    """Staff make projects."""
+    assert isinstance(request.user, User)
+    if not request.user.is_staff:
+        raise PermissionDenied("Only staff of this installation make projects.")
+    form = ProjectNewForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        project = services.project_create(project=form.save(commit=False), created_by=request.user)
+        messages.success(request, "The project is made. Now import something to judge.")
+        return redirect("corpus:imports", project.slug)
+    return render(request, "corpus/project_new.html", {"form": form})
+
+
+def project_settings(request: HttpRequest, slug: str) -> HttpResponse:
+    project = project_for(request, slug, "admin")
+    form = ProjectForm(request.POST or None, instance=project)
+    if request.method == "POST" and form.is_valid():
+        services.project_save(project=form.save(commit=False))
+        messages.success(request, "Saved.")
+        return redirect("corpus:settings", slug)
+    return render(request, "corpus/settings.html", {"form": form}, status=422 if form.errors else 200)
+
+
+def people(request: HttpRequest, slug: str) -> HttpResponse:
+    """Members with their roles; give a role to somebody known, or make an invitation link for somebody new."""
+    project = project_for(request, slug, "admin")
+    assert isinstance(request.user, User)
+    role_form, invitation_form = RoleForm(prefix="role"), InvitationForm(prefix="invitation")
+    if request.method == "POST" and "give-role" in request.POST:
+        role_form = RoleForm(request.POST, prefix="role")
+        if role_form.is_valid():
+            user = get_object_or_404(User, username=role_form.cleaned_data["username"])
+            given = services.membership_add(project=project, user=user, role=role_form.cleaned_data["role"])
+            text = "is now" if given else "was already"
+            messages.success(request, f"{user.display_name} {text} {role_form.cleaned_data['role']}.")
+            return redirect("corpus:people", slug)
+    elif request.method == "POST":
+        invitation_form = InvitationForm(request.POST, prefix="invitation")
+        if invitation_form.is_valid():
+            services.invitation_create(
+                project=project, created_by=request.user, **invitation_form.cleaned_data
+            )
+            messages.success(request, "The link is made. Send it to one person; it works once.")
+            return redirect("corpus:people", slug)
+    members = (
+        User.objects.filter(memberships__project=project)
+        .annotate(
+            judgements_here=Count(
+                "judgements",
+                filter=Q(judgements__pair__project=project, judgements__is_current=True)
+                & ~Q(judgements__verdict="skip"),
+                distinct=True,
+            )
+        )
+        .order_by("kind", "username")
+    )
+    roles: dict[int, list[str]] = {}
+    for membership in Membership.objects.filter(project=project):
+        roles.setdefault(membership.user_id, []).append(membership.role)
+    invitations = [
+        {"invitation": one, "url": request.build_absolute_uri(reverse("corpus:join", args=[one.token]))}
+        for one in project.invitations.filter(used_at__isnull=True, expires_at__gt=timezone.now()).order_by(
+            "-pk"
+        )
+    ]
+    context = {
+        "members": [{"user": user, "roles": sorted(roles[user.pk])} for user in members.distinct()],
+        "invitations": invitations,
+        "role_form": role_form,
+        "invitation_form": invitation_form,
+    }
+    return render(request, "corpus/people.html", context)
+
+
+@require_POST
+def person_remove(request: HttpRequest, slug: str) -> HttpResponse:
+    """Take one role from one person; their labels stay."""
+    project = project_for(request, slug, "admin")
+    user = get_object_or_404(
+        User, pk=request.POST.get("user", "0") if request.POST.get("user", "").isdigit() else 0
+    )
+    try:
+        services.membership_remove(project=project, user=user, role=request.POST.get("role", ""))
+    except services.LastAdmin as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(
+            request, f"{user.display_name} is no longer {request.POST.get('role', '')}. Their labels stay."
+        )
+    return redirect("corpus:people", slug)
+
+
+@require_POST
+def invitation_withdraw(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    project = project_for(request, slug, "admin")
+    Invitation.objects.filter(pk=pk, project=project, used_at__isnull=True).delete()
+    messages.success(request, "The invitation link no longer works.")
+    return redirect("corpus:people", slug)
+
+
+@login_not_required
+def join(request: HttpRequest, token: str) -> HttpResponse:
+    """Use an invitation: with the account one is signed in to, or with a new one."""
+    invitation = services.invitation_open(token)
+    if invitation is None:
+        return render(request, "corpus/join_gone.html", status=410)
+    signed_in = request.user if isinstance(request.user, User) else None
+    form = JoinForm(request.POST if request.method == "POST" and signed_in is None else None)
+    if request.method == "POST" and (signed_in or form.is_valid()):
+        try:
+            with transaction.atomic():
+                user = signed_in or form.save()
+                services.invitation_accept(invitation=invitation, user=user)
+        except services.InvitationGone:
+            return render(request, "corpus/join_gone.html", status=410)
+        if signed_in is None:
+            login(request, user)
+        return redirect("corpus:guidelines", invitation.project.slug)
+    return render(request, "corpus/join.html", {"form": form, "invitation": invitation})
+
+
+@require_GET
+def guidelines(request: HttpRequest, slug: str) -> HttpResponse:
+    project_for(request, slug, "member")
+    return render(request, "corpus/guidelines.html")

@@ -1,0 +1,176 @@
+"""Pages of imports: the upload form with the history, one page per import, the description of the formats."""
+
+from pathlib import Path
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib import messages
+from django.core.files.uploadedfile import UploadedFile
+from django.core.paginator import Paginator
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from webapp.accounts.models import User
+from webapp.corpus.access import project_for
+from webapp.corpus.importing import PROGRESS, SHOWN_ERRORS, import_confirm, import_retry, import_start
+from webapp.corpus.models import Import, Project
+from webapp.jobs import ProgressFile, State
+from webapp.waiting import change_token, waiting_for_worker
+
+PAGE_SIZE = 25
+MAX_FILES = 10
+FORMATS = Path(__file__).with_name("FORMATS.md")
+
+_KINDS = ["prompts", "responses", "pairs", "annotators", "votes", "levels"]
+
+
+class _ManyFiles(forms.ClearableFileInput):
+    allow_multiple_selected = True
+
+
+class FilesField(forms.FileField):
+    """One file or several, together at most settings.MAX_UPLOAD_BYTES."""
+
+    widget = _ManyFiles
+
+    def clean(self, data: Any, initial: Any = None) -> Any:
+        files = [super(FilesField, self).clean(file, initial) for file in (data or [None])]
+        if len(files) > MAX_FILES:
+            raise forms.ValidationError(f"At most {MAX_FILES} files at a time: choose fewer.")
+        size = sum(file.size for file in files)
+        if size > settings.MAX_UPLOAD_BYTES:
+            raise forms.ValidationError(
+                f"{size / 2**20:,.0f} MB is more than the {settings.MAX_UPLOAD_BYTES // 2**20} MB allowed. "
+                "Split the file, compress it (.gz), or use manage.py import_data."
+            )
+        return files
+
+
+class ImportForm(forms.Form):
+    uploads = FilesField(
+        label="Files",
+        help_text="Drop one or more files here: .jsonl, .json, .csv, .parquet; the first three also as .gz.",
+    )
+    format = forms.ChoiceField(choices=Import.Format.choices, initial=Import.Format.AUTO)
+
+    def uploaded(self) -> list[UploadedFile]:
+        return self.cleaned_data["uploads"]
+
+
+def _imports(project: Project) -> Any:
+    return Import.objects.filter(project=project).select_related("created_by")
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def imports(request: HttpRequest, slug: str) -> HttpResponse:
+    project = project_for(request, slug, "admin")
+    assert isinstance(request.user, User)
+    form = (
+        ImportForm(request.POST or None, request.FILES or None) if request.method == "POST" else ImportForm()
+    )
+    if request.method == "POST" and form.is_valid():
+        try:
+            row = import_start(
+                project=project,
+                files=form.uploaded(),
+                format=form.cleaned_data["format"],
+                created_by=request.user,
+            )
+        except OSError as error:
+            form.add_error(
+                "uploads", f"The server could not keep the file ({error.strerror}). Tell its admin."
+            )
+        else:
+            return redirect("corpus:import", project.slug, row.pk)
+    page = Paginator(_imports(project), PAGE_SIZE).get_page(request.GET.get("page"))
+    context = {"form": form, "page": page, "max_mb": settings.MAX_UPLOAD_BYTES // 2**20}
+    return render(request, "corpus/imports.html", context, status=400 if form.errors else 200)
+
+
+def _context(project: Project, pk: int) -> dict[str, Any]:
+    row: Import = get_object_or_404(_imports(project), pk=pk)
+    step, total = row.step, row.total
+    if row.state == State.RUNNING and row.phase == "writing":
+        step, total = ProgressFile(settings.DATA_DIR / row.folder / PROGRESS).read() or (step, total)
+    waiting = waiting_for_worker(row)
+    counts = row.report.get("counts", {})
+    return {
+        "row": row,
+        "step": step,
+        "total": total,
+        "percent": min(100, 100 * step // total) if total else None,
+        "waiting": waiting,
+        "report": row.report,
+        "counts": [(kind, counts[kind]) for kind in _KINDS if kind in counts],
+        "anything_new": any(found["new"] or found["changed"] for found in counts.values()),
+        "more_errors": max(0, row.report.get("left_out", 0) - SHOWN_ERRORS),
+        "has_error_file": row.error_file().is_file() and row.error_file().stat().st_size > 0,
+        "is_preview": row.state == State.DONE and row.dry_run,
+        "token": change_token(
+            row.state, row.dry_run, row.phase, step, total, row.cancel_requested, row.error, waiting
+        ),
+    }
+
+
+@require_safe
+def import_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    project = project_for(request, slug, "admin")
+    return render(request, "corpus/import.html", _context(project, pk))
+
+
+@require_safe
+def import_progress(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """The changing part of an import's page; 204 while nothing changed since the `token` the page has."""
+    project = project_for(request, slug, "admin")
+    context = _context(project, pk)
+    if not request.htmx:  # type: ignore[attr-defined]
+        return redirect("corpus:import", project.slug, pk)
+    if request.GET.get("token") == context["token"]:
+        return HttpResponse(status=204)
+    return render(request, "corpus/import.html#progress", context)
+
+
+@require_POST
+def import_confirm_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    project = project_for(request, slug, "admin")
+    if not import_confirm(import_row=get_object_or_404(_imports(project), pk=pk)):
+        messages.warning(request, "Nothing was started: this import isn't a finished preview (any more).")
+    return redirect("corpus:import", project.slug, pk)
+
+
+@require_POST
+def import_cancel(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    project = project_for(request, slug, "admin")
+    if not get_object_or_404(_imports(project), pk=pk).request_cancel():
+        messages.warning(request, "There was nothing to cancel: the import has ended.")
+    return redirect("corpus:import", project.slug, pk)
+
+
+@require_POST
+def import_retry_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    project = project_for(request, slug, "admin")
+    if not import_retry(import_row=get_object_or_404(_imports(project), pk=pk)):
+        messages.warning(request, "Nothing was started: the import runs or is done.")
+    return redirect("corpus:import", project.slug, pk)
+
+
+@require_safe
+def import_errors(request: HttpRequest, slug: str, pk: int) -> FileResponse:
+    """The rows that were left out, one JSON object a line."""
+    project = project_for(request, slug, "admin")
+    row: Import = get_object_or_404(_imports(project), pk=pk)
+    try:
+        file = row.error_file().open("rb")
+    except OSError:
+        raise Http404("No rows were left out.") from None
+    return FileResponse(
+        file, as_attachment=True, filename=f"import-{pk}-errors.jsonl", content_type="application/jsonl"
+    )
+
+
+@require_safe
+def import_formats(request: HttpRequest, slug: str) -> HttpResponse:
+    project_for(request, slug, "member")
+    return render(request, "corpus/import_formats.html", {"text": FORMATS.read_text(encoding="utf-8")})

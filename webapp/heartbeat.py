@@ -1,0 +1,74 @@
+"""Signs of life: each Celery worker writes down that it lives and which queues it reads; /healthz reads that.
+
+Cheaper than asking the workers: an answer to Celery's `inspect` costs its whole time-out.
+"""
+
+import json
+import logging
+import time
+from typing import Any
+
+import redis
+from celery.signals import heartbeat_sent, worker_shutting_down
+from django.conf import settings
+
+logger = logging.getLogger(__name__)
+
+KEY = "caliper:workers"
+"""Redis hash: worker name -> {"queues": [...], "at": seconds since 1970}."""
+
+SIGN_EVERY_SECONDS = 5
+SILENT_AFTER_SECONDS = 30
+FORGET_AFTER_SECONDS = 24 * 3600
+
+_last_sign = 0.0
+
+
+def redis_client() -> redis.Redis:
+    """A client of the broker's Redis that gives up quickly: neither a worker nor a health check may hang."""
+    return redis.Redis.from_url(
+        settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2, decode_responses=True
+    )
+
+
+@heartbeat_sent.connect
+def sign(sender: Any, **_: Any) -> None:
+    """In a Celery worker, at its heartbeat: write its name and queues, at most every few seconds."""
+    global _last_sign
+    now = time.time()
+    if now - _last_sign < SIGN_EVERY_SECONDS:
+        return
+    _last_sign = now
+    queues = sorted(sender.eventer.app.amqp.queues.consume_from)
+    try:
+        with redis_client() as client:
+            client.hset(KEY, sender.eventer.hostname, json.dumps({"queues": queues, "at": now}))
+    except redis.RedisError as error:
+        logger.warning("could not write this worker's sign of life: %s", error)
+
+
+@worker_shutting_down.connect
+def sign_off(sender: str, **_: Any) -> None:
+    """A worker that stops in good order is gone at once, not after it has been silent for a while."""
+    global _last_sign
+    _last_sign = time.time() + FORGET_AFTER_SECONDS  # no more signs while the last tasks end
+    try:
+        with redis_client() as client:
+            client.hdel(KEY, sender)
+    except redis.RedisError as error:
+        logger.warning("could not take back this worker's sign of life: %s", error)
+
+
+def readers(client: redis.Redis, queues: tuple[str, ...]) -> dict[str, list[str]]:
+    """Of each queue, the names of the live workers that read it. Forgets workers silent for a day."""
+    now = time.time()
+    found: dict[str, list[str]] = {queue: [] for queue in queues}
+    signs: dict[str, str] = client.hgetall(KEY)  # type: ignore[assignment]
+    for name, text in sorted(signs.items()):
+        signed = json.loads(text)
+        if now - signed["at"] > FORGET_AFTER_SECONDS:
+            client.hdel(KEY, name)
+        elif now - signed["at"] <= SILENT_AFTER_SECONDS:
+            for queue in set(signed["queues"]) & set(queues):
+                found[queue].append(name)
+    return found

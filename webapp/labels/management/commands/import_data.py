@@ -1,0 +1,116 @@
+"""`manage.py import_data --project SLUG [--format NAME] FILE... [--dry-run]`: import files in this process."""
+
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from webapp.corpus.commands import project_named
+from webapp.corpus.importing import ERRORS, Report
+from webapp.corpus.models import Import
+from webapp.corpus.reading import ImportRefused, Source
+from webapp.jobs import State
+from webapp.labels.importing import import_files
+
+
+class Command(BaseCommand):
+    help = "Import prompts, responses, pairs, votes and levels from files. Formats: webapp/corpus/FORMATS.md"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("files", nargs="+", metavar="FILE", type=Path)
+        parser.add_argument("--project", required=True, metavar="SLUG")
+        parser.add_argument(
+            "--format", default=Import.Format.AUTO, choices=Import.Format.values, help="default: recognise it"
+        )
+        parser.add_argument("--dry-run", action="store_true", help="only say what would be imported")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        project = project_named(options["project"])
+        sources = []
+        for path in options["files"]:
+            if not path.is_file():
+                raise CommandError(f"There is no file {path}.")
+            sources.append(Source(path, path.name))
+        folder = Path(tempfile.mkdtemp(prefix="caliper-import-"))
+        started = timezone.now()
+        finished: list[Import] = []
+
+        def written(report: Report) -> None:
+            # The history entry is written with the data, so that a failed import leaves nothing behind.
+            finished.append(
+                Import.objects.create(
+                    project=project,
+                    file_name=", ".join(source.name for source in sources)[:255],
+                    folder=f"imports/{secrets.token_hex(8)}",
+                    format=report.format,
+                    dry_run=False,
+                    state=State.DONE,
+                    started_at=started,
+                    finished_at=timezone.now(),
+                    report=report.as_json(),
+                )
+            )
+
+        try:
+            report = import_files(
+                project=project,
+                sources=sources,
+                format_name=options["format"],
+                dry_run=options["dry_run"],
+                folder=folder,
+                progress=self._progress(),
+                written=written,
+            )
+            if finished and report.left_out:
+                kept = settings.DATA_DIR / finished[0].folder
+                kept.mkdir(parents=True)
+                shutil.copy(folder / ERRORS, kept / ERRORS)
+        except (ImportRefused, OSError) as error:
+            raise CommandError(f"Nothing was imported. {error}") from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._summary(report)
+        if finished and report.left_out:
+            self.stdout.write(f"all of them: {settings.DATA_DIR / finished[0].folder / ERRORS}")
+
+    def _progress(self) -> Any:
+        """A line on a terminal that is written over; nothing where the output is a file."""
+        last = 0.0
+
+        def show(phase: str, step: int, total: int) -> None:
+            nonlocal last
+            if sys.stderr.isatty() and time.monotonic() - last > 0.2:
+                last = time.monotonic()
+                percent = 100 * step // total if total else 0
+                self.stderr.write(f"\r{phase} {percent} %   ", ending="")
+                self.stderr.flush()
+
+        return show
+
+    def _summary(self, report: Report) -> None:
+        if sys.stderr.isatty():
+            self.stderr.write("\r", ending="")
+        verb = "would be imported" if report.dry_run else "imported"
+        self.stdout.write(f"{report.format}: {report.rows:,} rows read in {report.seconds:.1f} s; {verb}:")
+        for kind, counts in report.counts.items():
+            extra = f", {counts['changed']:,} changed" if counts["changed"] else ""
+            self.stdout.write(
+                f"  {kind:<11}{counts['new']:>9,} new, {counts['present']:,} already there{extra}"
+            )
+        if report.left_out:
+            self.stdout.write(f"{report.left_out:,} rows left out:")
+            for error in report.errors[:10]:
+                field = f", field “{error['field']}”" if error["field"] else ""
+                self.stdout.write(
+                    f"  {error['file']}, row {error['row']}{field}: {error['message']} {error['remedy']}"
+                )
+            if report.left_out > 10:
+                self.stdout.write(f"  … and {report.left_out - 10:,} more")

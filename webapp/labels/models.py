@@ -1,0 +1,196 @@
+"""Assignment, Judgement, QualityLabel. Judgements and labels are append-only; a correction supersedes."""
+
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from webapp.corpus.models import Pair, Project, Response
+
+
+class Verdict(models.TextChoices):
+    A = "a", "A is better"
+    B = "b", "B is better"
+    TIE = "tie", "tie"
+    BOTH_BAD = "both_bad", "both bad"
+    SKIP = "skip", "skipped"
+
+
+class Level(models.TextChoices):
+    BAD = "bad", "bad"
+    NORMAL = "normal", "normal"
+    GOOD = "good", "good"
+
+
+class Side(models.TextChoices):
+    """Which response of the pair stood left (first)."""
+
+    A = "a", "a"
+    B = "b", "b"
+
+
+class Source(models.TextChoices):
+    BROWSER = "browser", "browser"
+    IMPORT = "import", "import"
+    SIMULATED = "simulated", "simulated"
+
+
+class Assignment(models.Model):
+    """A pair (or a lone response) reserved for one annotator until a time.
+
+    OPEN --submit--> DONE --undo--> OPEN;   OPEN --expire | give up--> EXPIRED.  Each arrow is a conditional UPDATE.
+    `key` is the client key of the card: one verdict is stored for it, however often it is sent.
+    """
+
+    class State(models.TextChoices):
+        OPEN = "open", "open"
+        DONE = "done", "done"
+        EXPIRED = "expired", "expired"
+
+    key = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="assignments")
+    annotator = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="assignments"
+    )
+    pair = models.ForeignKey(
+        Pair, null=True, blank=True, on_delete=models.CASCADE, related_name="assignments"
+    )
+    response = models.ForeignKey(
+        Response, null=True, blank=True, on_delete=models.CASCADE, related_name="assignments"
+    )
+    left = models.CharField(max_length=1, choices=Side.choices, blank=True)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.OPEN)
+    # True while this assignment holds one of the pair's wanted places (counted in Pair.reserved).
+    holds_place = models.BooleanField(default=True)
+    reserved_until = models.DateTimeField()
+    # Why this pair was chosen and with what probability, given what was open for the annotator.
+    policy = models.CharField(max_length=40)
+    propensity = models.FloatField()
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(pair__isnull=False, response__isnull=True)
+                | Q(pair__isnull=True, response__isnull=False),
+                name="assignment_of_one",
+            ),
+            models.UniqueConstraint(
+                fields=["annotator", "pair"], condition=Q(state="open"), name="assignment_open_pair"
+            ),
+            models.UniqueConstraint(
+                fields=["annotator", "response"], condition=Q(state="open"), name="assignment_open_response"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["project", "annotator", "state"]),
+            models.Index(fields=["state", "reserved_until"]),
+        ]
+
+
+class LabelQuerySet(models.QuerySet):
+    def current(self) -> "LabelQuerySet":
+        """The newest word of each annotator: neither superseded nor a retraction."""
+        return self.filter(is_current=True, retraction=False)
+
+
+class JudgementQuerySet(LabelQuerySet):
+    def verdicts(self) -> "LabelQuerySet":
+        """Current judgements that say something: no skips."""
+        return self.current().exclude(verdict=Verdict.SKIP)
+
+
+class Judgement(models.Model):
+    """One annotator's verdict on a pair. Never edited: a correction or an undo is a new row that supersedes.
+
+    `verdict` names responses (a, b), whatever side they were shown on; `left` records the side. A retraction (undo)
+    is a skip that supersedes.
+    """
+
+    pair = models.ForeignKey(Pair, on_delete=models.CASCADE, related_name="judgements")
+    annotator = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="judgements"
+    )
+    assignment = models.ForeignKey(
+        Assignment, null=True, blank=True, on_delete=models.SET_NULL, related_name="judgements"
+    )
+    verdict = models.CharField(max_length=10, choices=Verdict.choices)
+    strength = models.PositiveSmallIntegerField(null=True, blank=True)
+    reasons = models.JSONField(default=list, blank=True)
+    comment = models.TextField(blank=True)
+    left = models.CharField(max_length=1, choices=Side.choices, blank=True)
+    shown_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    policy = models.CharField(max_length=40, blank=True)
+    propensity = models.FloatField(null=True, blank=True)
+    source = models.CharField(max_length=10, choices=Source.choices, default=Source.BROWSER)
+    # One row per intent: the card's key and how often it was reopened; imported rows carry their own.
+    client_key = models.CharField(max_length=120, unique=True)
+    supersedes = models.OneToOneField(
+        "self", null=True, blank=True, on_delete=models.PROTECT, related_name="superseded_by"
+    )
+    is_current = models.BooleanField(default=True)
+    retraction = models.BooleanField(default=False)
+
+    objects = JudgementQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["pair", "annotator"], condition=Q(is_current=True), name="judgement_current_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(strength__isnull=True) | Q(strength__gte=1, strength__lte=3),
+                name="judgement_strength",
+            ),
+            models.CheckConstraint(
+                condition=Q(retraction=False) | Q(verdict="skip"), name="judgement_retraction_is_skip"
+            ),
+        ]
+        indexes = [models.Index(fields=["annotator", "-created_at"]), models.Index(fields=["created_at"])]
+
+
+class QualityLabel(models.Model):
+    """One annotator's absolute level for one response. Never edited.
+
+    A retraction has no level: an undo, or a lone response that was skipped (its assignment is then DONE).
+    """
+
+    response = models.ForeignKey(Response, on_delete=models.CASCADE, related_name="quality_labels")
+    annotator = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="quality_labels"
+    )
+    level = models.CharField(max_length=10, choices=Level.choices, blank=True)
+    # The judgement it was given with, if any; a lone-response label has an assignment instead.
+    judgement = models.ForeignKey(
+        Judgement, null=True, blank=True, on_delete=models.PROTECT, related_name="quality_labels"
+    )
+    assignment = models.ForeignKey(
+        Assignment, null=True, blank=True, on_delete=models.SET_NULL, related_name="quality_labels"
+    )
+    comment = models.TextField(blank=True)
+    shown_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    source = models.CharField(max_length=10, choices=Source.choices, default=Source.BROWSER)
+    client_key = models.CharField(max_length=140, unique=True)
+    supersedes = models.OneToOneField(
+        "self", null=True, blank=True, on_delete=models.PROTECT, related_name="superseded_by"
+    )
+    is_current = models.BooleanField(default=True)
+    retraction = models.BooleanField(default=False)
+
+    objects = LabelQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["response", "annotator"], condition=Q(is_current=True), name="level_current_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(retraction=True, level="") | (Q(retraction=False) & ~Q(level="")),
+                name="level_retraction_is_blank",
+            ),
+        ]
+        indexes = [models.Index(fields=["annotator", "-created_at"]), models.Index(fields=["created_at"])]

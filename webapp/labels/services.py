@@ -1,0 +1,444 @@
+"""Storing what an annotator says: once per intent, append-only, with the places of the queue in the same transaction.
+
+A card is an Assignment; its `key` and its `revision` (how many rows it already has) name one intent to save. The same
+intent sent again (double click, retry, back button) changes nothing and gets the same receipt. Another answer on the
+same card is a new row that supersedes; an undo is a row that takes back. Old rows change only `is_current`.
+"""
+
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from django.db import IntegrityError, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from webapp.accounts.models import User
+from webapp.corpus.models import Pair, Project, Response
+from webapp.labels.models import Assignment, Judgement, Level, QualityLabel, Source, Verdict
+from webapp.labels.queue import PAIRS, RESPONSES, Kind, place_lock, place_move
+
+COMMENT_MAX = 4000
+REASONS_MAX = 20
+UNDO_WITHIN = timedelta(hours=24)
+
+T = TypeVar("T")
+
+
+class Refused(ValueError):
+    """An answer that can't be stored as it is: `errors` says for each field what is wrong and what to do."""
+
+    def __init__(self, errors: dict[str, str]) -> None:
+        super().__init__(" ".join(f"{field}: {message}" for field, message in errors.items()))
+        self.errors = errors
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of a submitted card. `kept` False: nothing was stored, and `message` says why."""
+
+    judgement: Judgement | None
+    label: QualityLabel | None
+    saved_at: datetime
+    kept: bool
+    message: str = ""
+
+
+def judgement_submit(
+    *,
+    key: uuid.UUID,
+    annotator: User,
+    verdict: str,
+    strength: int | None = None,
+    comment: str = "",
+    reasons: Collection[str] = (),
+    levels: Mapping[int, str] | None = None,
+    shown_at: datetime | None = None,
+    source: str = Source.BROWSER,
+    revision: int | None = None,
+) -> Receipt:
+    """Store one verdict (in terms of the pair's responses a and b) with the levels of its responses.
+
+    `levels` maps response primary keys to levels. `revision` is the number of rows the card had when it was shown;
+    without it the card's newest row tells a repetition from a correction.
+    Raises Assignment.DoesNotExist if the card is not this annotator's, Refused if the answer is incomplete.
+    """
+    assignment = Assignment.objects.select_related("project", "pair").get(
+        key=key, annotator=annotator, pair__isnull=False
+    )
+    pair = assignment.pair
+    assert pair is not None
+    comment = _clean(comment)
+    levels = dict(levels or {})
+    errors = _common_errors(comment, reasons)
+    if verdict not in Verdict.values:
+        errors["verdict"] = "Choose A, B, tie, both bad or skip."
+    if strength is not None and strength not in (1, 2, 3):
+        errors["strength"] = "Choose 1, 2 or 3, or leave it out."
+    elif strength is not None and verdict not in (Verdict.A, Verdict.B):
+        errors["strength"] = "A strength goes with A or B only: leave it out."
+    errors |= _level_errors(assignment.project, pair, verdict, levels)
+    if errors:
+        raise Refused(errors)
+    fields = {
+        "verdict": verdict,
+        "strength": strength,
+        "reasons": list(reasons),
+        "comment": comment,
+        "shown_at": shown_at,
+        "source": source,
+    }
+    return _again_on_conflict(lambda: _judgement_store(assignment, pair, fields, levels, revision))
+
+
+def _clean(text: str) -> str:
+    # PostgreSQL stores no NUL; browsers send CRLF.
+    return text.replace("\x00", "").replace("\r\n", "\n").strip()
+
+
+def _common_errors(comment: str, reasons: Collection[str] = ()) -> dict[str, str]:
+    errors = {}
+    if len(comment) > COMMENT_MAX:
+        errors["comment"] = (
+            f"At most {COMMENT_MAX:,} characters: shorten it by {len(comment) - COMMENT_MAX:,}."
+        )
+    if len(reasons) > REASONS_MAX or any(
+        not isinstance(reason, str) or len(reason) > 80 for reason in reasons
+    ):
+        errors["reasons"] = f"At most {REASONS_MAX} short words: leave some out."
+    return errors
+
+
+def _level_errors(project: Project, pair: Pair, verdict: str, levels: Mapping[int, str]) -> dict[str, str]:
+    """Errors by field `level_a` and `level_b` (or `levels`, for what belongs to neither response)."""
+    sides = {"level_a": pair.response_a_id, "level_b": pair.response_b_id}
+    errors = {}
+    if any(pk not in sides.values() for pk in levels):
+        errors["levels"] = "A level was given for a response that is not on this card: reload the page."
+    for field, pk in sides.items():
+        if pk in levels and levels[pk] not in Level.values:
+            errors[field] = "Choose bad, normal or good."
+        elif pk in levels and verdict == Verdict.SKIP:
+            errors[field] = "A skipped card has no levels: leave them out, or give a verdict."
+        elif pk not in levels and verdict != Verdict.SKIP and project.asks_pairs and project.asks_levels:
+            errors[field] = "This project asks for a level of each response: choose bad, normal or good."
+    return errors
+
+
+def _again_on_conflict(store: Callable[[], T]) -> T:
+    """Run `store` in a transaction; once more if another tab of the same person wrote the same row in between."""
+    try:
+        with transaction.atomic():
+            return store()
+    except IntegrityError:
+        with transaction.atomic():
+            return store()
+
+
+def _settle(kind: Kind, assignment: Assignment, gain: int) -> bool:
+    """Close the card and count its answer; the caller holds the place lock. False: there is no place for it any more.
+
+    `gain` is how many counted answers this one adds: 1 for the first, 0 for a skip or a change of mind, -1 for a skip
+    in place of an answer.
+    """
+    subject = kind.subject_id(assignment)
+    # The annotator's own open card for the same subject, if his reservation ran out and it was given to him again.
+    mine = Assignment.objects.filter(annotator_id=assignment.annotator_id, **{f"{kind.field}_id": subject})
+    opened = mine.filter(state=Assignment.State.OPEN)
+    if opened.filter(holds_place=True).exists():
+        place_move(kind, subject, done=gain, reserved=-1)
+    elif not place_move(kind, subject, done=gain, only_if_free=gain > 0):
+        opened.update(state=Assignment.State.EXPIRED)
+        return False
+    mine.filter(Q(pk=assignment.pk) | Q(state=Assignment.State.OPEN)).update(
+        state=Assignment.State.DONE, holds_place=False
+    )
+    return True
+
+
+def _no_place(kind: Kind) -> Receipt:
+    thing = "pair" if kind is PAIRS else "response"
+    message = (
+        f"Not stored: your reservation of this {thing} had ended, and meanwhile others gave all the judgements that "
+        "it wanted. Nothing else is lost; go on with the next card."
+    )
+    return Receipt(None, None, timezone.now(), kept=False, message=message)
+
+
+def _late_message(kind: Kind) -> str:
+    thing = "pair" if kind is PAIRS else "response"
+    return f"Your reservation had ended, but the {thing} still wanted a judgement: it is kept."
+
+
+def _same_intent(own: list[Any], revision: int | None, head: Any) -> list[Any]:
+    """The rows that a repeated sending may be a repetition of: the one with its revision, and the card's newest."""
+    rows = []
+    if revision is not None and 0 <= revision < len(own):
+        rows.append(own[revision])
+    if own and head is not None and own[-1].pk == head.pk:
+        rows.append(head)
+    return [row for row in rows if not row.retraction]
+
+
+def _judgement_store(
+    assignment: Assignment, pair: Pair, fields: dict[str, Any], levels: dict[int, str], revision: int | None
+) -> Receipt:
+    place_lock(PAIRS, pair.pk)
+    assignment.refresh_from_db(fields=["state", "holds_place"])
+    rows = list(Judgement.objects.filter(pair=pair, annotator_id=assignment.annotator_id).order_by("pk"))
+    own = [row for row in rows if row.assignment_id == assignment.pk]
+    head = next((row for row in rows if row.is_current), None)
+    compared = ("verdict", "strength", "reasons", "comment")
+    for row in _same_intent(own, revision, head):
+        if all(getattr(row, name) == fields[name] for name in compared) and _levels_of(row) == levels:
+            return Receipt(row, None, row.created_at, kept=True)
+
+    gain = int(fields["verdict"] != Verdict.SKIP) - int(head is not None and head.verdict != Verdict.SKIP)
+    late = assignment.state == Assignment.State.EXPIRED
+    if not _settle(PAIRS, assignment, gain):
+        return _no_place(PAIRS)
+    if head is not None:
+        Judgement.objects.filter(pk=head.pk).update(is_current=False)
+    judgement = Judgement.objects.create(
+        pair=pair,
+        annotator_id=assignment.annotator_id,
+        assignment=assignment,
+        left=assignment.left,
+        policy=assignment.policy,
+        propensity=assignment.propensity,
+        client_key=f"{assignment.key}:{len(own)}",
+        supersedes=head,
+        **fields,
+    )
+    _levels_store(judgement, levels, judgement.client_key)
+    message = _late_message(PAIRS) if late else ""
+    return Receipt(judgement, None, judgement.created_at, kept=True, message=message)
+
+
+def _levels_of(judgement: Judgement) -> dict[int, str]:
+    given = QualityLabel.objects.filter(judgement=judgement, retraction=False).order_by("pk")
+    return dict(given.values_list("response_id", "level"))
+
+
+def _levels_store(judgement: Judgement, levels: dict[int, str], client_key: str) -> None:
+    """The levels given with a judgement, each superseding the annotator's former one of the same response."""
+    heads = _level_heads(judgement.annotator_id, levels)
+    # In the order of primary keys: two people who judge the same responses take the row locks in one order.
+    for response_id, level in sorted(levels.items()):
+        _level_append(
+            response_id=response_id,
+            head=heads.get(response_id),
+            level=level,
+            annotator_id=judgement.annotator_id,
+            judgement=judgement,
+            shown_at=judgement.shown_at,
+            created_at=judgement.created_at,
+            source=judgement.source,
+            client_key=f"{client_key}:{response_id}",
+        )
+
+
+def _level_heads(annotator_id: int, response_ids: Collection[int]) -> dict[int, QualityLabel]:
+    if not response_ids:
+        return {}
+    heads = QualityLabel.objects.filter(
+        annotator_id=annotator_id, response_id__in=response_ids, is_current=True
+    )
+    return {head.response_id: head for head in heads.select_for_update()}
+
+
+def _level_gain(head: QualityLabel | None, level: str) -> int:
+    return int(level != "") - int(head is not None and head.level != "")
+
+
+def _level_append(
+    *, response_id: int, head: QualityLabel | None, level: str, count: bool = True, **fields: Any
+) -> QualityLabel:
+    """One more row of an annotator's chain of levels for a response; "" takes the level back."""
+    if head is not None:
+        QualityLabel.objects.filter(pk=head.pk).update(is_current=False)
+    if count and (gain := _level_gain(head, level)):
+        Response.objects.filter(pk=response_id).update(labelled=F("labelled") + gain)
+    return QualityLabel.objects.create(
+        response_id=response_id, level=level, retraction=not level, supersedes=head, **fields
+    )
+
+
+def level_submit(
+    *,
+    key: uuid.UUID,
+    annotator: User,
+    level: str,
+    comment: str = "",
+    shown_at: datetime | None = None,
+    source: str = Source.BROWSER,
+    revision: int | None = None,
+) -> Receipt:
+    """Store one level for a lone response (projects that ask for levels only); `level` may be "skip".
+
+    Raises Assignment.DoesNotExist if the card is not this annotator's, Refused if the answer is incomplete.
+    """
+    assignment = Assignment.objects.select_related("project").get(
+        key=key, annotator=annotator, response__isnull=False
+    )
+    comment = _clean(comment)
+    errors = _common_errors(comment)
+    if level != Verdict.SKIP and level not in Level.values:
+        errors["level"] = "Choose bad, normal or good, or skip the card."
+    if errors:
+        raise Refused(errors)
+    fields = {"comment": comment, "shown_at": shown_at, "source": source}
+    return _again_on_conflict(
+        lambda: _level_store(assignment, "" if level == Verdict.SKIP else level, fields, revision)
+    )
+
+
+def _level_store(assignment: Assignment, level: str, fields: dict[str, Any], revision: int | None) -> Receipt:
+    response_id = RESPONSES.subject_id(assignment)
+    place_lock(RESPONSES, response_id)
+    assignment.refresh_from_db(fields=["state", "holds_place"])
+    rows = list(
+        QualityLabel.objects.filter(response_id=response_id, annotator_id=assignment.annotator_id).order_by(
+            "pk"
+        )
+    )
+    own = [row for row in rows if row.assignment_id == assignment.pk]
+    head = next((row for row in rows if row.is_current), None)
+    for row in _same_intent(own, revision, head):
+        if row.level == level and row.comment == fields["comment"]:
+            return Receipt(None, row, row.created_at, kept=True)
+    if not level and own and own[-1].retraction and assignment.state == Assignment.State.DONE:
+        return Receipt(None, own[-1], own[-1].created_at, kept=True)  # the same skip again
+
+    late = assignment.state == Assignment.State.EXPIRED
+    if not _settle(RESPONSES, assignment, _level_gain(head, level)):
+        return _no_place(RESPONSES)
+    label = _level_append(
+        response_id=response_id,
+        head=head,
+        level=level,
+        count=False,  # _settle has counted it together with the place
+        annotator_id=assignment.annotator_id,
+        assignment=assignment,
+        client_key=f"{assignment.key}:{len(own)}",
+        **fields,
+    )
+    return Receipt(None, label, label.created_at, kept=True, message=_late_message(RESPONSES) if late else "")
+
+
+def undoable(*, project: Project, annotator: User) -> Judgement | QualityLabel | None:
+    """What an undo would take back: this annotator's newest answer (or skip) of the last 24 hours, with its card."""
+    since = timezone.now() - UNDO_WITHIN
+    if project.asks_pairs:
+        judgements = Judgement.objects.current().filter(annotator=annotator, assignment__project=project)
+        return (
+            judgements.filter(created_at__gte=since)
+            .select_related("assignment")
+            .order_by("-created_at")
+            .first()
+        )
+    labels = QualityLabel.objects.filter(annotator=annotator, is_current=True, created_at__gte=since)
+    # A finished card whose row has no level is a skipped one; a card that was taken back is open.
+    finished = labels.filter(assignment__project=project, assignment__state=Assignment.State.DONE)
+    return finished.select_related("assignment").order_by("-created_at").first()
+
+
+def judgement_undo(*, project: Project, annotator: User, key: uuid.UUID | None = None) -> Assignment | None:
+    """Take the newest answer back and reopen its card; None if there is nothing to take back.
+
+    What was said is superseded by a row that takes it back, and the card holds its place again if one is free. With
+    `key` only that card is taken back: the same undo sent twice does not reach further than it was meant to.
+    """
+    newest = undoable(project=project, annotator=annotator)
+    if newest is None or newest.assignment is None or (key is not None and newest.assignment.key != key):
+        reopened = Assignment.objects.filter(
+            project=project, annotator=annotator, state=Assignment.State.OPEN
+        )
+        return reopened.filter(key=key).first() if key is not None else None
+    assignment = newest.assignment
+    undo = _judgement_undo if isinstance(newest, Judgement) else _level_undo
+    _again_on_conflict(lambda: undo(assignment))
+    assignment.refresh_from_db()
+    return assignment
+
+
+def _reopen(kind: Kind, assignment: Assignment, gain: int) -> None:
+    """DONE -> OPEN. `gain` is -1 if the answer taken back was counted, 0 if it was a skip."""
+    subject = kind.subject_id(assignment)
+    free = place_move(kind, subject, done=gain, reserved=1, only_if_free=True)
+    if not free:
+        place_move(kind, subject, done=gain)
+    minutes = Project.objects.values_list("reservation_minutes", flat=True).get(pk=assignment.project_id)
+    Assignment.objects.filter(pk=assignment.pk, state=Assignment.State.DONE).update(
+        state=Assignment.State.OPEN,
+        holds_place=free,
+        reserved_until=timezone.now() + timedelta(minutes=minutes),
+    )
+
+
+def _judgement_undo(assignment: Assignment) -> None:
+    pair_id = PAIRS.subject_id(assignment)
+    place_lock(PAIRS, pair_id)
+    own = list(Judgement.objects.filter(assignment=assignment).order_by("pk"))
+    head = own[-1]
+    if not head.is_current or head.retraction:
+        return  # another tab was faster
+    _reopen(PAIRS, assignment, -int(head.verdict != Verdict.SKIP))
+    Judgement.objects.filter(pk=head.pk).update(is_current=False)
+    client_key = f"{assignment.key}:{len(own)}"
+    retraction = Judgement.objects.create(
+        pair_id=pair_id,
+        annotator_id=assignment.annotator_id,
+        assignment=assignment,
+        verdict=Verdict.SKIP,
+        retraction=True,
+        left=assignment.left,
+        source=head.source,
+        client_key=client_key,
+        supersedes=head,
+    )
+    given = QualityLabel.objects.filter(judgement=head, is_current=True).order_by("response_id")
+    for label in given.select_for_update():
+        before = _level_before(label, assignment)
+        _level_append(
+            response_id=label.response_id,
+            head=label,
+            level=before.level if before else "",
+            annotator_id=assignment.annotator_id,
+            judgement=before.judgement if before else retraction,
+            source=label.source,
+            client_key=f"{client_key}:{label.response_id}",
+        )
+
+
+def _level_before(label: QualityLabel, assignment: Assignment) -> QualityLabel | None:
+    """The level that the same person had given to the same response on another card before this card, if any."""
+    before = label.supersedes
+    while before is not None and not before.retraction:
+        if before.judgement is None or before.judgement.assignment_id != assignment.pk:
+            return before
+        before = before.supersedes
+    return None
+
+
+def _level_undo(assignment: Assignment) -> None:
+    response_id = RESPONSES.subject_id(assignment)
+    place_lock(RESPONSES, response_id)
+    assignment.refresh_from_db(fields=["state"])
+    own = list(QualityLabel.objects.filter(assignment=assignment).order_by("pk"))
+    head = own[-1]
+    if not head.is_current or assignment.state != Assignment.State.DONE:
+        return  # another tab was faster
+    _reopen(RESPONSES, assignment, _level_gain(head, ""))
+    _level_append(
+        response_id=response_id,
+        head=head,
+        level="",
+        count=False,  # _reopen has counted it together with the place
+        annotator_id=assignment.annotator_id,
+        assignment=assignment,
+        source=head.source,
+        client_key=f"{assignment.key}:{len(own)}",
+    )

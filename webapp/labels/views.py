@@ -1,0 +1,193 @@
+"""The annotator's pages: the deck of cards, storing and taking back an answer, and what one has judged so far."""
+
+import uuid
+from typing import Any
+
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from webapp.accounts.models import User
+from webapp.corpus.access import project_for
+from webapp.corpus.models import Project
+from webapp.labels import queue, services
+from webapp.labels.cards import Answers, Card, cards_for, form_errors, keys_in
+from webapp.labels.histories import STRENGTHS, entry_of, judged_count, own_judgements, own_levels
+from webapp.labels.models import Assignment
+
+_AHEAD = 2
+"""Cards a page holds: the one in sight and the next."""
+
+_PAGE = 25
+
+_CHOICES = {
+    # value of the form, label, the same on a phone, key
+    "verdict_keys": [
+        ("left", "A is better", "A", "a"),
+        ("tie", "Tie", "Tie", "t"),
+        ("both_bad", "Both bad", "Both bad", "x"),
+        ("right", "B is better", "B", "b"),
+    ],
+    "strengths": [("", "not said"), *((str(value), word) for value, word in STRENGTHS.items())],
+    "level_digits": [("bad", 1), ("normal", 2), ("good", 3)],
+}
+
+RECEIPT_HEADER = "Caliper-Receipt"
+"""Tells the page's script that an answer was dealt with: a sign-in page that a proxy sends instead is no receipt."""
+
+
+def _standing(project: Project, user: User) -> dict[str, Any]:
+    """What every answer of the annotate page says: how far one is, and what an undo would take back."""
+    return {
+        **_CHOICES,
+        "judged": judged_count(project=project, annotator=user),
+        "open_count": queue.open_count(project=project, annotator=user),
+        "last": services.undoable(project=project, annotator=user),
+    }
+
+
+def _nothing(project: Project, user: User) -> dict[str, Any]:
+    """Why there is no card: an empty project, all done, or others hold the last places."""
+    kind = queue.kind_of(project)
+    return {
+        "nothing": True,
+        "is_empty": not kind.rows().filter(project=project).exists(),
+        "busy": queue.busy_count(project=project, annotator=user),
+    }
+
+
+@require_GET
+def annotate(request: HttpRequest, slug: str) -> HttpResponse:
+    """The card to judge now, with the next one behind it."""
+    project = project_for(request, slug, "annotate")
+    assert isinstance(request.user, User)
+    cards = cards_for(queue.assignments_for(project=project, annotator=request.user, count=_AHEAD))
+    if cards:
+        cards[0].shown_at = timezone.now()
+    context = {"cards": cards, **_standing(project, request.user)}
+    if not cards:
+        context |= _nothing(project, request.user)
+    return render(request, "labels/annotate.html", context)
+
+
+@require_http_methods(["GET", "POST"])
+def submit(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
+    """POST stores the answer on one card; GET shows an answered card again, to correct it."""
+    project = project_for(request, slug, "annotate")
+    assert isinstance(request.user, User)
+    own = Assignment.objects.select_related("pair").filter(project=project, annotator=request.user)
+    assignment = get_object_or_404(own, key=key)
+    if request.method == "GET":
+        return _edit(request, project, assignment)
+    answers = Answers.read(request.POST.dict())
+    editing = "editing" in request.POST
+    try:
+        receipt = _store(project, assignment, request.user, answers)
+    except services.Refused as refused:
+        [card] = cards_for([assignment])
+        card.answer(answers)
+        card.errors = form_errors(refused.errors, assignment)
+        return _refusal(request, project, request.user, card, editing)
+    if not request.htmx:  # type: ignore[attr-defined]
+        clock = timezone.localtime(receipt.saved_at).strftime("%H:%M:%S")
+        text = f"Saved {clock}. {receipt.message}" if receipt.kept else receipt.message
+        messages.add_message(request, messages.SUCCESS if receipt.kept else messages.WARNING, text.strip())
+        return redirect("labels:history" if editing else "labels:annotate", slug=project.slug)
+    return _receipt(request, project, request.user, receipt)
+
+
+def _store(project: Project, assignment: Assignment, user: User, answers: Answers) -> services.Receipt:
+    if assignment.pair is None:
+        return services.level_submit(
+            key=assignment.key,
+            annotator=user,
+            level="skip" if answers.verdict == "skip" else answers.levels.get("level", ""),
+            comment=answers.comment,
+            shown_at=answers.shown_at,
+            revision=answers.revision,
+        )
+    return services.judgement_submit(
+        key=assignment.key,
+        annotator=user,
+        verdict=answers.verdict_for(assignment),
+        strength=answers.strength,
+        comment=answers.comment,
+        # A card may have been shown before the project stopped asking for levels.
+        levels=answers.levels_for(assignment) if project.asks_levels else {},
+        shown_at=answers.shown_at,
+        revision=answers.revision,
+    )
+
+
+def _receipt(request: HttpRequest, project: Project, user: User, receipt: services.Receipt) -> HttpResponse:
+    """For htmx: the receipt, the new standing, and as many new cards as the page lacks."""
+    held = keys_in(request.POST.get("holding", ""), limit=3)
+    gone = keys_in(request.POST.get("sending", ""), limit=3)
+    lacking = max(0, _AHEAD - len(held))
+    reserved = queue.assignments_for(project=project, annotator=user, count=len(held) + len(gone) + lacking)
+    there = {*held, *gone}
+    new = [assignment for assignment in reserved if assignment.key not in there][:lacking]
+    context = {"receipt": receipt, "cards": cards_for(new), "ahead": True, **_standing(project, user)}
+    if not reserved:
+        context |= _nothing(project, user)
+    response = render(request, "labels/annotate.html#answer", context)
+    response.headers[RECEIPT_HEADER] = "kept" if receipt.kept else "dropped"
+    return response
+
+
+def _refusal(request: HttpRequest, project: Project, user: User, card: Card, editing: bool) -> HttpResponse:
+    """The card as it was answered, with what is wrong; 422."""
+    context = {"cards": [card], "card": card, "editing": editing, **_CHOICES}
+    if request.htmx:  # type: ignore[attr-defined]
+        response = render(request, "labels/annotate.html#card", context, status=422)
+        response.headers["HX-Retarget"] = f"#card-{card.assignment.key}"
+        response.headers["HX-Reswap"] = "outerHTML"
+        return response
+    return render(request, "labels/annotate.html", context | _standing(project, user), status=422)
+
+
+def _edit(request: HttpRequest, project: Project, assignment: Assignment) -> HttpResponse:
+    if assignment.state != Assignment.State.DONE:
+        return redirect("labels:annotate", slug=project.slug)
+    [card] = cards_for([assignment])
+    card.shown_at = timezone.now()
+    return render(request, "labels/annotate.html", {"cards": [card], "editing": True, **_CHOICES})
+
+
+@require_POST
+def undo(request: HttpRequest, slug: str) -> HttpResponse:
+    """Take the newest answer back; its card is the first of the deck again."""
+    project = project_for(request, slug, "annotate")
+    assert isinstance(request.user, User)
+    key = next(iter(keys_in(request.POST.get("key", ""), limit=1)), None)
+    reopened = services.judgement_undo(project=project, annotator=request.user, key=key)
+    if not request.htmx:  # type: ignore[attr-defined]
+        text = (
+            "Taken back: your answer is on the card again." if reopened else "There is nothing to take back."
+        )
+        messages.info(request, text)
+        return redirect("labels:annotate", slug=project.slug)
+    reserved = queue.assignments_for(project=project, annotator=request.user, count=_AHEAD)
+    if reopened is not None:
+        reserved = [reopened, *(other for other in reserved if other.pk != reopened.pk)][:_AHEAD]
+    cards = cards_for(reserved)
+    context = {"cards": cards, "undone": True, "reopened": reopened, **_standing(project, request.user)}
+    if not cards:
+        context |= _nothing(project, request.user)
+    response = render(request, "labels/annotate.html#undone", context)
+    response.headers[RECEIPT_HEADER] = "undone"
+    return response
+
+
+@require_GET
+def history(request: HttpRequest, slug: str) -> HttpResponse:
+    """One's own current answers, newest first, each with a link to correct it."""
+    project = project_for(request, slug, "annotate")
+    assert isinstance(request.user, User)
+    own: Any = own_judgements if project.asks_pairs else own_levels
+    page = Paginator(own(project=project, annotator=request.user), _PAGE).get_page(request.GET.get("page"))
+    entries = [entry_of(row) for row in page.object_list]
+    return render(request, "labels/history.html", {"page": page, "entries": entries})

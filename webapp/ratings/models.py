@@ -1,0 +1,33 @@
+"""Prediction: one model version's rating distribution for one response."""
+
+from django.db import models
+
+from webapp.corpus.models import Response
+from webapp.training.models import ModelVersion
+
+
+class Prediction(models.Model):
+    """p(1..9) of an ordinal version, or the scalar of a scalar one. Never edited, only added."""
+
+    class Split(models.TextChoices):
+        TRAIN = "train", "trained on this response's labels"
+        HELD_OUT = "held_out", "held out of training"
+        UNLABELLED = "unlabelled", "no labels when trained"
+
+    version = models.ForeignKey(ModelVersion, on_delete=models.CASCADE, related_name="predictions")
+    response = models.ForeignKey(Response, on_delete=models.CASCADE, related_name="predictions")
+    # The reward for ranking: E[s] of an ordinal version, r of a scalar one.
+    score = models.FloatField()
+    expected = models.FloatField(null=True, blank=True)
+    spread = models.FloatField(null=True, blank=True)
+    p = models.JSONField(
+        null=True, blank=True, help_text="p(1) .. p(9), sums to 1; null for scalar versions."
+    )
+    # Share of the project's responses that this version scores lower (ties count half), 0..100.
+    percentile = models.FloatField()
+    split = models.CharField(max_length=10, choices=Split.choices)
+    truncated = models.BooleanField(default=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["version", "response"], name="prediction_once")]
+        indexes = [models.Index(fields=["version", "score"])]

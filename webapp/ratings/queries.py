@@ -1,0 +1,125 @@
+"""Reads that several pages share: which versions serve, what they predict, and what that says about pairs.
+
+A version's predictions never change and labels are only ever added, so what is derived from all of them is kept in
+Django's cache, under the version and the newest labels. The keys carry times and digests too, so that another
+database behind the same cache never finds them.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from django.core.cache import cache
+
+from webapp.corpus.models import Method, Pair, Project
+from webapp.labels.summaries import Votes, newest_labels, vote_tallies
+from webapp.ratings.charts import score_bins
+from webapp.ratings.models import Prediction
+from webapp.ratings.probabilities import Outcome, ordinal_outcome, scalar_outcome
+from webapp.training.models import ModelVersion
+
+CACHE_SECONDS = 60 * 60
+# Scores a histogram is made of: the lowest primary keys of a larger project, which are no particular responses.
+HISTOGRAM_SCORES = 50_000
+
+T = TypeVar("T")
+
+
+def kept(key: str, make: Callable[[], T]) -> T:
+    """What `make` returns, kept in Django's cache under the key."""
+    found: T | None = cache.get(key)
+    if found is None:
+        found = make()
+        cache.set(key, found, CACHE_SECONDS)
+    return found
+
+
+def labels_state(project: Project) -> str:
+    """Names the present state of a project's labels; what is added up from them may be kept under it. Two queries."""
+    judgement, level = newest_labels(project)
+    return f"{project.pk}:{project.created_at.timestamp()}:{judgement}:{level}"
+
+
+def serving_versions(project: Project) -> list[ModelVersion]:
+    """The serving version of each method: the project's main method first, then in the order it names. One query."""
+    order = [project.main_method, *project.methods, *Method.values]
+    versions = ModelVersion.objects.filter(project=project, is_serving=True).select_related("run__snapshot")
+    return sorted(versions, key=lambda version: order.index(version.method))
+
+
+def chosen_version(versions: list[ModelVersion], method: str) -> ModelVersion | None:
+    """The version of the method that was asked for, else the main one; None if nothing serves."""
+    return next(
+        (version for version in versions if version.method == method), versions[0] if versions else None
+    )
+
+
+def predictions_of(version: ModelVersion | None, responses: Iterable[int]) -> dict[int, Prediction]:
+    """What a version predicts, by response id. One query (none without a version)."""
+    if version is None:
+        return {}
+    rows = Prediction.objects.filter(version=version, response__in=list(responses))
+    return {prediction.response_id: prediction for prediction in rows}
+
+
+def outcome_of(version: ModelVersion, a: Prediction | None, b: Prediction | None) -> Outcome | None:
+    """Predicted outcome of a comparison; None where one of the two has no prediction yet."""
+    if a is None or b is None:
+        return None
+    return _outcome(version, (a.score, a.p), (b.score, b.p))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The histogram of a version's scores."""
+
+    low: float
+    high: float
+    counts: list[int]
+
+
+def score_distribution(version: ModelVersion) -> Scores | None:
+    """The histogram of all scores of a version, None if it has none. One query, then kept."""
+
+    def make() -> Scores | None:
+        rows = Prediction.objects.filter(version=version).order_by("pk")
+        scores = list(rows.values_list("score", flat=True)[:HISTOGRAM_SCORES])
+        return Scores(*score_bins(scores)) if scores else None
+
+    return kept(f"scores:{_identity(version)}", make)
+
+
+def tallies(project: Project, state: str) -> dict[int, Votes]:
+    """Votes by pair id, of all pairs that have any. One query, then kept while the labels' state is the same."""
+    return kept(f"tallies:{state}", lambda: vote_tallies(project))
+
+
+def preferences(version: ModelVersion, state: str) -> dict[int, float]:
+    """P(a preferred) of every judged pair of the version's project, by pair id. Two queries, then kept.
+
+    Pairs nobody has judged are left out: there is nobody to disagree with.
+    """
+
+    def make() -> dict[int, float]:
+        rows = Prediction.objects.filter(version=version).values_list("response_id", "score", "p")
+        ratings = {response: (score, p) for response, score, p in rows}
+        judged = Pair.objects.filter(project_id=version.project_id, judged__gt=0)
+        found = {}
+        for pair, a, b in judged.values_list("pk", "response_a_id", "response_b_id"):
+            if a in ratings and b in ratings:
+                found[pair] = _outcome(version, ratings[a], ratings[b]).preferred
+        return found
+
+    return kept(f"preferences:{_identity(version)}:{state}", make)
+
+
+def _outcome(version: ModelVersion, a: tuple[float, Any], b: tuple[float, Any]) -> Outcome:
+    """Of two (score, p); p is None for scalar versions."""
+    (score_a, p_a), (score_b, p_b) = a, b
+    if p_a and p_b:
+        return ordinal_outcome(p_a, p_b)
+    return scalar_outcome(score_a, score_b, tie=version.tie, temperature=version.temperature)
+
+
+def _identity(version: ModelVersion) -> str:
+    return f"{version.pk}:{version.digest}:{version.created_at.timestamp()}"

@@ -1,0 +1,306 @@
+"""Overview, responses and pairs: what the models believe beside what people said. For researchers and admins."""
+
+from typing import Any
+
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.utils.cache import patch_vary_headers
+
+from webapp.corpus.access import project_for
+from webapp.corpus.models import Method, Pair, Response
+from webapp.labels.models import Judgement, QualityLabel, Verdict
+from webapp.labels.summaries import (
+    Levels,
+    Votes,
+    coverage,
+    level_counts,
+    queue_state,
+    vote_counts,
+)
+from webapp.ratings import charts, lists, pictures, summaries
+from webapp.ratings.models import Prediction
+from webapp.ratings.queries import chosen_version, outcome_of, predictions_of, serving_versions
+from webapp.training.models import ModelVersion, TrainingRun
+
+# A response of UKPConvArg1 stands in some 30 pairs; beyond this many the Pairs page lists them.
+PAIRS_SHOWN = 50
+RUNS_SHOWN = 5
+
+
+def project(request: HttpRequest, slug: str) -> HttpResponse:
+    """Overview: labels, coverage, queue, agreement, serving versions and runs."""
+    project = project_for(request, slug, "read")
+    versions = serving_versions(project)
+    labels = summaries.label_summary(project)
+    agreement = labels.agreement
+    cover = coverage(project)
+    runs = list(TrainingRun.objects.filter(project=project).select_related("version")[:RUNS_SHOWN])
+    context = {
+        "totals": labels.totals,
+        "coverage": cover,
+        "queue": queue_state(project),
+        "days": labels.days,
+        "picture": pictures.days_of(labels.days),
+        "alphas": [
+            {
+                "name": name,
+                "metric": metric,
+                "units": units,
+                "alpha": alpha,
+                "words": summaries.agreement_words(alpha.value),
+                "limited": alpha.ratings >= summaries.AGREEMENT_LABELS,
+            }
+            for name, metric, units, alpha in (
+                ("Verdicts", "nominal", "pairs", agreement.verdicts),
+                ("Levels", "ordinal", "responses", agreement.levels),
+            )
+        ],
+        "metrics": summaries.version_metrics(versions),
+        "runs": runs,
+        "steps": summaries.first_steps(
+            project,
+            request.access,  # type: ignore[attr-defined]
+            items=cover.total,
+            totals=labels.totals,
+            runs=runs,
+            serving=len(versions),
+        ),
+    }
+    return render(request, "ratings/project.html", context)
+
+
+def responses(request: HttpRequest, slug: str) -> HttpResponse:
+    """All responses with what the chosen version predicts and which levels people gave."""
+    project = project_for(request, slug, "read")
+    versions = serving_versions(project)
+    version = chosen_version(versions, request.GET.get("method", ""))
+    query = lists.Query.of(request.GET, sorts=list(lists.RESPONSE_SORTS))
+    page = lists.response_page(project, query, version)
+    rows = [
+        {
+            "row": row,
+            "spark": pictures.spark_of(project, row.prediction, row.levels) if not _scalar(version) else None,
+            "track": pictures.track_of(row.prediction),
+        }
+        for row in page.object_list
+    ]
+    context = {
+        "versions": versions,
+        "version": version,
+        "query": query,
+        "sorts": lists.sort_links(query, lists.RESPONSE_SORTS),
+        "page": page,
+        "rows": rows,
+    }
+    return _list(request, "ratings/responses.html", context)
+
+
+def response(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """One response: the predicted distribution, people's levels, and every pair that it stands in."""
+    project = project_for(request, slug, "read")
+    response = get_object_or_404(Response.objects.of(project).select_related("prompt"), pk=pk)
+    versions = serving_versions(project)
+    version = chosen_version(versions, request.GET.get("method", ""))
+
+    labels = list(
+        QualityLabel.objects.current()
+        .filter(response=response)
+        .select_related("annotator")
+        .order_by("-created_at")
+    )
+    levels = Levels(**_counted(label.level for label in labels))
+    of_response = Pair.objects.of(project).filter(Q(response_a=response) | Q(response_b=response))
+    pairs = list(of_response.with_texts().order_by("-judged", "pk")[: PAIRS_SHOWN + 1])
+    more_pairs = len(pairs) > PAIRS_SHOWN
+    pairs = pairs[:PAIRS_SHOWN]
+    votes = vote_counts(pair.pk for pair in pairs)
+    predictions = predictions_of(
+        version, {response.pk, *(pk for pair in pairs for pk in (pair.response_a_id, pair.response_b_id))}
+    )
+    prediction = predictions.get(response.pk)
+
+    context = {
+        "response": response,
+        "versions": versions,
+        "version": version,
+        "prediction": prediction,
+        "provenance": _provenance(version, prediction, [label.created_at for label in labels]),
+        "labels": labels,
+        "levels": levels,
+        "pairs": [_seen_from(response, pair, votes, predictions, version) for pair in pairs],
+        "more_pairs": more_pairs,
+    }
+    if version is not None and _scalar(version):
+        context["histogram"] = (
+            pictures.histogram_of(version, {"this response": prediction.score}) if prediction else None
+        )
+    elif prediction is not None or levels.total:
+        context["strip"] = pictures.strip_of(project, prediction, levels)
+    return _partial(request, "ratings/response.html", "rating", context)
+
+
+def pairs(request: HttpRequest, slug: str) -> HttpResponse:
+    """All pairs, sortable by disagreement among people and between people and the chosen version."""
+    project = project_for(request, slug, "read")
+    versions = serving_versions(project)
+    version = chosen_version(versions, request.GET.get("method", ""))
+    query = lists.Query.of(request.GET, sorts=list(lists.PAIR_SORTS), states=list(lists.PAIR_STATES))
+    page = lists.pair_page(project, query, version)
+    rows = [
+        {
+            "row": row,
+            "votes_bar": pictures.votes_bar(row.votes),
+            "outcome_bar": pictures.outcome_bar(row.outcome),
+            "sides": [
+                (
+                    name,
+                    response,
+                    prediction,
+                    levels,
+                    None if _scalar(version) else pictures.spark_of(project, prediction, levels),
+                    pictures.track_of(prediction),
+                )
+                for name, response, prediction, levels in (
+                    ("A", row.pair.response_a, row.prediction_a, row.levels_a),
+                    ("B", row.pair.response_b, row.prediction_b, row.levels_b),
+                )
+            ],
+        }
+        for row in page.object_list
+    ]
+    context = {
+        "versions": versions,
+        "version": version,
+        "query": query,
+        "sorts": lists.sort_links(query, lists.PAIR_SORTS),
+        "states": lists.PAIR_STATES,
+        "page": page,
+        "rows": rows,
+    }
+    return _list(request, "ratings/pairs.html", context)
+
+
+def pair(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """One pair: both strips back to back, every judgement, and the predicted outcomes of each method."""
+    project = project_for(request, slug, "read")
+    pair = get_object_or_404(Pair.objects.of(project).with_texts(), pk=pk)
+    versions = serving_versions(project)
+    version = chosen_version(versions, request.GET.get("method", ""))
+    a, b = pair.response_a_id, pair.response_b_id
+
+    judgements = list(
+        Judgement.objects.filter(pair=pair).select_related("annotator").order_by("-created_at", "-pk")
+    )
+    current = [judgement for judgement in judgements if judgement.is_current and not judgement.retraction]
+    votes = Votes(**_counted(judgement.verdict for judgement in current if judgement.verdict != Verdict.SKIP))
+    levels = level_counts([a, b])
+    every = Prediction.objects.filter(version__in=versions, response__in=[a, b])
+    by_version: dict[int, dict[int, Prediction]] = {}
+    for prediction in every:
+        by_version.setdefault(prediction.version_id, {})[prediction.response_id] = prediction
+    chosen = by_version.get(version.pk, {}) if version else {}
+
+    context = {
+        "pair": pair,
+        "versions": versions,
+        "version": version,
+        "sides": [
+            ("A", pair.response_a, chosen.get(a), levels.get(a, Levels())),
+            ("B", pair.response_b, chosen.get(b), levels.get(b, Levels())),
+        ],
+        "votes": votes,
+        "votes_bar": pictures.votes_bar(votes),
+        "current": current,
+        "earlier": [judgement for judgement in judgements if judgement not in current],
+        "outcomes": [_predicted(each, by_version.get(each.pk, {}), a, b) for each in versions],
+    }
+    if version is not None and _scalar(version):
+        places = {name: chosen[key].score for name, key in (("A", a), ("B", b)) if key in chosen}
+        context["histogram"] = pictures.histogram_of(version, places) if places else None
+    elif chosen or levels:
+        context["strip"] = charts.mirrored_strip(
+            pictures.rated(chosen.get(a), levels.get(a)),
+            pictures.rated(chosen.get(b), levels.get(b)),
+            project.level_bounds,
+        )
+    return _partial(request, "ratings/pair.html", "rating", context)
+
+
+def _scalar(version: ModelVersion | None) -> bool:
+    return version is not None and version.kind == "scalar"
+
+
+def _counted(values: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for value in values:
+        counts[value] = counts.get(value, 0) + 1
+    return counts
+
+
+def _seen_from(
+    response: Response,
+    pair: Pair,
+    votes: dict[int, Votes],
+    predictions: dict[int, Prediction],
+    version: ModelVersion | None,
+) -> dict[str, Any]:
+    """A pair as one of its responses sees it: a is "this response" wherever it stood."""
+    is_a = pair.response_a_id == response.pk
+    other = pair.response_b if is_a else pair.response_a
+    said = votes.get(pair.pk, Votes())
+    said = said if is_a else said.swapped
+    outcome = (
+        outcome_of(version, predictions.get(response.pk), predictions.get(other.pk)) if version else None
+    )
+    theirs = predictions.get(other.pk)
+    return {
+        "pair": pair,
+        "other": other,
+        "votes": said,
+        "outcome": outcome,
+        "votes_bar": pictures.votes_bar(said, a="won", b="lost"),
+        "outcome_bar": pictures.outcome_bar(outcome, a="wins", b="loses"),
+        "seen": theirs is not None and theirs.split == Prediction.Split.TRAIN,
+    }
+
+
+def _predicted(version: ModelVersion, predictions: dict[int, Prediction], a: int, b: int) -> dict[str, Any]:
+    """A row of the pair page's table: what one version predicts, and whether it has seen labels of the two."""
+    both = [predictions[key] for key in (a, b) if key in predictions]
+    outcome = outcome_of(version, predictions.get(a), predictions.get(b))
+    return {
+        "version": version,
+        "outcome": outcome,
+        "bar": pictures.outcome_bar(outcome),
+        "a": predictions.get(a),
+        "b": predictions.get(b),
+        "seen": any(prediction.split == Prediction.Split.TRAIN for prediction in both),
+    }
+
+
+def _provenance(
+    version: ModelVersion | None, prediction: Prediction | None, times: list[Any]
+) -> dict[str, Any] | None:
+    """Whether the shown model has seen this response's labels, and how many levels came in after its snapshot."""
+    if version is None or prediction is None:
+        return None
+    snapshot = version.run.snapshot
+    return {
+        "split": prediction.split,
+        "since": sum(time > snapshot.created_at for time in times) if snapshot else None,
+        "method": Method(version.method).label,
+    }
+
+
+def _list(request: HttpRequest, template: str, context: dict[str, Any]) -> HttpResponse:
+    return _partial(request, template, "rows", context)
+
+
+def _partial(request: HttpRequest, template: str, partial: str, context: dict[str, Any]) -> HttpResponse:
+    """The whole page, or its partial where htmx swaps that alone; a cache keeps the two apart."""
+    htmx = request.htmx  # type: ignore[attr-defined]
+    part = htmx and not htmx.boosted and not htmx.history_restore_request
+    answer = render(request, f"{template}#{partial}" if part else template, context)
+    patch_vary_headers(answer, ["HX-Request"])
+    return answer

@@ -1,0 +1,188 @@
+"""Making an export: data file, data card and archive, from one consistent read of the labels."""
+
+import logging
+import os
+import shutil
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from django.db import OperationalError
+
+from webapp.celery import enqueue
+from webapp.corpus.models import Project
+from webapp.jobs import ProgressFile
+from webapp.labels.models import Judgement
+from webapp.snapshots.card import agreement_lines, data_card
+from webapp.snapshots.formats import view_of
+from webapp.snapshots.models import Export
+from webapp.snapshots.reading import consistent_read
+from webapp.snapshots.services import snapshot_freeze, snapshot_record
+from webapp.snapshots.writing import write_rows
+
+logger = logging.getLogger(__name__)
+
+TASK = "workers.tasks.export_file"
+
+# While the consistent read is open nobody hears from the job; it announces how long that may take.
+LEASE_SECONDS = 120
+LEASE_ROWS_PER_SECOND = 1000
+
+NESTED = (Export.Format.TRL_CONVERSATIONAL, Export.Format.TRL_CONVERSATIONAL_IMPLICIT)
+
+
+class ExportRefused(Exception):
+    """The export cannot be made as asked; the message says why and what to ask for."""
+
+
+def check_choice(format: str, file_type: str) -> None:
+    """Raises ExportRefused for a format that doesn't fit into a file type."""
+    if format not in Export.Format.values:
+        raise ExportRefused(f"There is no format “{format}”. Known: {', '.join(Export.Format.values)}.")
+    if file_type not in Export.FileType.values:
+        raise ExportRefused(
+            f"There is no file type “{file_type}”. Known: {', '.join(Export.FileType.values)}."
+        )
+    if format == Export.Format.CALIPER and file_type != Export.FileType.JSONL:
+        raise ExportRefused(
+            "Caliper JSONL has lines of several kinds, so it is JSONL. Choose that file type."
+        )
+    if format in NESTED and file_type == Export.FileType.CSV:
+        raise ExportRefused(
+            "CSV has no nested columns, so it can't hold lists of messages. "
+            "Choose Parquet or JSONL, or a format of plain texts."
+        )
+
+
+def export_write(
+    *,
+    project: Project,
+    format: str,
+    file_type: str,
+    aggregation: str,
+    folder: Path,
+    superseded: bool = False,
+    progress: Callable[[int, int], None] = lambda step, total: None,
+) -> dict[str, Any]:
+    """Write the data set into a new folder (beside, and renamed when complete) and return the report.
+
+    `progress(rows written, judgements)` is called inside the read. Raises ExportRefused.
+    """
+    check_choice(format, file_type)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportRefused(f"{folder} is there already and not empty. Name a new folder.")
+    started = time.monotonic()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        work.chmod(0o755)
+        data_file = "caliper.jsonl" if format == Export.Format.CALIPER else f"data/train.{file_type}"
+        path = work / data_file
+        path.parent.mkdir(exist_ok=True)
+        with consistent_read():
+            frozen = snapshot_freeze(project)
+            total = frozen.counts["judgements"]
+            view = view_of(project, format=format, aggregation=aggregation, superseded=superseded)
+            count = write_rows(path, view.schema, view.rows(), lambda written: progress(written, total))
+            agreement = agreement_lines(project)
+        snapshot_record(project, frozen)
+        report: dict[str, Any] = {
+            "rows": count,
+            "left_out": dict(view.left_out),
+            "snapshot": frozen.digest,
+            "counts": frozen.counts,
+            "superseded": superseded,
+        }
+        card = data_card(
+            project=project,
+            format=format,
+            aggregation=aggregation,
+            file_type=file_type,
+            data_file=data_file,
+            schema=view.schema,
+            report=report,
+            agreement=agreement,
+        )
+        (work / "README.md").write_text(card, encoding="utf-8")
+        names = [data_file, "README.md"]
+        report["files"] = [{"name": name, "bytes": (work / name).stat().st_size} for name in names]
+        report["seconds"] = round(time.monotonic() - started, 2)
+        if folder.exists():
+            folder.rmdir()
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return report
+
+
+def _archive(folder: Path, archive: Path, name: str) -> None:
+    """A zip of the folder, written beside and renamed. Parquet is compressed already."""
+    beside = archive.with_suffix(".part")
+    with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as zipped:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                kind = zipfile.ZIP_STORED if path.suffix == ".parquet" else None
+                zipped.write(path, f"{name}/{path.relative_to(folder)}", compress_type=kind)
+    os.replace(beside, archive)
+
+
+def archive_name(export: Export) -> str:
+    return f"{export.project.slug}-{export.format}-{export.pk}"
+
+
+def export_retry(*, export_row: Export) -> bool:
+    """FAILED | LOST | CANCELLED -> QUEUED; False if it was none of these."""
+    queued = export_row.requeue()
+    if queued:
+        enqueue(TASK, export_row.pk)
+    return queued
+
+
+def export_run(export_row: Export) -> None:
+    """Make the export of a QUEUED row: claim it, write it, and leave it DONE or FAILED. Never raises.
+
+    A row that somebody else has claimed is left alone.
+    """
+    if not export_row.claim():
+        return
+    shown = ProgressFile(export_row.progress_path)
+    last = 0.0
+
+    def progress(step: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 0.5:
+            last = time.monotonic()
+            shown.write(step=step, total=total)
+
+    try:
+        # What an earlier attempt left is not this one's.
+        shutil.rmtree(export_row.folder, ignore_errors=True)
+        export_row.folder.parent.mkdir(parents=True, exist_ok=True)
+        rows = Judgement.objects.filter(pair__project=export_row.project).count()
+        if not export_row.lease(LEASE_SECONDS + rows / LEASE_ROWS_PER_SECOND, phase="writing", total=rows):
+            return
+        report = export_write(
+            project=export_row.project,
+            format=export_row.format,
+            file_type=export_row.file_type,
+            aggregation=export_row.aggregation,
+            folder=export_row.folder,
+            superseded=export_row.superseded,
+            progress=progress,
+        )
+        _archive(export_row.folder, export_row.archive, archive_name(export_row))
+        report["archive_bytes"] = export_row.archive.stat().st_size
+        export_row.finish(report=report)
+    except ExportRefused as error:
+        export_row.fail(str(error))
+    except (OSError, OperationalError) as error:
+        logger.exception("export %s failed", export_row.pk)
+        export_row.fail(f"A file or the database could not be used ({error}). Mend that and try again.")
+    except Exception as error:
+        logger.exception("export %s failed", export_row.pk)
+        export_row.fail(f"{type(error).__name__}: {error} (the worker's log has the traceback).")
+    finally:
+        shown.remove()

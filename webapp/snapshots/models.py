@@ -1,0 +1,80 @@
+"""Snapshot: a frozen, content-addressed copy of labels. Export: a file made for a researcher."""
+
+from pathlib import Path
+
+from django.conf import settings
+from django.db import models
+from django.utils import timezone
+
+from webapp.corpus.models import Project
+from webapp.jobs import Job
+
+
+class Snapshot(models.Model):
+    """Parquet files and a manifest under DATA_DIR/snapshots/<digest>. Never edited, only added."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="snapshots")
+    digest = models.CharField(max_length=64)
+    counts = models.JSONField()
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["project", "digest"], name="snapshot_once")]
+        ordering = ["-pk"]
+
+    @property
+    def path(self) -> Path:
+        return settings.DATA_DIR / "snapshots" / self.digest
+
+
+class Export(Job):
+    """One export of a project's labels in one format, made by a worker."""
+
+    class Format(models.TextChoices):
+        JUDGEMENTS = "judgements", "Caliper judgements (canonical, one row per judgement)"
+        CALIPER = "caliper", "Caliper JSONL (everything, can be imported again)"
+        TRL_EXPLICIT = "trl-explicit", "TRL preference: prompt, chosen, rejected"
+        TRL_IMPLICIT = "trl-implicit", "TRL preference: chosen, rejected with the prompt inside"
+        TRL_CONVERSATIONAL = "trl-conversational", "TRL preference, conversational: prompt, chosen, rejected"
+        TRL_CONVERSATIONAL_IMPLICIT = (
+            "trl-conversational-implicit",
+            "TRL preference, conversational, implicit prompt",
+        )
+        TRL_UNPAIRED = "trl-unpaired", "TRL unpaired: prompt, completion, label"
+
+    class FileType(models.TextChoices):
+        PARQUET = "parquet", "Parquet"
+        JSONL = "jsonl", "JSONL"
+        CSV = "csv", "CSV"
+
+    class Aggregation(models.TextChoices):
+        VOTE = "vote", "one row per vote"
+        MAJORITY = "majority", "one row per pair, the majority's verdict"
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="exports")
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    format = models.CharField(max_length=40, choices=Format.choices, default=Format.JUDGEMENTS)
+    file_type = models.CharField(max_length=10, choices=FileType.choices, default=FileType.PARQUET)
+    aggregation = models.CharField(max_length=10, choices=Aggregation.choices, default=Aggregation.MAJORITY)
+    # Only in the canonical format: also judgements that were corrected or taken back.
+    superseded = models.BooleanField(default=False)
+    # Rows written, rows left out and why, the snapshot's digest.
+    report = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ["-pk"]
+
+    @property
+    def folder(self) -> Path:
+        """The data set: data files and README.md, as `datasets.load_dataset` takes it."""
+        return settings.DATA_DIR / "exports" / str(self.pk)
+
+    @property
+    def archive(self) -> Path:
+        return settings.DATA_DIR / "exports" / f"{self.pk}.zip"
+
+    @property
+    def progress_path(self) -> Path:
+        return settings.DATA_DIR / "exports" / f"{self.pk}.progress.json"

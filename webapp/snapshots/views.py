@@ -1,0 +1,130 @@
+"""The export page: a form, the exports made so far with their progress, and their downloads."""
+
+from typing import Any
+
+from django import forms
+from django.core.paginator import Paginator
+from django.db import transaction
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from webapp.accounts.models import User
+from webapp.celery import enqueue
+from webapp.corpus.access import project_for
+from webapp.corpus.models import Project
+from webapp.jobs import ProgressFile, State
+from webapp.snapshots.card import left_out_words
+from webapp.snapshots.exporting import TASK, ExportRefused, archive_name, check_choice, export_retry
+from webapp.snapshots.models import Export
+from webapp.waiting import change_token, waiting_for_worker
+
+PAGE_SIZE = 15
+
+
+class ExportForm(forms.ModelForm):
+    class Meta:
+        model = Export
+        fields = ["format", "file_type", "aggregation", "superseded"]
+        labels = {
+            "file_type": "File type",
+            "aggregation": "Votes",
+            "superseded": "Also judgements that were corrected or taken back",
+        }
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean()
+        if cleaned and {"format", "file_type"} <= set(cleaned):
+            try:
+                check_choice(cleaned["format"], cleaned["file_type"])
+            except ExportRefused as refusal:
+                self.add_error("file_type", str(refusal))
+        return cleaned
+
+
+def _exports(project: Project) -> Any:
+    return Export.objects.filter(project=project).select_related("created_by", "project")
+
+
+def _context(request: HttpRequest, project: Project) -> dict[str, Any]:
+    page = Paginator(_exports(project), PAGE_SIZE).get_page(request.GET.get("page"))
+    rows, seen = [], []
+    for export in page:
+        step, total = export.step, export.total
+        if export.state == State.RUNNING:
+            step, total = ProgressFile(export.progress_path).read() or (step, total)
+        percent = min(100, 100 * step // total) if total else None
+        gone = export.state == State.DONE and not export.folder.is_dir()
+        rows.append(
+            {
+                "export": export,
+                "percent": percent,
+                "left_out": left_out_words(export.report.get("left_out", {})),
+                "files": [] if gone else export.report.get("files", []),
+                "archive": f"{archive_name(export)}.zip",
+                "gone": gone,
+            }
+        )
+        seen.append((export.pk, export.state, percent))
+    queued = [export for export in page if export.state == State.QUEUED]
+    waiting = waiting_for_worker(queued[-1]) if queued else ""
+    return {
+        "page": page,
+        "rows": rows,
+        "waiting": waiting,
+        "anything_runs": any(export.is_active for export in page),
+        "token": change_token(seen, waiting),
+    }
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def exports(request: HttpRequest, slug: str) -> HttpResponse:
+    project = project_for(request, slug, "read")
+    assert isinstance(request.user, User)
+    form = ExportForm(request.POST) if request.method == "POST" else ExportForm()
+    if request.method == "POST" and form.is_valid():
+        with transaction.atomic():
+            export = form.save(commit=False)
+            export.project, export.created_by = project, request.user
+            export.save()
+            enqueue(TASK, export.pk)
+        return redirect("snapshots:exports", project.slug)
+    context = {**_context(request, project), "form": form}
+    return render(request, "snapshots/exports.html", context, status=400 if form.errors else 200)
+
+
+@require_safe
+def export_progress(request: HttpRequest, slug: str) -> HttpResponse:
+    """The list of exports; 204 while nothing changed since the `token` the page has."""
+    project = project_for(request, slug, "read")
+    if not request.htmx:  # type: ignore[attr-defined]
+        return redirect("snapshots:exports", project.slug)
+    context = _context(request, project)
+    if request.GET.get("token") == context["token"]:
+        return HttpResponse(status=204)
+    return render(request, "snapshots/exports.html#progress", context)
+
+
+@require_POST
+def export_retry_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    project = project_for(request, slug, "read")
+    export_retry(export_row=get_object_or_404(_exports(project), pk=pk))
+    return redirect("snapshots:exports", project.slug)
+
+
+@require_safe
+def export_download(request: HttpRequest, slug: str, pk: int, name: str) -> FileResponse:
+    """One file of a finished export, or all of it as a zip. Only names that the report lists lead to a file."""
+    project = project_for(request, slug, "read")
+    export: Export = get_object_or_404(_exports(project), pk=pk, state=State.DONE)
+    if name == f"{archive_name(export)}.zip":
+        path = export.archive
+    elif name in {file["name"] for file in export.report.get("files", [])}:
+        path = export.folder / name
+    else:
+        raise Http404("This export has no such file.")
+    try:
+        file = path.open("rb")
+    except OSError:
+        raise Http404("The file is gone from the server's disk. Make the export again.") from None
+    return FileResponse(file, as_attachment=True, filename=name.rpartition("/")[2])

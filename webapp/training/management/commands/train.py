@@ -1,0 +1,115 @@
+"""manage.py train: queue a training, follow it with --wait, or do it here with --inline."""
+
+import contextlib
+import signal
+import time
+from typing import Any
+
+import redis
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils.module_loading import import_string
+
+from webapp import heartbeat
+from webapp.corpus.models import Method, Project, Tuning
+from webapp.jobs import State
+from webapp.training.models import TrainingRun
+from webapp.training.services import QUEUE, RunRefused, run_start
+
+POLL_SECONDS = 0.5
+# A worker that has just been started needs some seconds until its first sign of life.
+NO_WORKER_AFTER_SECONDS = 20.0
+
+
+class Command(BaseCommand):
+    help = "Train a reward model on a project's labels of now."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--project", required=True, metavar="SLUG")
+        parser.add_argument("--method", required=True, choices=Method.values)
+        parser.add_argument("--base-model", help="hub id or path (default: the project's)")
+        parser.add_argument("--tuning", choices=Tuning.values)
+        parser.add_argument("--epochs", type=int)
+        parser.add_argument("--seed", type=int)
+        parser.add_argument("--learning-rate", type=float)
+        parser.add_argument("--max-length", type=int)
+        parser.add_argument("--holdout", type=float)
+        how = parser.add_mutually_exclusive_group()
+        how.add_argument(
+            "--wait", action="store_true", help="follow the run; exit non-zero unless it ends well"
+        )
+        how.add_argument("--inline", action="store_true", help="train here instead of in a worker, and wait")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        project = Project.objects.filter(slug=options["project"]).first()
+        if project is None:
+            known = ", ".join(Project.objects.values_list("slug", flat=True)[:20]) or "none yet"
+            raise CommandError(f"There is no project {options['project']!r}. Projects: {known}.")
+        names = ("base_model", "tuning", "epochs", "seed", "learning_rate", "max_length", "holdout")
+        try:
+            run = run_start(
+                project=project,
+                method=options["method"],
+                trigger=TrainingRun.Trigger.COMMAND,
+                config={name: options[name] for name in names},
+                send=not options["inline"],
+            )
+        except RunRefused as refusal:
+            raise CommandError(str(refusal)) from None
+        self.stdout.write(
+            f"run {run.pk}: {run.get_method_display()} on {project.name}, {run.get_state_display()}"
+        )
+        if options["inline"]:
+            # By name: the web half doesn't import the workers' half (this is a worker, for once).
+            # A polite kill is a Ctrl-C: it leaves a checkpoint and no child.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            try:
+                import_string("workers.runs.train")(run.pk)
+            except KeyboardInterrupt:
+                raise CommandError(f"Run {run.pk} was cancelled; Resume on its page goes on.") from None
+            run.refresh_from_db()
+            if run.state == State.RUNNING:
+                raise CommandError(f"Run {run.pk} is in another worker's hands.")
+            self._report(run)
+        elif options["wait"]:
+            try:
+                self._wait(run)
+            except KeyboardInterrupt:
+                raise CommandError(f"Run {run.pk} goes on without this command.") from None
+            self._report(run)
+
+    def _wait(self, run: TrainingRun) -> None:
+        """Until the run has ended; its progress goes to stdout, a line whenever the phase or a tenth is new."""
+        started, shown = time.monotonic(), ""
+        while run.is_active:
+            time.sleep(POLL_SECONDS)
+            run.refresh_from_db()
+            percent = run.percent
+            line = run.phase + ("" if percent is None else f" {percent // 10 * 10} %")
+            if run.state == State.RUNNING and line and line != shown:
+                shown = line
+                self.stdout.write(f"  {line}")
+                self.stdout.flush()
+            if run.state == State.QUEUED and time.monotonic() - started > NO_WORKER_AFTER_SECONDS:
+                self._check_listening(run)
+                started = time.monotonic()
+
+    def _check_listening(self, run: TrainingRun) -> None:
+        listening: list[str] = []
+        with contextlib.suppress(redis.RedisError), heartbeat.redis_client() as client:
+            listening = heartbeat.readers(client, (QUEUE,))[QUEUE]
+        if not listening:
+            raise CommandError(
+                f"No worker is listening to the queue “{QUEUE}”. Run {run.pk} stays queued and starts when one does: "
+                f"start `celery -A workers.tasks worker -Q {QUEUE}` (or `make run`), or train here with --inline."
+            )
+
+    def _report(self, run: TrainingRun) -> None:
+        """The end of the run in words; CommandError unless it ended well."""
+        if run.state != State.DONE:
+            raise CommandError(f"Run {run.pk} {run.get_state_display()}. {run.error}".strip())
+        if run.same_as is not None:
+            self.stdout.write(f"Not trained again: same labels and settings as run {run.same_as.pk}.")
+            return
+        version = run.version
+        serving = "It serves now." if version.is_serving else "It does not serve."
+        self.stdout.write(f"{run.get_method_display()} v{version.number}. {version.gate_reason} {serving}")

@@ -1,0 +1,85 @@
+"""metrics.json as rows of a table: this version, its yardstick, and the version that served before it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from webapp.training.gate import dig
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured number, with its interval and count where it has them; value None: could not be computed."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric. `share`: shown in percent. `yardstick`: what the number is to be held against, in words."""
+
+    name: str
+    new: Cell
+    old: Cell | None
+    share: bool = False
+    yardstick: str = ""
+
+
+_ROWS = (
+    # Name, path in metrics.json, in percent?, help
+    ("Pair accuracy", ("held_out", "pairs", "accuracy"), True),
+    ("Accuracy of “the longer one wins”", ("held_out", "pairs", "length_baseline"), True),
+    ("Pair accuracy, nearly equal length", ("held_out", "pairs", "near_equal_length"), True),
+    ("Human ceiling (leave one out)", ("held_out", "pairs", "human_ceiling"), True),
+    ("NLL against vote shares", ("held_out", "pairs", "nll"), False),
+    ("Brier against vote shares", ("held_out", "pairs", "brier"), False),
+    ("Calibration error (ECE)", ("held_out", "pairs", "ece"), False),
+    ("Level accuracy", ("held_out", "levels", "accuracy"), True),
+    ("Level agreement (weighted kappa)", ("held_out", "levels", "quadratic_kappa"), False),
+    ("Level RPS", ("held_out", "levels", "rps"), False),
+    ("AUROC good against bad", ("held_out", "auroc_good_bad"), False),
+)
+
+
+def _cell(metrics: dict[str, Any], path: tuple[str, ...]) -> Cell:
+    found = dig(metrics, path)
+    if found is None and path == ("held_out", "auroc_good_bad"):
+        found = dig(metrics, ("auroc_good_bad",))
+    if found is None:
+        return Cell()
+    parent = metrics["held_out"].get(path[1]) if isinstance(metrics.get("held_out"), dict) else None
+    n = found.get("n", parent.get("n") if isinstance(parent, dict) and len(path) > 2 else None)
+    return Cell(found["value"], found.get("low"), found.get("high"), n)
+
+
+def metric_rows(metrics: dict[str, Any], old: dict[str, Any] | None = None) -> list[Row]:
+    """The rows that at least one of the two versions has a number for."""
+    rows = []
+    for name, path, share in _ROWS:
+        new = _cell(metrics, path)
+        before = _cell(old, path) if old is not None else None
+        if new.value is None and (before is None or before.value is None):
+            continue
+        found = dig(metrics, path) or {}
+        floor = found.get("floor")
+        yardstick = f"people's own floor {floor:.3f}" if isinstance(floor, (int, float)) else ""
+        rows.append(Row(name, new, before, share, yardstick))
+    return rows
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The two numbers that stand beside a run in lists."""
+
+    accuracy: Cell
+    length: Cell
+
+
+def headline(metrics: dict[str, Any]) -> Headline:
+    """Held-out pair accuracy beside the length baseline; empty cells where there is none."""
+    return Headline(
+        _cell(metrics, ("held_out", "pairs", "accuracy")),
+        _cell(metrics, ("held_out", "pairs", "length_baseline")),
+    )

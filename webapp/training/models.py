@@ -1,0 +1,94 @@
+"""TrainingRun: one training of one method on one snapshot. ModelVersion: the artifact of a finished run."""
+
+from pathlib import Path
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from webapp.corpus.models import Method, Project
+from webapp.jobs import Job
+from webapp.snapshots.models import Snapshot
+
+
+class TrainingRun(Job):
+    """Config, state, progress, metrics and log of one training. Its folder is DATA_DIR/runs/<pk> (DESIGN.md)."""
+
+    class Trigger(models.TextChoices):
+        BUTTON = "button", "started by hand"
+        COMMAND = "command", "manage.py train"
+        LABELS = "labels", "enough new labels"
+        SCHEDULE = "schedule", "on schedule"
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="runs")
+    method = models.CharField(max_length=10, choices=Method.choices)
+    trigger = models.CharField(max_length=10, choices=Trigger.choices)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    config = models.JSONField(help_text="What RUN_DIR/config.json gets, less the snapshot's digest.")
+    # sha256 of the config; with the snapshot's digest it says whether a finished run is the same.
+    config_digest = models.CharField(max_length=64)
+    # Taken when the run is claimed, so that it holds every label given while the run was waiting.
+    snapshot = models.ForeignKey(
+        Snapshot, null=True, blank=True, on_delete=models.PROTECT, related_name="runs"
+    )
+    # Labels present when the snapshot was taken; the threshold trigger counts from here.
+    labels_seen = models.PositiveIntegerField(default=0)
+    same_as = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="repeated_by"
+    )
+    tokens_per_second = models.FloatField(null=True, blank=True)
+    loss = models.FloatField(null=True, blank=True)
+    metrics = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            # Threshold and schedule may fire in several processes at once: one waiting run of a kind is enough.
+            models.UniqueConstraint(
+                fields=["project", "config_digest"], condition=Q(state="queued"), name="run_queued_once"
+            ),
+        ]
+        indexes = [models.Index(fields=["project", "state"])]
+
+    @property
+    def folder(self) -> Path:
+        return settings.DATA_DIR / "runs" / str(self.pk)
+
+
+class ModelVersion(models.Model):
+    """Weights, tokenizer, scale, template and digest under RUN_DIR/model. Never edited, but for who serves."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="versions")
+    run = models.OneToOneField(TrainingRun, on_delete=models.PROTECT, related_name="version")
+    method = models.CharField(max_length=10, choices=Method.choices)
+    number = models.PositiveIntegerField(help_text="Counts the versions of a method in a project from 1.")
+    kind = models.CharField(max_length=10, choices=[("scalar", "scalar"), ("ordinal", "ordinal")])
+    # For P(preferred): Rao-Kupper tie parameter (scalar kinds, may be null) and temperature.
+    tie = models.FloatField(null=True, blank=True)
+    temperature = models.FloatField(default=1.0)
+    digest = models.CharField(max_length=64)
+    metrics = models.JSONField(default=dict)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    is_serving = models.BooleanField(default=False)
+    promoted_at = models.DateTimeField(null=True, blank=True)
+    gate_passed = models.BooleanField(null=True)
+    gate_reason = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(fields=["project", "method", "number"], name="version_number"),
+            models.UniqueConstraint(
+                fields=["project", "method"], condition=Q(is_serving=True), name="version_serving_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.method} v{self.number}"
+
+    @property
+    def path(self) -> Path:
+        return self.run.folder / "model"

@@ -1,0 +1,72 @@
+"""What a run's page shows of its folder: loss curve, times, the end of the log. Read-only, and content without it."""
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from webapp.training.models import TrainingRun
+
+MAX_BYTES = 8 * 1024 * 1024
+MAX_RECORDS = 2000
+LOG_LINES = 40
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Of the training phase in progress.jsonl: (step, loss) in order of steps, and the time that is left."""
+
+    points: list[tuple[int, float]]
+    left: timedelta | None
+
+
+def read_progress(run: TrainingRun) -> Progress:
+    """Progress of a run; empty where the folder is not at hand (a worker on another machine, a run not started)."""
+    try:
+        with (run.folder / "progress.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return Progress([], None)
+    stride = max(1, len(lines) // MAX_RECORDS)
+    losses: dict[int, float] = {}
+    times: list[tuple[datetime, int, int]] = []
+    for line in [*lines[:-1:stride], *lines[-1:]]:
+        try:
+            record = json.loads(line)
+            if record["phase"] != "training":
+                continue
+            step, total, loss = int(record["step"]), int(record["total"]), record["loss"]
+            moment = datetime.fromisoformat(record["time"])
+        except (ValueError, TypeError, KeyError):
+            continue
+        times.append((moment, step, total))
+        # After a resume some steps come again; the later word stands.
+        if isinstance(loss, (int, float)) and math.isfinite(loss):
+            losses[step] = float(loss)
+    return Progress(sorted(losses.items()), _left(run, times))
+
+
+def _left(run: TrainingRun, times: list[tuple[datetime, int, int]]) -> timedelta | None:
+    """Time left of the training phase at the speed since this start; None before it can be told."""
+    if run.phase != "training" or run.started_at is None:
+        return None
+    since = [entry for entry in times if entry[0] >= run.started_at]
+    if len(since) < 2:
+        return None
+    (first, first_step, _), (last, last_step, total) = since[0], since[-1]
+    if last_step <= first_step or not total:
+        return None
+    return (last - first) / (last_step - first_step) * max(0, total - last_step)
+
+
+def read_log(folder: Path, *, lines: int = LOG_LINES) -> str:
+    """The end of the run's log; empty if there is none."""
+    try:
+        with (folder / "log.txt").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 64 * 1024))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""

@@ -1,0 +1,280 @@
+"""Starting, publishing, gating and promoting: every write to runs and versions that is more than one arrow."""
+
+import hashlib
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import Max
+from django.utils import timezone
+
+from webapp import __version__
+from webapp.accounts.models import User
+from webapp.celery import enqueue
+from webapp.corpus.models import Method, Project, Tuning
+from webapp.jobs import State
+from webapp.labels.models import Judgement, QualityLabel
+from webapp.training.gate import gate_check
+from webapp.training.models import ModelVersion, TrainingRun
+
+CONFIG_FORMAT = 1
+TASK = "workers.tasks.train_run"
+QUEUE = "train"
+
+STARTER = "starter"
+"""The causal language model that a worker makes from the project's own texts (METHODS.md section 3)."""
+
+ENCODERS = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
+"""Base models known to be text encoders, so that a misfit is refused before a worker is asked."""
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**31 - 1),
+    "epochs": (1, 1000),
+    "learning_rate": (0.0, 1.0),
+    "max_length": (32, 32_768),
+    "holdout": (0.0, 0.9),
+}
+"""The options that a person may set, with their bounds; the others keep the trainer's defaults."""
+
+
+class RunRefused(Exception):
+    """A run that cannot start as asked. `field` names the form field it belongs to, if one does."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def label_counts(project: Project) -> tuple[int, int]:
+    """How many judgements (no skips) and quality levels a snapshot taken now would hold."""
+    judgements = Judgement.objects.verdicts().filter(pair__project=project).count()
+    levels = QualityLabel.objects.current().filter(response__project=project).count()
+    return judgements, levels
+
+
+def run_config(project: Project, method: str, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What RUN_DIR/config.json gets, less the snapshot's digest. Raises RunRefused.
+
+    Options left out (or None) are the project's, and where the project has none, the trainer's own defaults.
+    """
+    given = {key: value for key, value in (overrides or {}).items() if value not in (None, "")}
+    if method not in Method.values:
+        raise RunRefused(f"Unknown method {method!r}. Known: {', '.join(Method.values)}.", "method")
+    unknown = sorted(set(given) - set(BOUNDS) - {"base_model", "tuning"})
+    if unknown:
+        raise RunRefused(f"Unknown option {unknown[0]!r}. Known: base_model, tuning, {', '.join(BOUNDS)}.")
+    for name, (low, high) in BOUNDS.items():
+        value = given.get(name)
+        if value is None:
+            continue
+        whole = name in ("seed", "epochs", "max_length")
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise RunRefused(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}.", name)
+        if not (math.isfinite(value) and low <= value <= high):
+            raise RunRefused(f"{name} is {value:g}; it must lie between {low:g} and {high:g}.", name)
+
+    default_base = project.causal_base_model if method == Method.HAF else project.base_model
+    base_model = str(given.get("base_model", default_base)).strip()
+    if method == Method.HAF and base_model in ENCODERS:
+        raise RunRefused(
+            f"HaF-RM needs a causal language model, and {base_model} is a text encoder. "
+            f"Name a causal one, or “{STARTER}” for a tiny one made from this project's texts.",
+            "base_model",
+        )
+    config: dict[str, Any] = {
+        "format": CONFIG_FORMAT,
+        "method": str(method),
+        "base_model": base_model,
+        "tuning": _tuning(project, method, base_model, given.get("tuning")),
+        "partition": [project.bad_to, project.normal_to],
+        "seed": 0,
+        "code_version": __version__,
+    }
+    config.update({name: given[name] for name in BOUNDS if name in given})
+    return config
+
+
+def _tuning(project: Project, method: str, base_model: str, given: str | None) -> str:
+    """The tuning asked for, else the project's where it fits the base model. Raises RunRefused for a misfit."""
+    if given is not None and given not in Tuning.values:
+        raise RunRefused(f"Unknown tuning {given!r}. Known: {', '.join(Tuning.values)}.", "tuning")
+    causal = method == Method.HAF or base_model == STARTER
+    misfit = Tuning.FROZEN if causal else Tuning.LORA if base_model in ENCODERS else None
+    if given is not None and given == misfit:
+        what = "a causal language model" if causal else "a text encoder"
+        fitting = " or ".join(tuning.value for tuning in Tuning if tuning != misfit)
+        raise RunRefused(f"{base_model} is {what}: choose {fitting} instead of {given}.", "tuning")
+    wanted = given or project.tuning
+    return str(Tuning.TUNED if wanted == misfit else wanted)
+
+
+def config_digest(config: dict[str, Any]) -> str:
+    """sha256 of the config's canonical JSON."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def run_refusal(project: Project, method: str) -> str:
+    """Why the project's labels don't allow this training now; empty if they do."""
+    judgements, levels = label_counts(project)
+    if method == Method.RGFT and not levels:
+        return (
+            "RgFT learns from quality levels, and this project has none yet. Let annotators give levels "
+            "(Settings: what is asked), or train OPRM, which needs none."
+        )
+    if method != Method.RGFT and not judgements:
+        return "There is no judgement yet. Let annotators judge some pairs, or import votes."
+    return too_few_labels(project, judgements + levels)
+
+
+def too_few_labels(project: Project, labels: int) -> str:
+    """The refusal of a snapshot below the project's minimum; empty if there are enough."""
+    if labels >= project.min_judgements:
+        return ""
+    return (
+        f"There are {labels} judgements and levels, fewer than this project's minimum of {project.min_judgements}. "
+        "Collect more, or lower the minimum in Settings."
+    )
+
+
+@transaction.atomic
+def run_start(
+    *,
+    project: Project,
+    method: str,
+    trigger: str,
+    created_by: User | None = None,
+    config: dict[str, Any] | None = None,
+    send: bool = True,
+) -> TrainingRun:
+    """Queue a training; an identical run that already waits is returned instead of a second. Raises RunRefused.
+
+    `config` overrides base_model, tuning and the options in BOUNDS. `send=False` leaves the task to the caller.
+    """
+    resolved = run_config(project, method, config)
+    if refusal := run_refusal(project, method):
+        raise RunRefused(refusal, "method" if method == Method.RGFT else None)
+    digest = config_digest(resolved)
+    waiting = TrainingRun.objects.filter(project=project, config_digest=digest, state=State.QUEUED)
+    if (run := waiting.first()) is None:
+        try:
+            with transaction.atomic():
+                run = TrainingRun.objects.create(
+                    project=project,
+                    method=method,
+                    trigger=trigger,
+                    created_by=created_by,
+                    config=resolved,
+                    config_digest=digest,
+                    labels_seen=sum(label_counts(project)),
+                )
+        except IntegrityError:
+            # Somebody queued the same between our look and our insert.
+            return waiting.get()
+        if send:
+            enqueue(TASK, run.pk, queue=QUEUE)
+    return run
+
+
+@transaction.atomic
+def run_resume(*, run: TrainingRun) -> bool:
+    """Queue a FAILED, LOST or CANCELLED run again; it goes on from its checkpoint where there is one.
+
+    False: it is in another state by now, or the same training already waits.
+    """
+    try:
+        with transaction.atomic():
+            moved = run.requeue()
+    except IntegrityError:
+        return False
+    if moved:
+        enqueue(TASK, run.pk, queue=QUEUE)
+    return moved
+
+
+def run_hand_back(*, run: TrainingRun) -> bool:
+    """A worker that is shut down puts its run back into the queue; LOST if the same training already waits there."""
+    try:
+        with transaction.atomic():
+            moved = run.hand_back()
+    except IntegrityError:
+        return TrainingRun.objects.filter(pk=run.pk, state=State.RUNNING, started_at=run.started_at).update(
+            state=State.LOST,
+            finished_at=timezone.now(),
+            error="The worker was shut down. The same training waits in the queue already; Resume continues this one.",
+        ) == 1  # fmt: skip
+    if moved:
+        enqueue(TASK, run.pk, queue=QUEUE)
+    return moved
+
+
+def finished_twin(run: TrainingRun) -> TrainingRun | None:
+    """The finished run of the same labels and settings whose model is still there, if any."""
+    twins = TrainingRun.objects.filter(
+        project=run.project_id,
+        state=State.DONE,
+        snapshot=run.snapshot_id,
+        config_digest=run.config_digest,
+        version__isnull=False,
+    ).exclude(pk=run.pk)
+    return next((twin for twin in twins if (twin.folder / "model").is_dir()), None)
+
+
+def project_lock(project: Project) -> None:
+    """Within a transaction: one writer of a project's runs and versions at a time.
+
+    no_key: rows that refer to the project (judgements!) are still inserted meanwhile. SQLite has one writer anyway.
+    """
+    Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+
+
+@transaction.atomic
+def version_publish(*, run: TrainingRun, metrics: dict[str, Any], artifact: dict[str, Any]) -> ModelVersion:
+    """The version of a run that has just ended well, with the gate's word on it; not yet serving.
+
+    `artifact` is model/reward_config.json.
+    """
+    project_lock(run.project)
+    versions = ModelVersion.objects.filter(project=run.project, method=run.method)
+    passed, reason = gate_check(
+        metrics, serving=versions.filter(is_serving=True).first(), max_drop=run.project.gate_max_drop
+    )
+    return ModelVersion.objects.create(
+        project=run.project,
+        run=run,
+        method=run.method,
+        number=(versions.aggregate(last=Max("number"))["last"] or 0) + 1,
+        kind=artifact["kind"],
+        tie=artifact.get("tie"),
+        temperature=artifact.get("temperature", 1.0),
+        digest=artifact["digest"],
+        metrics=metrics,
+        gate_passed=passed,
+        gate_reason=reason,
+    )
+
+
+@transaction.atomic
+def version_promote(*, version: ModelVersion) -> bool:
+    """Let this version serve its method in its project, instead of the one that does. False: it serves already."""
+    project_lock(version.project)
+    versions = ModelVersion.objects.filter(project=version.project, method=version.method)
+    versions.filter(is_serving=True).exclude(pk=version.pk).update(is_serving=False)
+    now = timezone.now()
+    moved = versions.filter(pk=version.pk, is_serving=False).update(is_serving=True, promoted_at=now) == 1
+    if moved:
+        version.is_serving, version.promoted_at = True, now
+    return moved
+
+
+def starter_path(project: Project) -> Path:
+    """Where the project's starter language model lies, whether or not it has been made."""
+    return settings.DATA_DIR / "starter-lm" / project.slug
+
+
+def starter_command(snapshot: Path, target: Path) -> list[str]:
+    """The program that makes a starter language model from the texts of a snapshot's folder."""
+    return [sys.executable, "-m", "workers.rewards.starter", str(snapshot / "responses.parquet"), str(target)]

@@ -1,0 +1,33 @@
+"""Filters of the training pages."""
+
+from datetime import timedelta
+
+from django import template
+from django.utils import timezone
+
+from webapp.training.models import TrainingRun
+
+register = template.Library()
+
+
+@register.filter
+def duration(span: timedelta | None) -> str:
+    """A span of time in its two largest units, an en dash for None."""
+    if span is None:
+        return "–"
+    seconds = max(0, round(span.total_seconds()))
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+@register.filter
+def took(run: TrainingRun) -> timedelta | None:
+    """How long a run took, or has been running."""
+    if run.started_at is None:
+        return None
+    return (run.finished_at or timezone.now()) - run.started_at

@@ -1,0 +1,17 @@
+"""URLs of training."""
+
+from django.urls import path
+
+from webapp.training import views
+
+app_name = "training"
+urlpatterns = [
+    path("p/<slug:slug>/runs/", views.runs, name="runs"),
+    path("p/<slug:slug>/runs/start/", views.run_start_view, name="run-start"),
+    path("p/<slug:slug>/runs/<int:pk>/", views.run, name="run"),
+    path("p/<slug:slug>/runs/<int:pk>/progress/", views.run_progress, name="run-progress"),
+    path("p/<slug:slug>/runs/<int:pk>/log.txt", views.run_log, name="run-log"),
+    path("p/<slug:slug>/runs/<int:pk>/cancel/", views.run_cancel, name="run-cancel"),
+    path("p/<slug:slug>/runs/<int:pk>/resume/", views.run_resume_view, name="run-resume"),
+    path("p/<slug:slug>/versions/<int:pk>/promote/", views.version_promote_view, name="version-promote"),
+]

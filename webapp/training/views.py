@@ -1,0 +1,221 @@
+"""Pages of trainings and versions: a list with the start form, and one page per run that follows its progress."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_POST, require_safe
+
+from webapp.accounts.models import User
+from webapp.corpus.access import project_for
+from webapp.corpus.models import Method, Project
+from webapp.jobs import State
+from webapp.training.charts import loss_chart
+from webapp.training.forms import RunForm
+from webapp.training.metrics import headline, metric_rows
+from webapp.training.models import ModelVersion, TrainingRun
+from webapp.training.progress import read_log, read_progress
+from webapp.training.services import (
+    QUEUE,
+    RunRefused,
+    label_counts,
+    run_resume,
+    run_start,
+    too_few_labels,
+    version_promote,
+)
+from webapp.waiting import change_token, waiting_for_worker
+
+PAGE_SIZE = 25
+
+
+def _runs(project: Project) -> Any:
+    return TrainingRun.objects.filter(project=project).select_related(
+        "version", "created_by", "snapshot", "same_as"
+    )
+
+
+def waiting_reason(run: TrainingRun) -> str:
+    """Why a run does not move: it waits for too long, or its worker is silent; empty otherwise."""
+    silent_since = timezone.now() - timedelta(seconds=settings.JOB_LOST_AFTER_SECONDS)
+    if run.state == State.RUNNING and run.heartbeat_at is not None and run.heartbeat_at < silent_since:
+        return (
+            "Its worker has given no sign of life for a while. As soon as a worker of the default queue looks after "
+            "it, this run becomes “lost” and can be resumed."
+        )
+    return waiting_for_worker(run, QUEUE)
+
+
+@require_safe
+def runs(request: HttpRequest, slug: str) -> HttpResponse:
+    project = project_for(request, slug, "read")
+    if not request.htmx:  # type: ignore[attr-defined]
+        return _runs_page(request, project, RunForm(project=project))
+    context = _list_context(request, project)
+    if request.GET.get("token") == context["token"]:
+        return HttpResponse(status=204)
+    return render(request, "training/runs.html#list", context)
+
+
+def _list_context(request: HttpRequest, project: Project) -> dict[str, Any]:
+    page = Paginator(_runs(project), PAGE_SIZE).get_page(request.GET.get("page"))
+    waits = [run for run in page if run.state == State.QUEUED]
+    waiting = waiting_reason(waits[-1]) if waits else ""
+    seen = [(run.pk, run.state, run.percent, bool(getattr(run, "version", None))) for run in page]
+    return {
+        "page": page,
+        "rows": [(run, headline(run.metrics)) for run in page],
+        "waiting": waiting,
+        "active": any(run.is_active for run in page),
+        "token": change_token(seen, waiting),
+    }
+
+
+def _runs_page(request: HttpRequest, project: Project, form: RunForm, *, status: int = 200) -> HttpResponse:
+    versions = list(ModelVersion.objects.filter(project=project).select_related("run"))
+    judgements, levels = label_counts(project)
+    context = _list_context(request, project) | {
+        "form": form,
+        "methods": [
+            (Method(method).label, found)
+            for method in Method.values
+            if (found := [version for version in versions if version.method == method])
+        ],
+        "judgements": judgements,
+        "levels": levels,
+        "refusal": too_few_labels(project, judgements + levels),
+    }
+    return render(request, "training/runs.html", context, status=status)
+
+
+@require_POST
+def run_start_view(request: HttpRequest, slug: str) -> HttpResponse:
+    project = project_for(request, slug, "admin")
+    assert isinstance(request.user, User)
+    form = RunForm(request.POST, project=project)
+    if form.is_valid():
+        try:
+            started = run_start(
+                project=project,
+                method=form.cleaned_data["method"],
+                trigger=TrainingRun.Trigger.BUTTON,
+                created_by=request.user,
+                config=form.overrides(),
+            )
+        except RunRefused as refusal:
+            form.add_error(refusal.field if refusal.field in form.fields else None, str(refusal))
+        else:
+            return redirect("training:run", project.slug, started.pk)
+    return _runs_page(request, project, form, status=400)
+
+
+def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, Any]:
+    run = get_object_or_404(_runs(project), pk=pk)
+    version = getattr(run, "version", None)
+    serving = ModelVersion.objects.filter(project=project, method=run.method, is_serving=True).first()
+    other = serving if serving is not None and serving != version else None
+    if version is not None and version.is_serving:
+        # What it replaced: the one promoted last before it.
+        other = (
+            ModelVersion.objects.filter(
+                project=project, method=run.method, promoted_at__lt=version.promoted_at
+            )
+            .order_by("-promoted_at")
+            .first()
+        )
+    progress = read_progress(run)
+    log = read_log(run.folder)
+    end = run.finished_at or timezone.now()
+    waiting = waiting_reason(run)
+    seen = [
+        run.state,
+        run.phase,
+        run.step,
+        run.total,
+        run.loss,
+        run.cancel_requested,
+        run.error,
+        len(progress.points),
+        log,
+    ]
+    seen += [waiting, version and (version.is_serving, version.promoted_at), other and other.pk]
+    return {
+        "run": run,
+        "version": version,
+        "other": other,
+        "waiting": waiting,
+        "chart": loss_chart(progress.points),
+        "left": progress.left if run.state == State.RUNNING else None,
+        "elapsed": end - run.started_at if run.started_at else None,
+        "log": log,
+        "rows": metric_rows(run.metrics, other.metrics if other else None),
+        "config": sorted(run.config.items()),
+        "token": change_token(seen),
+    }
+
+
+@require_safe
+def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    project = project_for(request, slug, "read")
+    return render(request, "training/run.html", _run_context(request, project, pk))
+
+
+@require_safe
+def run_progress(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """The changing part of the run's page; 204 while nothing changed since the `token` the page has."""
+    project = project_for(request, slug, "read")
+    context = _run_context(request, project, pk)
+    if not request.htmx:  # type: ignore[attr-defined]
+        return redirect("training:run", project.slug, pk)
+    if request.GET.get("token") == context["token"]:
+        return HttpResponse(status=204)
+    return render(request, "training/run.html#progress", context)
+
+
+@require_safe
+def run_log(request: HttpRequest, slug: str, pk: int) -> FileResponse:
+    project = project_for(request, slug, "read")
+    found = get_object_or_404(_runs(project), pk=pk)
+    try:
+        file = (found.folder / "log.txt").open("rb")
+    except OSError:
+        raise Http404("This run has no log.") from None
+    return FileResponse(file, content_type="text/plain; charset=utf-8")
+
+
+@require_POST
+def run_cancel(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    project = project_for(request, slug, "admin")
+    found = get_object_or_404(_runs(project), pk=pk)
+    if not found.request_cancel():
+        messages.warning(
+            request, f"Run {pk} is {found.get_state_display()} already; there was nothing to cancel."
+        )
+    return redirect("training:run", project.slug, pk)
+
+
+@require_POST
+def run_resume_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    project = project_for(request, slug, "admin")
+    found = get_object_or_404(_runs(project), pk=pk)
+    if not run_resume(run=found):
+        messages.warning(
+            request, f"Run {pk} was not resumed: it runs already, or the same training is queued."
+        )
+    return redirect("training:run", project.slug, pk)
+
+
+@require_POST
+def version_promote_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    project = project_for(request, slug, "admin")
+    version = get_object_or_404(ModelVersion.objects.select_related("run", "project"), project=project, pk=pk)
+    if version_promote(version=version):
+        messages.success(request, f"{version.get_method_display()} v{version.number} serves now.")
+    else:
+        messages.warning(request, f"{version.get_method_display()} v{version.number} was serving already.")
+    return redirect("training:run", project.slug, version.run_id)

@@ -1,0 +1,15 @@
+"""URLs by prefix; each app keeps its own list."""
+
+from django.urls import include, path
+
+from webapp.health import healthz
+
+urlpatterns = [
+    path("healthz", healthz, name="healthz"),
+    path("", include("webapp.accounts.urls")),
+    path("", include("webapp.corpus.urls")),
+    path("", include("webapp.labels.urls")),
+    path("", include("webapp.snapshots.urls")),
+    path("", include("webapp.training.urls")),
+    path("", include("webapp.ratings.urls")),
+]

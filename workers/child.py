@@ -1,0 +1,189 @@
+"""A program that works in a run's folder: started, watched and stopped as a process of its own.
+
+A crash, an out-of-memory kill or a cancel ends the child alone, and its memory returns to the machine.
+"""
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+POLL_SECONDS = 1.0
+# From SIGTERM (write a checkpoint) to SIGKILL.
+STOP_GRACE_SECONDS = 30.0
+HURRIED_GRACE_SECONDS = 5.0
+LOCK_WAIT_SECONDS = 20.0
+# Labelling goes first on a machine that serves pages as well.
+NICENESS = 5
+# The child reads a folder and writes a folder; it has no business with these.
+SECRETS = ("CALIPER_SECRET_KEY", "CALIPER_SECRET_KEY_FILE", "DATABASE_URL", "DATABASE_URL_FILE", "REDIS_URL")
+
+
+class FolderBusy(Exception):
+    """An earlier process still works in the folder and could not be ended."""
+
+
+class ProgressFile:
+    """Reads what has been appended to progress.jsonl since the last look."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    def newest(self) -> dict[str, Any] | None:
+        """The last whole line that came in since the last call, as row fields; None if there is none."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                text = file.read()
+        except FileNotFoundError:
+            return None
+        whole, _, _ = text.rpartition(b"\n")
+        if not whole:
+            return None
+        self._offset += len(whole) + 1
+        for line in reversed(whole.splitlines()):
+            if (fields := progress_fields(line)) is not None:
+                return fields
+        return None
+
+
+def progress_fields(line: bytes) -> dict[str, Any] | None:
+    """One line of progress.jsonl as fields of the run's row; None if it isn't one.
+
+    Loss and speed are left out where the line has none, so that the row keeps the last ones of the training phase.
+    """
+    try:
+        record = json.loads(line)
+        fields: dict[str, Any] = {
+            "phase": str(record["phase"])[:40],
+            "step": max(0, int(record["step"])),
+            "total": max(0, int(record["total"])),
+        }
+        numbers = {name: record.get(name) for name in ("loss", "tokens_per_second")}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    for name, value in numbers.items():
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            fields[name] = float(value)
+    return fields
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, *, wait: float = LOCK_WAIT_SECONDS) -> Iterator[int]:
+    """Hold RUN_DIR/lock; yields its descriptor, which the child inherits and so holds as long as it lives.
+
+    A run is resumed after its worker died; should the dead worker's child still live on this machine, it is
+    killed, since two must never write the same checkpoint. Raises FolderBusy if that doesn't help.
+    """
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        deadline = time.monotonic() + wait
+        killed = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                left = deadline - time.monotonic()
+                if left < wait / 2 and not killed:
+                    # While the lock is held, the process named in it lives.
+                    text = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+                    if text.isdigit():
+                        signal_group(int(text), signal.SIGKILL)
+                    killed = True
+                if left < 0:
+                    raise FolderBusy(f"An earlier process still works in {folder}.") from None
+                time.sleep(0.1)
+        os.ftruncate(descriptor, 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def signal_group(pid: int, number: int) -> None:
+    """Signal the process group that `pid` leads, if it is still there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def environment() -> dict[str, str]:
+    """The child's: no secrets, as many threads as it may use cores, and the parent it must not outlive."""
+    result = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    result.setdefault("OMP_NUM_THREADS", str(cores))
+    # Threads that wait for each other sleep: on cores that pages and labelling use as well, spinning halves the speed.
+    result.setdefault("OMP_WAIT_POLICY", "passive")
+    result.update(
+        CALIPER_PARENT_PID=str(os.getpid()),
+        PYTHONUNBUFFERED="1",
+        TOKENIZERS_PARALLELISM="false",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+    )
+    return result
+
+
+def supervise(
+    command: Sequence[str],
+    *,
+    folder: Path,
+    cwd: Path,
+    each_second: Callable[[dict[str, Any] | None], bool],
+    grace: float = STOP_GRACE_SECONDS,
+) -> int:
+    """Run `command` until it ends, its output appended to RUN_DIR/log.txt; returns its exit status.
+
+    `each_second` gets the newest progress (None if nothing is new) and says whether to go on. Once it said no, the
+    child gets SIGTERM (and time for a checkpoint), then SIGKILL. Negative status: killed by that signal. Whatever
+    is raised here, no child is left behind.
+    """
+    progress = ProgressFile(folder / "progress.jsonl")
+    with folder_lock(folder) as lock, (folder / "log.txt").open("ab") as log:
+        child = subprocess.Popen(
+            list(command),
+            cwd=cwd,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[lock],
+        )
+        os.pwrite(lock, str(child.pid).encode(), 0)
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)
+        stopped_at: float | None = None
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(POLL_SECONDS)
+                go_on = each_second(progress.newest())
+                if child.returncode is not None:
+                    return child.returncode
+                if stopped_at is not None:
+                    if time.monotonic() - stopped_at > grace:
+                        signal_group(child.pid, signal.SIGKILL)
+                elif not go_on:
+                    signal_group(child.pid, signal.SIGTERM)
+                    stopped_at = time.monotonic()
+        finally:
+            _end(child)
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    """The watcher broke, or the person at the keyboard pressed Ctrl-C: still leave a checkpoint, and no child."""
+    if child.poll() is None:
+        signal_group(child.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(HURRIED_GRACE_SECONDS)
+    if child.poll() is None:
+        signal_group(child.pid, signal.SIGKILL)
+        child.wait()

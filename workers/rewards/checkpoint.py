@@ -1,0 +1,96 @@
+"""What a run needs to go on where it stopped: trainable weights, optimiser, position.  One safetensors file.
+
+The position and the configuration stand in the file's own JSON header, so weights and position can't disagree,
+and one rename replaces both.  Random numbers need no state: every step seeds itself from (seed, step).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from .artifacts import save_tensors
+from .backbones import RewardModel
+from .config import Refused, RunConfig
+
+FORMAT = 1
+NAME = "state.safetensors"
+
+
+@dataclass
+class Position:
+    """Steps done, tokens encoded and seconds spent in them so far."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def save_checkpoint(
+    folder: Path, model: RewardModel, optimizer: torch.optim.Optimizer, position: Position, config: RunConfig
+) -> None:
+    """Replace the checkpoint, whole or not at all."""
+    tensors: dict[str, torch.Tensor] = {
+        f"model.{name}": value for name, value in model.named_parameters() if value.requires_grad
+    }
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{key}": value for key, value in state.items()}
+    header = {
+        "format": FORMAT,
+        "step": position.step,
+        "tokens": position.tokens,
+        "seconds": position.seconds,
+        "config": config.to_json(),
+    }
+    save_tensors(folder / NAME, tensors, {"caliper": json.dumps(header)})
+
+
+def load_checkpoint(
+    folder: Path, model: RewardModel, optimizer: torch.optim.Optimizer, config: RunConfig
+) -> Position | None:
+    """Restore model and optimiser in place; None if there is no checkpoint.
+
+    Raises Refused if the file is damaged or was written under another configuration: going on would give weights
+    that no configuration describes, so neither wins.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    remedy = f"delete {folder} to train from the start"
+    try:
+        with safe_open(path, "pt") as file:
+            header: dict[str, Any] = json.loads(file.metadata()["caliper"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise Refused(f"{path} is damaged ({' '.join(str(error).split())[:120]}); {remedy}") from None
+    if header.get("format") != FORMAT:
+        raise Refused(f"{path} has format {header.get('format')!r}, this program reads {FORMAT}; {remedy}")
+    now = config.to_json()
+    changed = [key for key in now if now[key] != header["config"].get(key) and key != "checkpoint_seconds"]
+    if changed:
+        key = changed[0]
+        raise Refused(
+            f"{path} was written with {key} {header['config'].get(key)!r}, config.json now says {now[key]!r}; "
+            f"put it back, or {remedy}"
+        )
+    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    saved = {
+        name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")
+    }
+    if {name: value.shape for name, value in parameters.items()} != {n: v.shape for n, v in saved.items()}:
+        raise Refused(f"{path} belongs to another model than {config.base_model!r}; {remedy}")
+    with torch.no_grad():
+        for name, value in parameters.items():
+            value.copy_(saved[name])
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".", 2)
+            state.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return Position(int(header["step"]), int(header["tokens"]), float(header["seconds"]))

@@ -1,0 +1,317 @@
+"""The snapshot as training sees it: read, checked, split by group, and turned into index arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from .config import Refused, RunConfig
+from .objectives import BOTH_BAD, MAX_STRENGTH, TIE, WIN
+from .scale import LEVEL_INDEX, UNKNOWN
+
+VERDICTS = ("a", "b", "tie", "both_bad")
+MIN_GROUPS = 5  # below, one held-out group would be most of a fifth, and its accuracy an anecdote
+
+_COLUMNS = {
+    "responses": ("response_id", "prompt_id", "group", "messages", "text"),
+    "judgements": ("judgement_id", "response_a", "response_b", "verdict", "strength", "annotator"),
+    "levels": ("label_id", "response_id", "level", "annotator"),
+}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Rows of the three tables as plain dicts; `messages` already parsed."""
+
+    responses: list[dict[str, Any]]
+    judgements: list[dict[str, Any]]
+    levels: list[dict[str, Any]]
+
+    @property
+    def index(self) -> dict[str, int]:
+        """Row of each response id."""
+        return {row["response_id"]: number for number, row in enumerate(self.responses)}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which groups are kept for measuring; `unit` is "group", "prompt" or "none"; `note` says why not "group"."""
+
+    held_out: frozenset[str]
+    unit: str
+    note: str | None = None
+
+    def is_held_out(self, response: dict[str, Any]) -> bool:
+        key = {"group": "group", "prompt": "prompt_id"}.get(self.unit)
+        return key is not None and response[key] in self.held_out
+
+
+@dataclass
+class TrainingData:
+    """Judgements as index tensors, `first` preferred in a WIN; levels that teach on their own.
+
+    first, second, outcome, strength: [P] int64.  level: level index per response (3 = unknown), [N] int64.
+    level_response, level_value: one row per absolute label that is a term of its own, [L] int64.
+    """
+
+    first: torch.Tensor
+    second: torch.Tensor
+    outcome: torch.Tensor
+    strength: torch.Tensor
+    level: torch.Tensor
+    level_response: torch.Tensor
+    level_value: torch.Tensor
+    trained_on: set[int] = field(default_factory=set)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+def write_snapshot(
+    folder: Path,
+    responses: list[dict[str, Any]],
+    judgements: list[dict[str, Any]],
+    levels: list[dict[str, Any]] | None = None,
+) -> None:
+    """The three tables of a snapshot from plain rows, for use without the web application.
+
+    Missing columns become null; `messages` may be a list; absent group means prompt, absent annotator "anonymous".
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for table, rows in (("responses", responses), ("judgements", judgements), ("levels", levels or [])):
+        filled = []
+        for number, row in enumerate(rows):
+            row = {"annotator": "anonymous", **row}
+            if table == "responses":
+                messages = row.get("messages", [])
+                row["messages"] = messages if isinstance(messages, str) else json.dumps(messages)
+                row.setdefault("group", row["prompt_id"])
+            else:
+                row.setdefault("judgement_id" if table == "judgements" else "label_id", str(number))
+            filled.append({name: row.get(name) for name in _COLUMNS[table]})
+        schema = pa.schema(
+            [(name, pa.int8() if name == "strength" else pa.string()) for name in _COLUMNS[table]]
+        )
+        pq.write_table(pa.Table.from_pylist(filled, schema), folder / f"{table}.parquet")
+
+
+def read_snapshot(folder: Path) -> Snapshot:
+    """Read and check responses, judgements and levels.  Raises Refused naming the file, row and field."""
+    responses = _read(folder, "responses")
+    judgements = _read(folder, "judgements")
+    levels = _read(folder, "levels")
+    if not responses:
+        raise Refused(f"{folder / 'responses.parquet'} holds no response; import some, then snapshot again")
+    known: set[str] = set()
+    for number, row in enumerate(responses):
+        where = f"responses.parquet row {number}"
+        for name in ("response_id", "prompt_id", "group", "text"):
+            if not isinstance(row[name], str):
+                raise Refused(f"{where}: {name} must be a string, not {row[name]!r:.60}")
+        if row["response_id"] in known:
+            raise Refused(f"{where}: response_id {row['response_id']!r} stands twice")
+        known.add(row["response_id"])
+        row["messages"] = _messages(row["messages"], where)
+    for number, row in enumerate(judgements):
+        where = f"judgements.parquet row {number}"
+        for name in ("response_a", "response_b"):
+            if row[name] not in known:
+                raise Refused(f"{where}: {name} {row[name]!r} is not in responses.parquet")
+        if row["verdict"] not in VERDICTS:
+            raise Refused(f"{where}: verdict {row['verdict']!r} is none of {', '.join(VERDICTS)}")
+        if row["strength"] is not None and not 1 <= row["strength"] <= MAX_STRENGTH:
+            raise Refused(f"{where}: strength {row['strength']} is outside 1..{MAX_STRENGTH}")
+        if row["response_a"] == row["response_b"]:
+            raise Refused(f"{where}: response {row['response_a']!r} is compared with itself")
+    for number, row in enumerate(levels):
+        where = f"levels.parquet row {number}"
+        if row["response_id"] not in known:
+            raise Refused(f"{where}: response_id {row['response_id']!r} is not in responses.parquet")
+        if row["level"] not in LEVEL_INDEX:
+            raise Refused(f"{where}: level {row['level']!r} is none of {', '.join(LEVEL_INDEX)}")
+    return Snapshot(responses, judgements, levels)
+
+
+def check_labels(snapshot: Snapshot, config: RunConfig) -> None:
+    """Refuse what cannot be trained, before a model is loaded.  Raises Refused."""
+    if config.method == "rgft" and not snapshot.levels:
+        raise Refused(
+            "method rgft learns from levels, and this snapshot has none; "
+            "ask for levels (bad, normal, good) in the project, or train oprm"
+        )
+    if not snapshot.judgements and config.method != "rgft":
+        raise Refused(
+            "the snapshot has no judgement; judge some pairs and snapshot again"
+            + (", or train rgft, which learns from levels as well" if snapshot.levels else "")
+        )
+
+
+def split_groups(snapshot: Snapshot, config: RunConfig) -> Split:
+    """Choose the held-out groups among those that have labels, by hash of seed and name.
+
+    The same names and seed give the same split whatever the order of rows, and a group that is added later
+    moves few others.  Fewer than five labelled groups are split by prompt; fewer than five prompts not at all.
+    Raises Refused for a held_out_groups entry that no response has, or if it leaves nothing to train on.
+    """
+    labelled = {
+        response for row in snapshot.judgements for response in (row["response_a"], row["response_b"])
+    } | {row["response_id"] for row in snapshot.levels}
+    groups = {row["group"] for row in snapshot.responses if row["response_id"] in labelled}
+    if config.held_out_groups is not None:
+        wanted = frozenset(config.held_out_groups)
+        unknown = wanted - {row["group"] for row in snapshot.responses}
+        if unknown:
+            raise Refused(f"config.json: held_out_groups names {sorted(unknown)[0]!r}, which no response has")
+        if groups <= wanted:
+            raise Refused("config.json: held_out_groups leaves no labelled group to train on")
+        return Split(wanted, "group" if wanted else "none")
+    if config.holdout == 0:
+        return Split(frozenset(), "none", "nothing is held out, as configured: there are no metrics")
+    if len(groups) >= MIN_GROUPS:
+        return Split(_draw(groups, config), "group")
+    prompts = {row["prompt_id"] for row in snapshot.responses if row["response_id"] in labelled}
+    few = f"only {len(groups)} labelled group{'s' if len(groups) != 1 else ''}"
+    if len(prompts) >= MIN_GROUPS:
+        note = f"{few}: held out by prompt instead, so the metrics may flatter"
+        return Split(_draw(prompts, config), "prompt", note)
+    return Split(frozenset(), "none", f"{few} and {len(prompts)} prompts: too few to hold any out")
+
+
+def training_data(snapshot: Snapshot, split: Split, config: RunConfig) -> TrainingData:
+    """Judgements and levels of the training side as tensors; what cannot be used is dropped and counted.
+
+    A judgement across the split would show the model a held-out response, so it is dropped ("crosses_split").
+    For rgft a response's level is the majority of its people's levels (unknown if they are split evenly), and
+    judgements that contradict the levels are dropped, as in the paper ("contradicts_levels"): a preference for
+    the lower level, a tie of two different ones, "both bad" about one that is not.
+    """
+    index = snapshot.index
+    held_out = [split.is_held_out(row) for row in snapshot.responses]
+    with_levels = config.method == "rgft"
+    votes: dict[int, Counter[int]] = {}
+    for row in snapshot.levels:
+        response = index[row["response_id"]]
+        if not held_out[response]:
+            votes.setdefault(response, Counter())[LEVEL_INDEX[row["level"]]] += 1
+    level = torch.full((len(snapshot.responses),), UNKNOWN, dtype=torch.int64)
+    if with_levels:
+        for response, counted in votes.items():
+            level[response] = _majority(counted)
+
+    dropped: Counter[str] = Counter()
+    rows: list[tuple[int, int, int, int]] = []
+    for row in snapshot.judgements:
+        a, b = index[row["response_a"]], index[row["response_b"]]
+        if held_out[a] and held_out[b]:
+            continue
+        if held_out[a] or held_out[b]:
+            dropped["crosses_split"] += 1
+            continue
+        if row["verdict"] == "b":
+            a, b = b, a
+        outcome = {"tie": TIE, "both_bad": BOTH_BAD}.get(row["verdict"], WIN)
+        if with_levels and _contradicts(outcome, int(level[a]), int(level[b])):
+            dropped["contradicts_levels"] += 1
+            continue
+        strength = int(row["strength"] or 1) if config.use_strength else 1
+        rows.append((a, b, outcome, strength))
+
+    paired = {response for a, b, _, _ in rows for response in (a, b)}
+    own_levels: list[tuple[int, int]] = []
+    if with_levels and config.level_terms != "none":
+        own_levels = [
+            (response, value)
+            for response, counted in sorted(votes.items())
+            if config.level_terms == "all" or response not in paired
+            for value in counted.elements()
+        ]
+    if not rows and not own_levels:
+        raise Refused(
+            f"no label is left to train on ({_counted(dropped)}); judge more pairs, or set holdout to 0"
+        )
+    columns = torch.tensor(rows, dtype=torch.int64).reshape(-1, 4).T
+    levels = torch.tensor(own_levels, dtype=torch.int64).reshape(-1, 2).T
+    levelled = {response for response in votes if int(level[response]) != UNKNOWN} if with_levels else set()
+    trained_on = paired | {response for response, _ in own_levels}
+    assert not any(held_out[response] for response in trained_on | levelled), "a held-out label is trained on"
+    return TrainingData(
+        first=columns[0],
+        second=columns[1],
+        outcome=columns[2],
+        strength=columns[3],
+        level=level,
+        level_response=levels[0],
+        level_value=levels[1],
+        trained_on=trained_on,
+        dropped=dropped,
+    )
+
+
+def held_out_rows(snapshot: Snapshot, split: Split) -> Snapshot:
+    """The rows that evaluation may see: responses of held-out groups and labels wholly among them."""
+    responses = [row for row in snapshot.responses if split.is_held_out(row)]
+    inside = {row["response_id"] for row in responses}
+    return Snapshot(
+        responses,
+        [row for row in snapshot.judgements if row["response_a"] in inside and row["response_b"] in inside],
+        [row for row in snapshot.levels if row["response_id"] in inside],
+    )
+
+
+def _draw(names: set[str], config: RunConfig) -> frozenset[str]:
+    order = sorted(names, key=lambda name: hashlib.sha256(f"{config.seed}:{name}".encode()).digest())
+    return frozenset(order[: max(1, round(config.holdout * len(order)))])
+
+
+def _majority(votes: Counter[int]) -> int:
+    ranked = votes.most_common()
+    return UNKNOWN if len(ranked) > 1 and ranked[0][1] == ranked[1][1] else ranked[0][0]
+
+
+def _contradicts(outcome: int, level_a: int, level_b: int) -> bool:
+    if outcome == BOTH_BAD:
+        return level_a not in (0, UNKNOWN) or level_b not in (0, UNKNOWN)
+    if UNKNOWN in (level_a, level_b):
+        return False
+    return level_a != level_b if outcome == TIE else level_a < level_b
+
+
+def _counted(dropped: Counter[str]) -> str:
+    return ", ".join(f"{count} dropped: {reason}" for reason, count in dropped.items()) or "none was given"
+
+
+def _read(folder: Path, table: str) -> list[dict[str, Any]]:
+    path = folder / f"{table}.parquet"
+    try:
+        names = pq.read_schema(path).names
+        missing = [name for name in _COLUMNS[table] if name not in names]
+        if missing:
+            raise Refused(f"{path} lacks the column {missing[0]!r}; snapshot the project again")
+        rows: list[dict[str, Any]] = pq.read_table(path, columns=list(_COLUMNS[table])).to_pylist()
+        return rows
+    except FileNotFoundError:
+        raise Refused(f"{path} does not exist; snapshot the project again") from None
+    except (OSError, pa.ArrowException) as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Refused(f"{path} is damaged ({first_line}); snapshot the project again") from None
+
+
+def _messages(value: Any, where: str) -> list[dict[str, str]]:
+    try:
+        messages = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        messages = None
+    if not isinstance(messages, list) or not all(
+        isinstance(message, dict)
+        and isinstance(message.get("role"), str)
+        and isinstance(message.get("content"), str)
+        for message in messages
+    ):
+        raise Refused(f'{where}: messages must be a JSON list of {{"role": ..., "content": ...}}')
+    return messages

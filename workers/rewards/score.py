@@ -1,0 +1,153 @@
+"""Score responses with a saved model: `python -m workers.rewards.score MODEL_DIR RESPONSES [--out FILE]`.
+
+RESPONSES is Parquet or JSONL with `text`, and optionally `response_id` and `messages`.  Scores go to --out (.parquet
+or .jsonl), else as JSON lines to standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from .artifacts import ArtifactError, fsync, load_model
+from .backbones import RewardModel
+from .embeddings import embed
+from .scale import expected_rating, rating_spread
+from .templates import Encoded, Template
+
+MICRO_BATCH_TOKENS = 1024
+
+PREDICTION_SCHEMA = pa.schema(
+    [
+        ("response_id", pa.string()),
+        ("score", pa.float64()),
+        ("expected", pa.float64()),
+        ("spread", pa.float64()),
+        ("p", pa.list_(pa.float64())),
+        ("split", pa.string()),
+        ("truncated", pa.bool_()),
+    ]
+)
+
+
+class BadInput(Exception):
+    """The responses can't be read; the message names file, row and remedy."""
+
+
+@torch.no_grad()
+def distributions(model: RewardModel, features: torch.Tensor) -> torch.Tensor:
+    """Rewards [N] (scalar) or rating distributions [N, 9] (ordinal) in float64, from pooled features [N, H]."""
+    model.eval()
+    scores = model.score(features).double().cpu()
+    return scores if model.kind == "scalar" else torch.softmax(scores, dim=1)
+
+
+def predictions(
+    responses: Sequence[dict[str, Any]], rows: Sequence[Encoded], scored: torch.Tensor
+) -> list[dict[str, Any]]:
+    """One row per response: score for ranking (r or E[s]), and for ordinal models E[s], its spread and p(1..9)."""
+    ordinal = scored.ndim == 2
+    expected = expected_rating(scored) if ordinal else None
+    spread = rating_spread(scored) if ordinal else None
+    return [
+        {
+            "response_id": response["response_id"],
+            "score": float(scored[number]) if expected is None else float(expected[number]),
+            "expected": None if expected is None else float(expected[number]),
+            "spread": None if spread is None else float(spread[number]),
+            "p": scored[number].tolist() if ordinal else None,
+            "split": "unlabelled",
+            "truncated": row.truncated,
+        }
+        for number, (response, row) in enumerate(zip(responses, rows, strict=True))
+    ]
+
+
+def score_responses(
+    model: RewardModel,
+    template: Template,
+    responses: Sequence[dict[str, Any]],
+    device: torch.device | None = None,
+) -> list[dict[str, Any]]:
+    """Predictions for rows with response_id, messages (list) and text; the model's weights stay as they are."""
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows = template.encode(responses)
+    features = embed(model.to(device), rows, device, MICRO_BATCH_TOKENS, lambda done, total: None)
+    return predictions(responses, rows, distributions(model, features))
+
+
+def write_predictions(path: Path, rows: list[dict[str, Any]]) -> None:
+    """predictions.parquet, whole or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(pa.Table.from_pylist(rows, PREDICTION_SCHEMA), beside)
+    fsync(beside)
+    beside.replace(path)
+
+
+def read_responses(path: Path) -> list[dict[str, Any]]:
+    """Rows with response_id (the row number if absent), messages and text.  Raises BadInput."""
+    try:
+        if path.suffix == ".parquet":
+            rows = pq.read_table(path).to_pylist()
+        else:
+            rows = []
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                if line.strip():
+                    try:
+                        rows.append(json.loads(line))
+                    except ValueError as error:
+                        raise BadInput(f"{path} line {number} is not JSON: {error}") from None
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise BadInput(f"{path} can't be read: {str(error).splitlines()[0]}") from None
+    read: list[dict[str, Any]] = []
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise BadInput(f"{path} row {number}: text must be a string")
+        messages = row.get("messages") or []
+        try:
+            messages = json.loads(messages) if isinstance(messages, str) else messages
+            messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in messages]
+        except (ValueError, TypeError, KeyError):
+            raise BadInput(f'{path} row {number}: messages must be a list of {{"role", "content"}}') from None
+        read.append(
+            {"response_id": str(row.get("response_id", number)), "messages": messages, "text": row["text"]}
+        )
+    return read
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; exit status 0 scored, 2 unreadable input or model (one line on standard error)."""
+    parser = argparse.ArgumentParser(prog="python -m workers.rewards.score", description=__doc__)
+    parser.add_argument("model", type=Path, metavar="MODEL_DIR")
+    parser.add_argument("responses", type=Path, metavar="RESPONSES")
+    parser.add_argument("--out", type=Path, help="a .parquet or .jsonl file; standard output if not given")
+    options = parser.parse_args(arguments)
+    try:
+        responses = read_responses(options.responses)
+        model, template, _ = load_model(options.model)
+    except (ArtifactError, BadInput) as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 2
+    rows = score_responses(model, template, responses)
+    if options.out is not None and options.out.suffix == ".parquet":
+        write_predictions(options.out, rows)
+        return 0
+    lines = "".join(json.dumps({k: v for k, v in row.items() if k != "split"}) + "\n" for row in rows)
+    if options.out is not None:
+        options.out.write_text(lines, encoding="utf-8")
+    else:
+        sys.stdout.write(lines)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

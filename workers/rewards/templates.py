@@ -1,0 +1,181 @@
+"""From a conversation and a response to token ids; text can neither forge a marker nor lose its end.
+
+Structure is built from ids, never from one joined string: every piece of text is tokenised on its own, with
+special tokens read as plain text ("[SEP]", "<|im_end|>" in a response are just characters), and a run of ###,
+the marker of the causal template, is escaped inside text.  So "### Score: 9" in a response stays a quotation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .config import Refused
+from .scale import RATINGS
+
+RESPONSE_HEADER = "\n\n### Response\n"
+SCORE_SUFFIX = "\n\n### Score:"
+CUT_MARK = " [...] "
+PROMPT_SHARE = (
+    4  # a prompt that must be cut keeps at least a quarter of the length, if the response needs the rest
+)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One response with its prompt as ids; `start` is the first token of the response, `stop` one past its last."""
+
+    ids: tuple[int, ...]
+    start: int
+    stop: int
+    truncated: bool
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Template:
+    """Builds the ids that a model reads.
+
+    encoder: [CLS] prompt [SEP] response [SEP] (without the first part when there is no prompt).
+    causal:  ### User / ### Assistant sections, ### Response, then the response and, for ordinal scores,
+             "### Score:", else the end-of-text token if the tokenizer has one.
+    """
+
+    def __init__(self, tokenizer: Any, *, backbone: str, ordinal: bool, max_length: int) -> None:
+        """Raises Refused if the tokenizer can't do what the method needs."""
+        if getattr(tokenizer, "backend_tokenizer", None) is None:
+            raise Refused("the base model has no fast tokenizer (tokenizer.json); choose another base model")
+        self.tokenizer = tokenizer
+        self.backbone = backbone
+        self.ordinal = ordinal
+        self.max_length = max_length
+        self.digit_ids: tuple[int, ...] | None = None
+        self._cut_mark = self._ids(CUT_MARK)
+        if backbone == "encoder":
+            self._start = _present(tokenizer.cls_token_id, tokenizer.bos_token_id)
+            self._middle = self._end = _present(tokenizer.sep_token_id, tokenizer.eos_token_id)
+        else:
+            probe = tokenizer("a")["input_ids"]
+            has_bos = tokenizer.bos_token_id is not None and probe[:1] == [tokenizer.bos_token_id]
+            self._start = [tokenizer.bos_token_id] if has_bos else []
+            self._middle = self._ids(RESPONSE_HEADER)
+            if ordinal:
+                self._end, self.digit_ids = self._score_suffix()
+            else:
+                self._end = _present(tokenizer.eos_token_id, None)
+        frame = len(self._start) + len(self._middle) + len(self._end) + 2 * len(self._cut_mark)
+        if max_length < frame + 8:
+            raise Refused(
+                f"config.json: max_length {max_length} leaves no room for text; use {frame + 64} or more"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """What an artifact stores, so that another program can rebuild the same ids."""
+        if self.backbone == "encoder":
+            return {"name": "encoder-1", "text": "[CLS] {prompt} [SEP] {response} [SEP]"}
+        end = self.tokenizer.decode(self._end)
+        return {
+            "name": "causal-1",
+            "text": "### User\n{message}" + RESPONSE_HEADER + "{response}" + end,
+            "digit_ids": list(self.digit_ids) if self.digit_ids else None,
+        }
+
+    def encode(self, rows: Sequence[dict[str, Any]]) -> list[Encoded]:
+        """Rows with `messages` (list of role/content) and `text`; a prompt shared by rows is tokenised once."""
+        prompts = [self._prompt(row["messages"]) for row in rows]
+        distinct = list(dict.fromkeys(prompts))
+        prompt_ids = dict(zip(distinct, self._batch_ids(distinct), strict=True))
+        responses = self._batch_ids([_plain(row["text"]) for row in rows])
+        return [
+            self._assemble(prompt_ids[prompt], response)
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+
+    def _assemble(self, prompt: list[int], response: list[int]) -> Encoded:
+        middle = self._middle if prompt or self.backbone == "causal" else []
+        room = self.max_length - len(self._start) - len(middle) - len(self._end)
+        truncated = len(prompt) + len(response) > room
+        if truncated:
+            # The response goes first: its end is kept whole as far as it fits, the prompt gets the rest, and at
+            # least a quarter.
+            prompt_room = max(room - len(response), min(len(prompt), room // PROMPT_SHARE))
+            prompt = self._cut(prompt, prompt_room)
+            response = self._cut(response, room - len(prompt))
+        head = [*self._start, *prompt, *middle]
+        ids = (*head, *response, *self._end)
+        stop = len(ids) if not self.ordinal else len(head) + len(response)
+        return Encoded(ids, len(head), stop, truncated)
+
+    def _cut(self, ids: list[int], room: int) -> list[int]:
+        """The tail that fits, behind a mark that says that something is missing."""
+        if len(ids) <= room:
+            return ids
+        mark = self._cut_mark[:room]
+        kept = room - len(mark)
+        return mark + (ids[-kept:] if kept else [])
+
+    def _prompt(self, messages: Sequence[dict[str, str]]) -> str:
+        if self.backbone == "encoder" and len(messages) == 1:
+            return _plain(messages[0]["content"])
+        return "\n\n".join(
+            f"### {_plain(message['role']).capitalize()}\n{_plain(message['content'])}"
+            for message in messages
+        )
+
+    def _score_suffix(self) -> tuple[list[int], tuple[int, ...]]:
+        """The suffix's ids and the nine digit tokens that follow it naturally.
+
+        Tokenizers differ in where the space of "Score: 7" goes: into the digit (" 7" is a token), into a token of
+        its own (" ", "7": then the suffix ends in it), or nowhere.  Raises Refused if no reading makes each digit
+        one token of its own.
+        """
+        for suffix, space in ((SCORE_SUFFIX, " "), (SCORE_SUFFIX + " ", ""), (SCORE_SUFFIX, "")):
+            head = self._ids(suffix)
+            whole = [self._ids(f"{suffix}{space}{digit}") for digit in range(1, RATINGS + 1)]
+            last = {ids[-1] for ids in whole}
+            if all(ids[:-1] == head for ids in whole) and len(last) == RATINGS:
+                return head, tuple(ids[-1] for ids in whole)
+        raise Refused(
+            "the base model's tokenizer does not make each digit 1-9 one token after 'Score:', "
+            "so oprm and rgft cannot read ratings from it; choose another base model"
+        )
+
+    def _ids(self, text: str) -> list[int]:
+        return self._batch_ids([text])[0]
+
+    def _batch_ids(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        return ids
+
+
+def collate(rows: Sequence[Encoded], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids and lengths; which id pads doesn't matter, since masks come from lengths.  [B, L], [B]"""
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)  # [B, L]
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row.ids)
+    return ids.to(device), lengths.to(device)
+
+
+def _plain(text: str) -> str:
+    """Text with its own ### escaped (reversibly: one backslash more before each)."""
+    return re.sub(r"(?<!#)###", r"\\###", text)
+
+
+def _present(first: int | None, second: int | None) -> list[int]:
+    chosen = first if first is not None else second
+    return [] if chosen is None else [chosen]

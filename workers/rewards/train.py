@@ -1,0 +1,447 @@
+"""Train one reward model in a run folder: `python -m workers.rewards.train RUN_DIR`.
+
+Reads config.json and snapshot/; writes progress.jsonl, checkpoint/, model/, predictions.parquet, metrics.json.
+Exit status 0 done, 2 refused, 1 crashed (both with error.json), 143 stopped with a checkpoint written; starting it
+again in the same folder goes on from there.  The steps stand in the order in which they run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from . import objectives
+from .artifacts import save_model, write_text
+from .backbones import RewardModel, backbone_kind, load_backbone, load_tokenizer, resolve_base_model
+from .batches import Blocks, Step, micro_batches, restore_order
+from .checkpoint import Position, load_checkpoint, save_checkpoint
+from .config import Refused, RunConfig
+from .data import (
+    TrainingData,
+    check_labels,
+    held_out_rows,
+    read_snapshot,
+    split_groups,
+    training_data,
+)
+from .embeddings import autocast, embed, embed_cached
+from .evaluate import evaluate_run
+from .progress import Progress, Stop, Stopped
+from .score import distributions, predictions, write_predictions
+from .templates import Encoded, Template, collate
+
+STOPPED_EXIT = 143
+_T = TypeVar("_T")
+
+
+def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
+    """Train, save, predict and measure; returns metrics.json's object.
+
+    Raises Refused before anything expensive when the run can't work, Stopped when told to end.
+    """
+    stop = stop or Stop()
+    if (run_dir / "metrics.json").exists():
+        finished: dict[str, Any] = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
+        return finished
+
+    # 1. Cheap refusals
+    config = RunConfig.read(run_dir / "config.json")
+    (run_dir / "error.json").unlink(missing_ok=True)
+    snapshot = read_snapshot(run_dir / "snapshot")
+    check_labels(snapshot, config)
+    split = split_groups(snapshot, config)
+    data = training_data(snapshot, split, config)
+    progress = Progress(run_dir / "progress.jsonl")
+    progress.say("loading", message=split.note)
+    path = resolve_base_model(config.base_model)
+    kind = backbone_kind(config.base_model, path) if config.backbone == "auto" else config.backbone
+    backbone = load_backbone(config.base_model, path, kind)
+    backbone_config: Any = backbone.config
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = config.resolved(kind, int(backbone_config.hidden_size), device.type)
+    longest: int = getattr(backbone_config, "max_position_embeddings", None) or _set(config.max_length)
+    tokenizer = load_tokenizer(config.base_model, path)
+    template = Template(
+        tokenizer, backbone=kind, ordinal=config.ordinal, max_length=min(_set(config.max_length), longest)
+    )
+    stop.check()
+
+    # 2. Texts to ids; blocks of the pair graph, each a step
+    rows = template.encode(snapshot.responses)
+    frozen = config.tuning == "frozen"
+    sizes = [len(row) for row in rows]
+    config = config.with_budget(sum(sizes[response] for response in data.trained_on))
+    blocks = Blocks(
+        list(zip(data.first.tolist(), data.second.tolist(), strict=True)),
+        data.level_response.tolist(),
+        sizes,
+        _set(config.token_budget),
+    )
+    steps = [step for epoch in range(_set(config.epochs)) for step in blocks.epoch(config.seed, epoch)]
+
+    # 3. The model; seeded before the head is made
+    torch.manual_seed(config.seed)
+    model = RewardModel(
+        backbone,
+        backbone_kind=kind,
+        kind=config.kind,
+        head_hidden=_set(config.head_hidden),
+        digit_ids=template.digit_ids,
+    )
+    if config.tuning == "lora":
+        model.add_lora(config)
+    elif frozen:
+        model.backbone.requires_grad_(False)
+    if config.method in ("bt", "haf"):
+        model.add_thresholds(
+            ties=bool((data.outcome == objectives.TIE).any()),
+            both_bad=bool((data.outcome == objectives.BOTH_BAD).any()),
+        )
+    model.to(device)
+
+    # 4. What is computed once: a frozen encoder's embeddings, a policy's starting log-probabilities
+    def tick(phase: str, done: int, total: int) -> None:
+        stop.check()
+        progress.say(phase, done, total)
+
+    features = None
+    if frozen:
+        features = embed_cached(
+            model,
+            rows,
+            device,
+            _set(config.micro_batch_tokens),
+            lambda done, total: tick("embedding", done, total),
+        )
+    batch = StepLoss(model, config, data, rows, features, device)
+    if config.method == "haf":
+        batch.keep_reference(lambda done, total: tick("embedding", done, total))
+
+    # 5. Optimiser, and the place where an earlier attempt stopped
+    optimizer = make_optimizer(model, config)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    position = load_checkpoint(run_dir / "checkpoint", model, optimizer, config)
+    if position is not None:
+        progress.say("training", position.step, len(steps), message=f"resumed at step {position.step}")
+    position = position or Position()
+
+    # 6. The loop
+    model.train()
+    saved_at = time.monotonic()
+    while position.step < len(steps):
+        started = time.monotonic()
+        step = steps[position.step]
+        rate = schedule(position.step, len(steps), config.warmup)
+        for group, base in zip(optimizer.param_groups, base_rates, strict=True):
+            group["lr"] = base * rate
+        torch.manual_seed(
+            config.seed * 1_000_003 + position.step
+        )  # dropout; makes a resumed run the straight one
+        loss = batch(step)
+        if not torch.isfinite(loss):
+            raise RuntimeError(f"the loss is {loss.item()} at step {position.step}; lower learning_rate")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        position.step += 1
+        position.tokens += sum(sizes[response] for response in step.responses)
+        position.seconds += time.monotonic() - started
+        progress.say(
+            "training",
+            position.step,
+            len(steps),
+            loss=round(loss.item(), 6),
+            tokens_per_second=round(position.tokens / max(position.seconds, 1e-9), 1),
+        )
+        if stop.wanted or time.monotonic() - saved_at >= config.checkpoint_seconds:
+            save_checkpoint(run_dir / "checkpoint", model, optimizer, position, config)
+            saved_at = time.monotonic()
+            stop.check()
+    save_checkpoint(run_dir / "checkpoint", model, optimizer, position, config)
+
+    # 7. Save, then predict with what was saved (adapters merged)
+    progress.say("saving")
+    artifact = save_model(
+        run_dir / "model",
+        model,
+        template,
+        method=config.method,
+        partition=config.partition,
+        base_model=config.base_model,
+    )
+    if features is None:
+        features = embed(
+            model,
+            rows,
+            device,
+            _set(config.micro_batch_tokens),
+            lambda done, total: tick("scoring", done, total),
+        )
+    scored = distributions(model, features)
+    predicted = predictions(snapshot.responses, rows, scored)
+    labelled = {
+        response for row in snapshot.judgements for response in (row["response_a"], row["response_b"])
+    } | {row["response_id"] for row in snapshot.levels}
+    for number, row in enumerate(predicted):
+        held_out = split.is_held_out(snapshot.responses[number])
+        row["split"] = (
+            "train"
+            if number in data.trained_on
+            else "held_out"
+            if held_out and row["response_id"] in labelled
+            else "unlabelled"
+        )
+
+    # 8. Measure on the held-out groups only
+    progress.say("evaluating")
+    measured = held_out_rows(snapshot, split)
+    trained_ids = {row["response_id"] for row in predicted if row["split"] == "train"}
+    assert trained_ids.isdisjoint(row["response_id"] for row in measured.responses), (
+        "measured on training labels"
+    )
+    held_out_metrics = evaluate_run(
+        responses=measured.responses,
+        judgements=measured.judgements,
+        levels=measured.levels,
+        scores={row["response_id"]: row["score"] for row in predicted},
+        probs={row["response_id"]: row["p"] for row in predicted} if config.ordinal else None,
+        kind=config.kind,
+        tie=artifact["tie"],
+        temperature=artifact["temperature"],
+        partition=config.partition,
+        seed=config.seed,
+    )
+    uses = len(data.first) * _set(config.epochs)
+    metrics = {
+        "format": 1,
+        "kind": config.kind,
+        "method": config.method,
+        "held_out": held_out_metrics,
+        "split": {"unit": split.unit, "held_out": sorted(split.held_out), "note": split.note},
+        "training": {
+            "judgements": len(data.first),
+            "levels": len(data.level_response),
+            "responses": len(data.trained_on),
+            "dropped": dict(data.dropped),
+            "truncated": sum(row.truncated for row in rows),
+            "steps": len(steps),
+            "tokens": position.tokens,
+            "seconds": round(position.seconds, 3),
+            "judgements_per_second": round(uses / max(position.seconds, 1e-9), 1),
+            "tokens_per_second": round(position.tokens / max(position.seconds, 1e-9), 1),
+        },
+        "config": config.to_json(),
+        "model_digest": artifact["digest"],
+    }
+    write_predictions(run_dir / "predictions.parquet", predicted)
+    write_text(run_dir / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
+    shutil.rmtree(run_dir / "checkpoint", ignore_errors=True)
+    progress.say("saving", 1, 1, message="done")
+    progress.close()
+    return metrics
+
+
+class StepLoss:
+    """The mean loss of a step: each distinct response is encoded once, judgements are formed from its scores.
+
+    The gradient is that of encoding both sides of every judgement and averaging (tests/rewards/test_batches.py).
+    """
+
+    def __init__(
+        self,
+        model: RewardModel,
+        config: RunConfig,
+        data: TrainingData,
+        rows: Sequence[Encoded],
+        features: torch.Tensor | None,
+        device: torch.device,
+    ) -> None:
+        self.model, self.config, self.data = model, config, data
+        self.rows, self.features, self.device = rows, features, device
+        self.masks = config.scale.masks().to(device)
+        region = config.region if config.method == "rgft" else "none"
+        self.regions = objectives.region_table(config.scale, region).to(device)
+        self.place = torch.zeros(len(rows), dtype=torch.int64)  # a response's position within the step
+        self.reference: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def keep_reference(self, tick: Any) -> None:
+        """Log-probabilities of all trained responses under the starting weights, once (LoRA: adapters off)."""
+        self.model.eval()
+        chosen = sorted(self.data.trained_on)
+        self.reference = torch.zeros(len(self.rows), device=self.device)
+        batches = micro_batches([len(self.rows[r]) for r in chosen], _set(self.config.micro_batch_tokens))
+        done = 0
+        with self.model.reference():
+            for batch in batches:
+                members = [chosen[position] for position in batch]
+                self.reference[members] = _set(self._encode(members, policy=True)[1])
+                done += len(members)
+                tick(done, len(chosen))
+
+    def __call__(self, step: Step) -> torch.Tensor:
+        """Mean over the step's judgement and level terms, with its graph.  []"""
+        config, data = self.config, self.data
+        scores, log_pi = self._scores(step.responses)
+        self.place[step.responses] = torch.arange(len(step.responses))
+        rows = torch.tensor(step.judgements, dtype=torch.int64)
+        a, b = data.first[rows], data.second[rows]
+        at_a, at_b = self.place[a].to(self.device), self.place[b].to(self.device)
+        outcome = data.outcome[rows].to(self.device)
+        strength = data.strength[rows].to(self.device)
+        terms: list[torch.Tensor] = []
+        if config.ordinal:
+            log_p = objectives.log_ratings(scores)  # [B, 9]
+            region = self.regions[data.level[a], data.level[b], data.strength[rows] - 1]  # [P, 9, 9]
+            terms.append(
+                objectives.oprm_terms(
+                    log_p[at_a], log_p[at_b], outcome, region.to(self.device), self.masks[0]
+                )
+            )
+            if step.levels:
+                level_rows = torch.tensor(step.levels)
+                where = self.place[data.level_response[level_rows]].to(self.device)
+                levels = self.masks[data.level_value[level_rows].to(self.device)]
+                terms.append(objectives.level_terms(log_p[where], levels))
+        elif config.method == "clf":
+            terms.append(objectives.clf_terms(scores[at_a], scores[at_b], outcome))
+        else:
+            terms.append(
+                objectives.bt_terms(
+                    scores[at_a],
+                    scores[at_b],
+                    outcome,
+                    margin=config.margin + config.strength_margin * (strength - 1),
+                    tie=self.model.tie,
+                    bad_threshold=self.model.bad_threshold,
+                    centring=config.centring,
+                )
+            )
+            if log_pi is not None and self.reference is not None:
+                length = torch.tensor([self.rows[r].stop - self.rows[r].start for r in step.responses])
+                length = length.clamp_min(1).to(self.device)
+                start = self.reference[step.responses]
+                policy = objectives.policy_terms(
+                    log_pi[at_a],
+                    log_pi[at_b],
+                    start[at_a],
+                    start[at_b],
+                    length[at_a],
+                    length[at_b],
+                    loss=config.policy_loss,
+                    beta=config.beta,
+                    gamma=config.simpo_gamma,
+                )
+                # a tie or "both bad" prefers neither text
+                terms[0] = terms[0] + config.alpha * policy * (outcome == objectives.WIN)
+        return torch.cat(terms).mean()
+
+    def _scores(self, responses: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Scores, and with HaF log pi(response), in the order of `responses`.  [B] or [B, 9], [B] or None"""
+        if self.features is not None:
+            return self.model.score(self.features[responses]), None
+        policy = self.config.method == "haf"
+        batches = micro_batches([len(self.rows[r]) for r in responses], _set(self.config.micro_batch_tokens))
+        parts = [self._encode([responses[position] for position in batch], policy) for batch in batches]
+        scores = restore_order([score for score, _ in parts], batches)
+        log_pi = [value for _, value in parts if value is not None]
+        return scores, restore_order(log_pi, batches) if log_pi else None
+
+    def _encode(self, responses: list[int], policy: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        members = [self.rows[r] for r in responses]
+        ids, lengths = collate(members, self.device)
+        with autocast(self.device):
+            hidden = self.model.hidden(ids, lengths)
+            log_pi = None
+            if policy:
+                starts = torch.tensor([row.start for row in members], device=self.device)
+                stops = torch.tensor([row.stop for row in members], device=self.device)
+                log_pi = self.model.response_log_probs(hidden, ids, starts, stops)
+        return self.model.score(self.model.pool(hidden, lengths)), log_pi  # the head stays out of autocast
+
+
+def make_optimizer(model: RewardModel, config: RunConfig) -> torch.optim.AdamW:
+    """AdamW; the new head and the thresholds learn faster than the backbone, vectors and scalars don't decay."""
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        new = not name.startswith("backbone.")
+        rate = _set(config.head_learning_rate) if new else _set(config.learning_rate)
+        decay = config.weight_decay if parameter.ndim >= 2 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()],
+        betas=(0.9, 0.98),
+        fused=True,  # four times less time than the loop over tensors, which is a tenth of a step on a CPU
+    )
+
+
+def schedule(step: int, total: int, warmup: float) -> float:
+    """Factor on the learning rates at a step: up over the warm-up, then a straight line towards zero."""
+    rising = math.ceil(warmup * total)
+    if step < rising:
+        return (step + 1) / rising
+    return (total - step) / max(1, total - rising)
+
+
+def _set(value: _T | None) -> _T:
+    assert value is not None, "RunConfig.resolved fills every default"
+    return value
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command: train RUN_DIR; see the module's docstring for the exit status."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: python -m workers.rewards.train RUN_DIR", file=sys.stderr)
+        return 2
+    run_dir = Path(arguments[0])
+    if not run_dir.is_dir():
+        print(f"refused: {run_dir} is not a folder", file=sys.stderr)
+        return 2
+    try:
+        train(run_dir, Stop.listening())
+    except Refused as error:
+        _fail(run_dir, "refused", str(error))
+        print(f"refused: {error}", file=sys.stderr)
+        return 2
+    except Stopped:
+        print("stopped; start again to resume", file=sys.stderr)
+        return STOPPED_EXIT
+    except Exception as error:
+        traceback.print_exc()
+        _fail(run_dir, "crashed", _readable(error))
+        return 1
+    return 0
+
+
+def _readable(error: Exception) -> str:
+    line = " ".join(str(error).split())[:300]
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in line:
+        return f"out of memory; lower token_budget or micro_batch_tokens, or use lora ({line[:120]})"
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def _fail(run_dir: Path, kind: str, message: str) -> None:
+    try:
+        write_text(run_dir / "error.json", json.dumps({"kind": kind, "message": message}, ensure_ascii=False))
+    except OSError as error:
+        print(f"error.json can't be written: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # not waiting for library threads: the status must not depend on their teardown

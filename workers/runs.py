@@ -1,0 +1,321 @@
+"""One training run, from the queued row to the published version. Called by the task and by `manage.py train`.
+
+The row is claimed, a snapshot is taken, the run's folder is written, a child process trains in it, and its result
+is stored. Every way in which this can end is a state of the row with a text that a person can act upon.
+"""
+
+import errno
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connections, transaction
+
+from webapp.ratings.services import BadPredictions, predictions_store
+from webapp.snapshots.services import snapshot_take
+from webapp.training.models import ModelVersion, TrainingRun
+from webapp.training.services import (
+    STARTER,
+    finished_twin,
+    run_hand_back,
+    starter_command,
+    starter_path,
+    too_few_labels,
+    version_promote,
+    version_publish,
+)
+from workers.child import FolderBusy, supervise
+from workers.results import BadResult, read_artifact, read_metrics, read_predictions
+
+logger = logging.getLogger(__name__)
+
+REFUSED_STATUS = 2
+LOG_LINES = 12
+# Taking a snapshot and storing predictions say nothing meanwhile; on large projects they take minutes.
+LEASE_SECONDS = 600.0
+DISK_NEEDED_BYTES = 300 * 1024 * 1024
+# How long a finished training waits for a database that doesn't answer.
+DATABASE_PATIENCE_SECONDS = 600.0
+
+T = TypeVar("T")
+
+
+class RunFailed(Exception):
+    """The run ends as FAILED with this text."""
+
+
+class Stopped(Exception):
+    """The child was stopped: because of a cancel, a shutdown, or a row that is no longer this worker's."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def never() -> bool:
+    return False
+
+
+def train(pk: int, *, stopping: Callable[[], bool] = never) -> None:
+    """Claim the run and carry it to its end; leaves at once if it isn't there to be claimed.
+
+    `stopping` says that this worker is being shut down: the child writes a checkpoint, and the run goes back into
+    the queue.
+    """
+    run = TrainingRun.objects.select_related("project", "snapshot").filter(pk=pk).first()
+    if run is None or not run.claim():
+        logger.info("run %s is not waiting; this message leaves", pk)
+        return
+    logger.info("run %s: %s on project %s", pk, run.method, run.project.slug)
+    try:
+        _train(run, stopping)
+    except Stopped as stopped:
+        if stopped.reason == "cancelled":
+            run.stop()
+        elif stopped.reason == "shutdown":
+            run_hand_back(run=run)
+        logger.info("run %s: stopped (%s)", pk, stopped.reason)
+    except (BadResult, BadPredictions) as error:
+        # Without this file the result is made again when the run is resumed.
+        (run.folder / "metrics.json").unlink(missing_ok=True)
+        logger.warning("run %s: %s", pk, error)
+        _failed(run, str(error))
+    except (RunFailed, FolderBusy) as error:
+        logger.warning("run %s failed: %s", pk, error)
+        _failed(run, str(error))
+    except OSError as error:
+        logger.exception("run %s failed", pk)
+        _failed(run, readable_os_error(error))
+    except (KeyboardInterrupt, SystemExit):
+        # Only in the foreground (manage.py train --inline): the person at the keyboard cancels.
+        run.stop()
+        raise
+    except Exception as error:
+        logger.exception("run %s failed", pk)
+        _failed(run, f"{type(error).__name__}: {error} (the worker's log has the traceback)")
+
+
+def _failed(run: TrainingRun, message: str) -> None:
+    _patiently(lambda: run.fail(message))
+
+
+def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
+    folder = run.folder
+    # There is a checkpoint, or all of the work was done but for storing its result.
+    kept = (folder / "checkpoint").is_dir() or (folder / "metrics.json").exists()
+    resumed = kept and run.snapshot is not None
+    if not resumed:
+        # What an earlier attempt said is of no use now.
+        fresh = {"step": 0, "total": 0, "loss": None, "tokens_per_second": None}
+        _still_mine(run.lease(LEASE_SECONDS, phase="taking a snapshot", **fresh))
+        run.snapshot = snapshot_take(project=run.project)
+    assert run.snapshot is not None
+    counts = run.snapshot.counts
+    labels = counts["judgements"] + counts["levels"]
+    run.labels_seen = labels
+    _still_mine(run.beat(phase="starting", snapshot=run.snapshot, labels_seen=labels))
+    if refusal := too_few_labels(run.project, labels):
+        raise RunFailed(refusal)
+    if (twin := finished_twin(run)) is not None:
+        run.finish(same_as=twin)
+        return
+    folder_write(run, resumed=resumed)
+    if run.config["base_model"] == STARTER:
+        _starter_build(run, stopping)
+    status = _supervised(run, [*settings.TRAIN_COMMAND, str(folder)], stopping)
+    if status != 0:
+        raise RunFailed(failure_text(folder, status))
+    _publish(run)
+
+
+def folder_write(run: TrainingRun, *, resumed: bool) -> None:
+    """RUN_DIR with config.json and the snapshot's files; what an earlier attempt left is cleared away."""
+    assert run.snapshot is not None
+    folder, source = run.folder, run.snapshot.path
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < DISK_NEEDED_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    leftovers = (
+        ["error.json"] if resumed else ["error.json", "progress.jsonl", "metrics.json", "predictions.parquet"]
+    )
+    for name in leftovers:
+        (folder / name).unlink(missing_ok=True)
+    if not source.is_dir():
+        raise RunFailed(
+            f"The snapshot's files are gone: {source} does not exist. "
+            "Restore the data folder from a backup, or start a new run, which takes a new snapshot."
+        )
+    if not resumed:
+        for name in ("checkpoint", "model", "snapshot"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / "snapshot").mkdir(exist_ok=True)
+    for path in sorted(source.iterdir()):
+        target = folder / "snapshot" / path.name
+        if not target.exists():
+            try:
+                os.link(path, target)
+            except OSError:
+                shutil.copyfile(path, target)
+    config = {**run.config, "snapshot_digest": run.snapshot.digest}
+    if config["base_model"] == STARTER:
+        config["base_model"] = str(starter_path(run.project))
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def _starter_build(run: TrainingRun, stopping: Callable[[], bool]) -> None:
+    """Make the project's starter language model from the snapshot's texts, unless it is there."""
+    target = starter_path(run.project)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if (target / "config.json").exists():
+        return
+    _still_mine(run.beat(phase="building the starter model"))
+    command = starter_command(run.folder / "snapshot", target)
+    status = _supervised(run, command, stopping)
+    if status != 0:
+        raise RunFailed("The starter language model could not be built. " + failure_text(run.folder, status))
+
+
+def _supervised(run: TrainingRun, command: list[str], stopping: Callable[[], bool]) -> int:
+    """Run the child and copy its progress into the row each second. Raises Stopped if it was told to stop."""
+    reason = ""
+
+    def each_second(progress: dict[str, Any] | None) -> bool:
+        nonlocal reason
+        try:
+            _old_connections_close()
+            mine = run.beat(**(progress or {}))
+            cancelled = TrainingRun.objects.filter(pk=run.pk, cancel_requested=True).exists()
+        except (OperationalError, InterfaceError) as error:
+            # A database that restarts must not cost a training. Should it stay away, the reaper gives the run up.
+            logger.warning("run %s: the database doesn't answer: %s", run.pk, error)
+            mine, cancelled = True, False
+        if not reason:
+            reason = (
+                "not ours" if not mine else "cancelled" if cancelled else "shutdown" if stopping() else ""
+            )
+        return not reason
+
+    status = supervise(command, folder=run.folder, cwd=settings.BASE_DIR, each_second=each_second)
+    if reason:
+        raise Stopped(reason)
+    return status
+
+
+def _publish(run: TrainingRun) -> None:
+    """Check what the child left and store it: version, predictions, promotion and DONE, all of it or nothing."""
+    folder = run.folder
+    _still_mine(_patiently(lambda: run.lease(LEASE_SECONDS, phase="storing predictions")))
+    metrics = read_metrics(folder)
+    artifact = read_artifact(folder / "model", method=run.method)
+    rows = read_predictions(folder)
+
+    def store() -> ModelVersion:
+        with transaction.atomic():
+            # Also a lock on the row: a cancel comes either before this or too late.
+            if TrainingRun.objects.select_for_update(no_key=True).get(pk=run.pk).cancel_requested:
+                raise Stopped("cancelled")
+            version = version_publish(run=run, metrics=metrics, artifact=artifact)
+            predictions_store(version=version, rows=rows)
+            if version.gate_passed:
+                version_promote(version=version)
+            _still_mine(run.finish(metrics=metrics))
+            return version
+
+    version = _patiently(store)
+    logger.info("run %s: %s; %s", run.pk, version, version.gate_reason)
+
+
+def _old_connections_close() -> None:
+    """Let go of connections that are broken or past their age, so that none is held through hours of training."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
+
+
+def _still_mine(moved: bool) -> None:
+    if not moved:
+        raise Stopped("not ours")
+
+
+def _patiently(action: Callable[[], T]) -> T:
+    """Do it again while the database doesn't answer, for some minutes."""
+    deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
+    while True:
+        try:
+            return action()
+        except (OperationalError, InterfaceError) as error:
+            if transaction.get_connection().in_atomic_block or time.monotonic() > deadline:
+                raise
+            logger.warning("the database doesn't answer, trying again: %s", error)
+            time.sleep(5)
+            _old_connections_close()
+
+
+def readable_os_error(error: OSError) -> str:
+    """What a person can do about a disk that is full or a file that is missing."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"No space is left on the disk of {settings.DATA_DIR}. Free some, then press Resume."
+    if isinstance(error, FileNotFoundError):
+        return f"Missing: {error.filename}. Was the data folder moved, or a part of it deleted?"
+    if isinstance(error, PermissionError):
+        return (
+            f"The worker may not write {error.filename}. Give its user the data folder {settings.DATA_DIR}."
+        )
+    return f"{error.strerror or error} ({error.filename})"
+
+
+def failure_text(folder: Path, status: int) -> str:
+    """Why the child ended with this status, readable, with the end of its log where that is all there is."""
+    told = _told(folder)
+    if status == REFUSED_STATUS:
+        return told or _log_end(folder, "refused: ") or "The training refused to start; the log says why."
+    if status in (-9, 137):
+        return (
+            "The training process was killed (signal 9): most likely the machine ran out of memory. "
+            "Choose a smaller base model, frozen tuning or a smaller max_length, then start a new run."
+        )
+    if status in (-15, 143):
+        return (
+            "The training process was stopped from outside (signal 15). Resume goes on from its checkpoint."
+        )
+    cause = told or (
+        f"It crashed with signal {-status}." if status < 0 else f"It ended with status {status}."
+    )
+    lines = "" if told else _log_end(folder)
+    return f"The training failed. {cause}" + (f"\n{lines}" if lines else "")
+
+
+def _told(folder: Path) -> str:
+    """The message of error.json, if the child wrote one."""
+    try:
+        message = json.loads((folder / "error.json").read_text())["message"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return str(message)[:2000]
+
+
+def _log_end(folder: Path, prefix: str = "") -> str:
+    """The last lines of log.txt; with a prefix, the last line that begins with it, less the prefix."""
+    lines = log_tail(folder, LOG_LINES)
+    if not prefix:
+        return "\n".join(lines)
+    found = [line for line in lines if line.startswith(prefix)]
+    return found[-1].removeprefix(prefix) if found else ""
+
+
+def log_tail(folder: Path, count: int) -> list[str]:
+    """The last lines of the run's log; none if there is no log."""
+    try:
+        with (folder / "log.txt").open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 64 * 1024))
+            return file.read().decode(errors="replace").splitlines()[-count:]
+    except OSError:
+        return []
