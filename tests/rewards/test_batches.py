@@ -15,8 +15,9 @@ from workers.rewards.backbones import RewardModel, load_backbone
 from workers.rewards.batches import WHOLE, Blocks, Step, micro_batches, restore_order
 from workers.rewards.config import RunConfig
 from workers.rewards.data import Split, read_snapshot, training_data
+from workers.rewards.step import StepLoss
 from workers.rewards.templates import Template, collate
-from workers.rewards.train import StepLoss, train
+from workers.rewards.train import train
 
 EDGES = st.lists(
     st.tuples(st.integers(0, 19), st.integers(0, 19)).filter(lambda p: p[0] != p[1]), max_size=80

@@ -16,32 +16,31 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from . import objectives
 from .artifacts import save_model, write_text
 from .backbones import RewardModel, backbone_kind, load_backbone, load_tokenizer, resolve_base_model
-from .batches import Blocks, Step, micro_batches, restore_order
+from .batches import Blocks
 from .checkpoint import Position, load_checkpoint, save_checkpoint
 from .config import Refused, RunConfig
 from .data import (
-    TrainingData,
     check_labels,
     held_out_rows,
     read_snapshot,
     split_groups,
     training_data,
 )
-from .embeddings import autocast, embed, embed_cached
+from .embeddings import embed, embed_cached
 from .evaluate import evaluate_run
 from .progress import Progress, Stop, Stopped
 from .score import distributions, predictions, write_predictions
-from .templates import Encoded, Template, collate
+from .step import StepLoss, given, make_optimizer
+from .templates import Template
 
 STOPPED_EXIT = 143
-_T = TypeVar("_T")
 
 
 def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
@@ -69,10 +68,10 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     backbone_config: Any = backbone.config
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = config.resolved(kind, int(backbone_config.hidden_size), device.type)
-    longest: int = getattr(backbone_config, "max_position_embeddings", None) or _set(config.max_length)
+    longest: int = getattr(backbone_config, "max_position_embeddings", None) or given(config.max_length)
     tokenizer = load_tokenizer(config.base_model, path)
     template = Template(
-        tokenizer, backbone=kind, ordinal=config.ordinal, max_length=min(_set(config.max_length), longest)
+        tokenizer, backbone=kind, ordinal=config.ordinal, max_length=min(given(config.max_length), longest)
     )
     stop.check()
 
@@ -85,9 +84,9 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         list(zip(data.first.tolist(), data.second.tolist(), strict=True)),
         data.level_response.tolist(),
         sizes,
-        _set(config.token_budget),
+        given(config.token_budget),
     )
-    steps = [step for epoch in range(_set(config.epochs)) for step in blocks.epoch(config.seed, epoch)]
+    steps = [step for epoch in range(given(config.epochs)) for step in blocks.epoch(config.seed, epoch)]
 
     # 3. The model; seeded before the head is made
     torch.manual_seed(config.seed)
@@ -95,7 +94,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         backbone,
         backbone_kind=kind,
         kind=config.kind,
-        head_hidden=_set(config.head_hidden),
+        head_hidden=given(config.head_hidden),
         digit_ids=template.digit_ids,
     )
     if config.tuning == "lora":
@@ -120,7 +119,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             model,
             rows,
             device,
-            _set(config.micro_batch_tokens),
+            given(config.micro_batch_tokens),
             lambda done, total: tick("embedding", done, total),
         )
     batch = StepLoss(model, config, data, rows, features, device)
@@ -185,7 +184,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             model,
             rows,
             device,
-            _set(config.micro_batch_tokens),
+            given(config.micro_batch_tokens),
             lambda done, total: tick("scoring", done, total),
         )
     scored = distributions(model, features)
@@ -222,7 +221,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         partition=config.partition,
         seed=config.seed,
     )
-    uses = len(data.first) * _set(config.epochs)
+    uses = len(data.first) * given(config.epochs)
     metrics = {
         "format": 1,
         "kind": config.kind,
@@ -252,153 +251,12 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     return metrics
 
 
-class StepLoss:
-    """The mean loss of a step: each distinct response is encoded once, judgements are formed from its scores.
-
-    The gradient is that of encoding both sides of every judgement and averaging (tests/rewards/test_batches.py).
-    """
-
-    def __init__(
-        self,
-        model: RewardModel,
-        config: RunConfig,
-        data: TrainingData,
-        rows: Sequence[Encoded],
-        features: torch.Tensor | None,
-        device: torch.device,
-    ) -> None:
-        self.model, self.config, self.data = model, config, data
-        self.rows, self.features, self.device = rows, features, device
-        self.masks = config.scale.masks().to(device)
-        region = config.region if config.method == "rgft" else "none"
-        self.regions = objectives.region_table(config.scale, region).to(device)
-        self.place = torch.zeros(len(rows), dtype=torch.int64)  # a response's position within the step
-        self.reference: torch.Tensor | None = None
-
-    @torch.no_grad()
-    def keep_reference(self, tick: Any) -> None:
-        """Log-probabilities of all trained responses under the starting weights, once (LoRA: adapters off)."""
-        self.model.eval()
-        chosen = sorted(self.data.trained_on)
-        self.reference = torch.zeros(len(self.rows), device=self.device)
-        batches = micro_batches([len(self.rows[r]) for r in chosen], _set(self.config.micro_batch_tokens))
-        done = 0
-        with self.model.reference():
-            for batch in batches:
-                members = [chosen[position] for position in batch]
-                self.reference[members] = _set(self._encode(members, policy=True)[1])
-                done += len(members)
-                tick(done, len(chosen))
-
-    def __call__(self, step: Step) -> torch.Tensor:
-        """Mean over the step's judgement and level terms, with its graph.  []"""
-        config, data = self.config, self.data
-        scores, log_pi = self._scores(step.responses)
-        self.place[step.responses] = torch.arange(len(step.responses))
-        rows = torch.tensor(step.judgements, dtype=torch.int64)
-        a, b = data.first[rows], data.second[rows]
-        at_a, at_b = self.place[a].to(self.device), self.place[b].to(self.device)
-        outcome = data.outcome[rows].to(self.device)
-        strength = data.strength[rows].to(self.device)
-        terms: list[torch.Tensor] = []
-        if config.ordinal:
-            log_p = objectives.log_ratings(scores)  # [B, 9]
-            region = self.regions[data.level[a], data.level[b], data.strength[rows] - 1]  # [P, 9, 9]
-            terms.append(
-                objectives.oprm_terms(
-                    log_p[at_a], log_p[at_b], outcome, region.to(self.device), self.masks[0]
-                )
-            )
-            if step.levels:
-                level_rows = torch.tensor(step.levels)
-                where = self.place[data.level_response[level_rows]].to(self.device)
-                levels = self.masks[data.level_value[level_rows].to(self.device)]
-                terms.append(objectives.level_terms(log_p[where], levels))
-        elif config.method == "clf":
-            terms.append(objectives.clf_terms(scores[at_a], scores[at_b], outcome))
-        else:
-            terms.append(
-                objectives.bt_terms(
-                    scores[at_a],
-                    scores[at_b],
-                    outcome,
-                    margin=config.margin + config.strength_margin * (strength - 1),
-                    tie=self.model.tie,
-                    bad_threshold=self.model.bad_threshold,
-                    centring=config.centring,
-                )
-            )
-            if log_pi is not None and self.reference is not None:
-                length = torch.tensor([self.rows[r].stop - self.rows[r].start for r in step.responses])
-                length = length.clamp_min(1).to(self.device)
-                start = self.reference[step.responses]
-                policy = objectives.policy_terms(
-                    log_pi[at_a],
-                    log_pi[at_b],
-                    start[at_a],
-                    start[at_b],
-                    length[at_a],
-                    length[at_b],
-                    loss=config.policy_loss,
-                    beta=config.beta,
-                    gamma=config.simpo_gamma,
-                )
-                # a tie or "both bad" prefers neither text
-                terms[0] = terms[0] + config.alpha * policy * (outcome == objectives.WIN)
-        return torch.cat(terms).mean()
-
-    def _scores(self, responses: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Scores, and with HaF log pi(response), in the order of `responses`.  [B] or [B, 9], [B] or None"""
-        if self.features is not None:
-            return self.model.score(self.features[responses]), None
-        policy = self.config.method == "haf"
-        batches = micro_batches([len(self.rows[r]) for r in responses], _set(self.config.micro_batch_tokens))
-        parts = [self._encode([responses[position] for position in batch], policy) for batch in batches]
-        scores = restore_order([score for score, _ in parts], batches)
-        log_pi = [value for _, value in parts if value is not None]
-        return scores, restore_order(log_pi, batches) if log_pi else None
-
-    def _encode(self, responses: list[int], policy: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        members = [self.rows[r] for r in responses]
-        ids, lengths = collate(members, self.device)
-        with autocast(self.device):
-            hidden = self.model.hidden(ids, lengths)
-            log_pi = None
-            if policy:
-                starts = torch.tensor([row.start for row in members], device=self.device)
-                stops = torch.tensor([row.stop for row in members], device=self.device)
-                log_pi = self.model.response_log_probs(hidden, ids, starts, stops)
-        return self.model.score(self.model.pool(hidden, lengths)), log_pi  # the head stays out of autocast
-
-
-def make_optimizer(model: RewardModel, config: RunConfig) -> torch.optim.AdamW:
-    """AdamW; the new head and the thresholds learn faster than the backbone, vectors and scalars don't decay."""
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        new = not name.startswith("backbone.")
-        rate = _set(config.head_learning_rate) if new else _set(config.learning_rate)
-        decay = config.weight_decay if parameter.ndim >= 2 else 0.0
-        groups.setdefault((rate, decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()],
-        betas=(0.9, 0.98),
-        fused=True,  # four times less time than the loop over tensors, which is a tenth of a step on a CPU
-    )
-
-
 def schedule(step: int, total: int, warmup: float) -> float:
     """Factor on the learning rates at a step: up over the warm-up, then a straight line towards zero."""
     rising = math.ceil(warmup * total)
     if step < rising:
         return (step + 1) / rising
     return (total - step) / max(1, total - rising)
-
-
-def _set(value: _T | None) -> _T:
-    assert value is not None, "RunConfig.resolved fills every default"
-    return value
 
 
 def main(arguments: Sequence[str]) -> int:
