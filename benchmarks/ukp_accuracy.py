@@ -10,7 +10,6 @@ workers.rewards.train.  The figures pool the held-out pairs of all folds run.  B
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import platform
@@ -24,34 +23,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.datasets import DATA, load_ukp_strict
 from workers.rewards.data import write_snapshot
 from workers.rewards.train import train
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "ukp_convarg1" / "strict.jsonl.gz"
 BAR = 0.82
 DEBATES_PER_FOLD = 2
-
-
-def load(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Responses and judgements; a response is a text within a topic, its group the debate."""
-    ids: dict[tuple[str, str], str] = {}
-    responses: list[dict[str, Any]] = []
-    judgements: list[dict[str, Any]] = []
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            debate = row["topic"].split("_", 1)[0]
-            sides = []
-            for text in (row["response_a"], row["response_b"]):
-                key = (row["topic"], text)
-                if key not in ids:
-                    ids[key] = f"r{len(ids)}"
-                    responses.append(
-                        {"response_id": ids[key], "prompt_id": row["topic"], "group": debate, "text": text}
-                    )
-                sides.append(ids[key])
-            judgements.append({"response_a": sides[0], "response_b": sides[1], "verdict": row["label"]})
-    return responses, judgements
 
 
 def folds_of(debates: list[str]) -> list[list[str]]:
@@ -74,7 +51,7 @@ def main() -> int:
     )
     parser.add_argument("--folds", default="2", help="how many folds, or all (8); default 2")
     parser.add_argument("--methods", nargs="+", default=["bt", "oprm"])
-    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--data", type=Path, default=DATA / "ukp_convarg1" / "strict.jsonl.gz")
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=JSON", help="hyper-parameters of config.json"
     )
@@ -82,12 +59,13 @@ def main() -> int:
     if not options.data.is_file():
         print(f"{options.data} is not there; give --data", file=sys.stderr)
         return 2
-    responses, judgements = load(options.data)
-    folds = folds_of(sorted({row["group"] for row in responses}))
+    rows = load_ukp_strict(options.data)
+    folds = folds_of(rows.groups)
     chosen = folds if options.folds == "all" else folds[: int(options.folds)]
     extra = {key: json.loads(value) for key, value in (item.split("=", 1) for item in options.set)}
     print(
-        f"UKPConvArg1 strict: {len(judgements)} pairs, {len(responses)} texts; {len(chosen)} of {len(folds)} folds, "
+        f"UKPConvArg1 strict: {len(rows.judgements)} pairs, {len(rows.responses)} texts; "
+        f"{len(chosen)} of {len(folds)} folds, "
         f"{DEBATES_PER_FOLD} debates held out in each; {platform.machine()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
@@ -98,7 +76,7 @@ def main() -> int:
         for held_out in chosen:
             with tempfile.TemporaryDirectory() as folder:
                 run_dir = Path(folder)
-                write_snapshot(run_dir / "snapshot", responses, judgements)
+                write_snapshot(run_dir / "snapshot", *rows)
                 config = {"method": method, "held_out_groups": held_out, "checkpoint_seconds": 3600, **extra}
                 (run_dir / "config.json").write_text(json.dumps(config), encoding="utf-8")
                 metrics = train(run_dir)
