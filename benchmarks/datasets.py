@@ -110,8 +110,8 @@ def load_pl_humor(
     texts: dict[int, str] = {}
     with open(folder / "item_scores.txt", encoding="utf-8") as lines:
         for line in lines:
-            number, _, text = line.rstrip("\n").split("\t")
-            texts[int(number)] = text
+            item, _, text = line.rstrip("\n").split("\t")
+            texts[int(item)] = text
     edge = round(40 * held_out)
     side = {}
     for number, text in texts.items():
