@@ -14,6 +14,7 @@ Plain numpy: no torch, so that a metric can be recomputed wherever predictions.p
 """
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -508,3 +509,9 @@ def _mean(values: Floats) -> float | None:
 
 def _finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+if __name__ == "__main__":
+    from .robustness import main  # the command loads a model; this module itself stays plain numpy
+
+    sys.exit(main(sys.argv[1:]))

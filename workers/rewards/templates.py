@@ -7,6 +7,7 @@ the marker of the causal template, is escaped inside text.  So "### Score: 9" in
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,6 +85,12 @@ class Template:
             "text": "### User\n{message}" + RESPONSE_HEADER + "{response}" + end,
             "digit_ids": list(self.digit_ids) if self.digit_ids else None,
         }
+
+    def with_header(self, header: str) -> Template:
+        """A causal template that differs in the line before the response; to measure how much that matters."""
+        other = copy.copy(self)
+        other._middle = self._ids(header)
+        return other
 
     def encode(self, rows: Sequence[dict[str, Any]]) -> list[Encoded]:
         """Rows with `messages` (list of role/content) and `text`; a prompt shared by rows is tokenised once."""

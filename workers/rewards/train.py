@@ -36,6 +36,7 @@ from .data import (
 from .embeddings import embed, embed_cached
 from .evaluate import evaluate_run
 from .progress import Progress, Stop, Stopped
+from .robustness import measure, model_scorer
 from .score import distributions, predictions, write_predictions
 from .step import StepLoss, given, make_optimizer
 from .templates import Template
@@ -221,12 +222,26 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         partition=config.partition,
         seed=config.seed,
     )
+    on_trained = not measured.responses
+    robustness = measure(
+        model_scorer(model, template, device, given(config.micro_batch_tokens), stop.check),
+        responses=snapshot.responses if on_trained else measured.responses,
+        judgements=snapshot.judgements if on_trained else measured.judgements,
+        scores={row["response_id"]: row["score"] for row in predicted},
+        kind=config.kind,
+        partition=config.partition,
+        tie=artifact["tie"],
+        temperature=artifact["temperature"],
+        seed=config.seed,
+        tick=lambda done, total: tick("evaluating", done, total),
+    )
     uses = len(data.first) * given(config.epochs)
     metrics = {
         "format": 1,
         "kind": config.kind,
         "method": config.method,
         "held_out": held_out_metrics,
+        "robustness": {"on": "all" if on_trained else "held_out", **robustness},
         "split": {"unit": split.unit, "held_out": sorted(split.held_out), "note": split.note},
         "training": {
             "judgements": len(data.first),
