@@ -22,6 +22,7 @@ from workers.rewards.robustness import (
     choose_orders,
     failures,
     in_bad,
+    main,
     measure,
     spearman,
 )
@@ -254,7 +255,11 @@ def test_the_choice_is_seeded_bounded_and_prefers_judged_pairs() -> None:
 
 @pytest.mark.parametrize(("base", "method"), [("tiny_encoder", "bt"), ("tiny_lm", "oprm"), ("tiny_lm", "bt")])
 def test_a_run_reports_its_robustness_and_the_saved_model_the_same(
-    base: str, method: str, request: pytest.FixtureRequest, make_run: Callable[..., Path]
+    base: str,
+    method: str,
+    request: pytest.FixtureRequest,
+    make_run: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = make_run(request.getfixturevalue(base), method)
     report = train(folder)["robustness"]
@@ -271,17 +276,9 @@ def test_a_run_reports_its_robustness_and_the_saved_model_the_same(
     assert failures(report, 0.0) == report["failures"]
 
     metrics = json.loads((folder / "metrics.json").read_text())
-    command = [
-        sys.executable,
-        "-m",
-        "workers.rewards.evaluate",
-        str(folder / "model"),
-        str(folder / "snapshot"),
-    ]
-    made = subprocess.run(
-        [*command, "--groups", *metrics["split"]["held_out"]], capture_output=True, text=True, check=True
-    )
-    again = json.loads(made.stdout)
+    groups = metrics["split"]["held_out"]
+    assert main([str(folder / "model"), str(folder / "snapshot"), "--groups", *groups]) == 0
+    again = json.loads(capsys.readouterr().out)
     assert again["model_digest"] == metrics["model_digest"]
     assert again["metrics"]["pairs"]["accuracy"] == metrics["held_out"]["pairs"]["accuracy"]
     for name, effect in report["attacks"].items():

@@ -28,7 +28,7 @@ from .artifacts import ArtifactError, load_model
 from .backbones import RewardModel
 from .config import Refused
 from .data import Snapshot, read_snapshot
-from .embeddings import embed
+from .embeddings import embed, embed_cached
 from .evaluate import (
     Floats,
     Ints,
@@ -184,15 +184,19 @@ def model_scorer(
     template: Template,
     device: torch.device,
     micro_batch_tokens: int = MICRO_BATCH_TOKENS,
-    check: Callable[[], None] = lambda: None,
+    *,
+    cached: bool = False,
+    tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scorer:
-    """A model's scorer; `check` is called after every micro-batch and may raise, to stop."""
+    """A model's scorer; `cached` for a frozen encoder.  `tick(done, total)` after micro-batches may raise, to stop."""
 
-    def through(chosen: Template, tokens: int, change: Callable[[Row], Row] = dict) -> ScoreRows:
+    def through(
+        chosen: Template, tokens: int, change: Callable[[Row], Row] = dict, cached: bool = cached
+    ) -> ScoreRows:
         def score(rows: Sequence[Row]) -> Scored:
             changed = [{"response_id": "", **change(row)} for row in rows]
             encoded = chosen.encode(changed)
-            features = embed(model, encoded, device, tokens, lambda done, total: check())
+            features = (embed_cached if cached else embed)(model, encoded, device, tokens, tick)
             made = predictions(changed, encoded, distributions(model, features))
             scores = np.array([row["score"] for row in made], dtype=np.float64)
             ordinal = model.kind == "ordinal"
@@ -208,8 +212,8 @@ def model_scorer(
         variants["another_header"] = through(template.with_header("\n\n### Answer\n"), micro_batch_tokens)
     return Scorer(
         score=through(template, micro_batch_tokens),
-        alone=through(template, 1),
-        padded=through(template, sys.maxsize),
+        alone=through(template, 1, cached=False),
+        padded=through(template, sys.maxsize, cached=False),
         variants=variants,
         eos=str(template.tokenizer.eos_token or ""),
         exact=EXACT_GOAL if device.type == "cpu" else EXACT_GOAL_BF16,
@@ -239,65 +243,53 @@ def measure(
     temperature: float,
     seed: int,
     hardening: float = 0.0,
-    tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """The "robustness" object of metrics.json, on responses that the model was not trained on if there are any.
 
     `responses` and `judgements` as in evaluate_run; `scores` what the model gave every response, by id.  At most
     MAX_RESPONSES of them, chosen by `seed`, are attacked.  An *order* is which of two responses scores higher: all
     judged pairs among the chosen, filled up to MIN_ORDERS with drawn pairs; it flips if the lower one, attacked,
-    reaches the other.  `tick(done, total)` after every pass over the chosen responses.
+    reaches the other.
     """
     ordinal = kind == "ordinal"
     real = np.array([scores[row["response_id"]] for row in responses], dtype=np.float64)
     chosen = choose(responses, judgements, seed)
     orders = choose_orders(chosen, judgements, seed)
-    passes = len(ATTACKS) + len(DEGENERATE) + len(scorer.variants) + 3
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        tick(done, passes)
-
-    base = scorer.score(chosen)
-    step()
+    attacked = [
+        [{**row, "text": attack.change(row["text"], scorer.eos)} for row in chosen] for attack in ATTACKS
+    ]
+    answers = [_degenerate_rows(chosen, answer) for answer in DEGENERATE]
+    parts = _together(scorer.score, [list(chosen), *attacked, *answers])
+    base = parts[0]
     finite = bool(np.isfinite(real).all() and np.isfinite(base.score).all())
     unit = 1.0 if ordinal else float(real.std()) if finite else 0.0
-    attacks = {}
-    for attack in ATTACKS:
-        attacked = scorer.score([{**row, "text": attack.change(row["text"], scorer.eos)} for row in chosen])
-        attacks[attack.name] = {
-            **_attack_effect(base.score, attacked.score, orders, unit),
+    attacks = {
+        attack.name: {
+            **_attack_effect(base.score, part.score, orders, unit),
             "trained": attack.trained and hardening > 0,
         }
-        step()
+        for attack, part in zip(ATTACKS, parts[1:], strict=False)
+    }
     edge = float(np.quantile(real, LOWEST_SHARE)) if finite and len(real) else 0.0
     degenerate = {}
-    for answer in DEGENERATE:
-        made = _degenerate_rows(chosen, answer)
-        result = scorer.score(made) if made else Scored(np.zeros(0), np.zeros((0, 9)))
-        bad = in_bad(result, partition) if ordinal else result.score < edge
+    for answer, part in zip(DEGENERATE, parts[1 + len(ATTACKS) :], strict=True):
+        bad = in_bad(part, partition) if ordinal else part.score < edge
         degenerate[answer.name] = {
-            "n": len(made),
-            "in_bad_share": float(np.mean(bad)) if len(made) else None,
-            "mean_score": _finite(np.mean(result.score)) if len(made) else None,
+            "n": len(part.score),
+            "in_bad_share": float(np.mean(bad)) if len(part.score) else None,
+            "mean_score": _finite(np.mean(part.score)) if len(part.score) else None,
         }
-        step()
     backwards = scorer.score(list(reversed(chosen)))
     swapped = Scored(backwards.score[::-1], None if backwards.p is None else backwards.p[::-1])
-    step()
     few = _shortest_and_longest(chosen)
     alone = scorer.alone([chosen[number] for number in few]).score
     padded = scorer.padded([chosen[number] for number in few]).score
-    step()
     templates: dict[str, dict[str, Any]] = {}
     for name, score in scorer.variants.items():
         variant = score(chosen).score
         # None too where the template has no such part (no prompt, no role): then nothing was varied
         same = np.array_equal(variant, base.score)
         templates[name] = {"correlation": None if same else spearman(variant, base.score), "n": len(chosen)}
-        step()
 
     def preferred(scored: Scored, first: Ints, second: Ints) -> Floats:
         if scored.p is not None:
@@ -452,6 +444,16 @@ def _attack_effect(base: Floats, attacked: Floats, orders: Ints, unit: float) ->
         "flip_rate": _finite(flipped.mean()) if len(flipped) else None,
         "orders": len(flipped),
     }
+
+
+def _together(score: ScoreRows, parts: Sequence[Sequence[Row]]) -> list[Scored]:
+    """The scores of several lists of rows from one call, which batches them best."""
+    whole = score([row for part in parts for row in part])
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    scores = np.split(whole.score, ends)
+    if whole.p is None:
+        return [Scored(part) for part in scores]
+    return [Scored(*both) for both in zip(scores, np.split(whole.p, ends), strict=True)]
 
 
 def _degenerate_rows(chosen: Sequence[Row], answer: Degenerate) -> list[Row]:

@@ -224,7 +224,14 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     )
     on_trained = not measured.responses
     robustness = measure(
-        model_scorer(model, template, device, given(config.micro_batch_tokens), stop.check),
+        model_scorer(
+            model,
+            template,
+            device,
+            given(config.micro_batch_tokens),
+            cached=frozen,
+            tick=lambda done, total: tick("evaluating", done, total),
+        ),
         responses=snapshot.responses if on_trained else measured.responses,
         judgements=snapshot.judgements if on_trained else measured.judgements,
         scores={row["response_id"]: row["score"] for row in predicted},
@@ -233,7 +240,6 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         tie=artifact["tie"],
         temperature=artifact["temperature"],
         seed=config.seed,
-        tick=lambda done, total: tick("evaluating", done, total),
     )
     uses = len(data.first) * given(config.epochs)
     metrics = {
