@@ -96,13 +96,19 @@ def load_ukp_votes(path: Path | None = None) -> Rows:
 
 
 def load_pl_humor(
-    path: Path | None = None, *, held_out: float = 0.3, pairs: int | None = None, seed: int = 0
+    path: Path | None = None,
+    *,
+    held_out: float = 0.3,
+    pairs: int | None = None,
+    fold: int = 0,
+    seed: int = 0,
 ) -> Rows:
     """Which of two short texts is funnier: up to 113,638 votes on 28,118 pairs of 4,030 texts, one to five a pair.
 
     The pairs join all texts into one web, so no row split is clean.  Texts are hashed into 40 buckets, the groups; the
-    first round(40 * held_out) form the held-out side ("held-00", ...), the others the training side ("train-..").  Only
-    pairs with both texts on one side are kept: 0.3 keeps about 49 % of the pairs for training and 9 % for measuring.
+    first round(40 * held_out) form the held-out side ("held-00", ...), the others the training side ("train-.."); the
+    next `fold` holds out the buckets after those.  Only pairs with both texts on one side are kept: 0.3 keeps about
+    49 % of the pairs for training and 9 % for measuring.
     `pairs` draws that many of the kept pairs, each with all its votes.  The file says who won, not who judged nor
     where a text stood: annotator "crowd", no ties, and the winner's side drawn by `seed`, so that a side tells nothing.
     """
@@ -116,7 +122,8 @@ def load_pl_humor(
     side = {}
     for number, text in texts.items():
         bucket = _bucket(text, 40)
-        side[number] = f"held-{bucket:02d}" if bucket < edge else f"train-{bucket:02d}"
+        outside = (bucket - fold * edge) % 40 < edge
+        side[number] = f"held-{bucket:02d}" if outside else f"train-{bucket:02d}"
     votes: dict[tuple[int, int], list[int]] = {}
     with open(folder / "pairs.csv", encoding="utf-8") as lines:
         for line in lines:
@@ -338,6 +345,68 @@ def load_autoj(path: Path | None = None) -> Rows:
             }
         )
     return Rows(responses, judgements, [])
+
+
+# -- changes of the training side alone, for studies ------------------------------------------------------------
+
+
+def flip_verdicts(rows: Rows, held_out: frozenset[str], share: float, *, seed: int) -> Rows:
+    """Each training verdict a or b is turned round with probability `share`: label noise."""
+    inside = _trained(rows, held_out)
+    draw = random.Random(f"flip:{seed}")
+    turned = {"a": "b", "b": "a"}
+    judgements = []
+    for row in rows.judgements:
+        if row["response_a"] in inside and draw.random() < share:
+            row = {**row, "verdict": turned.get(row["verdict"], row["verdict"])}
+        judgements.append(row)
+    return rows._replace(judgements=judgements)
+
+
+def add_spammers(rows: Rows, held_out: frozenset[str], share: float, *, seed: int) -> Rows:
+    """Made-up people beside the real ones, so that `share` of the training votes are theirs; 50 votes a person.
+
+    They don't read: half of them choose a or b by a coin, half always take what stands on the left (a).
+    """
+    inside = _trained(rows, held_out)
+    pairs = sorted(
+        {(row["response_a"], row["response_b"]) for row in rows.judgements if row["response_a"] in inside}
+    )
+    real = sum(row["response_a"] in inside for row in rows.judgements)
+    draw = random.Random(f"spammers:{seed}")
+    added: list[dict[str, Any]] = []
+    for person in range(round(real * share / (1 - share) / 50)):
+        for a, b in draw.sample(pairs, min(50, len(pairs))):
+            verdict = "a" if person % 2 else draw.choice("ab")
+            added.append(
+                {
+                    "response_a": a,
+                    "response_b": b,
+                    "verdict": verdict,
+                    "annotator": f"spammer{person}",
+                    "left": "a",
+                }
+            )
+    return rows._replace(judgements=[*rows.judgements, *added])
+
+
+def keep_levels(rows: Rows, held_out: frozenset[str], share: float, *, seed: int) -> Rows:
+    """Levels of only `share` of the training responses, all labels of each."""
+    inside = sorted(_trained(rows, held_out) & {row["response_id"] for row in rows.levels})
+    lost = set(inside) - set(random.Random(f"levels:{seed}").sample(inside, round(share * len(inside))))
+    return rows._replace(levels=[row for row in rows.levels if row["response_id"] not in lost])
+
+
+def keep_pairs(rows: Rows, held_out: frozenset[str], share: float, *, seed: int) -> Rows:
+    """Judgements among only `share` of the training responses: the others have levels at most."""
+    inside = sorted(_trained(rows, held_out))
+    lost = set(inside) - set(random.Random(f"pairs:{seed}").sample(inside, round(share * len(inside))))
+    kept = [row for row in rows.judgements if not lost & {row["response_a"], row["response_b"]}]
+    return rows._replace(judgements=kept)
+
+
+def _trained(rows: Rows, held_out: frozenset[str]) -> set[str]:
+    return {row["response_id"] for row in rows.responses if row["group"] not in held_out}
 
 
 def _two_responses(
