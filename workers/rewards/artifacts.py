@@ -52,7 +52,7 @@ def save_model(
     if model.head is not None:
         head = {name: tensor.detach().cpu().contiguous() for name, tensor in model.head.state_dict().items()}
         save_file(head, beside / HEAD_NAME)
-    files = {path.name: _sha256(path) for path in sorted(beside.iterdir())}
+    files = {path.name: sha256_of(path) for path in sorted(beside.iterdir())}
     config = {
         "format": FORMAT,
         "method": method,
@@ -87,7 +87,7 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
         path = folder / name
         if not path.is_file():
             raise ArtifactError(f"{path} is missing; copy the model folder again or retrain")
-        if _sha256(path) != expected:
+        if sha256_of(path) != expected:
             raise ArtifactError(
                 f"{path} is damaged (its sha256 differs from {CONFIG_NAME}); copy it again or retrain"
             )
@@ -111,7 +111,12 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
             digit_ids=template.digit_ids,
         )
         if model.head is not None:
-            model.head.load_state_dict(load_file(folder / HEAD_NAME))
+            tensors = load_file(folder / HEAD_NAME)
+            if isinstance(model.head, torch.nn.Linear) and model.head.bias is None and "bias" in tensors:
+                model.head.bias = torch.nn.Parameter(
+                    tensors["bias"]
+                )  # made before such heads lost their bias
+            model.head.load_state_dict(tensors)
     except (Refused, OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise ArtifactError(f"{folder} can't be loaded: {' '.join(str(error).split())[:200]}") from error
     model.eval()
@@ -179,6 +184,6 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -114,7 +114,10 @@ class RewardModel(nn.Module):
         if digit_ids is not None:
             self.register_buffer("digits", torch.tensor(digit_ids), persistent=False)
         else:
-            self.head = _head(self.hidden_size, head_hidden, outputs)
+            # no bias on a causal model: transformers' sequence classifiers have none, so the head can be exported
+            self.head = _head(
+                self.hidden_size, head_hidden, outputs, bias=backbone_kind == "encoder" or head_hidden > 0
+            )
         self.tie_raw: nn.Parameter | None = None
         self.bad_threshold: nn.Parameter | None = None
 
@@ -220,11 +223,12 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _head(hidden_size: int, width: int, outputs: int) -> nn.Module:
+def _head(hidden_size: int, width: int, outputs: int, *, bias: bool) -> nn.Module:
     """A linear layer, or one hidden layer on normalised features; small weights, so that scores start near zero."""
-    last = nn.Linear(width or hidden_size, outputs)
+    last = nn.Linear(width or hidden_size, outputs, bias=bias)
     nn.init.normal_(last.weight, std=0.02)
-    nn.init.zeros_(last.bias)
+    if bias:
+        nn.init.zeros_(last.bias)
     if not width:
         return last
     return nn.Sequential(

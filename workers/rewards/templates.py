@@ -75,6 +75,11 @@ class Template:
                 f"config.json: max_length {max_length} leaves no room for text; use {frame + 64} or more"
             )
 
+    @property
+    def frame(self) -> tuple[list[int], list[int], list[int]]:
+        """The ids before the prompt, between prompt and response, and after the response."""
+        return self._start, self._middle, self._end
+
     def describe(self) -> dict[str, Any]:
         """What an artifact stores, so that another program can rebuild the same ids."""
         if self.backbone == "encoder":
@@ -94,10 +99,10 @@ class Template:
 
     def encode(self, rows: Sequence[dict[str, Any]]) -> list[Encoded]:
         """Rows with `messages` (list of role/content) and `text`; a prompt shared by rows is tokenised once."""
-        prompts = [self._prompt(row["messages"]) for row in rows]
+        prompts = [self.prompt_text(row["messages"]) for row in rows]
         distinct = list(dict.fromkeys(prompts))
         prompt_ids = dict(zip(distinct, self._batch_ids(distinct), strict=True))
-        responses = self._batch_ids([_plain(row["text"]) for row in rows])
+        responses = self._batch_ids([plain(row["text"]) for row in rows])
         return [
             self._assemble(prompt_ids[prompt], response)
             for prompt, response in zip(prompts, responses, strict=True)
@@ -126,12 +131,11 @@ class Template:
         kept = room - len(mark)
         return mark + (ids[-kept:] if kept else [])
 
-    def _prompt(self, messages: Sequence[dict[str, str]]) -> str:
+    def prompt_text(self, messages: Sequence[dict[str, str]]) -> str:
         if self.backbone == "encoder" and len(messages) == 1:
-            return _plain(messages[0]["content"])
+            return plain(messages[0]["content"])
         return "\n\n".join(
-            f"### {_plain(message['role']).capitalize()}\n{_plain(message['content'])}"
-            for message in messages
+            f"### {plain(message['role']).capitalize()}\n{plain(message['content'])}" for message in messages
         )
 
     def _score_suffix(self) -> tuple[list[int], tuple[int, ...]]:
@@ -178,7 +182,7 @@ def collate(rows: Sequence[Encoded], device: torch.device) -> tuple[torch.Tensor
     return ids.to(device), lengths.to(device)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text with its own ### escaped (reversibly: one backslash more before each)."""
     return re.sub(r"(?<!#)###", r"\\###", text)
 

@@ -1,0 +1,352 @@
+"""The model card of an exported model: what it is, how to use it, how good it was measured to be, and where not.
+
+Figures come from the run's metrics.json; what it doesn't hold, the card doesn't claim.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .backbones import PACKAGED
+
+Row = Mapping[str, Any]
+
+OBJECTIVES = {
+    "bt": "Bradley-Terry: -log sigmoid(r_a - r_b) for every judgement that prefers a over b",
+    "clf": (
+        "order-consistent classifier (arXiv 2411.04991): binary cross-entropy of each single response, preferred 1 "
+        "and rejected 0; the logit is the reward"
+    ),
+    "oprm": (
+        "ordinal probabilistic reward model (arXiv 2602.12660): a distribution over the ratings 1 to 9, trained on "
+        "-log P(rating of the preferred > rating of the other)"
+    ),
+    "rgft": (
+        "region flooding tuning (arXiv 2602.12660): a distribution over the ratings 1 to 9, trained on -log of the "
+        "probability of the region of rating pairs that verdict and quality levels allow"
+    ),
+    "haf": (
+        "HaF-RM (arXiv 2407.04185): Bradley-Terry on the reward plus alpha times a policy term on the same backbone; "
+        "only the reward is exported"
+    ),
+}
+
+_COMMON = """\
+import re
+import torch
+from transformers import {auto}, AutoTokenizer
+
+folder = "."  # or the folder's path
+tokenizer = AutoTokenizer.from_pretrained(folder{trust})
+model = {auto}.from_pretrained(folder{trust}).eval()
+
+def plain(text):  # "### ..." inside a text stays a quotation
+    return re.sub(r"(?<!#)###", r"\\\\###", text)
+
+def encode(messages, response):
+{prompt}
+    ids = tokenizer(prompt, plain(response)) if prompt.strip() else tokenizer(plain(response))
+    assert len(ids["input_ids"]) <= tokenizer.model_max_length, "longer than the model was trained on; shorten it"
+    return ids
+
+chats = [
+    ([{{"role": "user", "content": "How do I keep a fern alive?"}}], "Water it weekly, and keep it out of the sun."),
+    ([{{"role": "user", "content": "How do I keep a fern alive?"}}], "No idea."),
+]
+batch = tokenizer.pad([encode(messages, response) for messages, response in chats], return_tensors="pt")
+with torch.no_grad():
+    logits = model(**batch).logits
+"""
+
+_SECTIONS = """\
+    prompt = "\\n\\n".join(f"### {plain(m['role']).capitalize()}\\n{plain(m['content'])}" for m in messages)"""
+
+_ENCODER_PROMPT = """\
+    if len(messages) == 1:
+        prompt = plain(messages[0]["content"])
+    else:
+        prompt = "\\n\\n".join(f"### {plain(m['role']).capitalize()}\\n{plain(m['content'])}" for m in messages)"""
+
+_SCALAR_READ = """\
+rewards = logits[:, 0]  # higher is better; only differences mean something
+print(rewards.tolist())
+"""
+
+_RATINGS_READ = """\
+p = torch.softmax(logits.double(), dim=1)  # [B, 9]: the probability of each rating, 1 to 9
+rewards = p @ torch.arange(1.0, 10.0, dtype=p.dtype)  # E[rating]
+print(rewards.tolist())
+"""
+
+_DIGITS_READ = """\
+digits = {digits}  # the tokens 1 to 9
+last = batch["attention_mask"].sum(1) - 1
+logits = logits[torch.arange(len(last)), last][:, digits]
+"""
+
+
+def usage(config: Row, report: Row) -> str:
+    """The code sample; tests run it."""
+    encoder = config["backbone"] == "encoder"
+    code = _COMMON.format(
+        auto=report["auto_class"],
+        trust=", trust_remote_code=True" if report["trust_remote_code"] else "",
+        prompt=_ENCODER_PROMPT if encoder else _SECTIONS,
+    )
+    if config["kind"] == "scalar":
+        return code + _SCALAR_READ
+    if not encoder:
+        code += _DIGITS_READ.format(digits=config["template"]["digit_ids"])
+    return code + _RATINGS_READ
+
+
+def model_card(config: Row, metrics: Row | None, report: Row) -> str:
+    """README.md with the hub's front matter.  `config` is reward_config.json, `report` export_model's."""
+    run = (metrics or {}).get("config") or {}
+    parts = [
+        _front_matter(config, report),
+        _what(config, run, report),
+        _section("Use", _use(config, report)),
+        _section("Training data", _data(metrics, run)),
+        _section("Held-out results", _results(metrics)),
+        _section("Calibration", _calibration(config, metrics)),
+        _section("Robustness", _robustness(metrics)),
+        _section("Limits", _limits(config, metrics)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(title: str, text: str) -> str:
+    return f"## {title}\n\n{text}"
+
+
+def _front_matter(config: Row, report: Row) -> str:
+    lines = ["---", "library_name: transformers"]
+    pipeline = "text-generation" if report["auto_class"] == "AutoModelForCausalLM" else "text-classification"
+    lines.append(f"pipeline_tag: {pipeline}")
+    if (base := _hub_id(config.get("base_model"))) is not None:
+        lines.append(f"base_model: {base}")
+    tags = ["reward-model", "preference", "caliper", config["method"]]
+    if report["trust_remote_code"]:
+        tags.append("custom_code")
+    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
+
+
+def _hub_id(name: Any) -> str | None:
+    """The base model as the hub names it, or None for a folder of one's own."""
+    if name == PACKAGED:
+        return f"sentence-transformers/{PACKAGED}"
+    return name if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) else None
+
+
+def _what(config: Row, run: Row, report: Row) -> str:
+    name = str(config.get("base_model") or "unknown")
+    base = _hub_id(name) or f"{name.rstrip('/').rsplit('/', 1)[-1]} (a local model)"
+    output = (
+        "one number, the reward: higher is better, and only differences between responses mean something"
+        if config["kind"] == "scalar"
+        else "a probability for each of the ratings 1 (worst) to 9 (best); the reward is the expected rating"
+    )
+    lines = [
+        f"# Reward model ({config['method']})",
+        "",
+        f"It reads a conversation and a response and gives {output}. Made with Caliper.",
+        "",
+        f"- Base model: {base}",
+        f"- Objective: {OBJECTIVES[config['method']]}",
+    ]
+    if config["kind"] == "ordinal":
+        bad, normal = config["partition"]
+        lines.append(f"- Levels: bad is 1 to {bad}, normal {bad + 1} to {normal}, good {normal + 1} to 9")
+    tuning = {
+        "frozen": "the head alone",
+        "tuned": "all weights",
+        "lora": "LoRA adapters, merged, and the head",
+    }
+    if run.get("tuning") in tuning:
+        lines.append(
+            f"- Trained: {tuning[run['tuning']]}; {run.get('epochs')} epochs, seed {run.get('seed')}"
+        )
+    lines += [
+        f"- Loads as: `{report['auto_class']}` ({report['architecture']})"
+        + (", with `trust_remote_code=True`: modeling_caliper.py" if report["trust_remote_code"] else ""),
+        f"- Model digest: `{config.get('digest')}`",
+        "- Licence: that of the base model applies to these weights, and the labels may have terms of their own; "
+        "whoever shares this model chooses a licence that fits both",
+    ]
+    return "\n".join(lines)
+
+
+def _use(config: Row, report: Row) -> str:
+    template = config["template"]
+    return (
+        f"```python\n{usage(config, report)}```\n\n"
+        "The tokenizer frames prompt and response by itself, and special tokens inside a text are read as plain text. "
+        f"The ids are those of the template `{template['name']}`:\n\n"
+        f"```text\n{template['text']}\n```\n\n"
+        f"On {report['probes']} difficult texts the ids are equal to the training program's, and scores differ by at "
+        f"most {report['max_difference']:.1e} (fp32). The model was trained on at most {config['max_length']} tokens. "
+        "The training program marks what it cuts off with `[...]`, the prompt's beginning first, and never the "
+        "response's end; this code refuses instead."
+    )
+
+
+def _data(metrics: Row | None, run: Row) -> str:
+    training = (metrics or {}).get("training")
+    if not training:
+        return "Not recorded with this model."
+    lines = [
+        f"- {training['judgements']} judgements and {training['levels']} quality labels on "
+        f"{training['responses']} responses"
+    ]
+    if run.get("snapshot_digest"):
+        lines.append(f"- Snapshot digest: `{run['snapshot_digest']}`")
+    dropped = {name: n for name, n in (training.get("dropped") or {}).items() if n}
+    if dropped:
+        lines.append(
+            "- Left out: " + ", ".join(f"{n} ({name.replace('_', ' ')})" for name, n in dropped.items())
+        )
+    lines.append(f"- Texts cut to fit: {training['truncated']}")
+    return "\n".join(lines)
+
+
+def _results(metrics: Row | None) -> str:
+    held_out = (metrics or {}).get("held_out") or {}
+    pairs, levels, extremes = (held_out.get(key) for key in ("pairs", "levels", "auroc_good_bad"))
+    split = (metrics or {}).get("split") or {}
+    if not (pairs or levels or extremes):
+        return (
+            "None: no labels were held out, or metrics.json was not at hand. Nothing is known of its quality."
+        )
+    rows: list[tuple[str, str, Any]] = []
+    if pairs:
+        rows += [
+            ("Pairwise accuracy", _interval(pairs["accuracy"]), pairs["accuracy"]["n"]),
+            ("... of “the longer wins”", _interval(pairs["length_baseline"]), pairs["length_baseline"]["n"]),
+        ]
+        if near := pairs.get("near_equal_length"):
+            rows.append(
+                (f"... lengths within {near['max_difference']} characters", _interval(near), near["n"])
+            )
+        if ceiling := pairs.get("human_ceiling"):
+            rows.append(("... of people predicting one another", _number(ceiling["value"]), ceiling["n"]))
+        for key, name in (("nll", "NLL against vote shares"), ("brier", "Brier score against vote shares")):
+            score = pairs[key]
+            rows.append(
+                (
+                    name,
+                    f"{_number(score['value'])} (people's own floor {_number(score['floor'])})",
+                    score["n"],
+                )
+            )
+        rows.append(("Expected calibration error", _number(pairs["ece"]["value"]), pairs["ece"]["n"]))
+    if levels:
+        for key, name in (
+            ("accuracy", "Level accuracy"),
+            ("quadratic_kappa", "Level kappa (quadratic)"),
+            ("rps", "Level RPS (0 is best)"),
+            ("coverage", "Coverage of the central 80 %"),
+        ):
+            rows.append((name, _number(levels[key]), levels["n"]))
+    if extremes:
+        rows.append(("AUROC good against bad", _number(extremes["value"]), extremes["n"]))
+    unit = split.get("unit")
+    by = f"Whole {unit}s were held out" if unit in ("group", "prompt") else "The split was not by prompt"
+    table = _table(("measure", "value", "n"), rows)
+    note = f"\n\n{split['note']}" if split.get("note") else ""
+    return f"{by}; intervals are 95 %, clustered by group.\n\n{table}{note}"
+
+
+def _calibration(config: Row, metrics: Row | None) -> str:
+    found = ((metrics or {}).get("held_out") or {}).get("calibration") or {}
+    applied = config.get("calibration") or {}
+    method = applied.get("method") or found.get("method")
+    if method is None and config.get("temperature", 1.0) != 1.0:
+        method, applied = "temperature", {"parameters": {"temperature": config["temperature"]}}
+    if method is None:
+        return "None was fitted; the probabilities are the model's own."
+    parameters = applied.get("parameters") or found.get("parameters")
+    text = (
+        f"**The logits above are uncalibrated.** Caliper's own pages and the results above apply `{method}` with "
+        f"`{json.dumps(parameters)}` (also in config.json under `caliper`)."
+    )
+    before, after = found.get("before"), found.get("after")
+    if before and after:
+        names = (
+            ("ece", "ECE, equal width"),
+            ("ece_equal_mass", "ECE, equal mass"),
+            ("nll", "NLL"),
+            ("brier", "Brier score"),
+        )
+        rows = [
+            (name, _number(_value(before[key])), _number(_value(after[key])))
+            for key, name in names
+            if before.get(key) is not None and after.get(key) is not None
+        ]
+        text += f"\n\n{_table(('cross-fitted, held out', 'before', 'after'), rows)}"
+    if found.get("note"):
+        text += f"\n\n{found['note']}"
+    return text
+
+
+def _robustness(metrics: Row | None) -> str:
+    report = (metrics or {}).get("robustness")
+    if not report:
+        return "Not measured with this model."
+    unit = {"rating": "ratings", "sd": "standard deviations of the scores"}.get(
+        report.get("unit"), "score units"
+    )
+    parts = ["Passed." if report.get("passed") else "**Not passed.**"]
+    parts += [f"- {line}" for line in report.get("failures") or ()]
+    attacks = report.get("attacks") or {}
+    if attacks:
+        rows = [
+            (name, _number(row.get("mean_shift")), _number(row.get("flip_rate")), row.get("n"))
+            for name, row in attacks.items()
+        ]
+        parts.append(
+            "\n" + _table(("text added to a response", f"mean shift ({unit})", "orders flipped", "n"), rows)
+        )
+    length = report.get("length") or {}
+    if length.get("correlation") is not None:
+        parts.append(f"\nCorrelation of score and length: {_number(length['correlation'])}.")
+    return "\n".join(parts)
+
+
+def _limits(config: Row, metrics: Row | None) -> str:
+    lines = [
+        "- It has learnt the preferences of the people who judged, in their language and on their kind of prompts; "
+        "elsewhere nothing is known of it.",
+        "- Scores of different models, or of a retrained one, are not on one scale.",
+        "- Length and style sway reward models: compare with the row “the longer wins” above before trusting it, and "
+        "watch length when optimising against it. A policy trained against any reward model finds its mistakes.",
+    ]
+    if config["kind"] == "scalar":
+        lines.append("- A reward has no zero: compare responses to one prompt, and set no fixed threshold.")
+    if not metrics:
+        lines.append("- No measurement came with this model.")
+    return "\n".join(lines)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    def line(cells: Sequence[Any]) -> str:
+        return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+    return "\n".join([line(header), line(["---"] * len(header)), *(line(row) for row in rows)])
+
+
+def _number(value: Any) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
+
+
+def _value(entry: Any) -> Any:
+    return entry.get("value") if isinstance(entry, Mapping) else entry
+
+
+def _interval(entry: Row) -> str:
+    if entry.get("low") is None or entry.get("high") is None:
+        return _number(entry["value"])
+    return f"{_number(entry['value'])} [{_number(entry['low'])}, {_number(entry['high'])}]"
