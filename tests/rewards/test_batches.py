@@ -69,11 +69,12 @@ def test_micro_batches_cover_sorted_by_length_and_restore_the_order() -> None:
 def test_the_gradient_is_the_naive_pairwise_one(
     method: str, make_run: Callable[..., Path], tiny_encoder: Path
 ) -> None:
-    """A step's loss and gradient equal those of encoding both sides of every judgement on its own."""
+    """A step's loss and gradient equal those of encoding both sides of every judgement on its own, by weight."""
     folder = make_run(tiny_encoder, method)
     config = RunConfig.from_dict({"method": method, "micro_batch_tokens": 60})
     config = dataclasses.replace(config.resolved("encoder", 32), level_terms="all")
     data = training_data(read_snapshot(folder / "snapshot"), Split(frozenset(), "none"), config)
+    data.weight = torch.rand(len(data.first), generator=torch.Generator().manual_seed(0)) + 0.5
     snapshot = read_snapshot(folder / "snapshot")
     from transformers import AutoTokenizer
 
@@ -122,7 +123,8 @@ def test_the_gradient_is_the_naive_pairwise_one(
         terms.append(
             objectives.level_terms(objectives.log_ratings(score(int(data.level_response[row]))), mask)
         )
-    naive = torch.cat(terms).mean()
+    weights = torch.cat([data.weight[step.judgements], torch.ones(len(step.levels))])
+    naive = (weights * torch.cat(terms)).sum() / weights.sum()
     naive.backward()
     torch.testing.assert_close(loss, naive, rtol=1e-6, atol=1e-6)
     assert shared

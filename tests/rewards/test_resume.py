@@ -44,6 +44,7 @@ def weights(folder: Path) -> dict[str, bytes]:
         ("tiny_encoder", "oprm", {}),
         ("tiny_lm", "haf", {}),
         ("tiny_lm", "haf", {"tuning": "lora", "lora_rank": 2}),
+        ("tiny_lm", "haf", {"haf_head": "ordinal"}),
     ],
 )
 def test_stopped_twice_equals_straight(

@@ -11,6 +11,7 @@ from workers.rewards.artifacts import ArtifactError, load_model
 from workers.rewards.backbones import RewardModel, load_backbone
 from workers.rewards.config import Refused, RunConfig
 from workers.rewards.data import check_labels, read_snapshot, split_groups, training_data
+from workers.rewards.objectives import BOTH_BAD, TIE, WIN
 from workers.rewards.score import main as score_main
 from workers.rewards.score import score_responses
 from workers.rewards.train import main as train_main
@@ -30,6 +31,8 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("tiny_lm", "haf", {}),
     ("tiny_lm", "rgft", {"tuning": "lora", "lora_rank": 4}),
     ("tiny_lm", "haf", {"tuning": "lora", "lora_rank": 4}),
+    ("tiny_lm", "haf", {"haf_head": "ordinal"}),
+    ("tiny_lm", "haf", {"haf_head": "ordinal", "tuning": "lora", "lora_rank": 4}),
 ]
 
 
@@ -39,7 +42,7 @@ def test_a_run_writes_what_the_contract_says(
 ) -> None:
     folder = make_run(request.getfixturevalue(base), method, **extra)
     metrics = train(folder)
-    ordinal = method in ("oprm", "rgft")
+    ordinal = method in ("oprm", "rgft") or extra.get("haf_head") == "ordinal"
 
     assert metrics == json.loads((folder / "metrics.json").read_text())
     assert metrics["kind"] == ("ordinal" if ordinal else "scalar")
@@ -182,6 +185,10 @@ def test_ordinal_scores_are_the_digit_rows_of_the_lm_head(tiny_lm: Path) -> None
         ({"use_strength": 1}, "true or false"),
         ({"held_out_groups": "x"}, "a list of strings"),
         ({"weight_decay": float("nan")}, "weight_decay is nan"),
+        ({"votes": "all"}, "votes is 'all'; choose one of each, majority"),
+        ({"haf_head": "digits"}, "haf_head is 'digits'"),
+        ({"reliability_prior": [1]}, "two numbers such as"),
+        ({"reliability_prior": [0, 9]}, "reliability_prior is (0.0, 9.0); it must lie within"),
     ],
 )
 def test_a_wrong_config_is_refused_by_name(given: dict[str, Any], message: str) -> None:
@@ -248,6 +255,9 @@ def test_bad_rows_are_refused_with_row_and_field(
         ({"response_a": "nobody"}, "row 0: response_a 'nobody'"),
         ({"strength": 7}, "row 0: strength 7"),
         ({"response_b": first["response_a"]}, "compared with itself"),
+        ({"left": "c"}, "row 0: left 'c'"),
+        ({"weight": 0.0}, r"row 0: weight 0\.0 must be a positive number"),
+        ({"weight": float("inf")}, "row 0: weight inf"),
     ]
     for number, (change, message) in enumerate(changes):
         folder = make_run(tiny_encoder, "bt", name=str(number), judgements=[first | change])
@@ -315,6 +325,58 @@ def test_contradictions_and_crossings_are_dropped_and_counted(make_run: MakeRun,
     )
     assert len(plain.first) == 4
     assert plain.dropped == {"crosses_split": 1}
+
+
+def test_sides_and_weights_are_read_and_older_snapshots_lack_them(make_run: MakeRun, rows: Any) -> None:
+    pair = {"response_a": "0-good", "response_b": "0-bad"}
+    judged = [
+        {**pair, "verdict": "a", "left": "a", "weight": 2.5, "annotator": "ann"},
+        {**pair, "verdict": "b", "left": "a", "annotator": "ben"},
+        {**pair, "verdict": "b", "left": "b", "annotator": "ann"},
+        {**pair, "verdict": "tie", "left": None, "annotator": None},
+    ]
+    config = RunConfig(holdout=0.0)
+    folder = make_run("x", "bt", judgements=judged) / "snapshot"
+    snapshot = read_snapshot(folder)
+    data = training_data(snapshot, split_groups(snapshot, config), config)
+    assert data.first_left.tolist() == [1, 0, 1, -1]
+    assert data.weight.tolist() == [2.5, 1, 1, 1]
+    assert [data.annotators[person] for person in data.annotator] == ["ann", "ben", "ann", "anonymous"]
+    path = folder / "judgements.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["left", "weight"]), path)
+    old = read_snapshot(folder)
+    assert [(row["left"], row["weight"]) for row in old.judgements] == [(None, None)] * 4
+
+
+def test_majority_votes_make_one_judgement_a_pair(make_run: MakeRun, rows: Any) -> None:
+    def votes(a: str, b: str, *verdicts: str, **columns: Any) -> list[dict[str, Any]]:
+        return [{"response_a": a, "response_b": b, "verdict": verdict, **columns} for verdict in verdicts]
+
+    judged = [
+        *votes("0-good", "0-bad", "a", "a", "b", strength=2),
+        *votes("0-bad", "0-good", "b", "tie"),  # the same pair from its other side
+        *votes("1-good", "1-bad", "a", "b"),
+        *votes("2-good", "2-bad", "b"),
+        *votes("2-good", "2-bad", "a", weight=3.0),
+        *votes("3-good", "3-bad", "both_bad", "both_bad", "a"),
+    ]
+    snapshot = read_snapshot(make_run("x", "bt", judgements=judged) / "snapshot")
+    config = RunConfig(holdout=0.0, votes="majority")
+    data = training_data(snapshot, split_groups(snapshot, config), config)
+    names = [row["response_id"] for row in snapshot.responses]
+    assert data.outcome.tolist() == [WIN, TIE, WIN, BOTH_BAD]
+    won = [(names[a], names[b]) for a, b in zip(data.first, data.second, strict=True)]
+    assert (won[0], won[2]) == (("0-good", "0-bad"), ("2-good", "2-bad"))
+    assert data.strength.tolist() == [2, 1, 1, 1]
+    assert data.annotators == ["majority"]
+    each = training_data(snapshot, split_groups(snapshot, config), RunConfig(holdout=0.0))
+    assert len(each.first) == len(judged)
+
+
+def test_majority_votes_train(make_run: MakeRun, tiny_encoder: Path) -> None:
+    metrics = train(make_run(tiny_encoder, "bt", votes="majority", epochs=1))
+    assert metrics["training"]["judgements"] == 30  # 60 of two people
+    assert metrics["annotators"] is None
 
 
 def test_levels_alone_train_rgft(make_run: MakeRun, tiny_encoder: Path) -> None:

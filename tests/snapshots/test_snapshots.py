@@ -17,6 +17,7 @@ from webapp.snapshots import services
 from webapp.snapshots.models import Snapshot
 from webapp.snapshots.reading import consistent_read
 from webapp.snapshots.services import snapshot_take
+from workers.rewards.data import read_snapshot
 
 
 def table(snapshot: Snapshot, name: str) -> list[dict[str, Any]]:
@@ -50,6 +51,12 @@ def test_the_tables_hold_current_labels_only(labelled: Project) -> None:
     assert [(row["response_id"], row["level"], row["annotator"]) for row in table(snapshot, "levels")] == [
         ("p1-r1", "good", "kim"), ("p1-r2", "bad", "kim"), ("p1-r3", "normal", "lee"), ("p2-r1", "good", "max"),
     ]  # fmt: skip
+
+
+def test_training_reads_the_side_that_stood_left(labelled: Project) -> None:
+    read = read_snapshot(snapshot_take(project=labelled).path)
+    assert [row["left"] for row in read.judgements] == ["b"] + [None] * 6
+    assert {row["weight"] for row in read.judgements} == {None}
 
 
 def test_the_schemas_are_the_contract(labelled: Project) -> None:

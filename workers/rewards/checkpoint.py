@@ -7,7 +7,7 @@ and one rename replaces both.  Random numbers need no state: every step seeds it
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ NAME = "state.safetensors"
 
 @dataclass
 class Position:
-    """Steps done, tokens encoded and seconds spent in them so far."""
+    """Steps done, tokens encoded and seconds spent in them so far; `extra` is further state by name."""
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -40,6 +41,7 @@ def save_checkpoint(
     }
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{key}": value for key, value in state.items()}
+    tensors |= {f"extra.{name}": value for name, value in position.extra.items()}
     header = {
         "format": FORMAT,
         "step": position.step,
@@ -93,4 +95,7 @@ def load_checkpoint(
             _, number, key = name.split(".", 2)
             state.setdefault(int(number), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return Position(int(header["step"]), int(header["tokens"]), float(header["seconds"]))
+    extra = {
+        name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")
+    }
+    return Position(int(header["step"]), int(header["tokens"]), float(header["seconds"]), extra)

@@ -21,6 +21,8 @@ ORDINAL_METHODS = ("oprm", "rgft")
 TUNINGS = ("frozen", "tuned", "lora")
 BACKBONES = ("auto", "encoder", "causal")
 LEVEL_TERMS = ("none", "unpaired", "all")
+VOTES = ("each", "majority")
+HAF_HEADS = ("scalar", "ordinal")
 
 
 class Refused(Exception):
@@ -46,6 +48,10 @@ class RunConfig:
     held_out_groups: tuple[str, ...] | None = None  # these groups instead of a drawn share
     max_length: int | None = None  # tokens of prompt, response and template together
 
+    votes: str = "each"  # each judgement a term of its own | one term a pair with the majority's verdict
+    reliability: bool = True  # weigh each annotator's judgements by a fitted error rate (reliability.py)
+    reliability_prior: tuple[float, float] = (0.5, 4.5)  # Beta prior on an annotator's error rate
+
     # objective
     region: str = "intersect"  # rgft: flood | intersect | rectangle | none
     level_terms: str = "unpaired"  # rgft: whose levels teach on their own, beside the region masks
@@ -55,6 +61,7 @@ class RunConfig:
     centring: float = 0.01  # bt, haf: weight of (r_a + r_b)^2
     alpha: float = 0.2  # haf: weight of the policy term
     beta: float = 0.1  # haf: temperature of the policy term
+    haf_head: str = "scalar"  # scalar: bt + alpha * policy | ordinal: oprm + alpha * policy
     policy_loss: str = "dpo"  # haf: dpo | hinge | ipo | slic | simpo
     simpo_gamma: float = 0.5
 
@@ -78,7 +85,7 @@ class RunConfig:
     @property
     def ordinal(self) -> bool:
         """Whether the model predicts a distribution over the ratings rather than one number."""
-        return self.method in ORDINAL_METHODS
+        return self.method in ORDINAL_METHODS or (self.method == "haf" and self.haf_head == "ordinal")
 
     @property
     def kind(self) -> str:
@@ -123,6 +130,8 @@ class RunConfig:
             "backbone": BACKBONES,
             "region": REGIONS,
             "level_terms": LEVEL_TERMS,
+            "votes": VOTES,
+            "haf_head": HAF_HEADS,
             "policy_loss": POLICY_LOSSES,
         }.items():
             value = getattr(self, key)
@@ -136,7 +145,8 @@ class RunConfig:
             raise Refused(f"config.json: {error}") from None
         for key, (low, high) in _RANGES.items():
             value = getattr(self, key)
-            if value is not None and not low <= value <= high:
+            parts = value if isinstance(value, tuple) else () if value is None else (value,)
+            if not all(low <= part <= high for part in parts):
                 raise Refused(f"config.json: {key} is {value}; it must lie within {low}..{high}")
 
     def resolved(self, backbone: str, hidden_size: int, device: str = "cpu") -> RunConfig:
@@ -219,6 +229,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "holdout": (0.0, 0.9),
     "max_length": (32, 1_000_000),
+    "reliability_prior": (0.01, 1e6),
     "strength_margin": (0.0, 100.0),
     "margin": (0.0, 100.0),
     "centring": (0.0, 100.0),
@@ -251,18 +262,15 @@ def _typed(key: str, annotation: str, value: Any) -> Any:
         return value
     if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
         return value
-    if (
-        kind == "float"
-        and isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    ):
+    if kind == "float" and _is_number(value):
         return float(value)
     if kind == "str" and isinstance(value, str):
         return value
     if isinstance(value, (list, tuple)):
         if kind == "tuple[int, int]" and len(value) == 2 and all(type(item) is int for item in value):
             return tuple(value)
+        if kind == "tuple[float, float]" and len(value) == 2 and all(_is_number(item) for item in value):
+            return tuple(float(item) for item in value)
         if kind == "tuple[str, ...]" and all(isinstance(item, str) for item in value):
             return tuple(value)
     wanted = {
@@ -271,6 +279,11 @@ def _typed(key: str, annotation: str, value: Any) -> Any:
         "float": "a number",
         "str": "a string",
         "tuple[int, int]": f"two rising ratings such as [3, 6] within 1..{RATINGS - 1}",
+        "tuple[float, float]": "two numbers such as [1, 9]",
         "tuple[str, ...]": "a list of strings",
     }[kind]
     raise Refused(f"config.json: {key} is {value!r}; it must be {wanted}{' or null' if optional else ''}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

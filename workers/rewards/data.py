@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from .objectives import BOTH_BAD, MAX_STRENGTH, TIE, WIN
 from .scale import LEVEL_INDEX, UNKNOWN
 
 VERDICTS = ("a", "b", "tie", "both_bad")
+ANONYMOUS = "anonymous"
 MIN_GROUPS = 5  # below, one held-out group would be most of a fifth, and its accuracy an anecdote
 
 _COLUMNS = {
@@ -25,6 +27,9 @@ _COLUMNS = {
     "judgements": ("judgement_id", "response_a", "response_b", "verdict", "strength", "annotator"),
     "levels": ("label_id", "response_id", "level", "annotator"),
 }
+# Which response stood left ("a" or "b"), and how many votes a row stands for; older snapshots lack them.
+_OPTIONAL = {"judgements": ("left", "weight")}
+_TYPES = {"strength": pa.int8(), "weight": pa.float64()}
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class TrainingData:
 
     first, second, outcome, strength: [P] int64.  level: level index per response (3 = unknown), [N] int64.
     level_response, level_value: one row per absolute label that is a term of its own, [L] int64.
+    annotator: index into `annotators`, [P] int64.  first_left: 1 where `first` stood left, 0 where `second` did, -1
+    where nobody knows, [P] int64.  weight: votes that the row stands for, [P] fp32.
     """
 
     first: torch.Tensor
@@ -69,6 +76,10 @@ class TrainingData:
     level: torch.Tensor
     level_response: torch.Tensor
     level_value: torch.Tensor
+    annotator: torch.Tensor
+    annotators: list[str]
+    first_left: torch.Tensor
+    weight: torch.Tensor
     trained_on: set[int] = field(default_factory=set)
     dropped: Counter[str] = field(default_factory=Counter)
 
@@ -87,17 +98,15 @@ def write_snapshot(
     for table, rows in (("responses", responses), ("judgements", judgements), ("levels", levels or [])):
         filled = []
         for number, row in enumerate(rows):
-            row = {"annotator": "anonymous", **row}
+            row = {"annotator": ANONYMOUS, **row}
             if table == "responses":
                 messages = row.get("messages", [])
                 row["messages"] = messages if isinstance(messages, str) else json.dumps(messages)
                 row.setdefault("group", row["prompt_id"])
             else:
                 row.setdefault("judgement_id" if table == "judgements" else "label_id", str(number))
-            filled.append({name: row.get(name) for name in _COLUMNS[table]})
-        schema = pa.schema(
-            [(name, pa.int8() if name == "strength" else pa.string()) for name in _COLUMNS[table]]
-        )
+            filled.append({name: row.get(name) for name in _columns(table)})
+        schema = pa.schema([(name, _TYPES.get(name, pa.string())) for name in _columns(table)])
         pq.write_table(pa.Table.from_pylist(filled, schema), folder / f"{table}.parquet")
 
 
@@ -129,6 +138,10 @@ def read_snapshot(folder: Path) -> Snapshot:
             raise Refused(f"{where}: strength {row['strength']} is outside 1..{MAX_STRENGTH}")
         if row["response_a"] == row["response_b"]:
             raise Refused(f"{where}: response {row['response_a']!r} is compared with itself")
+        if row["left"] not in (None, "a", "b"):
+            raise Refused(f"{where}: left {row['left']!r} is neither a nor b")
+        if row["weight"] is not None and not (row["weight"] > 0 and math.isfinite(row["weight"])):
+            raise Refused(f"{where}: weight {row['weight']} must be a positive number")
     for number, row in enumerate(levels):
         where = f"levels.parquet row {number}"
         if row["response_id"] not in known:
@@ -189,7 +202,8 @@ def training_data(snapshot: Snapshot, split: Split, config: RunConfig) -> Traini
     A judgement across the split would show the model a held-out response, so it is dropped ("crosses_split").
     For rgft a response's level is the majority of its people's levels (unknown if they are split evenly), and
     judgements that contradict the levels are dropped, as in the paper ("contradicts_levels"): a preference for
-    the lower level, a tie of two different ones, "both bad" about one that is not.
+    the lower level, a tie of two different ones, "both bad" about one that is not.  With votes "majority" the
+    judgements of a pair are first made one.
     """
     index = snapshot.index
     held_out = [split.is_held_out(row) for row in snapshot.responses]
@@ -205,24 +219,32 @@ def training_data(snapshot: Snapshot, split: Split, config: RunConfig) -> Traini
             level[response] = _majority(counted)
 
     dropped: Counter[str] = Counter()
-    rows: list[tuple[int, int, int, int]] = []
-    for row in snapshot.judgements:
+    rows: list[tuple[int, int, int, int, int, int]] = []
+    weights: list[float] = []
+    people: dict[str, int] = {}
+    for row in (
+        majority_judgements(snapshot.judgements) if config.votes == "majority" else snapshot.judgements
+    ):
         a, b = index[row["response_a"]], index[row["response_b"]]
         if held_out[a] and held_out[b]:
             continue
         if held_out[a] or held_out[b]:
             dropped["crosses_split"] += 1
             continue
+        first_side = "a"
         if row["verdict"] == "b":
-            a, b = b, a
+            a, b, first_side = b, a, "b"
         outcome = {"tie": TIE, "both_bad": BOTH_BAD}.get(row["verdict"], WIN)
         if with_levels and _contradicts(outcome, int(level[a]), int(level[b])):
             dropped["contradicts_levels"] += 1
             continue
         strength = int(row["strength"] or 1) if config.use_strength else 1
-        rows.append((a, b, outcome, strength))
+        first_left = -1 if row.get("left") is None else int(row["left"] == first_side)
+        person = people.setdefault(row["annotator"] or ANONYMOUS, len(people))
+        rows.append((a, b, outcome, strength, person, first_left))
+        weights.append(row.get("weight") or 1.0)
 
-    paired = {response for a, b, _, _ in rows for response in (a, b)}
+    paired = {response for row in rows for response in row[:2]}
     own_levels: list[tuple[int, int]] = []
     if with_levels and config.level_terms != "none":
         own_levels = [
@@ -235,7 +257,7 @@ def training_data(snapshot: Snapshot, split: Split, config: RunConfig) -> Traini
         raise Refused(
             f"no label is left to train on ({_counted(dropped)}); judge more pairs, or set holdout to 0"
         )
-    columns = torch.tensor(rows, dtype=torch.int64).reshape(-1, 4).T
+    columns = torch.tensor(rows, dtype=torch.int64).reshape(-1, 6).T
     levels = torch.tensor(own_levels, dtype=torch.int64).reshape(-1, 2).T
     levelled = {response for response in votes if int(level[response]) != UNKNOWN} if with_levels else set()
     trained_on = paired | {response for response, _ in own_levels}
@@ -248,9 +270,50 @@ def training_data(snapshot: Snapshot, split: Split, config: RunConfig) -> Traini
         level=level,
         level_response=levels[0],
         level_value=levels[1],
+        annotator=columns[4],
+        annotators=list(people),
+        first_left=columns[5],
+        weight=torch.tensor(weights),
         trained_on=trained_on,
         dropped=dropped,
     )
+
+
+def majority_judgements(judgements: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a pair, whichever side its responses stood on: the verdict with most weight, a tie if two share it.
+
+    What annotators' disagreement would have taught is lost, so this is for comparison only (config.votes).  The
+    strength is the lower median of those who gave that verdict.
+    """
+    pairs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in judgements:
+        pairs.setdefault(min(_sides(row), _sides(row)[::-1]), []).append(row)
+    made: list[dict[str, Any]] = []
+    for (a, b), rows in pairs.items():
+        verdicts = [
+            row["verdict"]
+            if row["response_a"] == a
+            else {"a": "b", "b": "a"}.get(row["verdict"], row["verdict"])
+            for row in rows
+        ]
+        votes: dict[str, float] = {}
+        for row, verdict in zip(rows, verdicts, strict=True):
+            votes[verdict] = votes.get(verdict, 0.0) + (row.get("weight") or 1.0)
+        most = [verdict for verdict, count in votes.items() if count == max(votes.values())]
+        won = most[0] if len(most) == 1 else "tie"
+        strengths = sorted(
+            row["strength"] or 1 for row, verdict in zip(rows, verdicts, strict=True) if verdict == won
+        )
+        made.append(
+            {
+                "response_a": a,
+                "response_b": b,
+                "verdict": won,
+                "strength": strengths[(len(strengths) - 1) // 2] if strengths else None,
+                "annotator": "majority",
+            }
+        )
+    return made
 
 
 def held_out_rows(snapshot: Snapshot, split: Split) -> Snapshot:
@@ -282,6 +345,14 @@ def _contradicts(outcome: int, level_a: int, level_b: int) -> bool:
     return level_a != level_b if outcome == TIE else level_a < level_b
 
 
+def _sides(row: dict[str, Any]) -> tuple[str, str]:
+    return row["response_a"], row["response_b"]
+
+
+def _columns(table: str) -> tuple[str, ...]:
+    return _COLUMNS[table] + _OPTIONAL.get(table, ())
+
+
 def _counted(dropped: Counter[str]) -> str:
     return ", ".join(f"{count} dropped: {reason}" for reason, count in dropped.items()) or "none was given"
 
@@ -293,8 +364,9 @@ def _read(folder: Path, table: str) -> list[dict[str, Any]]:
         missing = [name for name in _COLUMNS[table] if name not in names]
         if missing:
             raise Refused(f"{path} lacks the column {missing[0]!r}; snapshot the project again")
-        rows: list[dict[str, Any]] = pq.read_table(path, columns=list(_COLUMNS[table])).to_pylist()
-        return rows
+        present = [name for name in _columns(table) if name in names]
+        empty = dict.fromkeys(_columns(table))
+        return [empty | row for row in pq.read_table(path, columns=present).to_pylist()]
     except FileNotFoundError:
         raise Refused(f"{path} does not exist; snapshot the project again") from None
     except (OSError, pa.ArrowException) as error:

@@ -13,6 +13,8 @@ from .batches import Step, micro_batches, restore_order
 from .config import RunConfig
 from .data import TrainingData
 from .embeddings import autocast
+from .reliability import Reliability
+from .scale import UNKNOWN
 from .templates import Encoded, collate
 
 _T = TypeVar("_T")
@@ -32,9 +34,12 @@ class StepLoss:
         rows: Sequence[Encoded],
         features: torch.Tensor | None,
         device: torch.device,
+        reliability: Reliability | None = None,
     ) -> None:
         self.model, self.config, self.data = model, config, data
         self.rows, self.features, self.device = rows, features, device
+        self.reliability = reliability
+        self.has_ties = bool((data.outcome == objectives.TIE).any())
         self.masks = config.scale.masks().to(device)
         region = config.region if config.method == "rgft" else "none"
         self.regions = objectives.region_table(config.scale, region).to(device)
@@ -57,7 +62,7 @@ class StepLoss:
                 tick(done, len(chosen))
 
     def __call__(self, step: Step) -> torch.Tensor:
-        """Mean over the step's judgement and level terms, with its graph.  []"""
+        """Mean over the step's judgement and level terms by weight, with its graph.  []"""
         config, data = self.config, self.data
         scores, log_pi = self._scores(step.responses)
         self.place[step.responses] = torch.arange(len(step.responses))
@@ -66,52 +71,75 @@ class StepLoss:
         at_a, at_b = self.place[a].to(self.device), self.place[b].to(self.device)
         outcome = data.outcome[rows].to(self.device)
         strength = data.strength[rows].to(self.device)
-        terms: list[torch.Tensor] = []
+        weight = data.weight[rows].to(self.device)
+        total, count = scores.new_zeros(()), weight.sum() + len(step.levels)
         if config.ordinal:
             log_p = objectives.log_ratings(scores)  # [B, 9]
             region = self.regions[data.level[a], data.level[b], data.strength[rows] - 1]  # [P, 9, 9]
-            terms.append(
-                objectives.oprm_terms(
-                    log_p[at_a], log_p[at_b], outcome, region.to(self.device), self.masks[0]
-                )
+            terms = objectives.oprm_terms(
+                log_p[at_a], log_p[at_b], outcome, region.to(self.device), self.masks[0]
             )
             if step.levels:
                 level_rows = torch.tensor(step.levels)
                 where = self.place[data.level_response[level_rows]].to(self.device)
                 levels = self.masks[data.level_value[level_rows].to(self.device)]
-                terms.append(objectives.level_terms(log_p[where], levels))
+                total = total + objectives.level_terms(log_p[where], levels).sum()
         elif config.method == "clf":
-            terms.append(objectives.clf_terms(scores[at_a], scores[at_b], outcome))
+            terms = objectives.clf_terms(scores[at_a], scores[at_b], outcome)
         else:
-            terms.append(
-                objectives.bt_terms(
-                    scores[at_a],
-                    scores[at_b],
-                    outcome,
-                    margin=config.margin + config.strength_margin * (strength - 1),
-                    tie=self.model.tie,
-                    bad_threshold=self.model.bad_threshold,
-                    centring=config.centring,
-                )
+            terms = objectives.bt_terms(
+                scores[at_a],
+                scores[at_b],
+                outcome,
+                margin=config.margin + config.strength_margin * (strength - 1),
+                tie=self.model.tie,
+                bad_threshold=self.model.bad_threshold,
+                centring=config.centring,
             )
-            if log_pi is not None and self.reference is not None:
-                length = torch.tensor([self.rows[r].stop - self.rows[r].start for r in step.responses])
-                length = length.clamp_min(1).to(self.device)
-                start = self.reference[step.responses]
-                policy = objectives.policy_terms(
-                    log_pi[at_a],
-                    log_pi[at_b],
-                    start[at_a],
-                    start[at_b],
-                    length[at_a],
-                    length[at_b],
-                    loss=config.policy_loss,
-                    beta=config.beta,
-                    gamma=config.simpo_gamma,
-                )
-                # a tie or "both bad" prefers neither text
-                terms[0] = terms[0] + config.alpha * policy * (outcome == objectives.WIN)
-        return torch.cat(terms).mean()
+        if log_pi is not None and self.reference is not None:
+            length = torch.tensor([self.rows[r].stop - self.rows[r].start for r in step.responses])
+            length = length.clamp_min(1).to(self.device)
+            start = self.reference[step.responses]
+            policy = objectives.policy_terms(
+                log_pi[at_a],
+                log_pi[at_b],
+                start[at_a],
+                start[at_b],
+                length[at_a],
+                length[at_b],
+                loss=config.policy_loss,
+                beta=config.beta,
+                gamma=config.simpo_gamma,
+            )
+            # a tie or "both bad" prefers neither text
+            terms = terms + config.alpha * policy * (outcome == objectives.WIN)
+        if self.reliability is not None and len(rows):
+            log_verdict = self._log_verdict(scores.detach(), at_a, at_b, outcome)
+            weight = weight * self.reliability.attention(rows, log_verdict).to(self.device)
+        return (total + (weight * terms).sum()) / count
+
+    @torch.no_grad()
+    def _log_verdict(
+        self, scores: torch.Tensor, at_a: torch.Tensor, at_b: torch.Tensor, outcome: torch.Tensor
+    ) -> torch.Tensor:
+        """log P_model(v) of judgements, without margin, region, strength or policy; NaN where it has none.  [P]"""
+        if self.config.ordinal:
+            log_p = objectives.log_ratings(scores)
+            log_a, log_b = log_p[at_a], log_p[at_b]
+            below = objectives.region_mask(self.config.scale, "none", UNKNOWN, UNKNOWN).to(self.device)
+            log_verdict = -objectives.oprm_terms(log_a, log_b, outcome, below, self.masks[0])
+            if self.has_ties:
+                return log_verdict
+            # where nobody says "tie", a preference is one of two: W / (W + W')
+            reverse = objectives.log_mass(log_a, log_b, below.T)
+            decided = log_verdict - torch.logaddexp(log_verdict, reverse)
+            return torch.where(outcome == objectives.WIN, decided, log_verdict)
+        score_a, score_b = scores[at_a], scores[at_b]
+        if self.config.method == "clf":
+            log_a = torch.nn.functional.logsigmoid(score_a - score_b)
+            return torch.where(outcome == objectives.WIN, log_a, torch.nan)
+        tie, bad_threshold = self.model.tie, self.model.bad_threshold
+        return -objectives.bt_terms(score_a, score_b, outcome, tie=tie, bad_threshold=bad_threshold)
 
     def _scores(self, responses: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Scores, and with HaF log pi(response), in the order of `responses`.  [B] or [B, 9], [B] or None"""

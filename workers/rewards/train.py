@@ -36,6 +36,7 @@ from .data import (
 from .embeddings import embed, embed_cached
 from .evaluate import evaluate_run
 from .progress import Progress, Stop, Stopped
+from .reliability import Reliability
 from .robustness import measure, model_scorer
 from .score import distributions, predictions, write_predictions
 from .step import StepLoss, given, make_optimizer
@@ -102,7 +103,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         model.add_lora(config)
     elif frozen:
         model.backbone.requires_grad_(False)
-    if config.method in ("bt", "haf"):
+    if config.method in ("bt", "haf") and not config.ordinal:
         model.add_thresholds(
             ties=bool((data.outcome == objectives.TIE).any()),
             both_bad=bool((data.outcome == objectives.BOTH_BAD).any()),
@@ -123,7 +124,10 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             given(config.micro_batch_tokens),
             lambda done, total: tick("embedding", done, total),
         )
-    batch = StepLoss(model, config, data, rows, features, device)
+    # a lone annotator can't be told from the task's own difficulty
+    several = config.reliability and len(data.annotators) > 1
+    reliability = Reliability(data, config.reliability_prior) if several else None
+    batch = StepLoss(model, config, data, rows, features, device, reliability)
     if config.method == "haf":
         batch.keep_reference(lambda done, total: tick("embedding", done, total))
 
@@ -133,7 +137,14 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     position = load_checkpoint(run_dir / "checkpoint", model, optimizer, config)
     if position is not None:
         progress.say("training", position.step, len(steps), message=f"resumed at step {position.step}")
+        if reliability is not None:
+            reliability.load(position.extra)
     position = position or Position()
+
+    def checkpoint() -> None:
+        if reliability is not None:
+            position.extra.update(reliability.state())
+        save_checkpoint(run_dir / "checkpoint", model, optimizer, position, config)
 
     # 6. The loop
     model.train()
@@ -165,10 +176,10 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             tokens_per_second=round(position.tokens / max(position.seconds, 1e-9), 1),
         )
         if stop.wanted or time.monotonic() - saved_at >= config.checkpoint_seconds:
-            save_checkpoint(run_dir / "checkpoint", model, optimizer, position, config)
+            checkpoint()
             saved_at = time.monotonic()
             stop.check()
-    save_checkpoint(run_dir / "checkpoint", model, optimizer, position, config)
+    checkpoint()
 
     # 7. Save, then predict with what was saved (adapters merged)
     progress.say("saving")
@@ -261,6 +272,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             "judgements_per_second": round(uses / max(position.seconds, 1e-9), 1),
             "tokens_per_second": round(position.tokens / max(position.seconds, 1e-9), 1),
         },
+        **(reliability.report() if reliability is not None else {"annotators": None, "base": None}),
         "config": config.to_json(),
         "model_digest": artifact["digest"],
     }
