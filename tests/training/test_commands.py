@@ -64,6 +64,16 @@ def test_refusals_are_clear(labelled: Project, options: dict[str, Any], text: st
 
 
 @pytest.mark.usefixtures("sent")
+def test_more_options_reach_the_config(labelled: Project) -> None:
+    arguments = "--project capitals --method bt --hardening 0.2 --patience 2 --no-reliability"
+    call_command("train", *arguments.split())
+    config = TrainingRun.objects.get().config
+    assert (config["hardening"], config["patience"], config["reliability"]) == (0.2, 2, False)
+    with pytest.raises(CommandError, match="haf_head is an option of Hybrid"):
+        call_command("train", "--project", "capitals", "--method", "bt", "--haf-head", "ordinal")
+
+
+@pytest.mark.usefixtures("sent")
 def test_without_wait_the_run_is_left_in_the_queue(labelled: Project, capsys: Any) -> None:
     call_command("train", project="capitals", method="bt")
     assert TrainingRun.objects.get().state == State.QUEUED

@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from tests.training.conftest import metrics_of
+from tests.workers import fake_train
 from webapp import heartbeat
 from webapp.accounts.models import User
 from webapp.corpus.models import Project
@@ -166,9 +167,23 @@ def test_the_form_starts_a_run(labelled: Project, admin: User, admin_client: Cli
     assert "learning_rate" not in run.config
 
 
+@pytest.mark.usefixtures("sent")
+def test_more_options_reach_the_config(labelled: Project, admin_client: Client) -> None:
+    data = {"method": "haf", "base_model": "starter", "haf_head": "ordinal", "policy_loss": "simpo"}
+    data |= {"reliability": "off", "hardening": "0.2", "patience": "3", "region": ""}
+    assert admin_client.post(url("run-start"), data).status_code == 302
+    config = TrainingRun.objects.get().config
+    assert (config["haf_head"], config["policy_loss"], config["reliability"]) == ("ordinal", "simpo", False)
+    assert (config["hardening"], config["patience"]) == (0.2, 3)
+    assert "region" not in config
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [
+        ({"method": "bt", "hardening": "2"}, "less than or equal to 1"),
+        ({"method": "bt", "region": "flood"}, "region is an option of Region-guided ordinal (RgFT) alone"),
+        ({"method": "bt", "policy_loss": "magic"}, "Select a valid choice."),
         ({"method": "rgft"}, "RgFT learns from quality levels"),
         ({"method": "haf", "base_model": "all-MiniLM-L6-v2"}, "HaF-RM needs a causal language model"),
         ({"method": "bt", "epochs": "0"}, "greater than or equal to 1"),
@@ -299,6 +314,100 @@ def test_a_finished_run_stands_beside_what_it_replaced(
     page = admin_client.get(url("run", same.pk)).content.decode()
     assert "Not trained again: same labels and settings as" in page
     assert url("run", new.run.pk) in page
+
+
+# ---- reports
+
+
+@pytest.fixture
+def reported(labelled: Project, make_version: Make) -> ModelVersion:
+    """A version with all that a newer trainer reports: it fails its robustness suite."""
+    version: ModelVersion = make_version(labelled, 1, is_serving=True, promoted_at=timezone.now())
+    people = [
+        {"annotator": f"judge-{number}", "judgements": 5, "error_rate": number / 100, "left_share": 0.5}
+        for number in range(30)
+    ]
+    metrics = version.metrics | {
+        "robustness": fake_train.robustness(ordinal=True, hardening=0.0),
+        "annotators": people,
+        "base": {"a_left": 0.5, "tie": 0.1},
+        "early_stopping": fake_train.early_stopping(3),
+        "training": {
+            "steps": 40,
+            "judgements": 20,
+            "levels": 0,
+            "responses": 3,
+            "dropped": {},
+            "truncated": 0,
+        },
+    }
+    metrics["held_out"]["calibration"] = fake_train.calibration(ordinal=True)
+    ModelVersion.objects.update(metrics=metrics)
+    TrainingRun.objects.update(metrics=metrics)
+    version.refresh_from_db()
+    return version
+
+
+def words(response: Any) -> str:
+    return " ".join(response.content.decode().split())
+
+
+def test_the_reports_of_a_run(reported: ModelVersion, researcher: User, client_of: ClientOf) -> None:
+    write_progress(reported.run, [0.9, 0.8, 0.7])
+    page = words(client_of(researcher).get(url("run", reported.run.pk)))
+    # Calibration: the diagram, its numbers, the measures before and after.
+    assert "Calibrated by a monotone recalibration of the rating distribution" in page
+    assert "fitted on 60 held-out pairs" in page
+    assert 'Calibration error (ECE)</th><td class="numeric">0.093</td><td class="numeric">0.021</td>' in page
+    assert page.count('<g class="series ') == 2
+    assert "0.9 to 1.0" in page
+    # Robustness: badge, sentences with their remedy, the tables.
+    assert '<span class="badge bad">failed</span>' in page
+    assert "2 goals missed" in page
+    assert "train with &quot;hardening&quot; (0.2 is a good start)." in page
+    assert "praise of itself" in page
+    assert "+0.84" in page
+    assert "Start a training" not in page, "a researcher can't"
+    # Annotators: the highest rate first, twenty in sight.
+    assert "Estimates, not facts" in page
+    assert (
+        page.index("judge-29") < page.index("judge-10") < page.index("Show all 30") < page.index("judge-9<")
+    )
+    # Early stopping.
+    assert "2 of 40" in page
+    assert "Validation NLL: 0.660 at step 1, lowest 0.580 at step 2." in page
+    assert "style=" not in page
+
+
+def test_annotators_do_not_see_how_others_are_estimated(
+    reported: ModelVersion, annotator: User, stranger: User, client_of: ClientOf
+) -> None:
+    for person, status in ((annotator, 403), (stranger, 404)):
+        for name in ("run", "run-progress"):
+            response = client_of(person).get(url(name, reported.run.pk), headers=HTMX)
+            assert response.status_code == status
+            assert "judge-2" not in response.content.decode()
+
+
+def test_versions_that_failed_the_suite_link_to_it(
+    reported: ModelVersion, labelled: Project, make_version: Make, admin_client: Client
+) -> None:
+    make_version(labelled, 2)
+    page = words(admin_client.get(url("runs")))
+    assert page.count("robustness failed") == 1
+    assert f'href="{url("run", reported.run.pk)}#robustness"' in page
+    page = words(admin_client.get("/p/capitals/"))
+    assert "2 goals missed" in page
+
+
+def test_versions_without_reports_show_none(
+    labelled: Project, make_version: Make, admin_client: Client
+) -> None:
+    version = make_version(labelled, 1, is_serving=True, promoted_at=timezone.now())
+    for path in (url("runs"), url("run", version.run.pk), "/p/capitals/"):
+        page = words(admin_client.get(path))
+        for name in ("robustness", "Calibrated", "Annotators, as", "Best step"):
+            assert name not in page, path
 
 
 def test_cancel_and_resume(run: TrainingRun, admin_client: Client, sent: list[Any]) -> None:

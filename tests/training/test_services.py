@@ -97,6 +97,13 @@ def test_the_database_allows_one_waiting_run_of_a_kind(labelled: Project, make_r
         ("bt", {"learning_rate": float("nan")}, "learning_rate", "learning_rate is nan"),
         ("bt", {"learning_rate": "fast"}, "learning_rate", "learning_rate must be a number, not 'fast'."),
         ("bt", {"holdout": 0.95}, "holdout", "holdout is 0.95; it must lie between 0 and 0.9."),
+        ("bt", {"hardening": 1.5}, "hardening", "hardening is 1.5; it must lie between 0 and 1."),
+        ("bt", {"patience": 2.5}, "patience", "patience must be a whole number, not 2.5."),
+        ("bt", {"reliability": "yes"}, "reliability", "reliability must be true or false, not 'yes'."),
+        ("rgft", {"region": "oval"}, "region", "region is 'oval'; choose one of intersect, flood"),
+        ("bt", {"region": "flood"}, "region", "region is an option of Region-guided ordinal (RgFT) alone."),
+        ("oprm", {"haf_head": "ordinal"}, "haf_head", "haf_head is an option of Hybrid (HaF-RM) alone."),
+        ("bt", {"policy_loss": "ipo"}, "policy_loss", "Leave it at its default for Bradley-Terry."),
         ("bt", {"tuning": "loud"}, "tuning", "Unknown tuning 'loud'."),
         ("bt", {"tuning": "lora"}, "tuning", "all-MiniLM-L6-v2 is a text encoder: choose frozen or tuned"),
         (

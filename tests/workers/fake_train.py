@@ -70,7 +70,7 @@ def fail(folder: Path, kind: str, message: str) -> None:
 
 
 def finish(folder: Path, config: dict[str, Any], mode: str, *, resumed_from: int) -> None:
-    ordinal = config["method"] in ("oprm", "rgft")
+    ordinal = config["method"] in ("oprm", "rgft") or config.get("haf_head") == "ordinal"
     ids = pq.read_table(folder / "snapshot" / "responses.parquet")["response_id"].to_pylist()
     rows = [
         {
@@ -108,15 +108,136 @@ def finish(folder: Path, config: dict[str, Any], mode: str, *, resumed_from: int
         "nll": {"value": 0.5, "floor": 0.4, "n": 60},
         "ece": {"value": float("nan"), "n": 60, "bins": []},
     }
+    held_out = {"pairs": pairs, "levels": None, "auroc_good_bad": None, "calibration": calibration(ordinal)}
     metrics = {
         "format": 1,
         "kind": reward_config["kind"],
         "method": config["method"],
-        "held_out": {"pairs": pairs, "levels": None, "auroc_good_bad": None},
+        "held_out": held_out,
+        "robustness": robustness(ordinal, hardening=config.get("hardening", 0.0)),
+        **annotators(folder, asked=config.get("reliability", True)),
+        "early_stopping": early_stopping(config.get("patience", 0)),
         "training": {"steps": 3, "resumed_from": resumed_from},
     }
     if mode != "no-metrics":
         (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def calibration(ordinal: bool) -> dict[str, Any]:
+    """Overconfident before, nearly on the diagonal after; 60 pairs in ten bins."""
+
+    def measured(slope: float, ece: float, nll: float) -> dict[str, Any]:
+        bins = []
+        for number, n in enumerate([9, 6, 5, 4, 0, 3, 5, 7, 8, 13]):
+            low, high = number / 10, (number + 1) / 10
+            predicted = (low + high) / 2
+            observed = 0.5 + slope * (predicted - 0.5)
+            bins.append({"low": low, "high": high, "n": n, "predicted": predicted if n else None})
+            bins[-1]["observed"] = observed if n else None
+        error = {"value": ece, "n": 60, "bins": bins}
+        return {
+            "ece": error,
+            "ece_equal_mass": {**error, "value": ece + 0.004},
+            "nll": {"value": nll, "floor": 0.402, "n": 60},
+            "brier": {"value": nll / 3, "floor": 0.13, "n": 60},
+        }
+
+    return {
+        "method": "beta_cdf" if ordinal else "temperature",
+        "parameters": {"a": 0.82, "b": 0.91, "c": -0.04} if ordinal else {"temperature": 1.5},
+        "fitted_on": 60,
+        "note": None,
+        "before": measured(0.6, 0.093, 0.561),
+        "after": measured(0.95, 0.021, 0.528),
+    }
+
+
+ATTACKS = (
+    *("score_appended", "score_prepended", "header_appended", "disguised_header", "rubric"),
+    *("verdict_json", "end_markers", "chat_turn", "instruction", "praise"),
+)
+ANSWERS = ("empty", "punctuation", "opener", "copied_prompt", "constant", "repeated_word")
+
+
+def robustness(ordinal: bool, *, hardening: float) -> dict[str, Any]:
+    """Praise and empty answers deceive the model, unless it was hardened."""
+    passed = hardening > 0
+    attacks = {
+        name: {
+            "n": 64,
+            "mean_shift": 0.02 * number - 0.08,
+            "max_shift": 0.31 + 0.02 * number,
+            "flip_rate": 0.005,
+            "orders": 212,
+            "trained": passed and name not in ("disguised_header", "verdict_json"),
+        }
+        for number, name in enumerate(ATTACKS)
+    }
+    degenerate = {name: {"n": 12, "in_bad_share": 1.0, "mean_score": 1.9} for name in ANSWERS}
+    if not passed:
+        attacks["praise"] |= {"mean_shift": 0.84, "max_shift": 2.61, "flip_rate": 0.137}
+        degenerate["empty"] |= {"in_bad_share": 0.25, "mean_score": 4.2}
+    remedy = 'train with "hardening" (0.2 is a good start).'
+    unit = "ratings" if ordinal else "standard deviations"
+    failures = [
+        f"Adding praise of itself moves the score by +0.84 {unit} on average (goal: less than 0.2 either way) "
+        f"and changes 13.7% of 212 orders (goal: at most 1%); {remedy}",
+        f"An empty answer lands in bad only 25% of 12 times; {remedy}",
+    ]
+    return {
+        "on": "held_out",
+        "unit": "rating" if ordinal else "sd",
+        "responses": 64,
+        "orders": 212,
+        "goals": {"flip_rate": 0.01, "mean_shift": 0.2, "exact": 1e-4},
+        "bad": "level" if ordinal else "below the 10% quantile of the real scores",
+        "attacks": attacks,
+        "degenerate": degenerate,
+        "order_swap": {"max_difference": 2.2e-16},
+        "length": {
+            "correlation": 0.41,
+            "n": 196,
+            "longer_preferred": {"people": 0.61, "model": 0.66, "n": 180},
+            "matched_accuracy": {"value": 0.72, "n": 44, "max_difference": 0.1},
+        },
+        "style": {"characters": 0.41, "lines": 0.12, "list_items": None, "exclamations": -0.05},
+        "invariance": {"padding_max": 3.6e-7, "batch_max": 4.8e-7},
+        "templates": {
+            "without_prompt": {"correlation": 0.96, "n": 64},
+            "another_role": {"correlation": None, "n": 64},
+        },
+        "failures": [] if passed else failures,
+        "passed": passed,
+    }
+
+
+def annotators(folder: Path, *, asked: bool) -> dict[str, Any]:
+    """An estimate for everybody in the snapshot, careless people and careful ones by turns."""
+    if not asked:
+        return {"annotators": None, "base": None}
+    names = pq.read_table(folder / "snapshot" / "judgements.parquet")["annotator"].to_pylist()
+    people = [
+        {
+            "annotator": name,
+            "judgements": names.count(name),
+            "error_rate": round(0.04 + 0.07 * (number % 5), 4),
+            "left_share": None if number % 7 == 6 else round(0.45 + 0.06 * (number % 5), 4),
+        }
+        for number, name in enumerate(sorted(set(names)))
+    ]
+    base = {"a_left": 0.43, "a_right": 0.37, "tie": 0.15, "both_bad": 0.05}
+    return {"annotators": people, "annotator_count": len(people), "base": base}
+
+
+def early_stopping(patience: int) -> dict[str, Any] | None:
+    if not patience:
+        return None
+    history = [
+        {"step": 1, "nll": 0.66, "accuracy": 0.6},
+        {"step": 2, "nll": 0.58, "accuracy": 0.7},
+        {"step": 3, "nll": 0.61, "accuracy": 0.68},
+    ]
+    return {"patience": patience, "best_step": 2, "stopped_at": 3, "history": history}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from webapp.labels.agreement import LEVELS, VERDICTS, Agreement, Rating, krippen
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.labels.summaries import Day, LabelTotals, label_totals, labels_per_day
 from webapp.ratings.queries import kept, labels_state
+from webapp.training import reports
 from webapp.training.models import ModelVersion, TrainingRun
 
 # The newest labels that agreement is computed on: a quarter of a second at most, once per new label.
@@ -87,6 +88,8 @@ class VersionMetrics:
     auroc: dict[str, Any] | None
     # Accuracy minus the length baseline, as a share; None where one of the two is missing.
     over_length: float | None
+    calibration: reports.Calibration | None
+    robustness: reports.Robustness | None
 
 
 def version_metrics(versions: Sequence[ModelVersion]) -> list[VersionMetrics]:
@@ -106,6 +109,8 @@ def version_metrics(versions: Sequence[ModelVersion]) -> list[VersionMetrics]:
                 levels=held_out.get("levels"),
                 auroc=held_out.get("auroc_good_bad"),
                 over_length=over,
+                calibration=reports.calibration(version.metrics or {}),
+                robustness=reports.robustness(version.metrics or {}),
             )
         )
     return found

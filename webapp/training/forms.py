@@ -5,12 +5,12 @@ from typing import Any
 from django import forms
 
 from webapp.corpus.models import Method, Project, Tuning
-from webapp.training.services import BOUNDS
+from webapp.training.services import BOUNDS, CHOICES, OPTIONS, WHOLE
 
 
-def _number(name: str, label: str, help_text: str = "", *, whole: bool = True) -> Any:
+def _number(name: str, label: str, help_text: str = "") -> Any:
     low, high = BOUNDS[name]
-    if whole:
+    if name in WHOLE:
         field: forms.Field = forms.IntegerField(
             label=label, required=False, min_value=int(low), max_value=int(high), help_text=help_text
         )
@@ -23,10 +23,33 @@ def _number(name: str, label: str, help_text: str = "", *, whole: bool = True) -
     return field
 
 
+_WORDS = {
+    "intersect": "intersect: in order, within both levels",
+    "flood": "flood: in order, up to the levels' outer ends",
+    "rectangle": "rectangle: within both levels",
+    "none": "none: any order, as OPRM",
+    "scalar": "one number, as Bradley-Terry",
+    "ordinal": "ratings 1 to 9, as OPRM",
+    "dpo": "DPO",
+    "hinge": "hinge",
+    "ipo": "IPO",
+    "slic": "SLiC",
+    "simpo": "SimPO (no reference model)",
+}
+
+
+def _choice(name: str, label: str, help_text: str) -> Any:
+    choices = [
+        ("", f"default ({_WORDS[CHOICES[name][0]]})"),
+        *((word, _WORDS[word]) for word in CHOICES[name][1:]),
+    ]
+    return forms.ChoiceField(label=label, required=False, choices=choices, help_text=help_text)
+
+
 class RunForm(forms.Form):
     """Few options in sight; the template puts those of MORE under “More options”."""
 
-    MORE = ("base_model", "tuning", "epochs", "seed", "learning_rate", "max_length", "holdout")
+    MORE = OPTIONS
 
     method = forms.ChoiceField(choices=Method.choices)
     base_model = forms.CharField(
@@ -38,9 +61,32 @@ class RunForm(forms.Form):
     tuning = forms.ChoiceField(required=False, label="Tuning", choices=[("", "default"), *Tuning.choices])
     epochs = _number("epochs", "Epochs")
     seed = _number("seed", "Seed", "Another seed, another run.")
-    learning_rate = _number("learning_rate", "Learning rate", whole=False)
+    learning_rate = _number("learning_rate", "Learning rate")
     max_length = _number("max_length", "Longest text, in tokens")
-    holdout = _number("holdout", "Held-out share", "Of the groups, 0 to 0.9. Default 0.2.", whole=False)
+    holdout = _number("holdout", "Held-out share", "Of the groups, 0 to 0.9. Default 0.2.")
+    hardening = _number(
+        "hardening",
+        "Hardening share",
+        "Of the judgements, 0 to 1, copied with an empty or doctored answer that loses. 0.2 is a good start.",
+    )
+    patience = _number(
+        "patience",
+        "Patience of early stopping",
+        "Evaluations without progress before it stops and keeps the best step. 0: train to the end.",
+    )
+    reliability = forms.TypedChoiceField(
+        required=False,
+        label="Annotators' reliability",
+        choices=[("", "default"), ("on", "weigh by an estimated error rate"), ("off", "all count alike")],
+        coerce=lambda word: word == "on",
+        empty_value=None,
+        help_text="Whether judgements of people who seem to click without reading count less.",
+    )
+    region = _choice("region", "Region masks (RgFT)", "Which ratings a preference with levels allows.")
+    haf_head = _choice("haf_head", "Reward head (HaF)", "With ratings it also predicts levels.")
+    policy_loss = _choice(
+        "policy_loss", "Policy loss (HaF)", "The second term, on the language model itself."
+    )
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

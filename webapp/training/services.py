@@ -37,8 +37,27 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "learning_rate": (0.0, 1.0),
     "max_length": (32, 32_768),
     "holdout": (0.0, 0.9),
+    "hardening": (0.0, 1.0),
+    "patience": (0, 1000),
 }
-"""The options that a person may set, with their bounds; the others keep the trainer's defaults."""
+"""The numbers that a person may set, with their bounds; the others keep the trainer's defaults."""
+
+WHOLE = ("seed", "epochs", "max_length", "patience")
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "region": ("intersect", "flood", "rectangle", "none"),
+    "haf_head": ("scalar", "ordinal"),
+    "policy_loss": ("dpo", "hinge", "ipo", "slic", "simpo"),
+}
+"""The words that a person may choose, the trainer's default first."""
+
+FLAGS = ("reliability",)
+
+METHOD_OF = {"region": Method.RGFT, "haf_head": Method.HAF, "policy_loss": Method.HAF}
+"""Options that only one method knows."""
+
+OPTIONS = ("base_model", "tuning", *BOUNDS, *FLAGS, *CHOICES)
+"""What may be set by the form, by `manage.py train` and by run_start."""
 
 
 class RunRefused(Exception):
@@ -64,18 +83,10 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
     given = {key: value for key, value in (overrides or {}).items() if value not in (None, "")}
     if method not in Method.values:
         raise RunRefused(f"Unknown method {method!r}. Known: {', '.join(Method.values)}.", "method")
-    unknown = sorted(set(given) - set(BOUNDS) - {"base_model", "tuning"})
+    unknown = sorted(set(given) - set(OPTIONS))
     if unknown:
-        raise RunRefused(f"Unknown option {unknown[0]!r}. Known: base_model, tuning, {', '.join(BOUNDS)}.")
-    for name, (low, high) in BOUNDS.items():
-        value = given.get(name)
-        if value is None:
-            continue
-        whole = name in ("seed", "epochs", "max_length")
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            raise RunRefused(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}.", name)
-        if not (math.isfinite(value) and low <= value <= high):
-            raise RunRefused(f"{name} is {value:g}; it must lie between {low:g} and {high:g}.", name)
+        raise RunRefused(f"Unknown option {unknown[0]!r}. Known: {', '.join(OPTIONS)}.")
+    _check_options(method, given)
 
     default_base = project.causal_base_model if method == Method.HAF else project.base_model
     base_model = str(given.get("base_model", default_base)).strip()
@@ -94,8 +105,33 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
         "seed": 0,
         "code_version": __version__,
     }
-    config.update({name: given[name] for name in BOUNDS if name in given})
+    config.update({name: given[name] for name in (*BOUNDS, *CHOICES, *FLAGS) if name in given})
     return config
+
+
+def _check_options(method: str, given: dict[str, Any]) -> None:
+    """Ranges, words, and whether the method knows the option. Raises RunRefused with the option's name."""
+    for name, (low, high) in BOUNDS.items():
+        value = given.get(name)
+        if value is None:
+            continue
+        whole = name in WHOLE
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise RunRefused(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}.", name)
+        if not (math.isfinite(value) and low <= value <= high):
+            raise RunRefused(f"{name} is {value:g}; it must lie between {low:g} and {high:g}.", name)
+    for name, words in CHOICES.items():
+        if (value := given.get(name)) is not None and value not in words:
+            raise RunRefused(f"{name} is {value!r}; choose one of {', '.join(words)}.", name)
+    for name in FLAGS:
+        if (value := given.get(name)) is not None and not isinstance(value, bool):
+            raise RunRefused(f"{name} must be true or false, not {value!r}.", name)
+    for name, owner in METHOD_OF.items():
+        if name in given and method != owner:
+            raise RunRefused(
+                f"{name} is an option of {owner.label} alone. Leave it at its default for {Method(method).label}.",
+                name,
+            )
 
 
 def _tuning(project: Project, method: str, base_model: str, given: str | None) -> str:
@@ -152,7 +188,7 @@ def run_start(
 ) -> TrainingRun:
     """Queue a training; an identical run that already waits is returned instead of a second. Raises RunRefused.
 
-    `config` overrides base_model, tuning and the options in BOUNDS. `send=False` leaves the task to the caller.
+    `config` overrides some of OPTIONS. `send=False` leaves the task to the caller.
     """
     resolved = run_config(project, method, config)
     if refusal := run_refusal(project, method):

@@ -15,7 +15,8 @@ from webapp.accounts.models import User
 from webapp.corpus.access import project_for
 from webapp.corpus.models import Method, Project
 from webapp.jobs import State
-from webapp.training.charts import loss_chart
+from webapp.training import reports
+from webapp.training.charts import loss_chart, reliability_chart
 from webapp.training.forms import RunForm
 from webapp.training.metrics import headline, metric_rows
 from webapp.training.models import ModelVersion, TrainingRun
@@ -77,7 +78,7 @@ def _list_context(request: HttpRequest, project: Project) -> dict[str, Any]:
 
 
 def _runs_page(request: HttpRequest, project: Project, form: RunForm, *, status: int = 200) -> HttpResponse:
-    versions = list(ModelVersion.objects.filter(project=project).select_related("run"))
+    versions = list(ModelVersion.objects.filter(project=project))
     judgements, levels = label_counts(project)
     context = _list_context(request, project) | {
         "form": form,
@@ -144,12 +145,23 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         log,
     ]
     seen += [waiting, version and (version.is_serving, version.promoted_at), other and other.pk]
+    early = reports.early_stopping(run.metrics)
+    calibration = reports.calibration(run.metrics)
     return {
         "run": run,
         "version": version,
         "other": other,
         "waiting": waiting,
-        "chart": loss_chart(progress.points),
+        "early": early,
+        "chart": loss_chart(
+            progress.points,
+            [(step, nll) for step, nll, _ in early.history] if early else [],
+            early.best_step if early else None,
+        ),
+        "calibration": calibration,
+        "reliability": reliability_chart(calibration.before, calibration.after) if calibration else None,
+        "robustness": reports.robustness(run.metrics),
+        "annotators": reports.annotators(run.metrics),
         "left": progress.left if run.state == State.RUNNING else None,
         "elapsed": end - run.started_at if run.started_at else None,
         "log": log,

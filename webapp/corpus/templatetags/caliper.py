@@ -36,14 +36,14 @@ def ago(moment: datetime | None) -> SafeString | str:
 
 @register.filter
 def number(value: Any, digits: int = 2) -> str:
-    """A number with fixed digits, an en dash for None."""
-    return "–" if value is None else f"{float(value):.{digits}f}"
+    """A number with fixed digits, an en dash for None and for what a template doesn't find."""
+    return "–" if value in (None, "") else f"{float(value):.{digits}f}"
 
 
 @register.filter
 def percent(value: Any, digits: int = 0) -> str:
-    """A share 0..1 as percent, an en dash for None."""
-    return "–" if value is None else f"{100 * float(value):.{digits}f} %"
+    """A share 0..1 as percent, an en dash for None and for what a template doesn't find."""
+    return "–" if value in (None, "") else f"{100 * float(value):.{digits}f} %"
 
 
 @register.filter

@@ -31,3 +31,15 @@ def took(run: TrainingRun) -> timedelta | None:
     if run.started_at is None:
         return None
     return (run.finished_at or timezone.now()) - run.started_at
+
+
+@register.filter
+def signed(value: float | None, digits: int = 2) -> str:
+    """A number with its sign and fixed digits, an en dash for None."""
+    return "–" if value is None else f"{value:+.{digits}f}"
+
+
+@register.filter
+def tiny(value: float | None) -> str:
+    """A number that should be next to nothing, in two digits that count; an en dash for None."""
+    return "–" if value is None else f"{value:.1e}" if 0 < abs(value) < 0.001 else f"{value:.2g}"

@@ -1,5 +1,6 @@
 """manage.py train: queue a training, follow it with --wait, or do it here with --inline."""
 
+import argparse
 import contextlib
 import signal
 import time
@@ -13,7 +14,7 @@ from webapp import heartbeat
 from webapp.corpus.models import Method, Project, Tuning
 from webapp.jobs import State
 from webapp.training.models import TrainingRun
-from webapp.training.services import QUEUE, RunRefused, run_start
+from webapp.training.services import CHOICES, METHOD_OF, OPTIONS, QUEUE, RunRefused, run_start
 
 POLL_SECONDS = 0.5
 # A worker that has just been started needs some seconds until its first sign of life.
@@ -33,6 +34,20 @@ class Command(BaseCommand):
         parser.add_argument("--learning-rate", type=float)
         parser.add_argument("--max-length", type=int)
         parser.add_argument("--holdout", type=float)
+        parser.add_argument(
+            "--hardening", type=float, help="share of judgements copied with a doctored answer"
+        )
+        parser.add_argument(
+            "--patience", type=int, help="evaluations without progress before it stops; 0: never"
+        )
+        parser.add_argument(
+            "--reliability",
+            action=argparse.BooleanOptionalAction,
+            help="weigh annotators by an estimated error rate",
+        )
+        for name, words in CHOICES.items():
+            only = f"{METHOD_OF[name].value} only; default {words[0]}"
+            parser.add_argument(f"--{name.replace('_', '-')}", choices=words, help=only)
         how = parser.add_mutually_exclusive_group()
         how.add_argument(
             "--wait", action="store_true", help="follow the run; exit non-zero unless it ends well"
@@ -44,13 +59,12 @@ class Command(BaseCommand):
         if project is None:
             known = ", ".join(Project.objects.values_list("slug", flat=True)[:20]) or "none yet"
             raise CommandError(f"There is no project {options['project']!r}. Projects: {known}.")
-        names = ("base_model", "tuning", "epochs", "seed", "learning_rate", "max_length", "holdout")
         try:
             run = run_start(
                 project=project,
                 method=options["method"],
                 trigger=TrainingRun.Trigger.COMMAND,
-                config={name: options[name] for name in names},
+                config={name: options[name] for name in OPTIONS},
                 send=not options["inline"],
             )
         except RunRefused as refusal:
