@@ -159,6 +159,7 @@ def measure(shape: str, options: argparse.Namespace, folder: Path, peak: float |
         "max_length": options.max_length,
         "holdout": 0.0,
         "centring": 0.0,
+        "reliability": False,
         "token_budget": budget,
         "checkpoint_seconds": 86400,
     }

@@ -10,9 +10,10 @@ random and length-grouped batches, measured beforehand.
 Equal in both: the pairs (preferences only, since TRL knows no ties), the token ids (cut by our template, since TRL
 drops a pair that is too long; the output counts what it would have dropped), judgements per optimiser step on
 average, AdamW (0.9, 0.98) with the head at its own rate, a linear schedule over three epochs with a tenth of warm-up,
-clipping at 1, no centring, fp32, threads.  Different: ours draws its steps as blocks of the pair graph, TRL pairs at
-random; ours leaves the model's dropout on (TRL turns it off); ours reads the mean over tokens of an encoder, TRL
-BERT's pooler; ours reads a causal model at the end marker, TRL one before it, since its padding is that token.
+clipping at 1, no centring, no annotator reliability, fp32, threads.  Different: ours draws its steps as blocks of the
+pair graph, TRL pairs at random; ours leaves the model's dropout on (TRL turns it off); ours reads the mean over tokens
+of an encoder, TRL BERT's pooler; ours reads a causal model at the end marker, TRL one before it, since its padding is
+that token.
 
 The first step (TRL: micro-batch) is left out of the time.  Memory is the process's resident high-water mark, imports
 included.  Exit status 1 if a bar is missed, 2 if data or TRL is not to be had.
@@ -347,6 +348,7 @@ def prepare(
         "max_length": max_length,
         "holdout": 0.0,
         "centring": 0.0,
+        "reliability": False,  # TRL knows no annotators; the loss is the plain pairwise mean in both
         "epochs": epochs,
         "checkpoint_seconds": 86400,
     }

