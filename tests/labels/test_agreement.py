@@ -10,7 +10,9 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from crowdkit.metrics.data import alpha_krippendorff
 from sklearn.metrics import cohen_kappa_score
 
 from tests.conftest import shared_data
@@ -163,6 +165,15 @@ class TestOracles:
         ) / len(pooled)
         overall = np.mean([a != b for a, b in itertools.permutations(pooled, 2)])
         assert agreement.krippendorff_alpha(ratings).value == pytest.approx(1 - within / overall)
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_alpha_is_crowd_kits(self, seed: int) -> None:
+        """crowd-kit (by way of NLTK) keeps units with one rating; it gets none here, so that both mean the same."""
+        ratings = random_ratings(seed, raters=6)
+        pairable = {unit for unit in {u for u, _, _ in ratings} if sum(u == unit for u, _, _ in ratings) > 1}
+        kept = [row for row in ratings if row[0] in pairable]
+        table = pd.DataFrame(kept, columns=["task", "worker", "label"])
+        assert agreement.krippendorff_alpha(kept).value == pytest.approx(alpha_krippendorff(table))
 
     def test_percent_is_the_definition(self) -> None:
         ratings = random_ratings(9)

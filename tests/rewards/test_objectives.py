@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -80,6 +81,72 @@ def test_gradient_of_w_is_the_other_sides_tail_mass() -> None:
     torch.testing.assert_close(p_b.grad, above)
 
 
+def test_gradients_at_uniform_ratings() -> None:
+    """dW/dp_a(k) = P(s_b < k) = (k - 1)/9 and dW/dp_b(k) = (9 - k)/9; a tie pulls all ratings alike."""
+    p_a, p_b = (torch.full((1, 9), 1 / 9, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    none = o.region_mask(SCALE, "none", UNKNOWN, UNKNOWN)
+    w, t = (
+        o.log_mass(p_a.log(), p_b.log(), mask).exp().sum() for mask in (none, torch.eye(9, dtype=torch.bool))
+    )
+    ninths = torch.arange(9, dtype=torch.float64) / 9
+    of_a, of_b = torch.autograd.grad(w, (p_a, p_b))
+    torch.testing.assert_close(of_a[0], ninths)
+    torch.testing.assert_close(of_b[0], ninths.flip(0))
+    torch.testing.assert_close(
+        torch.autograd.grad(t, p_a)[0][0], torch.full((9,), 1 / 9, dtype=torch.float64)
+    )
+
+
+PARTITIONS = st.tuples(st.integers(1, 7), st.integers(2, 8)).filter(lambda cuts: cuts[0] < cuts[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(PARTITIONS, st.sampled_from(o.REGIONS), st.integers(0, 3), st.integers(0, 3), st.integers(1, 3))
+def test_regions_are_their_written_inequalities_under_any_partition(
+    cuts: tuple[int, int], region: str, level_a: int, level_b: int, strength: int
+) -> None:
+    """METHODS.md 2, cell by cell; levels that leave no cell say nothing, and strength keeps the widest gap left."""
+    scale = Partition(*cuts)
+    (low_a, high_a), (low_b, high_b) = scale.bounds(level_a), scale.bounds(level_b)
+    written = {
+        "none": lambda i, j: j < i,
+        "flood": lambda i, j: low_b <= j < i <= high_a,
+        "intersect": lambda i, j: j < i and low_a <= i <= high_a and low_b <= j <= high_b,
+        "rectangle": lambda i, j: low_a <= i <= high_a and low_b <= j <= high_b,
+    }
+    if level_a == level_b == UNKNOWN:
+        region = "none"
+    every = [(i, j) for i in range(1, 10) for j in range(1, 10)]
+    cells = [cell for cell in every if written[region](*cell)] or [
+        cell for cell in every if cell[1] < cell[0]
+    ]
+    if strength > 1:
+        gap = min(strength, max(i - j for i, j in cells))
+        cells = [(i, j) for i, j in cells if i - j >= gap]
+    mask = o.region_mask(scale, region, level_a, level_b, strength)
+    assert [(i + 1, j + 1) for i, j in mask.nonzero().tolist()] == cells
+    assert torch.equal(o.region_table(scale, region)[level_a, level_b, strength - 1], mask)
+    uniform = -o.log_mass(UNIFORM, UNIFORM, mask).item()
+    assert uniform == pytest.approx(-math.log(len(cells) / 81))
+
+
+@settings(max_examples=40, deadline=None)
+@given(PARTITIONS, st.lists(st.floats(-10, 10), min_size=18, max_size=18))
+def test_intersect_costs_at_least_flood_and_flood_at_least_nothing(
+    cuts: tuple[int, int], logits: list[float]
+) -> None:
+    pair = torch.tensor(logits, dtype=torch.float64).reshape(2, 1, 9)
+    log_a, log_b = o.log_ratings(pair[0]), o.log_ratings(pair[1])
+    for level_a in range(4):
+        for level_b in range(level_a + 1):
+            none, flood, intersect = (
+                -o.log_mass(log_a, log_b, o.region_mask(Partition(*cuts), region, level_a, level_b)).item()
+                for region in ("none", "flood", "intersect")
+            )
+            narrow = not o.region_mask(Partition(*cuts), "rectangle", level_a, level_b).tril(-1).any()
+            assert narrow or none - 1e-9 <= flood <= intersect + 1e-9
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(-30, 30), min_size=18, max_size=18))
 def test_w_t_and_w_reversed_add_up_to_one(logits: list[float]) -> None:
@@ -119,12 +186,30 @@ def test_bt_refuses_outcomes_it_has_no_threshold_for() -> None:
             o.bt_terms(torch.zeros(1), torch.zeros(1), torch.tensor([outcome]))
 
 
-def test_bt_is_oprm_with_gumbel_scores_in_the_limit() -> None:
-    """Two Gumbel-distributed qualities on a fine grid: P(a > b) tends to sigmoid(r_a - r_b)."""
-    grid = torch.linspace(-12, 20, 4001, dtype=torch.float64)
-    p = [(-(grid - r) - torch.exp(-(grid - r))).softmax(0) for r in (1.1, 0.4)]
-    below = torch.cumsum(p[1], 0) - p[1] / 2
-    assert (p[0] * below).sum().item() == pytest.approx(torch.sigmoid(torch.tensor(0.7)).item(), abs=1e-4)
+@pytest.mark.parametrize("difference", [-2.5, -0.4, 0.0, 0.7, 3.0])
+def test_bt_is_oprm_with_gumbel_scores_in_the_limit(difference: float) -> None:
+    """Ratings that are fine cuts of Gumbel-distributed qualities: W tends to sigmoid(mu_a - mu_b), its gradient too.
+
+    The error is half of T, the chance of the same cut, which shrinks with the cut.
+    """
+    errors = []
+    for cuts in (100, 400, 1600):
+        grid = torch.linspace(-12, 24, cuts, dtype=torch.float64)
+        mu = torch.tensor([difference + 0.4, 0.4], dtype=torch.float64, requires_grad=True)
+        log_a, log_b = ((-(grid - m) - torch.exp(-(grid - m))).log_softmax(0).unsqueeze(0) for m in mu)
+        ranks = torch.arange(cuts)
+        above, equal = ranks.unsqueeze(1) > ranks, ranks.unsqueeze(1) == ranks
+        loss = -o.log_mass(log_a, log_b, above)
+        loss.backward()
+        bt = o.bt_terms(mu[:1].detach(), mu[1:].detach(), torch.tensor([o.WIN]))
+        error = (loss - bt).item()
+        tie = o.log_mass(log_a, log_b, equal).exp().item()
+        assert math.exp(-bt.item()) - math.exp(-loss.item()) == pytest.approx(tie / 2, rel=0.1)
+        errors.append(abs(error))
+        slope = 1 / (1 + math.exp(difference))
+        assert mu.grad.tolist() == pytest.approx([-slope, slope], abs=2 * tie)
+    assert errors[2] < errors[1] / 3 < errors[0] / 9
+    assert errors[2] < 0.02
 
 
 def test_ties_and_both_bad_of_oprm() -> None:
@@ -212,6 +297,30 @@ def everything() -> dict[str, tuple[Callable[..., torch.Tensor], tuple[torch.Ten
     def level(a: torch.Tensor) -> torch.Tensor:
         return o.level_terms(o.log_ratings(a), SCALE.masks())
 
+    def bt_with(**options: Any) -> Callable[..., torch.Tensor]:
+        wins = torch.zeros(4, dtype=torch.int64)
+        return lambda a, b: o.bt_terms(a, b, wins, **options)
+
+    def rgft(region: str) -> Callable[..., torch.Tensor]:
+        """Every pair of levels (known, one-sided, unlabelled) at every strength: 48 terms of one pair of scores."""
+        masks = o.region_table(SCALE, region).reshape(-1, 9, 9)
+        wins = torch.zeros(len(masks), dtype=torch.int64)
+
+        def terms(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            log_a, log_b = o.log_ratings(a).expand(48, 9), o.log_ratings(b).expand(48, 9)
+            return o.oprm_terms(log_a, log_b, wins, masks, bad)
+
+        return terms
+
+    def none(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        below = o.region_mask(SCALE, "none", UNKNOWN, UNKNOWN)
+        return o.oprm_terms(o.log_ratings(a), o.log_ratings(b), outcome, below, bad)
+
+    def reliable(terms: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        """-log P(v | u) itself; that training's weights give its gradient is tested in test_reliability.py."""
+        error, base = torch.linspace(0.05, 0.9, 4).double(), torch.linspace(0.1, 0.6, 4).double()
+        return lambda *inputs: -torch.log((1 - error) * torch.exp(-terms(*inputs)) + error * base)
+
     def policy(loss: str) -> Callable[..., torch.Tensor]:
         count = torch.tensor([3.0, 5.0, 2.0, 4.0], dtype=torch.float64)
         return lambda a, b: o.policy_terms(
@@ -221,7 +330,22 @@ def everything() -> dict[str, tuple[Callable[..., torch.Tensor], tuple[torch.Ten
     return {
         "bt": (bt, (*scalars, *thresholds)),
         "clf": (lambda a, b: o.clf_terms(a, b, outcome), scalars),
+        "bt plain": (bt_with(), scalars),
+        "bt margin": (bt_with(margin=margin), scalars),
+        "bt centred": (bt_with(centring=0.3), scalars),
+        "bt ties": (
+            lambda a, b, tie: o.bt_terms(a, b, outcome.clamp_max(o.TIE), tie=tie),
+            (*scalars, thresholds[0]),
+        ),
+        "bt ties at a small threshold": (
+            lambda a, b, tie: o.bt_terms(a, b, outcome.clamp_max(o.TIE), tie=tie),
+            (*scalars, torch.tensor(0.01, dtype=torch.float64)),
+        ),
+        "bt reliability": (reliable(bt), (*scalars, *thresholds)),
         "oprm": (oprm, ratings),
+        "oprm without regions": (none, ratings),
+        "oprm reliability": (reliable(none), ratings),
+        **{f"rgft {region}": (rgft(region), (draw(1, 9), draw(1, 9, seed=1))) for region in o.REGIONS},
         "level": (level, ratings[:1]),
         **{loss: (policy(loss), scalars) for loss in o.POLICY_LOSSES},
     }

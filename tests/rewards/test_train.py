@@ -24,6 +24,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("tiny_encoder", "clf", {}),
     ("tiny_encoder", "oprm", {}),
     ("tiny_encoder", "rgft", {"region": "flood", "level_terms": "all"}),
+    ("tiny_encoder", "rgft", {"partition": [2, 7], "region": "rectangle"}),
     ("tiny_encoder", "bt", {"tuning": "frozen"}),
     ("tiny_encoder", "rgft", {"tuning": "frozen"}),
     ("tiny_lm", "bt", {}),
