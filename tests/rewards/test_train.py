@@ -291,8 +291,9 @@ def test_the_split_is_by_group_and_independent_of_row_order(make_run: MakeRun, r
 @pytest.mark.parametrize(("groups", "prompts", "unit"), [(2, 12, "prompt"), (2, 3, "none"), (6, 6, "group")])
 def test_few_groups_are_said(groups: int, prompts: int, unit: str, make_run: MakeRun, rows: Any) -> None:
     responses = [
-        row | {"prompt_id": f"p{int(row['prompt_id'][1:]) % prompts}", "group": f"g{number % groups}"}
-        for number, row in enumerate(rows[0])
+        row | {"prompt_id": f"p{number}", "group": f"g{number % groups}"}
+        for row in rows[0]
+        for number in [int(row["prompt_id"][1:]) % prompts]
     ]
     split = split_groups(read_snapshot(make_run("x", "bt", responses=responses) / "snapshot"), RunConfig())
     assert split.unit == unit

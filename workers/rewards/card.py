@@ -29,8 +29,8 @@ OBJECTIVES = {
         "probability of the region of rating pairs that verdict and quality levels allow"
     ),
     "haf": (
-        "HaF-RM (arXiv 2407.04185): Bradley-Terry on the reward plus alpha times a policy term on the same backbone; "
-        "only the reward is exported"
+        "HaF-RM (arXiv 2407.04185): a preference loss on the reward plus alpha times a policy term on the same "
+        "backbone; only the reward is measured here"
     ),
 }
 
@@ -256,7 +256,10 @@ def _results(metrics: Row | None) -> str:
     unit = split.get("unit")
     by = f"Whole {unit}s were held out" if unit in ("group", "prompt") else "The split was not by prompt"
     table = _table(("measure", "value", "n"), rows)
-    note = f"\n\n{split['note']}" if split.get("note") else ""
+    notes = [split["note"]] if split.get("note") else []
+    if shared := split.get("shared_prompts"):
+        notes.append(f"{shared} held-out responses answer a prompt whose text was also trained on.")
+    note = "".join(f"\n\n{text}" for text in notes)
     return f"{by}; intervals are 95 %, clustered by group.\n\n{table}{note}"
 
 

@@ -118,6 +118,7 @@ def read_snapshot(folder: Path) -> Snapshot:
     if not responses:
         raise Refused(f"{folder / 'responses.parquet'} holds no response; import some, then snapshot again")
     known: set[str] = set()
+    group_of: dict[str, str] = {}
     for number, row in enumerate(responses):
         where = f"responses.parquet row {number}"
         for name in ("response_id", "prompt_id", "group", "text"):
@@ -126,6 +127,11 @@ def read_snapshot(folder: Path) -> Snapshot:
         if row["response_id"] in known:
             raise Refused(f"{where}: response_id {row['response_id']!r} stands twice")
         known.add(row["response_id"])
+        if (first := group_of.setdefault(row["prompt_id"], row["group"])) != row["group"]:
+            # the split by group would put one prompt on both of its sides
+            raise Refused(
+                f"{where}: prompt_id {row['prompt_id']!r} stands in the groups {first!r} and {row['group']!r}"
+            )
         row["messages"] = _messages(row["messages"], where)
     for number, row in enumerate(judgements):
         where = f"judgements.parquet row {number}"
@@ -325,6 +331,19 @@ def held_out_rows(snapshot: Snapshot, split: Split) -> Snapshot:
         [row for row in snapshot.judgements if row["response_a"] in inside and row["response_b"] in inside],
         [row for row in snapshot.levels if row["response_id"] in inside],
     )
+
+
+def shared_prompts(snapshot: Snapshot, data: TrainingData, measured: Snapshot) -> int:
+    """How many measured responses answer a prompt whose very text is also trained on, under another prompt_id.
+
+    0 unless a project holds the same prompt twice in different groups; then the metrics may flatter.  Responses
+    without a prompt aren't counted.  Asserts that no prompt_id is on both sides.
+    """
+    trained = [snapshot.responses[number] for number in data.trained_on]
+    both = {row["prompt_id"] for row in trained} & {row["prompt_id"] for row in measured.responses}
+    assert not both, f"prompt {min(both)} is trained on and measured"
+    texts = {json.dumps(row["messages"]) for row in trained if row["messages"]}
+    return sum(json.dumps(row["messages"]) in texts for row in measured.responses)
 
 
 def _draw(names: set[str], config: RunConfig) -> frozenset[str]:

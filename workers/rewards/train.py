@@ -30,6 +30,7 @@ from .data import (
     check_labels,
     held_out_rows,
     read_snapshot,
+    shared_prompts,
     split_groups,
     training_data,
 )
@@ -221,6 +222,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     assert trained_ids.isdisjoint(row["response_id"] for row in measured.responses), (
         "measured on training labels"
     )
+    shared = shared_prompts(snapshot, data, measured)
     held_out_metrics = evaluate_run(
         responses=measured.responses,
         judgements=measured.judgements,
@@ -259,7 +261,12 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         "method": config.method,
         "held_out": held_out_metrics,
         "robustness": {"on": "all" if on_trained else "held_out", **robustness},
-        "split": {"unit": split.unit, "held_out": sorted(split.held_out), "note": split.note},
+        "split": {
+            "unit": split.unit,
+            "held_out": sorted(split.held_out),
+            "note": split.note,
+            "shared_prompts": shared,
+        },
         "training": {
             "judgements": len(data.first),
             "levels": len(data.level_response),
