@@ -87,6 +87,7 @@ RUNS = {
     "bt": ("tiny_lm", {"method": "bt"}),
     "clf-lora": ("tiny_lm", {"method": "clf", "tuning": "lora"}),
     "haf": ("tiny_lm", {"method": "haf"}),
+    "haf-ordinal": ("tiny_lm", {"method": "haf", "haf_head": "ordinal"}),
     "oprm-lora": ("tiny_lm", {"method": "oprm", "tuning": "lora"}),
     "encoder-bt": ("tiny_encoder", {"method": "bt"}),
     "encoder-frozen": ("tiny_encoder", {"method": "bt", "tuning": "frozen"}),
