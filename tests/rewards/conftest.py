@@ -12,6 +12,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from workers.rewards.data import write_snapshot
 from workers.rewards.starter import build_starter_lm
+from workers.rewards.step import StepLoss
 
 GOOD, NORMAL, BAD = "water it weekly and give it light", "water it", "no idea"
 Rows = list[dict[str, Any]]
@@ -113,6 +114,16 @@ def make_run(tmp_path: Path, rows: tuple[Rows, Rows, Rows]) -> Callable[..., Pat
         config = {"method": method, "base_model": str(base_model), "epochs": 3, "token_budget": 120, **given}
         (folder / "config.json").write_text(json.dumps(config))
         return folder
+
+    return make
+
+
+@pytest.fixture
+def step_loss() -> Callable[..., StepLoss]:
+    """step_loss(model, config, data, rows, reliability=None) -> the loss of steps on the CPU"""
+
+    def make(model: Any, config: Any, data: Any, rows: Any, reliability: Any = None) -> StepLoss:
+        return StepLoss(model, config, data, rows, None, torch.device("cpu"), reliability)
 
     return make
 

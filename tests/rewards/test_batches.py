@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from workers.rewards import objectives
 from workers.rewards.artifacts import load_model
-from workers.rewards.backbones import RewardModel, load_backbone
+from workers.rewards.backbones import RewardModel, load_backbone, load_tokenizer
 from workers.rewards.batches import WHOLE, Blocks, Step, micro_batches, restore_order
 from workers.rewards.config import RunConfig
 from workers.rewards.data import Split, read_snapshot, training_data
@@ -67,7 +67,7 @@ def test_micro_batches_cover_sorted_by_length_and_restore_the_order() -> None:
 
 @pytest.mark.parametrize("method", ["bt", "oprm", "rgft", "clf"])
 def test_the_gradient_is_the_naive_pairwise_one(
-    method: str, make_run: Callable[..., Path], tiny_encoder: Path
+    method: str, make_run: Callable[..., Path], step_loss: Callable[..., StepLoss], tiny_encoder: Path
 ) -> None:
     """A step's loss and gradient equal those of encoding both sides of every judgement on its own, by weight."""
     folder = make_run(tiny_encoder, method)
@@ -91,7 +91,7 @@ def test_the_gradient_is_the_naive_pairwise_one(
     )
     levels = [r for r in range(len(data.level_response)) if data.level_response[r] < 9]
     step = dataclasses.replace(step, levels=levels)
-    loss = StepLoss(model, config, data, rows, None, cpu)(step)
+    loss = step_loss(model, config, data, rows)(step)
     loss.backward()
     shared = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -152,3 +152,75 @@ def test_scores_do_not_depend_on_the_batch(
         other = model(ids, lengths)
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("policy_loss", ["dpo", "simpo"])
+@pytest.mark.parametrize("head", ["scalar", "ordinal"])
+def test_haf_is_its_reward_loss_and_alpha_times_the_policy_loss(
+    head: str,
+    policy_loss: str,
+    make_run: Callable[..., Path],
+    step_loss: Callable[..., StepLoss],
+    tiny_lm: Path,
+) -> None:
+    """Both heads, pair by pair; the reference is the starting weights, and a tie has no policy term."""
+    given = {
+        "method": "haf",
+        "haf_head": head,
+        "policy_loss": policy_loss,
+        "micro_batch_tokens": 200,
+        "alpha": 0.7,
+    }
+    config = RunConfig.from_dict(given).resolved("causal", 32)
+    snapshot = read_snapshot(make_run(tiny_lm, "haf") / "snapshot")
+    data = training_data(snapshot, Split(frozenset(), "none"), config)
+    data.outcome[:6] = objectives.TIE
+    template = Template(
+        load_tokenizer("tiny", str(tiny_lm)), backbone="causal", ordinal=config.ordinal, max_length=96
+    )
+    rows = template.encode(snapshot.responses)
+    model = RewardModel(
+        load_backbone("tiny", str(tiny_lm), "causal"),
+        backbone_kind="causal",
+        kind=config.kind,
+        digit_ids=template.digit_ids,
+    )
+    model.add_thresholds(ties=head == "scalar", both_bad=False)
+    loss = step_loss(model.eval(), config, data, rows)
+    loss.keep_reference(lambda done, total: None)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    step = Step(
+        list(range(12)), [r for r in range(len(data.first)) if data.first[r] < 12 > data.second[r]], []
+    )
+    terms = []
+    for row in step.judgements:
+        sides = []
+        for response in (int(data.first[row]), int(data.second[row])):
+            encoded, cpu = rows[response], torch.device("cpu")
+            ids, lengths = collate([encoded], cpu)
+            bounds = torch.tensor([encoded.start]), torch.tensor([encoded.stop])
+            log_pi = model.response_log_probs(model.hidden(ids, lengths), ids, *bounds)
+            start = given_reference(loss)[response : response + 1]
+            sides.append((model(ids, lengths), log_pi, start, bounds[1] - bounds[0]))
+        (score_a, pi_a, ref_a, n_a), (score_b, pi_b, ref_b, n_b) = sides
+        outcome = data.outcome[row : row + 1]
+        if head == "ordinal":
+            below = objectives.region_mask(config.scale, "none", 3, 3, int(data.strength[row]))
+            log_a, log_b = objectives.log_ratings(score_a), objectives.log_ratings(score_b)
+            term = objectives.oprm_terms(log_a, log_b, outcome, below, config.scale.masks()[0])
+        else:
+            margin = torch.tensor(config.strength_margin * (int(data.strength[row]) - 1))
+            options = {"margin": margin, "tie": model.tie, "centring": config.centring}
+            term = objectives.bt_terms(score_a, score_b, outcome, **options)
+        if outcome.item() == objectives.WIN:
+            policy = objectives.policy_terms(pi_a, pi_b, ref_a, ref_b, n_a, n_b, loss=policy_loss)
+            term = term + 0.7 * policy
+        terms.append(term)
+    torch.testing.assert_close(loss(step), torch.cat(terms).mean(), rtol=1e-5, atol=1e-6)
+
+
+def given_reference(loss: StepLoss) -> torch.Tensor:
+    assert loss.reference is not None
+    return loss.reference

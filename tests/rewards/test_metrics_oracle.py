@@ -73,3 +73,11 @@ def test_auroc_with_many_equal_scores_is_scikit_learns() -> None:
     rng = np.random.default_rng(5)
     scores, positive = rng.integers(0, 6, 300) / 3, rng.random(300) < 0.3
     assert evaluate.auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
+
+
+def test_a_judgement_of_weight_three_is_three_votes() -> None:
+    row = {"response_a": "x", "response_b": "y", "annotator": "u"}
+    weighted = [{**row, "verdict": "a", "weight": 3.0}, {**row, "verdict": "b"}, {**row, "verdict": "tie"}]
+    repeated = [{**row, "verdict": verdict} for verdict in ("a", "a", "a", "b", "tie")]
+    shares = [evaluate.pair_votes(judgements).share.tolist() for judgements in (weighted, repeated)]
+    assert shares[0] == shares[1] == pytest.approx([0.7])

@@ -16,10 +16,14 @@ from hypothesis import strategies as st
 
 from tests.rewards.test_resume import StopAfter
 from workers.rewards import objectives as o
-from workers.rewards.data import TrainingData
+from workers.rewards.backbones import RewardModel, load_backbone, load_tokenizer
+from workers.rewards.batches import Step
+from workers.rewards.config import RunConfig
+from workers.rewards.data import Split, TrainingData, read_snapshot, training_data
 from workers.rewards.progress import Stopped
 from workers.rewards.reliability import Reliability
 from workers.rewards.scale import UNKNOWN, Partition
+from workers.rewards.templates import Template, collate
 from workers.rewards.train import train
 
 MakeRun = Callable[..., Path]
@@ -79,6 +83,51 @@ def test_the_weighted_gradient_is_that_of_the_joint_likelihood(kind: str) -> Non
     joint = -torch.log((1 - error) * torch.exp(-terms()) + error * base)
     for got, expected in zip(weighted, torch.autograd.grad(joint.sum(), inputs), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)  # the weights are fp32
+
+
+@pytest.mark.parametrize("method", ["bt", "oprm"])
+def test_a_steps_gradient_is_that_of_the_joint_likelihood(
+    method: str, make_run: MakeRun, step_loss: Callable[..., Any], tiny_encoder: Path, rows: Any
+) -> None:
+    """The network's own gradient, with ties, both bad, sides and weights: mean of -log P(v | u) over a step."""
+    verdicts = ["a", "b", "tie", "a", "both_bad"]
+    judgements = [
+        {**row, "verdict": verdicts[n % 5], "left": "ab"[n % 2], "weight": 1 + n % 3, "strength": None}
+        for n, row in enumerate(rows[1])
+    ]
+    config = RunConfig.from_dict({"method": method, "centring": 0.0}).resolved("encoder", 32)
+    snapshot = read_snapshot(make_run(tiny_encoder, method, judgements=judgements) / "snapshot")
+    data = training_data(snapshot, Split(frozenset(), "none"), config)
+    template = Template(
+        load_tokenizer("tiny", str(tiny_encoder)), backbone="encoder", ordinal=config.ordinal, max_length=64
+    )
+    encoded = template.encode(snapshot.responses)
+    backbone = load_backbone("tiny", str(tiny_encoder), "encoder")
+    model = RewardModel(backbone, backbone_kind="encoder", kind=config.kind)
+    model.add_thresholds(ties=method == "bt", both_bad=method == "bt")
+    model = model.double().eval()
+    reliability = Reliability(data, PRIOR)
+    step = Step(list(range(len(encoded))), list(range(len(data.first))), [])
+    step_loss(model, config, data, encoded, reliability)(step).backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    model.zero_grad()
+    scores = model(*collate(encoded, torch.device("cpu")))
+    if method == "bt":
+        learnt = {"tie": model.tie, "bad_threshold": model.bad_threshold}
+        terms = o.bt_terms(scores[data.first], scores[data.second], data.outcome, **learnt)
+    else:
+        below = o.region_mask(Partition(), "none", UNKNOWN, UNKNOWN)
+        log_p = o.log_ratings(scores)
+        bad = Partition().masks()[0]
+        terms = o.oprm_terms(log_p[data.first], log_p[data.second], data.outcome, below, bad)
+    error, base = reliability.error[data.annotator], reliability.base(torch.arange(len(terms)))
+    joint = -torch.log((1 - error) * torch.exp(-terms) + error * base)
+    ((data.weight * joint).sum() / data.weight.sum()).backward()
+    assert len(found) > 10
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-5, atol=1e-8)
 
 
 @settings(max_examples=30, deadline=None)

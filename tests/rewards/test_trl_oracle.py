@@ -84,6 +84,7 @@ def test_loss_and_gradients_are_those_of_trl(
     options: dict[str, Any],
     request: pytest.FixtureRequest,
     make_run: Callable[..., Path],
+    step_loss: Callable[..., StepLoss],
     tmp_path: Path,
 ) -> None:
     path = request.getfixturevalue(base)
@@ -116,7 +117,7 @@ def test_loss_and_gradients_are_those_of_trl(
         head.bias.data.zero_()
 
     step = Step(list(range(len(rows))), list(range(len(data.first))), [])
-    loss = StepLoss(ours, config, data, rows, None, torch.device("cpu"))(step)
+    loss = step_loss(ours, config, data, rows)(step)
     loss.backward()
 
     pairs = pairs_of(data, rows, config)

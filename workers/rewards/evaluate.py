@@ -140,13 +140,13 @@ class PairVotes:
     first: Ints  # [P] index into ids
     second: Ints  # [P]
     votes: Ints  # [P] number of judgements
-    share: Floats  # [P] share of the votes for `first`; tie and both_bad count half
+    share: Floats  # [P] share of the votes, by weight, for `first`; tie and both_bad count half
     pair_of: Ints  # [N] the pair of each judgement
     vote: Floats  # [N] 1 for `first`, 0 for `second`, 0.5 for neither
 
 
 def pair_votes(judgements: Sequence[Row]) -> PairVotes:
-    """Gather judgements (response_a, response_b, verdict) by pair; ValueError for an unknown verdict."""
+    """Gather judgements (response_a, response_b, verdict, weight) by pair; ValueError for an unknown verdict."""
     ids = sorted({str(row[side]) for row in judgements for side in ("response_a", "response_b")})
     index = {response: i for i, response in enumerate(ids)}
     a = np.array([index[str(row["response_a"])] for row in judgements], dtype=np.int64)
@@ -160,7 +160,9 @@ def pair_votes(judgements: Sequence[Row]) -> PairVotes:
     keys, pair_of = np.unique(np.minimum(a, b) * len(ids) + np.maximum(a, b), return_inverse=True)
     first, second = np.divmod(keys, max(len(ids), 1))
     votes = np.bincount(pair_of, minlength=len(keys))
-    share = np.bincount(pair_of, weights=vote, minlength=len(keys)) / votes
+    weight = np.array([row.get("weight") or 1.0 for row in judgements], dtype=np.float64)
+    total = np.bincount(pair_of, weights=weight, minlength=len(keys))
+    share = np.bincount(pair_of, weights=weight * vote, minlength=len(keys)) / total
     return PairVotes(ids, first, second, votes, share, pair_of.astype(np.int64), vote)
 
 
