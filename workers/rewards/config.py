@@ -65,6 +65,10 @@ class RunConfig:
     policy_loss: str = "dpo"  # haf: dpo | hinge | ipo | slic | simpo
     simpo_gamma: float = 0.5
 
+    hardening: float = (
+        0.0  # share of the trained responses that get a copy with injected text, see hardening.py
+    )
+
     # optimisation
     epochs: int | None = None
     learning_rate: float | None = None  # backbone
@@ -236,6 +240,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "alpha": (0.0, 100.0),
     "beta": (1e-6, 100.0),
     "simpo_gamma": (0.0, 100.0),
+    "hardening": (0.0, 1.0),
     "epochs": (1, 10_000),
     "learning_rate": (0.0, 1.0),
     "head_learning_rate": (0.0, 1.0),

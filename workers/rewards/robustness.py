@@ -42,7 +42,7 @@ from .score import MICRO_BATCH_TOKENS, distributions, predictions
 from .templates import Template
 
 MAX_RESPONSES = 64
-MAX_CHARACTERS = 32_000  # of the chosen responses together; every attack scores them once more
+MAX_CHARACTERS = 16_000  # of the chosen responses together; every attack scores them once more
 MIN_ORDERS, MAX_ORDERS = 200, 2000  # a flip rate of 1 % cannot be read from ten pairs
 INVARIANCE_ROWS = 8
 MATCHED_LENGTH = 0.1  # pairs whose lengths differ by at most a tenth of the longer

@@ -36,6 +36,7 @@ from .data import (
 )
 from .embeddings import embed, embed_cached
 from .evaluate import evaluate_run
+from .hardening import harden
 from .progress import Progress, Stop, Stopped
 from .reliability import Reliability
 from .robustness import measure, model_scorer
@@ -79,7 +80,13 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     stop.check()
 
     # 2. Texts to ids; blocks of the pair graph, each a step
-    rows = template.encode(snapshot.responses)
+    real, used, labels = len(snapshot.responses), len(data.first), len(data.level_response)
+    copies: list[dict[str, Any]] = []
+    if config.hardening:
+        copies, data = harden(
+            snapshot.responses, data, share=config.hardening, seed=config.seed, ordinal=config.ordinal
+        )
+    rows = template.encode([*snapshot.responses, *copies])
     frozen = config.tuning == "frozen"
     sizes = [len(row) for row in rows]
     config = config.with_budget(sum(sizes[response] for response in data.trained_on))
@@ -195,13 +202,13 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     if features is None:
         features = embed(
             model,
-            rows,
+            rows[:real],
             device,
             given(config.micro_batch_tokens),
             lambda done, total: tick("scoring", done, total),
         )
-    scored = distributions(model, features)
-    predicted = predictions(snapshot.responses, rows, scored)
+    scored = distributions(model, features[:real])
+    predicted = predictions(snapshot.responses, rows[:real], scored)
     labelled = {
         response for row in snapshot.judgements for response in (row["response_a"], row["response_b"])
     } | {row["response_id"] for row in snapshot.levels}
@@ -253,8 +260,9 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         tie=artifact["tie"],
         temperature=artifact["temperature"],
         seed=config.seed,
+        hardening=config.hardening,
     )
-    uses = len(data.first) * given(config.epochs)
+    uses = used * given(config.epochs)
     metrics = {
         "format": 1,
         "kind": config.kind,
@@ -268,11 +276,12 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             "shared_prompts": shared,
         },
         "training": {
-            "judgements": len(data.first),
-            "levels": len(data.level_response),
-            "responses": len(data.trained_on),
+            "judgements": used,
+            "levels": labels,
+            "responses": len(data.trained_on) - len(copies),
+            "hardening_copies": len(copies),
             "dropped": dict(data.dropped),
-            "truncated": sum(row.truncated for row in rows),
+            "truncated": sum(row.truncated for row in rows[:real]),
             "steps": len(steps),
             "tokens": position.tokens,
             "seconds": round(position.seconds, 3),
