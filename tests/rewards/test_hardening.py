@@ -11,8 +11,8 @@ import torch
 
 from workers.rewards.config import RunConfig
 from workers.rewards.data import Snapshot, TrainingData, read_snapshot, split_groups, training_data
-from workers.rewards.hardening import CHOSEN_SHARE, attacked, degenerate, harden
-from workers.rewards.objectives import TIE, WIN
+from workers.rewards.hardening import ALIKE, BEND, DROP, NOBODY, alike_terms, attacked, degenerate, harden
+from workers.rewards.objectives import WIN
 from workers.rewards.robustness import ATTACKS, DEGENERATE
 from workers.rewards.train import train
 
@@ -65,44 +65,87 @@ def test_copies_take_their_responses_place(method: str, make_run: MakeRun, tiny_
         old_values = getattr(before, name)
         assert torch.equal(getattr(after, name)[: len(old_values)], old_values)
 
-    verdicts = {(int(a), int(b)) for a, b in zip(before.first, before.second, strict=True)}
-    sides = {"first": 0, "second": 0}
-    for a, b in zip(after.first[old:].tolist(), after.second[old:].tolist(), strict=True):
-        if kind[b] == "degenerate":
-            assert kind[a] == ""
-            assert origin[b] == a
-            continue
-        assert {kind[a], kind[b]} == {"attacked", ""}
-        assert (origin[a], origin[b]) in verdicts
-        sides["first" if kind[a] else "second"] += 1
-    assert sides["second"] == len(before.first)
-    assert sides["first"] / sides["second"] == pytest.approx(CHOSEN_SHARE, abs=0.15)
-    assert set(after.outcome[old:].tolist()) == {WIN}
+    assert after.annotator[old:].unique().tolist() == [NOBODY]
+    assert set(after.weight[old:].tolist()) == {2.0}  # 60 judgements of 30 responses
+    for outcome, a, b in zip(
+        *(column[old:].tolist() for column in (after.outcome, after.first, after.second)), strict=True
+    ):
+        assert kind[a] == ""
+        assert origin[b] == a
+        assert outcome == {"attacked": ALIKE, "degenerate": WIN}[kind[b]]
 
     levels = list(zip(after.level_response.tolist(), after.level_value.tolist(), strict=True))
     added = levels[len(before.level_response) :]
-    bad = {response for response, level in added if kind[response] == "degenerate" and level == 0}
-    assert len(bad) == (30 if config.ordinal else 0)
+    assert all(kind[response] == "degenerate" and level == 0 for response, level in added)
+    assert len(added) == (2 * 30 if config.ordinal else 0)
     for number in range(count, len(whole)):
         known = int(before.level[origin[number]]) if kind[number] == "attacked" else 0
         assert int(after.level[number]) == known
 
 
-def test_ties_are_not_copied_and_an_empty_response_has_no_degenerate_rival(
-    make_run: MakeRun, tiny_encoder: Path, rows: Any
-) -> None:
+def test_an_empty_response_has_no_degenerate_rival(make_run: MakeRun, tiny_encoder: Path, rows: Any) -> None:
     responses = [
         {**row, "text": "" if row["response_id"].endswith("bad") else row["text"]} for row in rows[0]
     ]
-    judgements = [{**row, "verdict": "tie"} for row in rows[1]]
-    snapshot, _, before, _ = prepared(
-        make_run(tiny_encoder, "bt", responses=responses, judgements=judgements)
-    )
+    snapshot, _, before, _ = prepared(make_run(tiny_encoder, "bt", responses=responses))
     copies, after = harden(snapshot.responses, before, share=0.5, seed=0, ordinal=False)
-    assert all("#degenerate" in row["response_id"] for row in copies[15:])
+    assert [row["response_id"].partition("#")[2] for row in copies[:15]] == ["attacked"] * 15
+    assert len(copies) == 15 + 20
     assert not any("-bad#degenerate" in row["response_id"] for row in copies)
-    assert len(after.first) - len(before.first) == len(copies) - 15
-    assert (after.outcome[: len(before.first)] == TIE).all()
+    assert len(after.first) - len(before.first) == len(copies)
+
+
+def test_a_copy_is_drawn_to_just_below_its_response() -> None:
+    response = torch.tensor([3.0, 3.0, 3.0], dtype=torch.float64, requires_grad=True)
+    copy = torch.tensor([3.0 - DROP, 3.2, 5.0], dtype=torch.float64, requires_grad=True)
+    terms = alike_terms(response, copy)
+    near, far = 0.2 + DROP, 2.0 + DROP
+    assert terms.tolist() == pytest.approx([0.0, near**2 / (2 * BEND), far - BEND / 2])
+    terms.sum().backward()
+    assert copy.grad is not None
+    assert copy.grad.tolist() == pytest.approx([0.0, near / BEND, 1.0])
+    assert response.grad is None
+
+
+def test_a_step_adds_the_copies_terms_to_the_peoples(make_run: MakeRun, tiny_encoder: Path) -> None:
+    """The loss of a hardened step, term by term: judgements as before, copies by their own rule, weights shared."""
+    from transformers import AutoTokenizer
+
+    from workers.rewards import objectives
+    from workers.rewards.backbones import RewardModel, load_backbone
+    from workers.rewards.batches import Step
+    from workers.rewards.step import StepLoss
+    from workers.rewards.templates import Template, collate
+
+    folder = make_run(tiny_encoder, "bt", hardening=0.5, centring=0.0)
+    snapshot, _, before, config = prepared(folder)
+    config = config.resolved("encoder", 32)
+    copies, data = harden(snapshot.responses, before, share=0.5, seed=0, ordinal=False)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    template = Template(tokenizer, backbone="encoder", ordinal=False, max_length=128)
+    encoded = template.encode([*snapshot.responses, *copies])
+    model = RewardModel(
+        load_backbone("tiny", str(tiny_encoder), "encoder"), backbone_kind="encoder", kind="scalar"
+    )
+    model.eval()
+    judgements = [0, 1, 2, *range(len(before.first), len(data.first))]
+    responses = sorted({int(i) for row in judgements for i in (data.first[row], data.second[row])})
+    loss = StepLoss(model, config, data, encoded, None, torch.device("cpu"))(Step(responses, judgements, []))
+    with torch.no_grad():
+        score = model(*collate(encoded, torch.device("cpu")))
+    expected, weights = 0.0, 0.0
+    for row in judgements:
+        a, b = score[data.first[row]], score[data.second[row]]
+        margin = config.strength_margin * (int(data.strength[row]) - 1)
+        term = (
+            alike_terms(a, b)
+            if data.outcome[row] == ALIKE
+            else -torch.nn.functional.logsigmoid(a - b - margin)
+        )
+        expected += float(term * data.weight[row])
+        weights += float(data.weight[row])
+    assert int(data.outcome[judgements[0]]) == objectives.WIN
+    assert loss.item() == pytest.approx(expected / weights, rel=1e-5)
 
 
 def test_the_draw_depends_on_seed_and_name_alone(make_run: MakeRun, tiny_encoder: Path) -> None:
@@ -147,7 +190,7 @@ def test_hardening_teaches_what_it_is_for(make_run: MakeRun, tiny_encoder: Path)
     def moved(report: dict[str, Any]) -> float:
         return sum(abs(effect["mean_shift"]) for effect in report["attacks"].values())
 
-    assert moved(hard) < 0.5 * moved(plain)
+    assert moved(hard) < 0.75 * moved(plain)
     assert all(answer["in_bad_share"] == 1 for answer in hard["degenerate"].values())
 
 

@@ -236,7 +236,7 @@ def test_length_and_style() -> None:
 
 
 def test_the_choice_is_seeded_bounded_and_prefers_judged_pairs() -> None:
-    many = [response(i, "x" * 400, None) for i in range(500)]
+    many = [response(i, "x" * 200, None) for i in range(500)]
     judged = [{"response_a": f"r{i:03}", "response_b": f"r{i + 1:03}"} for i in range(0, 40, 2)]
     chosen = choose(many, judged, 1)
     assert chosen == choose(list(reversed(many)), list(reversed(judged)), 1)
@@ -248,7 +248,7 @@ def test_the_choice_is_seeded_bounded_and_prefers_judged_pairs() -> None:
     assert len({tuple(sorted(order)) for order in orders.tolist()}) == MIN_ORDERS
     first = [{chosen[i]["response_id"] for i in order} for order in orders[:20].tolist()]
     assert sorted(map(sorted, first)) == sorted([row["response_a"], row["response_b"]] for row in judged)
-    long = [response(i, "x" * 30_000) for i in range(5)]
+    long = [response(i, "x" * 15_000) for i in range(5)]
     assert len(choose(long, [], 0)) == 2
     assert sum(len(row["text"]) for row in chosen) <= MAX_CHARACTERS
 

@@ -96,7 +96,11 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
         backbone = load_backbone(str(folder), str(folder), config["backbone"])
         ordinal = config["kind"] == "ordinal"
         template = Template(
-            tokenizer, backbone=config["backbone"], ordinal=ordinal, max_length=config["max_length"]
+            tokenizer,
+            backbone=config["backbone"],
+            ordinal=ordinal,
+            max_length=config["max_length"],
+            nonce_key=config["template"].get("nonce_key"),
         )
         if template.describe() != config["template"]:
             raise ArtifactError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from .config import Refused, RunConfig
 from .scale import RATINGS
 
 PACKAGED = "all-MiniLM-L6-v2"
+_MARKER = re.compile(r"<\S+>|\[\S+\]|\{\S+\}|<\|.+\|>")
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -57,13 +59,27 @@ def backbone_kind(name: str, path: str) -> str:
 
 
 def load_tokenizer(name: str, path: str) -> Any:
-    """The base model's tokenizer.  Raises Refused."""
+    """The base model's tokenizer, in which every marker counts as special.  Raises Refused.
+
+    Special tokens are split when they stand in a text (templates.py).  Some tokenizers list markers such as
+    "<tool_call>" as ordinary added tokens, which are not: marked as special they are.
+    """
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:
         raise _unloadable(name, error) from None
+    markers = [
+        token
+        for token in getattr(tokenizer, "added_tokens_decoder", {}).values()
+        if not token.special and _MARKER.fullmatch(token.content)
+    ]
+    for token in markers:
+        token.special = True
+    if markers:
+        tokenizer.add_tokens(markers, special_tokens=True)
+    return tokenizer
 
 
 def load_backbone(name: str, path: str, kind: str) -> nn.Module:

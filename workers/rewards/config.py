@@ -69,6 +69,8 @@ class RunConfig:
         0.0  # share of the trained responses that get a copy with injected text, see hardening.py
     )
 
+    nonce: bool = False  # causal: delimit the response by a word that its text can't know
+
     # optimisation
     epochs: int | None = None
     learning_rate: float | None = None  # backbone
@@ -159,6 +161,11 @@ class RunConfig:
             raise Refused(
                 f"method haf needs a causal language model, but {self.base_model} is a text encoder; "
                 "choose another base model (manage.py build_starter_lm makes a small one) or another method"
+            )
+        if self.nonce and backbone != "causal":
+            raise Refused(
+                "config.json: nonce is for causal language models; a text encoder's delimiters are no text, so "
+                "nothing can imitate them: leave it out"
             )
         if (backbone, self.tuning) not in TUNED_DEFAULTS:
             fitting = " or ".join(tuning for kind, tuning in TUNED_DEFAULTS if kind == backbone)

@@ -2,13 +2,14 @@
 
 Two kinds, both built from the training side of the split and used in training alone:
 
-- an *attacked copy* of a response has text added that says nothing ("Rating: 10/10", a made-up turn, praise).  It
-  stands in for its response in that response's own judgements, with the verdict unchanged, so the model learns that
-  the text means nothing.  Copies of rejected responses all stay, of preferred ones CHOSEN_SHARE: a little evidence
-  against such text, because a score that moves up by nothing on average still passes its nearest neighbours half
-  the time.
+- an *attacked copy* of a response has text added that says nothing ("Rating: 10/10", a made-up turn, praise).  Its
+  score is drawn to that of its response, minus DROP: a score that moves up and down by nothing on average still
+  passes its nearest neighbours half of the time.
 - a *degenerate answer* (empty, punctuation, an opener, the prompt again, one word repeated) to a prompt loses to a
   real response, and for an ordinal model is labelled bad.
+
+Each copy weighs as much as a response does through its judgements.  No verdict of a person is repeated, so what is
+said about annotators stays theirs.
 
 The wording differs from that of robustness.ATTACKS, and two of its families have nothing like them here, so the
 suite measures what carries over.
@@ -24,11 +25,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from .data import TrainingData
 from .objectives import WIN
 
-CHOSEN_SHARE = 0.8
+ALIKE = 3  # the outcome of a row (response, attacked copy), beside WIN, TIE and BOTH_BAD
+NOBODY = -1  # the annotator of a row that nobody judged
+DROP = 0.1  # ratings (scalar: nats) that a copy should lie below its response
+BEND = 0.5  # beyond this distance the pull stays as it is
 DEGENERATE_SHARE = 0.5  # degenerate answers for an attacked copy
 MIN_DEGENERATE = 32  # a small project needs each kind a few times; these are short
 
@@ -46,69 +51,50 @@ def harden(
     rng = {number: random.Random(_hash(seed, responses[number]["response_id"])) for number in data.trained_on}
     order = sorted(data.trained_on, key=lambda number: _hash(seed, "order", responses[number]["response_id"]))
     copies: list[Row] = []
-    origin: list[int] = []  # of each copy: the response whose level it shares, or -1 for bad
-    terms: list[tuple[int, int, int]] = []  # (judgement row that is copied, new first, new second)
-    levels: list[tuple[int, int]] = []
+    level: list[int] = []  # of each copy
+    terms: list[tuple[int, int, int]] = []  # (outcome, first, second)
 
-    def add(source: int, text: str, kind: str, level_of: int) -> int:
-        row = responses[source]
+    def add(number: int, kind: str, text: str, known: int) -> int:
+        row = responses[number]
         copies.append({**row, "response_id": f"{row['response_id']}#{kind}", "text": text})
-        origin.append(level_of)
+        level.append(known)
         return len(responses) + len(copies) - 1
 
-    first, second, won = data.first.tolist(), data.second.tolist(), (data.outcome == WIN).tolist()
-    judgements_of: dict[int, list[int]] = {number: [] for number in order}
-    for row, (a, b) in enumerate(zip(first, second, strict=True)):
-        judgements_of[a].append(row)
-        judgements_of[b].append(row)
-    labels_of: dict[int, list[int]] = {}
-    for response, level in zip(data.level_response.tolist(), data.level_value.tolist(), strict=True):
-        labels_of.setdefault(response, []).append(level)
-
     for number in order[: round(share * len(order))]:
-        draw = rng[number]
-        copy = add(number, attacked(responses[number]["text"], draw), "attacked", number)
-        for row in judgements_of[number]:
-            if not won[row]:
-                continue
-            if second[row] == number:
-                terms.append((row, first[row], copy))
-            elif draw.random() < CHOSEN_SHARE:
-                terms.append((row, copy, second[row]))
-        levels += [(copy, level) for level in labels_of.get(number, [])]
+        text = attacked(responses[number]["text"], rng[number])
+        terms.append((ALIKE, number, add(number, "attacked", text, int(data.level[number]))))
 
-    wanted = min(len(order), max(round(DEGENERATE_SHARE * share * len(order)), MIN_DEGENERATE))
+    wanted = max(round(DEGENERATE_SHARE * share * len(order)), MIN_DEGENERATE)
+    bad = []
     for number in [number for number in order if responses[number]["text"].strip()][:wanted]:
         text = degenerate(responses[number]["messages"], rng[number])
-        if text.strip() == responses[number]["text"].strip():
-            continue
-        copy = add(number, text, "degenerate", -1)
-        if judgements_of[number]:
-            terms.append((judgements_of[number][0], number, copy))
-        if ordinal:
-            levels.append((copy, 0))
-    return copies, _with_terms(data, origin, terms, levels)
+        if text.strip() != responses[number]["text"].strip():
+            bad.append(add(number, "degenerate", text, 0))
+            terms.append((WIN, number, bad[-1]))
 
-
-def _with_terms(
-    data: TrainingData, origin: list[int], terms: list[tuple[int, int, int]], levels: list[tuple[int, int]]
-) -> TrainingData:
-    """The data with new judgement rows, level rows and levels of the copies, all at the end."""
-    added = torch.tensor(terms, dtype=torch.int64).reshape(-1, 3).T
-    more = torch.tensor(levels, dtype=torch.int64).reshape(-1, 2).T
-    known = [0 if number < 0 else int(data.level[number]) for number in origin]
-    count = len(data.level)
-    return replace(
+    weight = max(1.0, float(data.weight.sum()) / len(order))
+    outcome, first, second = torch.tensor(terms, dtype=torch.int64).reshape(-1, 3).T
+    levels = torch.tensor(bad * round(weight) if ordinal else [], dtype=torch.int64)
+    added = replace(
         data,
-        first=torch.cat([data.first, added[1]]),
-        second=torch.cat([data.second, added[2]]),
-        outcome=torch.cat([data.outcome, torch.full_like(added[0], WIN)]),
-        strength=torch.cat([data.strength, data.strength[added[0]]]),
-        level=torch.cat([data.level, torch.tensor(known, dtype=torch.int64)]),
-        level_response=torch.cat([data.level_response, more[0]]),
-        level_value=torch.cat([data.level_value, more[1]]),
-        trained_on=data.trained_on | set(range(count, count + len(origin))),
+        first=torch.cat([data.first, first]),
+        second=torch.cat([data.second, second]),
+        outcome=torch.cat([data.outcome, outcome]),
+        strength=torch.cat([data.strength, torch.ones_like(outcome)]),
+        annotator=torch.cat([data.annotator, torch.full_like(outcome, NOBODY)]),
+        first_left=torch.cat([data.first_left, torch.full_like(outcome, -1)]),
+        weight=torch.cat([data.weight, torch.full([len(terms)], weight)]),
+        level=torch.cat([data.level, torch.tensor(level, dtype=torch.int64)]),
+        level_response=torch.cat([data.level_response, levels]),
+        level_value=torch.cat([data.level_value, torch.zeros_like(levels)]),
+        trained_on=data.trained_on | set(range(len(responses), len(responses) + len(copies))),
     )
+    return copies, added
+
+
+def alike_terms(response: torch.Tensor, copy: torch.Tensor) -> torch.Tensor:
+    """How far each attacked copy is from DROP below its response, in E[s] or r; the response stays put.  [P] -> [P]"""
+    return F.smooth_l1_loss(copy, response.detach() - DROP, reduction="none", beta=BEND)
 
 
 # --- Texts --------------------------------------------------------------------------------------------------

@@ -288,7 +288,7 @@ def measure(
     for name, score in scorer.variants.items():
         variant = score(chosen).score
         # None too where the template has no such part (no prompt, no role): then nothing was varied
-        same = np.array_equal(variant, base.score)
+        same = np.allclose(variant, base.score, atol=scorer.exact)
         templates[name] = {"correlation": None if same else spearman(variant, base.score), "n": len(chosen)}
 
     def preferred(scored: Scored, first: Ints, second: Ints) -> Floats:

@@ -13,8 +13,9 @@ from .batches import Step, micro_batches, restore_order
 from .config import RunConfig
 from .data import TrainingData
 from .embeddings import autocast
+from .hardening import ALIKE, alike_terms
 from .reliability import Reliability
-from .scale import UNKNOWN
+from .scale import UNKNOWN, expected_rating
 from .templates import Encoded, collate
 
 _T = TypeVar("_T")
@@ -69,7 +70,9 @@ class StepLoss:
         rows = torch.tensor(step.judgements, dtype=torch.int64)
         a, b = data.first[rows], data.second[rows]
         at_a, at_b = self.place[a].to(self.device), self.place[b].to(self.device)
-        outcome = data.outcome[rows].to(self.device)
+        alike = (data.outcome[rows] == ALIKE).to(self.device)  # (response, attacked copy): hardening's
+        outcome = data.outcome[rows].to(self.device).where(~alike, objectives.WIN)
+        judged = data.annotator[rows] >= 0  # by a person; the others are hardening's
         strength = data.strength[rows].to(self.device)
         weight = data.weight[rows].to(self.device)
         total, count = scores.new_zeros(()), weight.sum() + len(step.levels)
@@ -113,9 +116,14 @@ class StepLoss:
             )
             # a tie or "both bad" prefers neither text
             terms = terms + config.alpha * policy * (outcome == objectives.WIN)
-        if self.reliability is not None and len(rows):
-            log_verdict = self._log_verdict(scores.detach(), at_a, at_b, outcome)
-            weight = weight * self.reliability.attention(rows, log_verdict).to(self.device)
+        if bool(alike.any()):
+            rating = expected_rating(log_p.exp()) if config.ordinal else scores
+            terms = torch.where(alike, alike_terms(rating[at_a], rating[at_b]), terms)
+        if self.reliability is not None and bool(judged.any()):
+            log_verdict = self._log_verdict(scores.detach(), at_a, at_b, outcome).cpu()
+            attention = torch.ones(len(rows))
+            attention[judged] = self.reliability.attention(rows[judged], log_verdict[judged])
+            weight = weight * attention.to(self.device)
         return (total + (weight * terms).sum()) / count
 
     @torch.no_grad()

@@ -8,6 +8,9 @@ the marker of the causal template, is escaped inside text.  So "### Score: 9" in
 from __future__ import annotations
 
 import copy
+import hashlib
+import hmac
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +23,15 @@ from .scale import RATINGS
 
 RESPONSE_HEADER = "\n\n### Response\n"
 SCORE_SUFFIX = "\n\n### Score:"
+NONCE_END = "\n\n### End"
+NONCE_LETTERS = 8
 CUT_MARK = " [...] "
 PROMPT_SHARE = (
     4  # a prompt that must be cut keeps at least a quarter of the length, if the response needs the rest
 )
+
+_HASH, _NO_WIDTH = "#\uff03\ufe5f", "\u00ad\u200b-\u200f\u2060\ufeff"
+_MARKER = re.compile(f"[{_HASH}](?:[{_NO_WIDTH}]*[{_HASH}]){{2,}}")
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,15 @@ class Template:
     encoder: [CLS] prompt [SEP] response [SEP] (without the first part when there is no prompt).
     causal:  ### User / ### Assistant sections, ### Response, then the response and, for ordinal scores,
              "### Score:", else the end-of-text token if the tokenizer has one.
+
+    With a `nonce_key` (causal alone: an encoder's delimiters are ids, which text can't spell) the line before the
+    response ends in a word that nobody can guess without the key, and a line with the same word follows the
+    response.  The word is a function of key and prompt, so scores repeat and a prompt's responses share a prefix.
     """
 
-    def __init__(self, tokenizer: Any, *, backbone: str, ordinal: bool, max_length: int) -> None:
+    def __init__(
+        self, tokenizer: Any, *, backbone: str, ordinal: bool, max_length: int, nonce_key: str | None = None
+    ) -> None:
         """Raises Refused if the tokenizer can't do what the method needs."""
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise Refused("the base model has no fast tokenizer (tokenizer.json); choose another base model")
@@ -55,6 +69,8 @@ class Template:
         self.backbone = backbone
         self.ordinal = ordinal
         self.max_length = max_length
+        self.nonce_key = nonce_key if backbone == "causal" else None
+        self._header = RESPONSE_HEADER
         self.digit_ids: tuple[int, ...] | None = None
         self._cut_mark = self._ids(CUT_MARK)
         if backbone == "encoder":
@@ -64,12 +80,14 @@ class Template:
             probe = tokenizer("a")["input_ids"]
             has_bos = tokenizer.bos_token_id is not None and probe[:1] == [tokenizer.bos_token_id]
             self._start = [tokenizer.bos_token_id] if has_bos else []
-            self._middle = self._ids(RESPONSE_HEADER)
+            self._middle = self._ids(self._header)
             if ordinal:
                 self._end, self.digit_ids = self._score_suffix()
             else:
                 self._end = _present(tokenizer.eos_token_id, None)
-        frame = len(self._start) + len(self._middle) + len(self._end) + 2 * len(self._cut_mark)
+        # the letters of a nonce and the space before it are at most a token each
+        nonce = 2 * (NONCE_LETTERS + 1) + len(self._ids(NONCE_END)) if self.nonce_key else 0
+        frame = len(self._start) + len(self._middle) + len(self._end) + 2 * len(self._cut_mark) + nonce
         if max_length < frame + 8:
             raise Refused(
                 f"config.json: max_length {max_length} leaves no room for text; use {frame + 64} or more"
@@ -85,16 +103,22 @@ class Template:
         if self.backbone == "encoder":
             return {"name": "encoder-1", "text": "[CLS] {prompt} [SEP] {response} [SEP]"}
         end = self.tokenizer.decode(self._end)
+        digits = list(self.digit_ids) if self.digit_ids else None
+        if self.nonce_key is None:
+            text = "### User\n{message}" + RESPONSE_HEADER + "{response}" + end
+            return {"name": "causal-1", "text": text, "digit_ids": digits}
+        header, closing = _nonce_lines(RESPONSE_HEADER, "{nonce}")
         return {
-            "name": "causal-1",
-            "text": "### User\n{message}" + RESPONSE_HEADER + "{response}" + end,
-            "digit_ids": list(self.digit_ids) if self.digit_ids else None,
+            "name": "causal-nonce-1",
+            "text": "### User\n{message}" + header + "{response}" + closing + end,
+            "digit_ids": digits,
+            "nonce_key": self.nonce_key,
         }
 
     def with_header(self, header: str) -> Template:
         """A causal template that differs in the line before the response; to measure how much that matters."""
         other = copy.copy(self)
-        other._middle = self._ids(header)
+        other._header, other._middle = header, self._ids(header)
         return other
 
     def encode(self, rows: Sequence[dict[str, Any]]) -> list[Encoded]:
@@ -103,14 +127,23 @@ class Template:
         distinct = list(dict.fromkeys(prompts))
         prompt_ids = dict(zip(distinct, self._batch_ids(distinct), strict=True))
         responses = self._batch_ids([plain(row["text"]) for row in rows])
+        frames = dict.fromkeys(distinct, (self._middle, self._end))
+        if self.nonce_key is not None:
+            lines = [_nonce_lines(self._header, nonce(self.nonce_key, prompt)) for prompt in distinct]
+            headers = self._batch_ids([header for header, _ in lines])
+            closings = self._batch_ids([closing for _, closing in lines])
+            frames = {
+                prompt: (header, closing + self._end)
+                for prompt, header, closing in zip(distinct, headers, closings, strict=True)
+            }
         return [
-            self._assemble(prompt_ids[prompt], response)
+            self._assemble(prompt_ids[prompt], response, *frames[prompt])
             for prompt, response in zip(prompts, responses, strict=True)
         ]
 
-    def _assemble(self, prompt: list[int], response: list[int]) -> Encoded:
-        middle = self._middle if prompt or self.backbone == "causal" else []
-        room = self.max_length - len(self._start) - len(middle) - len(self._end)
+    def _assemble(self, prompt: list[int], response: list[int], middle: list[int], end: list[int]) -> Encoded:
+        middle = middle if prompt or self.backbone == "causal" else []
+        room = self.max_length - len(self._start) - len(middle) - len(end)
         truncated = len(prompt) + len(response) > room
         if truncated:
             # The response goes first: its end is kept whole as far as it fits, the prompt gets the rest, and at
@@ -119,8 +152,9 @@ class Template:
             prompt = self._cut(prompt, prompt_room)
             response = self._cut(response, room - len(prompt))
         head = [*self._start, *prompt, *middle]
-        ids = (*head, *response, *self._end)
-        stop = len(ids) if not self.ordinal else len(head) + len(response)
+        ids = (*head, *response, *end)
+        # an end token right after the response is the response's own last word
+        stop = len(head) + len(response) if self.ordinal or self.nonce_key else len(ids)
         return Encoded(ids, len(head), stop, truncated)
 
     def _cut(self, ids: list[int], room: int) -> list[int]:
@@ -183,8 +217,29 @@ def collate(rows: Sequence[Encoded], device: torch.device) -> tuple[torch.Tensor
 
 
 def plain(text: str) -> str:
-    """Text with its own ### escaped (reversibly: one backslash more before each)."""
-    return re.sub(r"(?<!#)###", r"\\###", text)
+    """Text with its own ### escaped (reversibly: one backslash more before each run of three or more #).
+
+    Full-width and small # count, and characters of no width between them: some tokenizers' normalisation turns the
+    former into # and drops the latter.
+    """
+    return _MARKER.sub(lambda run: "\\" + run.group(), text)
+
+
+def nonce(key: str, prompt: str) -> str:
+    """Eight letters that only those who have the key can tell from the prompt."""
+    digest = hmac.new(key.encode(), prompt.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
+    return "".join(chr(ord("a") + byte % 26) for byte in digest[:NONCE_LETTERS])
+
+
+def nonce_key(seed: int, responses: Sequence[dict[str, Any]]) -> str:
+    """A key for a model from seed and all texts it was made with: the same when a run resumes, else not guessable."""
+    texts = [[row["response_id"], row["messages"], row["text"]] for row in responses]
+    return hashlib.sha256(json.dumps([seed, texts]).encode()).hexdigest()
+
+
+def _nonce_lines(header: str, word: str) -> tuple[str, str]:
+    """The line before a response and the line after it, with the nonce."""
+    return f"{header.rstrip()} {word}\n", f"{NONCE_END} {word}"
 
 
 def _present(first: int | None, second: int | None) -> list[int]:

@@ -42,7 +42,7 @@ from .reliability import Reliability
 from .robustness import measure, model_scorer
 from .score import distributions, predictions, write_predictions
 from .step import StepLoss, given, make_optimizer
-from .templates import Template
+from .templates import Template, nonce_key
 
 STOPPED_EXIT = 143
 
@@ -75,12 +75,16 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     longest: int = getattr(backbone_config, "max_position_embeddings", None) or given(config.max_length)
     tokenizer = load_tokenizer(config.base_model, path)
     template = Template(
-        tokenizer, backbone=kind, ordinal=config.ordinal, max_length=min(given(config.max_length), longest)
+        tokenizer,
+        backbone=kind,
+        ordinal=config.ordinal,
+        max_length=min(given(config.max_length), longest),
+        nonce_key=nonce_key(config.seed, snapshot.responses) if config.nonce else None,
     )
     stop.check()
 
     # 2. Texts to ids; blocks of the pair graph, each a step
-    real, used, labels = len(snapshot.responses), len(data.first), len(data.level_response)
+    real, judged = len(snapshot.responses), data
     copies: list[dict[str, Any]] = []
     if config.hardening:
         copies, data = harden(
@@ -134,7 +138,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         )
     # a lone annotator can't be told from the task's own difficulty
     several = config.reliability and len(data.annotators) > 1
-    reliability = Reliability(data, config.reliability_prior) if several else None
+    reliability = Reliability(judged, config.reliability_prior) if several else None
     batch = StepLoss(model, config, data, rows, features, device, reliability)
     if config.method == "haf":
         batch.keep_reference(lambda done, total: tick("embedding", done, total))
@@ -262,7 +266,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         seed=config.seed,
         hardening=config.hardening,
     )
-    uses = used * given(config.epochs)
+    uses = len(judged.first) * given(config.epochs)
     metrics = {
         "format": 1,
         "kind": config.kind,
@@ -276,9 +280,9 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             "shared_prompts": shared,
         },
         "training": {
-            "judgements": used,
-            "levels": labels,
-            "responses": len(data.trained_on) - len(copies),
+            "judgements": len(judged.first),
+            "levels": len(judged.level_response),
+            "responses": len(judged.trained_on),
             "hardening_copies": len(copies),
             "dropped": dict(data.dropped),
             "truncated": sum(row.truncated for row in rows[:real]),
