@@ -13,9 +13,9 @@ and never NaN, so the result can be written as strict JSON.
 Plain numpy: no torch, so that a metric can be recomputed wherever predictions.parquet can be read.
 """
 
-import math
+import itertools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -35,7 +35,6 @@ CENTRAL_MASS = 0.8
 REPLICATES = 2000
 # A forecast of exactly 0 or 1 that turns out wrong would cost infinitely many nats; it costs 27.6 instead.
 SMALLEST_P = 1e-12
-TEMPERATURE_RANGE = (0.05, 20.0)
 
 # What a verdict is worth to response a: the share of one vote.
 _VOTE_FOR_A = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
@@ -53,20 +52,21 @@ def sigmoid(x: ArrayLike) -> Floats:
 
 
 def scalar_probabilities(
-    difference: ArrayLike, *, tie: float | None = None, temperature: float = 1.0
+    difference: ArrayLike, *, tie: float | Floats | None = None, temperature: float | Floats = 1.0
 ) -> tuple[Floats, Floats, Floats]:
     """P(a), P(b) and P(tie) of scalar rewards, by Rao and Kupper (1967): three arrays like `difference`.
 
     With d = (r_a - r_b) / temperature and eta = `tie` >= 0: P(a) = sigmoid(d - eta), P(b) = sigmoid(-d -
-    eta). `tie` None is the plain Bradley-Terry model, which knows no ties (eta = 0). Raises ValueError for a
-    temperature that is not positive or a negative tie.
+    eta). `tie` None is the plain Bradley-Terry model, which knows no ties (eta = 0). Both may be arrays like
+    `difference`. Raises ValueError for a temperature that is not positive or a negative tie.
     """
-    if not temperature > 0:
+    scale = np.asarray(temperature, dtype=np.float64)
+    if not np.all(scale > 0):
         raise ValueError(f"temperature must be positive, not {temperature}")
-    eta = 0.0 if tie is None else float(tie)
-    if eta < 0:
+    eta = np.asarray(0.0 if tie is None else tie, dtype=np.float64)
+    if np.any(eta < 0):
         raise ValueError(f"tie must be at least 0 or None, not {tie}")
-    d = np.asarray(difference, dtype=np.float64) / temperature
+    d = np.asarray(difference, dtype=np.float64) / scale
     p_a, p_b = sigmoid(d - eta), sigmoid(-d - eta)
     # 1 - p_a - p_b, in the form that keeps its digits when one side is nearly certain.
     return p_a, p_b, np.expm1(2 * eta) * p_a * p_b
@@ -97,32 +97,6 @@ def ordinal_p_preferred(p_a: ArrayLike, p_b: ArrayLike) -> Floats:
     """P(a preferred) = W + T/2 of rating distributions [N, 9]; an array [N]."""
     wins, _, ties = ordinal_probabilities(p_a, p_b)
     return wins + ties / 2
-
-
-def fit_temperature(differences: ArrayLike, shares: ArrayLike, *, tie: float | None = None) -> float:
-    """The temperature of least NLL of scalar rewards against vote shares (Guo et al. 2017, for pairs).
-
-    `differences` [N]: r_a - r_b; `shares` [N]: share of people who prefer a (a tie counts half), as
-    `pair_votes` gives. Use pairs that neither trained the model nor evaluate it. The result lies within
-    TEMPERATURE_RANGE: a split that the model orders without an error would ask for 0. Without pairs, or with
-    all rewards equal, nothing can be fitted and 1.0 is returned. Raises ValueError for differences that are
-    not finite.
-    """
-    d, q = np.asarray(differences, dtype=np.float64), np.asarray(shares, dtype=np.float64)
-    if not np.all(np.isfinite(d)):
-        raise ValueError("rewards that are not finite cannot be calibrated")
-    if not np.any(d):
-        return 1.0
-
-    def loss(log_temperature: float) -> float:
-        p = scalar_p_preferred(d, tie=tie, temperature=math.exp(log_temperature))
-        return float(np.mean(_cross_entropy(p, q)))
-
-    # Convex in 1/temperature without ties; with a wide tie band it need not be, hence the grid first.
-    grid = np.linspace(math.log(TEMPERATURE_RANGE[0]), math.log(TEMPERATURE_RANGE[1]), 25)
-    best = int(np.argmin([loss(float(t)) for t in grid]))
-    low, high = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, len(grid) - 1)])
-    return math.exp(_golden_section(loss, low, high))
 
 
 # --- Votes on pairs -----------------------------------------------------------------------------------------
@@ -230,9 +204,31 @@ def expected_calibration_error(
     edges = np.arange(bins + 1) / bins
     known = np.isfinite(predicted)
     bin_of = np.clip(np.searchsorted(edges, predicted[known], side="right") - 1, 0, bins - 1)
-    counts = np.bincount(bin_of, minlength=bins)
-    predicted_sums = np.bincount(bin_of, weights=predicted[known], minlength=bins)
-    observed_sums = np.bincount(bin_of, weights=observed[known], minlength=bins)
+    return _reliability(predicted, observed, bin_of, list(itertools.pairwise(edges)))
+
+
+def equal_mass_calibration_error(
+    predicted: Floats, observed: Floats, *, bins: int = CALIBRATION_BINS
+) -> dict[str, Any]:
+    """The same over bins that hold equally many examples; low and high are a bin's least and greatest p.
+
+    Equal predictions share a bin, so nothing depends on the order of rows; bins that stay empty are left out.
+    """
+    known = predicted[np.isfinite(predicted)]
+    lower = np.searchsorted(np.sort(known), known, side="left")  # how many are smaller
+    _, bin_of = np.unique(lower * bins // max(len(known), 1), return_inverse=True)
+    members = [known[bin_of == k] for k in range(bin_of.max(initial=-1) + 1)]
+    return _reliability(predicted, observed, bin_of, [(p.min(), p.max()) for p in members])
+
+
+def _reliability(
+    predicted: Floats, observed: Floats, bin_of: Ints, edges: Sequence[tuple[float, float]]
+) -> dict[str, Any]:
+    """ECE over the bins [k] given by `edges`; `bin_of` numbers those of the predictions that are finite."""
+    known = np.isfinite(predicted)
+    counts = np.bincount(bin_of, minlength=len(edges))
+    predicted_sums = np.bincount(bin_of, weights=predicted[known], minlength=len(edges))
+    observed_sums = np.bincount(bin_of, weights=observed[known], minlength=len(edges))
     n = len(predicted)
     computable = n > 0 and bool(np.all(known))
     return {
@@ -240,13 +236,13 @@ def expected_calibration_error(
         "n": n,
         "bins": [
             {
-                "low": float(edges[k]),
-                "high": float(edges[k + 1]),
+                "low": float(low),
+                "high": float(high),
                 "n": int(counts[k]),
                 "predicted": float(predicted_sums[k] / counts[k]) if counts[k] else None,
                 "observed": float(observed_sums[k] / counts[k]) if counts[k] else None,
             }
-            for k in range(bins)
+            for k, (low, high) in enumerate(edges)
         ],
     }
 
@@ -316,14 +312,14 @@ def level_masses(p: ArrayLike, partition: tuple[int, int]) -> Floats:
 
 def evaluate_run(
     *,
-    responses: list[dict[str, Any]],
-    judgements: list[dict[str, Any]],
-    levels: list[dict[str, Any]],
-    scores: dict[str, float],
-    probs: dict[str, list[float]] | None,
+    responses: Sequence[Row],
+    judgements: Sequence[Row],
+    levels: Sequence[Row],
+    scores: Mapping[str, float],
+    probs: Mapping[str, ArrayLike] | None,
     kind: str,
-    tie: float | None,
-    temperature: float,
+    tie: float | Mapping[str, float] | None,
+    temperature: float | Mapping[str, float],
     partition: tuple[int, int],
     seed: int,
 ) -> dict[str, Any]:
@@ -331,7 +327,8 @@ def evaluate_run(
 
     The rows are those of the snapshot tables, held-out ones only. `scores` is the reward for ranking (r or
     E[s]) and `probs` the rating distribution, by response id. `kind` is "scalar" or "ordinal"; `tie` and
-    `temperature` belong to scalar rewards, an ordinal distribution is taken as it is.
+    `temperature` belong to scalar rewards, one number or one for each group (cross-fitted calibration); an
+    ordinal distribution is taken as it is.
 
     - Accuracies are over decisive judgements (a or b); equal scores, or lengths, count 0.5 and model_ties
       says how often. Intervals are clustered by group. Ties of people are scored apart, by the model's mean
@@ -363,9 +360,9 @@ def _evaluate_pairs(
     by_id: Mapping[str, Row],
     judgements: Sequence[Row],
     scores: Mapping[str, float],
-    ratings: Mapping[str, Sequence[float]] | None,
-    tie: float | None,
-    temperature: float,
+    ratings: Mapping[str, ArrayLike] | None,
+    tie: float | Mapping[str, float] | None,
+    temperature: float | Mapping[str, float],
     seed: int,
 ) -> dict[str, Any]:
     pairs = pair_votes(judgements)
@@ -373,7 +370,7 @@ def _evaluate_pairs(
     reward = np.array([_known(scores, name, "score") for name in pairs.ids], dtype=np.float64)
     length = np.array([len(row["text"]) for row in rows], dtype=np.float64)
     # A pair across two groups belongs to the one whose name sorts first: it must not depend on the side.
-    _, group = np.unique([str(row["group"]) for row in rows], return_inverse=True)
+    names, group = np.unique([str(row["group"]) for row in rows], return_inverse=True)
     cluster = np.minimum(group[pairs.first], group[pairs.second])  # [P]
     with np.errstate(invalid="ignore"):  # inf - inf: a diverged model, reported as None
         difference = reward[pairs.first] - reward[pairs.second]  # [P]
@@ -383,7 +380,11 @@ def _evaluate_pairs(
         p = np.array([_known(ratings, name, "rating distribution") for name in pairs.ids], dtype=np.float64)
         p_first, _, p_tie = ordinal_probabilities(p[pairs.first], p[pairs.second])
     else:
-        p_first, _, p_tie = scalar_probabilities(difference, tie=tie, temperature=temperature)
+        p_first, _, p_tie = scalar_probabilities(
+            difference,
+            tie=None if tie is None else _by_group(tie, names.tolist())[cluster],
+            temperature=_by_group(temperature, names.tolist())[cluster],
+        )
     preferred = p_first + p_tie / 2  # [P]
 
     decisive = pairs.vote != 0.5
@@ -423,11 +424,12 @@ def _evaluate_pairs(
             "n": len(q),
         },
         "ece": expected_calibration_error(preferred, q),
+        "ece_equal_mass": equal_mass_calibration_error(preferred, q),
     }
 
 
 def _evaluate_levels(
-    levels: Sequence[Row], ratings: Mapping[str, Sequence[float]], partition: tuple[int, int]
+    levels: Sequence[Row], ratings: Mapping[str, ArrayLike], partition: tuple[int, int]
 ) -> dict[str, Any]:
     p = np.array(
         [_known(ratings, str(row["response_id"]), "rating distribution") for row in levels], dtype=np.float64
@@ -451,6 +453,12 @@ def _level_number(row: Row) -> int:
     if row["level"] not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, not {row['level']!r}")
     return LEVELS.index(row["level"])
+
+
+def _by_group(value: float | Mapping[str, float], names: Iterable[str]) -> Floats:
+    """One value for each group.  [G]"""
+    each = [value[name] if isinstance(value, Mapping) else value for name in names]
+    return np.array(each, dtype=np.float64)
 
 
 def _known(table: Mapping[str, T], name: str, what: str) -> T:
@@ -486,23 +494,6 @@ def _quadratic_kappa(first: Ints, second: Ints) -> float | None:
     if expected <= 0:
         return None
     return float(1.0 - np.mean((first - second) ** 2) / expected)
-
-
-def _golden_section(loss: Callable[[float], float], low: float, high: float) -> float:
-    """The minimum of a function with one dip between low and high, to 1e-6."""
-    ratio = (5**0.5 - 1) / 2
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    at_left, at_right = loss(left), loss(right)
-    while high - low > 1e-6:
-        if at_left <= at_right:
-            high, right, at_right = right, left, at_left
-            left = high - ratio * (high - low)
-            at_left = loss(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + ratio * (high - low)
-            at_right = loss(right)
-    return (low + high) / 2
 
 
 def _mean(values: Floats) -> float | None:
