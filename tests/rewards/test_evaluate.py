@@ -1,6 +1,7 @@
 """The held-out metrics: by hand, against brute force and scikit-learn, and on rows that cannot answer."""
 
 import gzip
+import itertools
 import json
 import math
 import random
@@ -135,34 +136,6 @@ class TestProbabilities:
     def test_nonsense_parameters_are_refused(self, arguments: dict[str, float]) -> None:
         with pytest.raises(ValueError):
             evaluate.scalar_probabilities(np.array([1.0]), **arguments)
-
-
-class TestFitTemperature:
-    @pytest.mark.parametrize("tie", [None, 0.4])
-    @pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
-    def test_recovers_the_temperature_that_made_the_shares(self, true: float, tie: float | None) -> None:
-        d = np.random.default_rng(0).normal(size=400)
-        shares = evaluate.scalar_p_preferred(d, tie=tie, temperature=true)
-        assert evaluate.fit_temperature(d, shares, tie=tie) == pytest.approx(true, rel=1e-3)
-
-    def test_recovers_it_from_single_votes(self) -> None:
-        rng = np.random.default_rng(3)
-        d = rng.normal(size=40_000) * 3
-        votes = (rng.random(40_000) < evaluate.scalar_p_preferred(d, temperature=2.5)).astype(float)
-        assert evaluate.fit_temperature(d, votes) == pytest.approx(2.5, rel=0.05)
-
-    def test_without_information_it_stays_one(self) -> None:
-        assert evaluate.fit_temperature([], []) == 1.0
-        assert evaluate.fit_temperature([0.0, 0.0], [1.0, 0.0]) == 1.0
-
-    def test_stays_in_range_on_an_order_without_errors(self) -> None:
-        low, high = evaluate.TEMPERATURE_RANGE
-        assert low <= evaluate.fit_temperature([1.0, 2.0], [1.0, 1.0]) < 0.1
-        assert evaluate.fit_temperature([1.0, 2.0], [0.5, 0.5]) == pytest.approx(high, rel=1e-3)
-
-    def test_refuses_rewards_that_are_not_finite(self) -> None:
-        with pytest.raises(ValueError, match="finite"):
-            evaluate.fit_temperature([float("nan"), 1.0], [1.0, 0.0])
 
 
 class TestPairs:
@@ -308,6 +281,59 @@ def test_calibration_bins_hold_their_lower_edge() -> None:
     bins = evaluate.expected_calibration_error(predicted, predicted)["bins"]
     assert [one["n"] for one in bins] == [1] * 9 + [2]
     assert [one["low"] for one in bins] == predicted[:-1].tolist()
+
+
+class TestEqualMass:
+    def test_bins_hold_equally_many_and_equal_predictions_stay_together(self) -> None:
+        rng = np.random.default_rng(0)
+        predicted, observed = rng.beta(8, 2, 1000), rng.random(1000)
+        found = evaluate.equal_mass_calibration_error(predicted, observed)
+        assert [one["n"] for one in found["bins"]] == [100] * 10
+        order = np.argsort(predicted)
+        gaps = [abs(predicted[k].mean() - observed[k].mean()) / 10 for k in np.split(order, 10)]
+        assert found["value"] == pytest.approx(sum(gaps))
+        assert found["bins"][3]["low"] == predicted[order[300]]
+        assert found["bins"][3]["high"] == predicted[order[399]]
+
+        coarse = np.round(predicted, 1)
+        some = evaluate.equal_mass_calibration_error(coarse, observed)
+        shuffled = rng.permutation(1000)
+        assert close(evaluate.equal_mass_calibration_error(coarse[shuffled], observed[shuffled]), some)
+        assert sum(one["n"] for one in some["bins"]) == 1000
+        assert all(one["high"] < other["low"] for one, other in itertools.pairwise(some["bins"]))
+
+    def test_nothing_and_not_a_number(self) -> None:
+        empty = evaluate.equal_mass_calibration_error(np.array([]), np.array([]))
+        assert empty == {"value": None, "n": 0, "bins": []}
+        broken = evaluate.equal_mass_calibration_error(np.array([0.5, np.nan]), np.array([1.0, 0.0]))
+        assert broken["value"] is None
+        assert [one["n"] for one in broken["bins"]] == [1]
+
+
+@pytest.mark.parametrize("kind", ["scalar", "ordinal"])
+def test_metrics_are_sums_so_parts_add_up_to_the_whole(kind: str) -> None:
+    """However held-out rows are split, batched or sharded by pair, the weighted mean of the parts is the whole."""
+    rows, judged, labels, probs = random_rows(23)
+    halves: list[list[Row]] = [[], []]
+    for row in judged:
+        halves[hash(frozenset((row["response_a"], row["response_b"]))) % 2].append(row)
+    whole = run(rows, judged, labels, probs=probs, kind=kind, tie=0.3)
+    parts = [run(rows, half, labels[i::2], probs=probs, kind=kind, tie=0.3) for i, half in enumerate(halves)]
+
+    def joined(name: str, value: str = "value", n: str = "n") -> float:
+        of_parts = [part["pairs"][name] for part in parts]
+        return sum(one[value] * one[n] for one in of_parts) / sum(one[n] for one in of_parts)
+
+    for name in ("accuracy", "length_baseline", "near_equal_length", "nll", "brier", "human_ceiling"):
+        assert joined(name) == pytest.approx(whole["pairs"][name]["value"], abs=1e-12), name
+    assert joined("nll", "floor") == pytest.approx(whole["pairs"]["nll"]["floor"])
+    for k, one in enumerate(whole["pairs"]["ece"]["bins"]):
+        assert sum(part["pairs"]["ece"]["bins"][k]["n"] for part in parts) == one["n"]
+    if kind == "ordinal":
+        for name in ("accuracy", "rps", "coverage"):
+            of_parts = [part["levels"] for part in parts]
+            mean = sum(one[name] * one["n"] for one in of_parts) / len(labels)
+            assert mean == pytest.approx(whole["levels"][name], abs=1e-12)
 
 
 class TestClusteredMean:

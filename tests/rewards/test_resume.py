@@ -73,9 +73,11 @@ def test_stopped_while_scoring_does_not_train_again(make_run: MakeRun, tiny_enco
     steps = train(straight)["training"]["steps"]
     with pytest.raises(Stopped):
         train(broken, StopAfter(steps + 1))  # once while loading, once a step, then while scoring
-    assert (broken / "model").is_dir()
+    assert (broken / "checkpoint" / "state.safetensors").exists()
     assert not (broken / "metrics.json").exists()
     train(broken)
+    lines = [json.loads(line) for line in (broken / "progress.jsonl").read_text().splitlines()]
+    assert f"resumed at step {steps}" in [line["message"] for line in lines]
     assert weights(broken) == weights(straight)
 
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .backbones import RewardModel, load_backbone, load_tokenizer
+from .calibration import Calibration
 from .config import Refused
 from .scale import Partition
 from .templates import Template
@@ -39,10 +40,13 @@ def save_model(
     method: str,
     partition: tuple[int, int],
     base_model: str,
-    temperature: float = 1.0,
 ) -> dict[str, Any]:
-    """Write the model folder whole or not at all; returns reward_config.json's object."""
+    """Write the model folder whole or not at all; returns reward_config.json's object.
+
+    "tie" and "temperature" are those that P(a preferred) is served with, after calibration.
+    """
     model.merge_lora()
+    tie = None if model.tie is None else model.tie.item()
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -62,9 +66,10 @@ def save_model(
         "template": template.describe(),
         "max_length": template.max_length,
         "head_hidden": model.head_hidden,
-        "tie": None if model.tie is None else model.tie.item(),
+        "tie": model.calibration.tie(tie),
         "bad_threshold": None if model.bad_threshold is None else model.bad_threshold.item(),
-        "temperature": temperature,
+        "temperature": model.calibration.temperature,
+        "calibration": model.calibration.to_json(),
         "base_model": base_model,
         "digest": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
         "files": files,
@@ -123,6 +128,7 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
             model.head.load_state_dict(tensors)
     except (Refused, OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise ArtifactError(f"{folder} can't be loaded: {' '.join(str(error).split())[:200]}") from error
+    model.calibration = Calibration.from_json(config.get("calibration"))  # read_config has checked it
     model.eval()
     return model, template, config
 
@@ -154,6 +160,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise ArtifactError(f"{path} lacks {key!r}; copy the model folder again or retrain")
     try:
         Partition(*config["partition"])
+        Calibration.from_json(config.get("calibration"))
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: {error}") from None
     return config

@@ -17,6 +17,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from .calibration import Calibration
 from .config import Refused, RunConfig
 from .scale import RATINGS
 
@@ -136,6 +137,7 @@ class RewardModel(nn.Module):
             )
         self.tie_raw: nn.Parameter | None = None
         self.bad_threshold: nn.Parameter | None = None
+        self.calibration = Calibration()  # applied by score.distributions
 
     # -- thresholds of the scalar likelihood --
 

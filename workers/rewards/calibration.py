@@ -69,7 +69,7 @@ class Calibration:
         if self.method != "beta_cdf" or not len(p):
             return p
         reached = _mapped(*_log_tails(p), *(self.parameters[name] for name in METHODS["beta_cdf"]))
-        result: Floats = np.diff(reached, axis=1)
+        result: Floats = np.maximum(np.diff(reached, axis=1), 0.0)  # rounding must not leave -1e-17
         return result
 
     def to_json(self) -> dict[str, Any]:

@@ -45,10 +45,12 @@ class BadInput(Exception):
 
 @torch.no_grad()
 def distributions(model: RewardModel, features: torch.Tensor) -> torch.Tensor:
-    """Rewards [N] (scalar) or rating distributions [N, 9] (ordinal) in float64, from pooled features [N, H]."""
+    """Rewards [N] (scalar) or calibrated rating distributions [N, 9] (ordinal) in float64, from features [N, H]."""
     model.eval()
     scores = model.score(features).double().cpu()
-    return scores if model.kind == "scalar" else torch.softmax(scores, dim=1)
+    if model.kind == "scalar":
+        return scores  # temperature and tie belong to differences of rewards, not to a reward
+    return torch.from_numpy(model.calibration.ratings(torch.softmax(scores, dim=1).numpy()))
 
 
 def predictions(

@@ -24,6 +24,7 @@ from . import objectives
 from .artifacts import save_model, write_text
 from .backbones import RewardModel, backbone_kind, load_backbone, load_tokenizer, resolve_base_model
 from .batches import Blocks
+from .calibration import calibrate
 from .checkpoint import Position, load_checkpoint, save_checkpoint
 from .config import Refused, RunConfig
 from .data import (
@@ -35,7 +36,6 @@ from .data import (
     training_data,
 )
 from .embeddings import embed, embed_cached
-from .evaluate import evaluate_run
 from .hardening import harden
 from .progress import Progress, Stop, Stopped
 from .reliability import Reliability
@@ -193,7 +193,33 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             stop.check()
     checkpoint()
 
-    # 7. Save, then predict with what was saved (adapters merged)
+    # 7. Calibrate on the held-out groups, with the weights as they will be saved (adapters merged)
+    model.merge_lora()
+    if features is None:
+        features = embed(
+            model,
+            rows[:real],
+            device,
+            given(config.micro_batch_tokens),
+            lambda done, total: tick("scoring", done, total),
+        )
+    progress.say("evaluating")
+    measured = held_out_rows(snapshot, split)
+    shared = shared_prompts(snapshot, judged, measured)
+    raw = predictions(snapshot.responses, rows[:real], distributions(model, features[:real]))
+    model.calibration, held_out_metrics = calibrate(
+        responses=measured.responses,
+        judgements=measured.judgements,
+        levels=measured.levels,
+        scores={row["response_id"]: row["score"] for row in raw},
+        probs={row["response_id"]: row["p"] for row in raw} if config.ordinal else None,
+        kind=config.kind,
+        tie=None if model.tie is None else model.tie.item(),
+        partition=config.partition,
+        seed=config.seed,
+    )
+
+    # 8. Save, and predict as the saved model does
     progress.say("saving")
     artifact = save_model(
         run_dir / "model",
@@ -203,16 +229,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         partition=config.partition,
         base_model=config.base_model,
     )
-    if features is None:
-        features = embed(
-            model,
-            rows[:real],
-            device,
-            given(config.micro_batch_tokens),
-            lambda done, total: tick("scoring", done, total),
-        )
-    scored = distributions(model, features[:real])
-    predicted = predictions(snapshot.responses, rows[:real], scored)
+    predicted = predictions(snapshot.responses, rows[:real], distributions(model, features[:real]))
     labelled = {
         response for row in snapshot.judgements for response in (row["response_a"], row["response_b"])
     } | {row["response_id"] for row in snapshot.levels}
@@ -226,26 +243,8 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             else "unlabelled"
         )
 
-    # 8. Measure on the held-out groups only
+    # 9. What moves a score that should not
     progress.say("evaluating")
-    measured = held_out_rows(snapshot, split)
-    trained_ids = {row["response_id"] for row in predicted if row["split"] == "train"}
-    assert trained_ids.isdisjoint(row["response_id"] for row in measured.responses), (
-        "measured on training labels"
-    )
-    shared = shared_prompts(snapshot, data, measured)
-    held_out_metrics = evaluate_run(
-        responses=measured.responses,
-        judgements=measured.judgements,
-        levels=measured.levels,
-        scores={row["response_id"]: row["score"] for row in predicted},
-        probs={row["response_id"]: row["p"] for row in predicted} if config.ordinal else None,
-        kind=config.kind,
-        tie=artifact["tie"],
-        temperature=artifact["temperature"],
-        partition=config.partition,
-        seed=config.seed,
-    )
     on_trained = not measured.responses
     robustness = measure(
         model_scorer(
