@@ -66,7 +66,8 @@ BARS |= {
     for data, bar in (("qa_feedback", 3.0), ("hh_rlhf", 2.0))
     for model in ("minilm", "qwen2")
 }
-MAX_LENGTH = {"minilm": 512, "qwen2": 1024}  # all that each model can read
+# All that MiniLM can read; for Qwen2 as much as the longest pair needs (at 1024 TRL would drop half of qa_feedback)
+MAX_LENGTH = {"minilm": 512, "qwen2": 2048}
 UPDATE = {"qa_feedback": 16, "hh_rlhf": 16}  # judgements per step; UKP takes what our default budget gives
 EPOCHS = 3
 CANDIDATES = [(8, "random"), (16, "random"), (8, "grouped"), (16, "grouped")]
@@ -171,6 +172,11 @@ class Bench:
         texts = [row for rows in loaded.values() for row in rows.responses]
         folder = self.folder / "qwen2"
         build_starter_lm(texts, folder, hidden_size=256, layers=4, vocabulary=4096, epochs=1, seconds=5.0)
+        path = folder / "config.json"  # rotary positions: no weight depends on how many there are
+        config = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(
+            json.dumps({**config, "max_position_embeddings": MAX_LENGTH["qwen2"]}), encoding="utf-8"
+        )
         return str(folder)
 
     def probe(self, case: Case) -> list[tuple[int, str, float]]:
