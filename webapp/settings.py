@@ -179,6 +179,8 @@ TRAIN_COMMAND = shlex.split(env.str("CALIPER_TRAIN_COMMAND", default="")) or [
     "-m",
     "workers.rewards.train",
 ]
+# The program that turns a model folder into one that plain transformers load; gets both folders.
+MODEL_EXPORT_COMMAND = [sys.executable, "-m", "workers.rewards.export"]
 
 LOGGING = {
     "version": 1,

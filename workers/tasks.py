@@ -29,10 +29,10 @@ from webapp.labels.importing import import_run
 from webapp.labels.queue import reservations_expire
 from webapp.snapshots.exporting import export_run
 from webapp.snapshots.models import Export
-from webapp.training.models import TrainingRun
-from webapp.training.services import QUEUE, TASK
+from webapp.training.models import ModelExport, TrainingRun
+from webapp.training.services import EXPORT_TASK, QUEUE, TASK
 from webapp.training.triggers import retrain_all_due
-from workers import runs
+from workers import exports, runs
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ JOBS: list[tuple[type[Job], str, str]] = [
     (TrainingRun, TASK, QUEUE),
     (Import, "workers.tasks.import_file", "default"),
     (Export, "workers.tasks.export_file", "default"),
+    (ModelExport, EXPORT_TASK, "default"),
 ]
 
 # One byte of memory shared between the worker and the processes of its pool, which are forked from it.
@@ -88,6 +89,13 @@ def import_file(pk: int) -> None:
 def export_file(pk: int) -> None:
     if (row := Export.objects.filter(pk=pk).first()) is not None:
         export_run(row)
+
+
+@app.task(name=EXPORT_TASK)
+def export_model(pk: int) -> None:
+    with _sigterm_noted() as stopping:
+        if not stopping():
+            exports.export_model(pk, stopping=stopping)
 
 
 @app.task(name="workers.tasks.tick")

@@ -208,6 +208,18 @@ def test_the_whole_loop(browser: Any, instance: Instance, some_pairs: Path, tmp_
     assert view.locator("svg").count() >= 1
     assert "Pairs with this response" in text
 
+    # What the model is worth stands on its run's page, and the model can be taken away.
+    view.goto(f"/p/ukp/runs/{button_run}/")
+    for part in ("calibration", "robustness", "annotators"):
+        assert view.locator(f"#{part}").count() == 1, part
+    view.locator("#downloads li", has_text="For transformers").get_by_role("button").click()
+    view.get_by_role("link", name="Download for transformers").wait_for(timeout=120_000)
+    with view.expect_download() as download:
+        view.get_by_role("link", name="Download for transformers").click()
+    with zipfile.ZipFile(download.value.path()) as zipped:
+        names = {name.rpartition("/")[2] for name in zipped.namelist()}
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= names
+
     # Export for TRL, and load it.
     view.goto("/p/ukp/exports/")
     view.locator("[name=format]").select_option("trl-explicit")

@@ -74,6 +74,17 @@ def test_robustness_marks_what_misses_its_goal(metrics: dict[str, Any]) -> None:
     ]
 
 
+def test_failures_with_one_remedy_stand_together() -> None:
+    failures = [f"Attack {number} moves it; train with more." for number in range(5)]
+    failures += ["Padding moves it; please report it.", "Nobody knows why."]
+    found = reports.robustness({"robustness": {"passed": False, "failures": failures}})
+    assert found is not None
+    first, second, third = found.by_remedy
+    assert (first.remedy, first.first[0], len(first.more)) == ("Train with more.", "Attack 0 moves it.", 2)
+    assert second.remedy == "Please report it."
+    assert (third.remedy, third.first) == ("", ["Nobody knows why."])
+
+
 def test_every_part_of_the_suite_has_words() -> None:
     suite = pytest.importorskip("workers.rewards.robustness")
     assert set(reports._ATTACKS) == {attack.name for attack in suite.ATTACKS}

@@ -143,7 +143,7 @@ def test_a_worker_that_shuts_down_takes_no_run(labelled: Project, make_run: Make
 
 
 def test_every_message_that_the_web_half_sends_has_a_task() -> None:
-    names = {"train_run", "import_file", "export_file", "tick"}
+    names = {"train_run", "import_file", "export_file", "export_model", "tick"}
     assert {f"workers.tasks.{name}" for name in names} <= set(tasks.app.tasks)
     assert tasks.app.conf.beat_schedule["tick"]["task"] == "workers.tasks.tick"
 

@@ -31,6 +31,8 @@ TASK = "workers.tasks.export_file"
 LEASE_SECONDS = 120
 LEASE_ROWS_PER_SECOND = 1000
 
+STORED = (".parquet", ".safetensors")
+
 NESTED = (Export.Format.TRL_CONVERSATIONAL, Export.Format.TRL_CONVERSATIONAL_IMPLICIT)
 
 
@@ -118,13 +120,13 @@ def export_write(
     return report
 
 
-def _archive(folder: Path, archive: Path, name: str) -> None:
-    """A zip of the folder, written beside and renamed. Parquet is compressed already."""
+def zip_folder(folder: Path, archive: Path, name: str) -> None:
+    """A zip of the folder, written beside and renamed. Parquet and weights would not get smaller."""
     beside = archive.with_suffix(".part")
     with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as zipped:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                kind = zipfile.ZIP_STORED if path.suffix == ".parquet" else None
+                kind = zipfile.ZIP_STORED if path.suffix in STORED else None
                 zipped.write(path, f"{name}/{path.relative_to(folder)}", compress_type=kind)
     os.replace(beside, archive)
 
@@ -173,7 +175,7 @@ def export_run(export_row: Export) -> None:
             superseded=export_row.superseded,
             progress=progress,
         )
-        _archive(export_row.folder, export_row.archive, archive_name(export_row))
+        zip_folder(export_row.folder, export_row.archive, archive_name(export_row))
         report["archive_bytes"] = export_row.archive.stat().st_size
         export_row.finish(report=report)
     except ExportRefused as error:

@@ -1,4 +1,7 @@
-"""TrainingRun: one training of one method on one snapshot. ModelVersion: the artifact of a finished run."""
+"""TrainingRun: one training of one method on one snapshot. ModelVersion: the artifact of a finished run.
+
+ModelExport: such an artifact as a file to take away.
+"""
 
 from pathlib import Path
 
@@ -8,7 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from webapp.corpus.models import Method, Project
-from webapp.jobs import Job
+from webapp.jobs import ACTIVE, Job
 from webapp.snapshots.models import Snapshot
 
 
@@ -92,3 +95,44 @@ class ModelVersion(models.Model):
     @property
     def path(self) -> Path:
         return self.run.folder / "model"
+
+
+class ModelExport(Job):
+    """A version packed for download by a worker. The rows stay: they say who took which model out, and when."""
+
+    class Format(models.TextChoices):
+        CALIPER = "caliper", "Caliper format"
+        TRANSFORMERS = "transformers", "for transformers"
+
+    version = models.ForeignKey(ModelVersion, on_delete=models.CASCADE, related_name="exports")
+    format = models.CharField(max_length=20, choices=Format.choices)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    # Names and bytes of the files, and of the archive.
+    report = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["version", "format"],
+                condition=Q(state__in=ACTIVE),
+                name="model_export_active_once",
+            ),
+        ]
+
+    @property
+    def folder(self) -> Path:
+        """Where it is made; empty afterwards."""
+        return settings.DATA_DIR / "model-exports" / str(self.pk)
+
+    @property
+    def archive(self) -> Path:
+        return settings.DATA_DIR / "model-exports" / f"{self.pk}.zip"
+
+    @property
+    def name(self) -> str:
+        """The archive's name for people, and of the folder in it, less ".zip"."""
+        version = self.version
+        return f"{version.project.slug}-{version.method}-v{version.number}-{self.format}"

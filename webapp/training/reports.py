@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 ANNOTATORS_SHOWN = 20
+FAILURES_SHOWN = 3
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -165,8 +166,8 @@ _ANSWERS = {
 }
 _TEMPLATES = {
     "without_prompt": "without the prompt",
-    "another_role": "other names of roles",
-    "another_header": "another header",
+    "another_role": "with other names of roles",
+    "another_header": "with another header",
 }
 
 
@@ -196,6 +197,15 @@ class AnswerRow:
 
 
 @dataclass(frozen=True)
+class Failures:
+    """What missed its goal and has the same remedy; `more` are folded away."""
+
+    remedy: str
+    first: list[str]
+    more: list[str]
+
+
+@dataclass(frozen=True)
 class Robustness:
     """The suite's report as a page shows it. Shifts are in `unit`."""
 
@@ -218,6 +228,7 @@ class Robustness:
     order_swap: float | None
     padding: float | None
     batch: float | None
+    by_remedy: list[Failures]
     templates: list[tuple[str, float | None]]
     style: list[tuple[str, float | None]]
 
@@ -232,10 +243,11 @@ def robustness(metrics: dict[str, Any]) -> Robustness | None:
     shift_goal, flip_goal = _number(goals.get("mean_shift")), _number(goals.get("flip_rate"))
     ratings = found.get("unit") != "sd"
     attacks = _object(found.get("attacks"))
+    failures = [text for text in found.get("failures") or [] if isinstance(text, str)]
     hardened = any(_object(effect).get("trained") for effect in attacks.values())
     return Robustness(
         passed=found["passed"],
-        failures=[text for text in found.get("failures") or [] if isinstance(text, str)],
+        failures=failures,
         unit="ratings" if ratings else "standard deviations of the scores",
         responses=_count(found.get("responses")),
         trained_on=found.get("on") == "all",
@@ -256,6 +268,7 @@ def robustness(metrics: dict[str, Any]) -> Robustness | None:
         order_swap=_number(_object(found.get("order_swap")).get("max_difference")),
         padding=_number(invariance.get("padding_max")),
         batch=_number(invariance.get("batch_max")),
+        by_remedy=_by_remedy(failures),
         templates=[
             (_named(_TEMPLATES, name), correlation)
             for name, value in _object(found.get("templates")).items()
@@ -265,6 +278,18 @@ def robustness(metrics: dict[str, Any]) -> Robustness | None:
             (name.replace("_", " "), _number(value)) for name, value in _object(found.get("style")).items()
         ],
     )
+
+
+def _by_remedy(failures: list[str]) -> list[Failures]:
+    """A failure's last part, after a semicolon, says what helps; most of them say the same."""
+    groups: dict[str, list[str]] = {}
+    for failure in failures:
+        what, semicolon, remedy = failure.rpartition("; ")
+        groups.setdefault(remedy if semicolon else "", []).append(f"{what}." if semicolon else failure)
+    return [
+        Failures(remedy[:1].upper() + remedy[1:], texts[:FAILURES_SHOWN], texts[FAILURES_SHOWN:])
+        for remedy, texts in groups.items()
+    ]
 
 
 def _attack(

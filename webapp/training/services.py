@@ -19,11 +19,12 @@ from webapp.corpus.models import Method, Project, Tuning
 from webapp.jobs import State
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.training.gate import gate_check
-from webapp.training.models import ModelVersion, TrainingRun
+from webapp.training.models import ModelExport, ModelVersion, TrainingRun
 
 CONFIG_FORMAT = 1
 TASK = "workers.tasks.train_run"
 QUEUE = "train"
+EXPORT_TASK = "workers.tasks.export_model"
 
 STARTER = "starter"
 """The causal language model that a worker makes from the project's own texts (METHODS.md section 3)."""
@@ -304,6 +305,23 @@ def version_promote(*, version: ModelVersion) -> bool:
     if moved:
         version.is_serving, version.promoted_at = True, now
     return moved
+
+
+@transaction.atomic
+def model_export_start(*, version: ModelVersion, format: str, created_by: User) -> ModelExport:
+    """Queue the packing of a version; one that is on its way, or whose archive is there, is returned instead."""
+    exports = ModelExport.objects.filter(version=version, format=format)
+    newest = exports.first()
+    if newest is not None and (newest.is_active or (newest.state == State.DONE and newest.archive.is_file())):
+        return newest
+    try:
+        with transaction.atomic():
+            export = ModelExport.objects.create(version=version, format=format, created_by=created_by)
+    except IntegrityError:
+        # Somebody else asked between our look and our insert.
+        return exports.active().get()
+    enqueue(EXPORT_TASK, export.pk)
+    return export
 
 
 def starter_path(project: Project) -> Path:

@@ -14,4 +14,13 @@ urlpatterns = [
     path("p/<slug:slug>/runs/<int:pk>/cancel/", views.run_cancel, name="run-cancel"),
     path("p/<slug:slug>/runs/<int:pk>/resume/", views.run_resume_view, name="run-resume"),
     path("p/<slug:slug>/versions/<int:pk>/promote/", views.version_promote_view, name="version-promote"),
+    path("p/<slug:slug>/versions/<int:pk>/exports/", views.model_exports, name="model-exports"),
+    path(
+        "p/<slug:slug>/versions/<int:pk>/exports/start/",
+        views.model_export_start_view,
+        name="model-export-start",
+    ),
+    path(
+        "p/<slug:slug>/model-exports/<int:pk>.zip", views.model_export_download, name="model-export-download"
+    ),
 ]

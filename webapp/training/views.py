@@ -8,6 +8,7 @@ from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
@@ -19,12 +20,13 @@ from webapp.training import reports
 from webapp.training.charts import loss_chart, reliability_chart
 from webapp.training.forms import RunForm
 from webapp.training.metrics import headline, metric_rows
-from webapp.training.models import ModelVersion, TrainingRun
+from webapp.training.models import ModelExport, ModelVersion, TrainingRun
 from webapp.training.progress import read_log, read_progress
 from webapp.training.services import (
     QUEUE,
     RunRefused,
     label_counts,
+    model_export_start,
     run_resume,
     run_start,
     too_few_labels,
@@ -162,12 +164,40 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         "reliability": reliability_chart(calibration.before, calibration.after) if calibration else None,
         "robustness": reports.robustness(run.metrics),
         "annotators": reports.annotators(run.metrics),
+        **(_downloads(version) if version is not None else {}),
         "left": progress.left if run.state == State.RUNNING else None,
         "elapsed": end - run.started_at if run.started_at else None,
         "log": log,
         "rows": metric_rows(run.metrics, other.metrics if other else None),
         "config": sorted(run.config.items()),
         "token": change_token(seen),
+    }
+
+
+_FORMAT_HELP = {
+    ModelExport.Format.CALIPER: "Weights, tokenizer, scale and template as the run left them, with a model card and "
+    "the metrics. python -m workers.rewards.score reads the folder.",
+    ModelExport.Format.TRANSFORMERS: "A folder that plain transformers load, with equal scores, and a model card "
+    "with the code to use it.",
+}
+
+
+def _downloads(version: ModelVersion) -> dict[str, Any]:
+    """What can be taken away of a version: each format with its newest export. One query."""
+    exports = list(ModelExport.objects.filter(version=version).select_related("created_by"))
+    downloads = []
+    for format, words in _FORMAT_HELP.items():
+        export = next((each for each in exports if each.format == format), None)
+        there = export is not None and export.state == State.DONE and export.archive.is_file()
+        downloads.append({"format": format, "help": words, "export": export, "there": there})
+    active = [export for export in exports if export.is_active]
+    waiting = waiting_for_worker(active[-1]) if active else ""
+    seen = [(export.pk, export.state, export.phase) for export in exports]
+    return {
+        "downloads": downloads,
+        "downloads_active": bool(active),
+        "downloads_waiting": waiting,
+        "downloads_token": change_token(seen, waiting),
     }
 
 
@@ -231,3 +261,51 @@ def version_promote_view(request: HttpRequest, slug: str, pk: int) -> HttpRespon
     else:
         messages.warning(request, f"{version.get_method_display()} v{version.number} was serving already.")
     return redirect("training:run", project.slug, version.run_id)
+
+
+def _version(project: Project, pk: int) -> ModelVersion:
+    return get_object_or_404(ModelVersion.objects.select_related("run", "project"), project=project, pk=pk)
+
+
+@require_safe
+def model_exports(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """The downloads of a version; 204 while nothing changed since the `token` the page has."""
+    project = project_for(request, slug, "read")
+    version = _version(project, pk)
+    if not request.htmx:  # type: ignore[attr-defined]
+        return redirect("training:run", project.slug, version.run_id)
+    context = _downloads(version)
+    if request.GET.get("token") == context["downloads_token"]:
+        return HttpResponse(status=204)
+    return render(request, "training/downloads.html", {**context, "version": version})
+
+
+@require_POST
+def model_export_start_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    project = project_for(request, slug, "read")
+    assert isinstance(request.user, User)
+    version = _version(project, pk)
+    format = request.POST.get("format", "")
+    if format not in ModelExport.Format.values:
+        messages.error(
+            request, f"There is no format “{format}”. Known: {', '.join(ModelExport.Format.values)}."
+        )
+    else:
+        model_export_start(version=version, format=format, created_by=request.user)
+    return redirect(reverse("training:run", args=[project.slug, version.run_id]) + "#downloads")
+
+
+@require_safe
+def model_export_download(request: HttpRequest, slug: str, pk: int) -> FileResponse:
+    project = project_for(request, slug, "read")
+    export = get_object_or_404(
+        ModelExport.objects.select_related("version__project"),
+        version__project=project,
+        pk=pk,
+        state=State.DONE,
+    )
+    try:
+        file = export.archive.open("rb")
+    except OSError:
+        raise Http404("The file is gone from the server's disk. Ask for the download again.") from None
+    return FileResponse(file, as_attachment=True, filename=f"{export.name}.zip")

@@ -1,0 +1,144 @@
+"""A trained model as a zip to take away, from the queued row to the archive. Called by the task.
+
+What needs torch happens in a child process, as trainings do: the worker stays small, and a crash ends the child alone.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from webapp.celery import enqueue
+from webapp.snapshots.exporting import zip_folder
+from webapp.training.card import model_card, public_metrics
+from webapp.training.models import ModelExport
+from webapp.training.services import EXPORT_TASK
+from workers.child import FolderBusy, supervise
+from workers.results import BadResult, read_artifact
+from workers.runs import log_tail, never, readable_os_error
+
+logger = logging.getLogger(__name__)
+
+# Nobody hears from the job while files are compared, copied and zipped; this is slower than any disk.
+LEASE_SECONDS = 120.0
+LEASE_BYTES_PER_SECOND = 10_000_000
+
+
+class ExportFailed(Exception):
+    """The export ends as FAILED with this text."""
+
+
+class Stopped(Exception):
+    """The row is no longer this worker's, or the worker is being shut down."""
+
+
+def export_model(pk: int, *, stopping: Callable[[], bool] = never) -> None:
+    """Claim the export and carry it to its end; leaves at once if it isn't there to be claimed. Never raises."""
+    export = (
+        ModelExport.objects.select_related("version__run__snapshot", "version__project").filter(pk=pk).first()
+    )
+    if export is None or not export.claim():
+        return
+    try:
+        report = _export(export, stopping)
+        export.finish(report=report)
+    except Stopped:
+        if stopping() and export.hand_back():
+            enqueue(EXPORT_TASK, export.pk)
+    except (ExportFailed, FolderBusy) as error:
+        export.fail(str(error))
+    except BadResult as error:
+        # Its remedy speaks of a run that has just ended.
+        export.fail(
+            f"{str(error).partition(' The old version')[0]} Restore it from a backup, or train it again."
+        )
+    except OSError as error:
+        logger.exception("model export %s failed", pk)
+        export.fail(readable_os_error(error))
+    except Exception as error:
+        logger.exception("model export %s failed", pk)
+        export.fail(f"{type(error).__name__}: {error} (the worker's log has the traceback).")
+    finally:
+        shutil.rmtree(export.folder, ignore_errors=True)
+
+
+def _export(export: ModelExport, stopping: Callable[[], bool]) -> dict[str, Any]:
+    """Make the folder and its archive; returns the report."""
+    version, folder, out = export.version, export.folder, export.folder / "out"
+    if not version.path.is_dir():
+        raise ExportFailed(
+            f"The model's files are gone: {version.path} does not exist. Restore the data folder from a backup, or "
+            "train it again."
+        )
+    # What an earlier attempt left is not this one's.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    size = sum(path.stat().st_size for path in version.path.iterdir())
+    _lease(export, size, "checking")
+    artifact = read_artifact(version.path, method=version.method)
+    if export.format == ModelExport.Format.CALIPER:
+        _caliper(export, out, artifact)
+    else:
+        _transformers(export, out, stopping)
+    _lease(export, size, "zipping")
+    files = [
+        {"name": path.relative_to(out).as_posix(), "bytes": path.stat().st_size}
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    ]
+    zip_folder(out, export.archive, export.name)
+    return {"files": files, "archive_bytes": export.archive.stat().st_size}
+
+
+def _lease(export: ModelExport, size: int, phase: str) -> None:
+    if not export.lease(LEASE_SECONDS + size / LEASE_BYTES_PER_SECOND, phase=phase):
+        raise Stopped
+
+
+def _caliper(export: ModelExport, out: Path, artifact: dict[str, Any]) -> None:
+    """The model folder's own files, a card and the metrics."""
+    version = export.version
+    out.mkdir()
+    for name in ("reward_config.json", *artifact["files"]):
+        source, target = version.path / Path(name).name, out / Path(name).name
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+    (out / "README.md").write_text(model_card(version), encoding="utf-8")
+    (out / "metrics.json").write_text(json.dumps(public_metrics(version), indent=1) + "\n", encoding="utf-8")
+
+
+def _transformers(export: ModelExport, out: Path, stopping: Callable[[], bool]) -> None:
+    """workers.rewards.export in a child of its own."""
+    version, folder = export.version, export.folder
+    metrics = folder / "metrics.json"
+    metrics.write_text(json.dumps(public_metrics(version)), encoding="utf-8")
+    command = [*settings.MODEL_EXPORT_COMMAND, str(version.path), str(out), "--metrics", str(metrics)]
+    stopped = False
+
+    def each_second(progress: dict[str, Any] | None) -> bool:
+        nonlocal stopped
+        stopped = stopped or stopping() or not export.beat(phase="converting")
+        return not stopped
+
+    status = supervise(command, folder=folder, cwd=settings.BASE_DIR, each_second=each_second)
+    if stopped:
+        raise Stopped
+    if status != 0:
+        raise ExportFailed(_failure(folder, status))
+
+
+def _failure(folder: Path, status: int) -> str:
+    lines = log_tail(folder, 12)
+    refused = [line.removeprefix("refused: ") for line in lines if line.startswith("refused: ")]
+    if refused:
+        return f"This model can't be converted: {refused[-1]}. The Caliper format is there for every model."
+    if status in (-9, 137):
+        return "The conversion was killed (signal 9): most likely the worker's machine ran out of memory."
+    return f"The conversion ended with status {status}.\n" + "\n".join(lines)
