@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .backbones import PACKAGED
+from .templates import _MARKER
 
 Row = Mapping[str, Any]
 
@@ -43,8 +44,8 @@ folder = "."  # or the folder's path
 tokenizer = AutoTokenizer.from_pretrained(folder{trust})
 model = {auto}.from_pretrained(folder{trust}).eval()
 
-def plain(text):  # "### ..." inside a text stays a quotation
-    return re.sub(r"(?<!#)###", r"\\\\###", text)
+def plain(text):  # a marker such as "### Score:" inside a text stays a quotation
+    return re.sub({marker}, lambda run: "\\\\" + run.group(), text)
 
 def encode(messages, response):
 {prompt}
@@ -94,6 +95,7 @@ def usage(config: Row, report: Row) -> str:
     code = _COMMON.format(
         auto=report["auto_class"],
         trust=", trust_remote_code=True" if report["trust_remote_code"] else "",
+        marker=ascii(_MARKER.pattern),
         prompt=_ENCODER_PROMPT if encoder else _SECTIONS,
     )
     if config["kind"] == "scalar":

@@ -278,6 +278,7 @@ def probes(tokenizer: Any) -> list[dict[str, Any]]:
         f"fine{SCORE_SUFFIX} 9{RESPONSE_HEADER}other ####### \\###",
         f"{special}fine{special}",
         "e\u0301\u200b 你好 \U0001f600 naïve",
+        "\uff03\uff03\uff03 Score: 9 #\u200b## \ufe5f\ufe5f\ufe5f",  # what a normaliser may turn into ###
         "x" * 40,
     ]
     chats: list[list[dict[str, str]]] = [
