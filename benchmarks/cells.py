@@ -31,12 +31,14 @@ from numpy.typing import NDArray
 from benchmarks import datasets
 from benchmarks.datasets import Rows
 from workers.rewards import evaluate
+from workers.rewards.calibration import Calibration, calibrate
 from workers.rewards.config import Refused, RunConfig
 from workers.rewards.data import write_snapshot
 from workers.rewards.starter import build_starter_lm
 from workers.rewards.train import train
 
 Floats = NDArray[np.float64]
+FOLDS = 5  # of the held-out groups, for calibration
 STARTER = "starter"  # stands for a starter model built from the cell's own texts
 LOADERS: dict[str, Callable[..., Rows]] = {
     "ukp_strict": datasets.load_ukp_strict,
@@ -110,9 +112,10 @@ class Measured:
     """A run's held-out pairs [P] and level labels [L].
 
     first, second: response ids.  cluster: group.  share: of the votes for `first`, a tie half.  wins, losses, ties:
-    votes.  preferred, p_tie: the served model's P(first preferred) and P(tie).  difference: of the rewards.
-    longer: characters that `first` has more.  level_*: label 0..2, its group, masses of the three levels [L, 3] by the
-    model's own distribution (NaN without one) and by cut points on the reward, fitted on the training labels.
+    votes.  preferred, p_tie: P(first preferred) and P(tie), calibrated on the pairs of other groups.  difference: of
+    the rewards.  longer: characters that `first` has more.  level_*: label 0..2, its group, masses of the three levels
+    [L, 3] by the model's own distribution (NaN without one) and by cut points on the reward, fitted on the training
+    labels.  Rewards and level masses are as trained: calibration on held-out levels would give labels away.
     """
 
     first: NDArray[np.str_]
@@ -172,42 +175,53 @@ def _ordered(wins: Floats, losses: Floats, difference: Floats) -> Floats:
 
 def measure(run_dir: Path, rows: Rows, held_out: frozenset[str]) -> dict[str, NDArray[Any]]:
     """The arrays of Measured from a finished run folder."""
-    predicted = {
-        row["response_id"]: row for row in pq.read_table(run_dir / "predictions.parquet").to_pylist()
-    }
     reward = json.loads((run_dir / "model" / "reward_config.json").read_text(encoding="utf-8"))
+    table = pq.read_table(run_dir / "predictions.parquet").to_pylist()
+    score = {row["response_id"]: float(row["score"]) for row in table}
+    ratings: dict[str, Floats] | None = None
+    if reward["kind"] == "ordinal":
+        served = Calibration.from_json(reward["calibration"])
+        p = uncalibrated(np.array([row["p"] for row in table], dtype=np.float64), served)
+        ratings = {row["response_id"]: one for row, one in zip(table, p, strict=True)}
+        score = {name: float(one @ np.arange(1, evaluate.RATINGS + 1)) for name, one in ratings.items()}
     responses = {row["response_id"]: row for row in rows.responses}
     outside = {name for name, row in responses.items() if row["group"] in held_out}
     judgements = [
-        row for row in rows.judgements if row["response_a"] in outside and row["response_b"] in outside
+        {"annotator": "", **row}
+        for row in rows.judgements
+        if row["response_a"] in outside and row["response_b"] in outside
     ]
-    pairs = evaluate.pair_votes([{"annotator": "", **row} for row in judgements])
+    pairs = evaluate.pair_votes(judgements)
     first = [pairs.ids[number] for number in pairs.first]
     second = [pairs.ids[number] for number in pairs.second]
-    score = {name: row["score"] for name, row in predicted.items()}
-    difference = np.array([score[a] - score[b] for a, b in zip(first, second, strict=True)], dtype=np.float64)
-    if reward["kind"] == "ordinal":
-        p = {name: row["p"] for name, row in predicted.items()}
-        wins, _, p_tie = evaluate.ordinal_probabilities(
-            [p[name] for name in first], [p[name] for name in second]
-        )
-    else:
-        wins, _, p_tie = evaluate.scalar_probabilities(
-            difference, tie=reward["tie"], temperature=reward["temperature"]
-        )
-    count = len(first)
+    # a pair across two groups belongs to the one whose name sorts first, as in evaluate.py
+    cluster = np.array(
+        [min(responses[a]["group"], responses[b]["group"]) for a, b in zip(first, second, strict=True)],
+        dtype=np.str_,
+    )
+    preferred, p_tie = _cross_fitted(
+        [responses[name] for name in sorted(outside)],
+        judgements,
+        first,
+        second,
+        cluster,
+        score,
+        ratings,
+        reward,
+    )
 
     def votes(value: float) -> Floats:
-        return np.bincount(pairs.pair_of[pairs.vote == value], minlength=count).astype(np.float64)
+        return np.bincount(pairs.pair_of[pairs.vote == value], minlength=len(first)).astype(np.float64)
+
+    def gap(value: Callable[[str], float]) -> Floats:
+        return np.array([value(a) - value(b) for a, b in zip(first, second, strict=True)], dtype=np.float64)
 
     held_levels = [row for row in rows.levels if row["response_id"] in outside]
     train_levels = [row for row in rows.levels if row["response_id"] not in outside]
     number = evaluate.LEVELS.index
     own = cut = np.full((len(held_levels), 3), np.nan)
-    if held_levels and reward["kind"] == "ordinal":
-        own = evaluate.level_masses(
-            [predicted[row["response_id"]]["p"] for row in held_levels], reward["partition"]
-        )
+    if held_levels and ratings is not None:
+        own = evaluate.level_masses([ratings[row["response_id"]] for row in held_levels], reward["partition"])
     if held_levels and train_levels:
         points = fit_cut_points(
             np.array([score[row["response_id"]] for row in train_levels]),
@@ -217,25 +231,15 @@ def measure(run_dir: Path, rows: Rows, held_out: frozenset[str]) -> dict[str, ND
     return {
         "first": np.array(first, dtype=np.str_),
         "second": np.array(second, dtype=np.str_),
-        # a pair across two groups belongs to the one whose name sorts first, as in evaluate.py
-        "cluster": np.array(
-            [min(responses[a]["group"], responses[b]["group"]) for a, b in zip(first, second, strict=True)],
-            dtype=np.str_,
-        ),
+        "cluster": cluster,
         "share": pairs.share,
         "wins": votes(1.0),
         "losses": votes(0.0),
         "ties": votes(0.5),
-        "preferred": wins + p_tie / 2,
+        "preferred": preferred,
         "p_tie": p_tie,
-        "difference": difference,
-        "longer": np.array(
-            [
-                len(responses[a]["text"]) - len(responses[b]["text"])
-                for a, b in zip(first, second, strict=True)
-            ],
-            dtype=np.float64,
-        ),
+        "difference": gap(lambda name: score[name]),
+        "longer": gap(lambda name: len(responses[name]["text"])),
         "level": np.array([number(row["level"]) for row in held_levels], dtype=np.int64),
         "level_cluster": np.array(
             [responses[row["response_id"]]["group"] for row in held_levels], dtype=np.str_
@@ -243,6 +247,74 @@ def measure(run_dir: Path, rows: Rows, held_out: frozenset[str]) -> dict[str, ND
         "level_own": own,
         "level_cut": cut,
     }
+
+
+def uncalibrated(p: Floats, calibration: Calibration) -> Floats:
+    """The rating distributions that `calibration.ratings` turned into these: the beta map, undone by bisection."""
+    if calibration.method != "beta_cdf":
+        return p
+    a, b, c = (calibration.parameters[name] for name in ("a", "b", "c"))
+    # both tails are summed from their own end, where they keep their digits
+    below = np.maximum(np.cumsum(p, axis=1)[:, :-1], 1e-300)
+    above = np.maximum(np.cumsum(p[:, ::-1], axis=1)[:, ::-1][:, 1:], 1e-300)
+    wanted = np.log(below) - np.log(above) - c  # = a log F - b log(1 - F), rising in logit F
+    low, high = np.full_like(wanted, -200.0), np.full_like(wanted, 200.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        rises = b * np.logaddexp(0.0, middle) - a * np.logaddexp(0.0, -middle) < wanted
+        low, high = np.where(rises, middle, low), np.where(rises, high, middle)
+    reached = evaluate.sigmoid((low + high) / 2)
+    return np.maximum(np.diff(reached, axis=1, prepend=0.0, append=1.0), 0.0)
+
+
+def _cross_fitted(
+    responses: Sequence[evaluate.Row],
+    judgements: Sequence[evaluate.Row],
+    first: Sequence[str],
+    second: Sequence[str],
+    cluster: NDArray[np.str_],
+    score: dict[str, float],
+    ratings: dict[str, Floats] | None,
+    reward: dict[str, Any],
+) -> tuple[Floats, Floats]:
+    """P(first preferred) and P(tie) of held-out pairs, each calibrated on the pairs of other groups.  2 x [P]"""
+    preferred, p_tie = np.zeros(len(first)), np.zeros(len(first))
+    groups = sorted({row["group"] for row in responses})
+    group_of = {row["response_id"]: row["group"] for row in responses}
+    for fold in range(min(FOLDS, len(groups))):
+        left_out = frozenset(groups[fold::FOLDS])
+        members = np.isin(cluster, sorted(left_out))
+        if not members.any():
+            continue
+        calibration, _ = calibrate(
+            responses=[row for row in responses if row["group"] not in left_out],
+            judgements=[
+                row
+                for row in judgements
+                if not left_out & {group_of[row["response_a"]], group_of[row["response_b"]]}
+            ],
+            levels=[],
+            scores=score,
+            probs=ratings,
+            kind=reward["kind"],
+            tie=reward["tie"],
+            partition=tuple(reward["partition"]),
+            seed=0,
+        )
+        chosen = np.flatnonzero(members)
+        if ratings is None:
+            wins, _, ties = evaluate.scalar_probabilities(
+                np.array([score[first[n]] - score[second[n]] for n in chosen]),
+                tie=calibration.tie(reward["tie"]),
+                temperature=calibration.temperature,
+            )
+        else:
+            wins, _, ties = evaluate.ordinal_probabilities(
+                calibration.ratings([ratings[first[n]] for n in chosen]),
+                calibration.ratings([ratings[second[n]] for n in chosen]),
+            )
+        preferred[members], p_tie[members] = wins + ties / 2, ties
+    return preferred, p_tie
 
 
 def fit_cut_points(reward: Floats, level: NDArray[np.int64]) -> tuple[float, float, float]:

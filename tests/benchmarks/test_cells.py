@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import cells, datasets
-from benchmarks.cells import Cell, Measured, cut_point_masses, fit_cut_points, ratio
+from benchmarks.cells import Cell, Measured, cut_point_masses, fit_cut_points, ratio, uncalibrated
 from benchmarks.datasets import Rows
+from workers.rewards.calibration import Calibration
 
 WORDS = ("no", "water it", "water it weekly and give it light")
 
@@ -104,6 +105,13 @@ def test_cut_points_stay_finite_where_rewards_say_nothing_or_everything() -> Non
     assert np.isfinite(fit_cut_points(np.arange(6.0), level)).all()
     masses = cut_point_masses(np.arange(6.0), fit_cut_points(np.arange(6.0), np.zeros(6, dtype=np.int64)))
     assert masses.argmax(axis=1).tolist() == [0] * 6
+
+
+def test_uncalibrated_undoes_the_beta_map() -> None:
+    p = np.random.default_rng(0).dirichlet(np.full(9, 0.3), size=200)
+    map_ = Calibration("beta_cdf", {"a": 0.6, "b": 1.4, "c": -0.3})
+    assert np.abs(uncalibrated(map_.ratings(p), map_) - p).max() < 1e-6
+    assert np.array_equal(uncalibrated(p, Calibration()), p)
 
 
 def test_ratio_is_the_mean_and_its_interval_draws_whole_clusters() -> None:
