@@ -39,6 +39,7 @@ from workers.rewards.train import train
 
 Floats = NDArray[np.float64]
 FOLDS = 5  # of the held-out groups, for calibration
+CUT_SHARES = (1.0, 0.2, 0.05)
 STARTER = "starter"  # stands for a starter model built from the cell's own texts
 LOADERS: dict[str, Callable[..., Rows]] = {
     "ukp_strict": datasets.load_ukp_strict,
@@ -114,8 +115,9 @@ class Measured:
     first, second: response ids.  cluster: group.  share: of the votes for `first`, a tie half.  wins, losses, ties:
     votes.  preferred, p_tie: P(first preferred) and P(tie), calibrated on the pairs of other groups.  difference: of
     the rewards.  longer: characters that `first` has more.  level_*: label 0..2, its group, masses of the three levels
-    [L, 3] by the model's own distribution (NaN without one) and by cut points on the reward, fitted on the training
-    labels.  Rewards and level masses are as trained: calibration on held-out levels would give labels away.
+    [L, 3] by the model's own distribution (NaN without one), and [S, L, 3] by cut points on the reward, fitted on the
+    labels of each of CUT_SHARES of the levelled training responses.  Rewards and level masses are as trained:
+    calibration on held-out levels would give labels away.
     """
 
     first: NDArray[np.str_]
@@ -173,7 +175,7 @@ def _ordered(wins: Floats, losses: Floats, difference: Floats) -> Floats:
     return wins * (0.5 + 0.5 * sign) + losses * (0.5 - 0.5 * sign)
 
 
-def measure(run_dir: Path, rows: Rows, held_out: frozenset[str]) -> dict[str, NDArray[Any]]:
+def measure(run_dir: Path, rows: Rows, held_out: frozenset[str], seed: int) -> dict[str, NDArray[Any]]:
     """The arrays of Measured from a finished run folder."""
     reward = json.loads((run_dir / "model" / "reward_config.json").read_text(encoding="utf-8"))
     table = pq.read_table(run_dir / "predictions.parquet").to_pylist()
@@ -217,17 +219,23 @@ def measure(run_dir: Path, rows: Rows, held_out: frozenset[str]) -> dict[str, ND
         return np.array([value(a) - value(b) for a, b in zip(first, second, strict=True)], dtype=np.float64)
 
     held_levels = [row for row in rows.levels if row["response_id"] in outside]
-    train_levels = [row for row in rows.levels if row["response_id"] not in outside]
-    number = evaluate.LEVELS.index
-    own = cut = np.full((len(held_levels), 3), np.nan)
-    if held_levels and ratings is not None:
-        own = evaluate.level_masses([ratings[row["response_id"]] for row in held_levels], reward["partition"])
-    if held_levels and train_levels:
-        points = fit_cut_points(
-            np.array([score[row["response_id"]] for row in train_levels]),
-            np.array([number(row["level"]) for row in train_levels]),
-        )
-        cut = cut_point_masses(np.array([score[row["response_id"]] for row in held_levels]), points)
+    own = np.full((len(held_levels), 3), np.nan)
+    cut = np.full((len(CUT_SHARES), len(held_levels), 3), np.nan)
+    if held_levels:
+        if ratings is not None:
+            own = evaluate.level_masses(
+                [ratings[row["response_id"]] for row in held_levels], reward["partition"]
+            )
+        held_scores = np.array([score[row["response_id"]] for row in held_levels])
+        for place, share in enumerate(CUT_SHARES):
+            kept = datasets.keep_levels(rows, held_out, share, seed=seed).levels
+            labels = [row for row in kept if row["response_id"] not in outside]
+            if labels:
+                points = fit_cut_points(
+                    np.array([score[row["response_id"]] for row in labels]),
+                    np.array([evaluate.LEVELS.index(row["level"]) for row in labels]),
+                )
+                cut[place] = cut_point_masses(held_scores, points)
     return {
         "first": np.array(first, dtype=np.str_),
         "second": np.array(second, dtype=np.str_),
@@ -240,7 +248,7 @@ def measure(run_dir: Path, rows: Rows, held_out: frozenset[str]) -> dict[str, ND
         "p_tie": p_tie,
         "difference": gap(lambda name: score[name]),
         "longer": gap(lambda name: len(responses[name]["text"])),
-        "level": np.array([number(row["level"]) for row in held_levels], dtype=np.int64),
+        "level": np.array([evaluate.LEVELS.index(row["level"]) for row in held_levels], dtype=np.int64),
         "level_cluster": np.array(
             [responses[row["response_id"]]["group"] for row in held_levels], dtype=np.str_
         ),
@@ -372,7 +380,7 @@ def run_cell(cell: Cell, folder: Path) -> float:
             config["base_model"] = str(starter(cell, folder))
         (work / "config.json").write_text(json.dumps(config), encoding="utf-8")
     metrics = train(work)
-    arrays = measure(work, rows, frozenset(cell.config["held_out_groups"]))
+    arrays = measure(work, rows, frozenset(cell.config["held_out_groups"]), cell.config["seed"])
     kept.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(kept / "arrays.npz", allow_pickle=False, **arrays)
     (kept / "cell.json").write_text(json.dumps([cell.data, cell.config]), encoding="utf-8")

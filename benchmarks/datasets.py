@@ -152,18 +152,21 @@ def load_pl_humor(
     return Rows(responses, judgements, [])
 
 
-def load_qa_feedback(path: Path | None = None) -> Rows:
+def load_qa_feedback(path: Path | None = None, *, passages: bool = True) -> Rows:
     """QA feedback: 500 questions, four answers each, all six pairs judged once; 3,000 judgements, 384 of them ties.
 
     The prompt is one user message, passages first and the question last, because a prompt that must be cut keeps its
-    end.  Group = question.
+    end; `passages` False is the question alone.  Group = question.
     """
     responses: list[dict[str, Any]] = []
     judgements: list[dict[str, Any]] = []
     for number, row in enumerate(_json(path or DATA / "qa_feedback" / "dev_feedback.json")):
         name = f"q{number:03d}"
-        passages = "\n\n".join("\n".join(passage) for passage in row["passages"])
-        messages = [{"role": "user", "content": f"{passages}\n\nQuestion: {row['question']}"}]
+        content = row["question"]
+        if passages:
+            read = "\n\n".join("\n".join(passage) for passage in row["passages"])
+            content = f"{read}\n\nQuestion: {content}"
+        messages = [{"role": "user", "content": content}]
         responses.extend(
             {
                 "response_id": f"{name}-{answer}",
