@@ -303,13 +303,13 @@ def _cross_fitted(
             ],
             levels=[],
             scores=score,
-            probs=ratings,
+            probs=None if ratings is None else {name: p.tolist() for name, p in ratings.items()},
             kind=reward["kind"],
             tie=reward["tie"],
             partition=tuple(reward["partition"]),
             seed=0,
         )
-        chosen = np.flatnonzero(members)
+        chosen = np.flatnonzero(members).tolist()
         if ratings is None:
             wins, _, ties = evaluate.scalar_probabilities(
                 np.array([score[first[n]] - score[second[n]] for n in chosen]),
