@@ -21,7 +21,7 @@ from workers.rewards.batches import Step
 from workers.rewards.config import RunConfig
 from workers.rewards.data import Split, TrainingData, read_snapshot, training_data
 from workers.rewards.progress import Stopped
-from workers.rewards.reliability import Reliability
+from workers.rewards.reliability import LEFT, NO_SIDE, RIGHT, Reliability
 from workers.rewards.scale import UNKNOWN, Partition
 from workers.rewards.templates import Template, collate
 from workers.rewards.train import train
@@ -78,7 +78,7 @@ def test_the_weighted_gradient_is_that_of_the_joint_likelihood(kind: str) -> Non
     rows = torch.arange(5)
     weight = reliability.attention(rows, -terms())
     weighted = torch.autograd.grad((weight.double() * terms()).sum(), inputs)
-    error, base = reliability.error[data.annotator], reliability.base(rows)
+    error, base = reliability.error[data.annotator], reliability.base().flatten()[reliability.cell]
     assert error.unique().numel() > 1
     joint = -torch.log((1 - error) * torch.exp(-terms()) + error * base)
     for got, expected in zip(weighted, torch.autograd.grad(joint.sum(), inputs), strict=True):
@@ -121,7 +121,7 @@ def test_a_steps_gradient_is_that_of_the_joint_likelihood(
         log_p = o.log_ratings(scores)
         bad = Partition().masks()[0]
         terms = o.oprm_terms(log_p[data.first], log_p[data.second], data.outcome, below, bad)
-    error, base = reliability.error[data.annotator], reliability.base(torch.arange(len(terms)))
+    error, base = reliability.error[data.annotator], reliability.base().flatten()[reliability.cell]
     joint = -torch.log((1 - error) * torch.exp(-terms) + error * base)
     ((data.weight * joint).sum() / data.weight.sum()).backward()
     assert len(found) > 10
@@ -140,8 +140,9 @@ def test_base_is_a_distribution_over_the_verdicts(seed: int) -> None:
     data = judged(outcome, [rng.randrange(3) for _ in range(30)] + [2] * 4, left)
     reliability = Reliability(data, PRIOR)
     reliability.attention(torch.arange(count), torch.tensor([-rng.random() * 3 for _ in outcome]))
-    of_last = reliability.base(torch.arange(count - 4, count))  # one annotator: left, right, tie, both bad
-    assert of_last.sum().item() == pytest.approx(1.0)
+    base = reliability.base()
+    torch.testing.assert_close(base.sum(1) - base[:, NO_SIDE], torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(base[:, LEFT] + base[:, RIGHT], 2 * base[:, NO_SIDE])
     assert ((reliability.error > 0) & (reliability.error < 1)).all()
 
 
@@ -191,7 +192,8 @@ def test_without_sides_a_and_b_are_even_and_no_share_is_reported() -> None:
     data = dataclasses.replace(data, first_left=torch.full_like(data.first_left, -1))
     reliability = Reliability(data, PRIOR)
     reliability.attention(torch.arange(len(log_p)), log_p)
-    assert reliability.base(torch.arange(len(log_p))).eq(0.5).all()
+    base = reliability.base().flatten()[reliability.cell]
+    torch.testing.assert_close(base, torch.full_like(base, 0.5))
     assert {row["left_share"] for row in reliability.report()["annotators"]} == {None}
 
 

@@ -22,13 +22,16 @@ from typing import Any
 import torch
 
 from .data import TrainingData
-from .objectives import BOTH_BAD, TIE, WIN
+from .objectives import BOTH_BAD, TIE
 
 SIDE_PRIOR = 10.0  # pseudo-clicks at the project's left share, beside those that u made without looking
 SHARE_PRIOR = 10.0  # pseudo-verdicts at the project's shares of ties and "both bad"
-SWEEPS = 10  # EM sweeps over everything seen, at every refit
-REFITS = 100  # refits per epoch at most: a refit touches every judgement, a step only its own
+SWEEPS = 4  # EM sweeps at every refit; a sweep touches every judgement, so there are at most
+REFITS = 25  # refits in an epoch
 REPORTED = 200
+
+LEFT, RIGHT, NO_SIDE, NEITHER, BOTH = range(5)  # what a click was: a side, a side unknown, a tie, "both bad"
+CLICKS = 5
 
 
 class Reliability:
@@ -42,23 +45,21 @@ class Reliability:
         """`prior`: Beta(failures, successes) on e_u."""
         self.names = data.annotators
         self.annotator = data.annotator  # [P]
-        self.outcome = data.outcome  # [P]
+        side = torch.where(data.first_left == 1, LEFT, torch.where(data.first_left == 0, RIGHT, NO_SIDE))
+        kind = torch.where(data.outcome == TIE, NEITHER, torch.where(data.outcome == BOTH_BAD, BOTH, side))
+        self.cell = data.annotator * CLICKS + kind  # [P] (annotator, click)
         self.weight = data.weight.double()  # [P]
         self.failures, self.successes = prior
-        decided = self.outcome == WIN
-        self.sided = decided & (data.first_left >= 0)  # [P] a click on a side, and the side is known
-        self.clicked_left = self.sided & (data.first_left == 1)
-        self.project_left = (1.0 + self._sum(self.clicked_left)) / (2.0 + self._sum(self.sided))
-        counts = torch.stack([self._sum(self.outcome == kind) for kind in (WIN, TIE, BOTH_BAD)])
-        self.project_shares = counts / counts.sum()
+        self.clicks = self._by_cell(self.weight)  # [U, 5]
+        total = self.clicks.sum(0)
+        self.project_left = (1.0 + total[LEFT]) / (2.0 + total[LEFT] + total[RIGHT])
+        self.project_shares = _shares(self.clicks) / total.sum()  # of decided, tie, both bad
 
         people = len(self.names)
-        self.error = torch.full(
-            (people,), self.failures / (self.failures + self.successes), dtype=torch.float64
-        )
-        self.left = torch.full((people,), float(self.project_left), dtype=torch.float64)
+        self.error = torch.full((people,), prior[0] / (prior[0] + prior[1]), dtype=torch.float64)
+        self.left = self.project_left.repeat(people)
         self.shares = self.project_shares.clone()
-        self.log_p = torch.full((len(self.outcome),), torch.nan, dtype=torch.float64)
+        self.log_p = torch.full((len(self.cell),), torch.inf, dtype=torch.float64)  # infinite: not seen yet
         self.fresh = 0
 
     def attention(self, rows: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
@@ -67,43 +68,46 @@ class Reliability:
         NaN stands for a verdict of which the model says nothing (a tie under clf): there gamma is e_u, and the
         verdict teaches nothing about u.
         """
-        self.log_p[rows] = log_p.detach().double().cpu()
+        self.log_p[rows] = log_p.detach().double().cpu().nan_to_num(nan=torch.inf, neginf=-torch.inf)
         self.fresh += len(rows)
-        if self.fresh * REFITS >= len(self.outcome):
+        if self.fresh * REFITS >= len(self.cell):
             self.refit()
-        return (1 - self._gamma(rows)).float()
+        told = self.log_p[rows]
+        gamma = torch.sigmoid(self._log_odds()[self.cell[rows]] - told)
+        return (1 - torch.where(told == torch.inf, self.error[self.annotator[rows]], gamma)).float()
 
     def refit(self) -> None:
         """EM on all judgements seen so far, from where it stands."""
         self.fresh = 0
-        every = torch.arange(len(self.outcome))
-        seen = ~self.log_p.isnan()
-        judged = self._by_person(self.weight * seen)
+        judged = self._by_cell(self.weight * (self.log_p != torch.inf)).sum(1)
         for _ in range(SWEEPS):
-            missed = torch.where(seen, self._gamma(every) * self.weight, 0.0)  # [P]
-            careless = self._by_person(missed)
-            self.error = (self.failures + careless) / (self.failures + self.successes + judged)
-            left, sided = self._by_person(missed * self.clicked_left), self._by_person(missed * self.sided)
-            self.left = (SIDE_PRIOR * self.project_left + left) / (SIDE_PRIOR + sided)
-            shares = torch.zeros(3, dtype=torch.float64).index_add(0, self.outcome, missed)
-            self.shares = (SHARE_PRIOR * self.project_shares + shares) / (SHARE_PRIOR + shares.sum())
+            missed = self._by_cell(self.weight * torch.sigmoid(self._log_odds()[self.cell] - self.log_p))
+            self.error = (self.failures + missed.sum(1)) / (self.failures + self.successes + judged)
+            sided = missed[:, LEFT] + missed[:, RIGHT]
+            self.left = (SIDE_PRIOR * self.project_left + missed[:, LEFT]) / (SIDE_PRIOR + sided)
+            self.shares = (SHARE_PRIOR * self.project_shares + _shares(missed)) / (SHARE_PRIOR + missed.sum())
 
-    def base(self, rows: torch.Tensor) -> torch.Tensor:
-        """base_u(v) of judgements; without a known side it says nothing between a and b.  [B] -> [B]"""
-        left, decided = self.left[self.annotator[rows]], self.outcome[rows] == WIN
-        side = torch.where(self.clicked_left[rows], left, torch.where(self.sided[rows], 1 - left, 0.5))
-        return self.shares[self.outcome[rows]] * torch.where(decided, side, 1.0)
+    def base(self) -> torch.Tensor:
+        """base_u(v) of every click; without a known side it says nothing between a and b.  [U, 5]"""
+        decided, tie, both_bad = self.shares
+        every = torch.ones_like(self.left)
+        columns = [
+            decided * self.left,
+            decided * (1 - self.left),
+            decided / 2 * every,
+            tie * every,
+            both_bad * every,
+        ]
+        return torch.stack(columns, dim=1)
 
-    def _gamma(self, rows: torch.Tensor) -> torch.Tensor:
-        error, log_p = self.error[self.annotator[rows]], self.log_p[rows]
-        gamma = torch.sigmoid(error.logit() + self.base(rows).log() - log_p)
-        return torch.where(log_p.isnan(), error, gamma)
+    def _log_odds(self) -> torch.Tensor:
+        """log e_u base_u(v) / (1 - e_u), so that gamma = sigmoid(this - log P_model(v)).  [U * 5]"""
+        return (self.error.logit().unsqueeze(1) + self.base().log()).flatten()
 
-    def _sum(self, chosen: torch.Tensor) -> torch.Tensor:
-        return self.weight[chosen].sum()
-
-    def _by_person(self, values: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(len(self.names), dtype=torch.float64).index_add(0, self.annotator, values)
+    def _by_cell(self, values: torch.Tensor) -> torch.Tensor:
+        """Sums over judgements by annotator and click.  [P] -> [U, 5]"""
+        size = len(self.names) * CLICKS
+        return torch.bincount(self.cell, weights=values, minlength=size).reshape(-1, CLICKS)
 
     # -- checkpoint and report --
 
@@ -126,7 +130,7 @@ class Reliability:
         """
         self.refit()
         judgements = torch.bincount(self.annotator, minlength=len(self.names)).tolist()
-        sided = self._by_person(self.weight * self.sided)
+        sided = self.clicks[:, LEFT] + self.clicks[:, RIGHT]
         order = sorted(range(len(self.names)), key=lambda u: (-judgements[u], self.names[u]))
         decided, tie, both_bad = self.shares.tolist()
         return {
@@ -147,3 +151,9 @@ class Reliability:
                 "both_bad": round(both_bad, 4),
             },
         }
+
+
+def _shares(clicks: torch.Tensor) -> torch.Tensor:
+    """Sums of decided clicks, ties and "both bad".  [U, 5] -> [3]"""
+    total = clicks.sum(0)
+    return torch.stack([total[: NO_SIDE + 1].sum(), total[NEITHER], total[BOTH]])
