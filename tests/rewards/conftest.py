@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from workers.rewards.data import write_snapshot
+from workers.rewards.encoding import ResponseEncoder
 from workers.rewards.starter import build_starter_lm
 from workers.rewards.step import StepLoss
 
@@ -120,10 +121,13 @@ def make_run(tmp_path: Path, rows: tuple[Rows, Rows, Rows]) -> Callable[..., Pat
 
 @pytest.fixture
 def step_loss() -> Callable[..., StepLoss]:
-    """step_loss(model, config, data, rows, reliability=None) -> the loss of steps on the CPU"""
+    """step_loss(model, config, data, rows, reliability=None, packing="auto") -> the loss of steps on the CPU"""
 
-    def make(model: Any, config: Any, data: Any, rows: Any, reliability: Any = None) -> StepLoss:
-        return StepLoss(model, config, data, rows, None, torch.device("cpu"), reliability)
+    def make(
+        model: Any, config: Any, data: Any, rows: Any, reliability: Any = None, packing: str = "auto"
+    ) -> StepLoss:
+        encoder = ResponseEncoder(model, torch.device("cpu"), 60, longest=128, packing=packing)
+        return StepLoss(model, config, data, rows, None, encoder, reliability)
 
     return make
 

@@ -65,9 +65,14 @@ def test_micro_batches_cover_sorted_by_length_and_restore_the_order() -> None:
     assert restore_order(parts, batches).tolist() == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("packing", ["packed", "sorted"])
 @pytest.mark.parametrize("method", ["bt", "oprm", "rgft", "clf"])
 def test_the_gradient_is_the_naive_pairwise_one(
-    method: str, make_run: Callable[..., Path], step_loss: Callable[..., StepLoss], tiny_encoder: Path
+    method: str,
+    packing: str,
+    make_run: Callable[..., Path],
+    step_loss: Callable[..., StepLoss],
+    tiny_encoder: Path,
 ) -> None:
     """A step's loss and gradient equal those of encoding both sides of every judgement on its own, by weight."""
     folder = make_run(tiny_encoder, method)
@@ -91,7 +96,7 @@ def test_the_gradient_is_the_naive_pairwise_one(
     )
     levels = [r for r in range(len(data.level_response)) if data.level_response[r] < 9]
     step = dataclasses.replace(step, levels=levels)
-    loss = step_loss(model, config, data, rows)(step)
+    loss = step_loss(model, config, data, rows, packing=packing)(step)
     loss.backward()
     shared = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 

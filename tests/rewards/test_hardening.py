@@ -114,7 +114,8 @@ def test_a_step_adds_the_copies_terms_to_the_peoples(make_run: MakeRun, tiny_enc
     from workers.rewards import objectives
     from workers.rewards.backbones import RewardModel, load_backbone
     from workers.rewards.batches import Step
-    from workers.rewards.step import StepLoss
+    from workers.rewards.encoding import ResponseEncoder
+from workers.rewards.step import StepLoss
     from workers.rewards.templates import Template, collate
 
     folder = make_run(tiny_encoder, "bt", hardening=0.5, centring=0.0)
@@ -130,7 +131,8 @@ def test_a_step_adds_the_copies_terms_to_the_peoples(make_run: MakeRun, tiny_enc
     model.eval()
     judgements = [0, 1, 2, *range(len(before.first), len(data.first))]
     responses = sorted({int(i) for row in judgements for i in (data.first[row], data.second[row])})
-    loss = StepLoss(model, config, data, encoded, None, torch.device("cpu"))(Step(responses, judgements, []))
+    encoder = ResponseEncoder(model, torch.device("cpu"), 60, longest=128)
+    loss = StepLoss(model, config, data, encoded, None, encoder)(Step(responses, judgements, []))
     with torch.no_grad():
         score = model(*collate(encoded, torch.device("cpu")))
     expected, weights = 0.0, 0.0

@@ -11,9 +11,12 @@ from workers.rewards.artifacts import ArtifactError, load_model
 from workers.rewards.backbones import RewardModel, load_backbone
 from workers.rewards.config import Refused, RunConfig
 from workers.rewards.data import check_labels, read_snapshot, split_groups, training_data
+from workers.rewards.encoding import ResponseEncoder
 from workers.rewards.objectives import BOTH_BAD, TIE, WIN
+from workers.rewards.packing import Packed
 from workers.rewards.score import main as score_main
 from workers.rewards.score import score_responses
+from workers.rewards.templates import Encoded
 from workers.rewards.train import main as train_main
 from workers.rewards.train import schedule, train
 
@@ -144,17 +147,24 @@ def test_the_lora_reference_is_the_starting_model(tiny_lm: Path) -> None:
     torch.testing.assert_close(model.hidden(ids, lengths), moved, rtol=1e-4, atol=1e-5)
 
 
-def test_response_log_probs_are_those_of_the_whole_vocabulary(tiny_lm: Path) -> None:
+@pytest.mark.parametrize("packing", ["packed", "sorted"])
+@pytest.mark.parametrize("at_once", [1000, 2**28])
+def test_response_log_probs_are_those_of_the_whole_vocabulary(
+    tiny_lm: Path, packing: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.rewards.backbones.LOGITS_AT_ONCE", at_once)  # in parts, and all together
     backbone: Any = load_backbone("tiny", str(tiny_lm), "causal")
     model = RewardModel(backbone, backbone_kind="causal", kind="scalar").eval()
-    ids, lengths = torch.randint(10, 200, (2, 9)), torch.tensor([9, 6])
-    starts, stops = torch.tensor([4, 2]), torch.tensor([9, 6])
-    got = model.response_log_probs(model.hidden(ids, lengths), ids, starts, stops)
+    ids = torch.randint(10, 200, (2, 9))
+    rows = [Encoded(tuple(ids[0].tolist()), 4, 9, False), Encoded(tuple(ids[1, :6].tolist()), 2, 5, False)]
+    encoder = ResponseEncoder(model, torch.device("cpu"), 64, longest=9, packing=packing)
+    _, got = encoder(rows, log_probs=True)
+    assert got is not None
     logits = backbone(input_ids=ids).logits.log_softmax(-1)
-    for row in range(2):
-        places = range(int(starts[row]), int(stops[row]))
-        assert got[row].item() == pytest.approx(
-            sum(logits[row, t - 1, ids[row, t]].item() for t in places), abs=1e-4
+    for number, row in enumerate(rows):
+        places = range(row.start, row.stop)
+        assert got[number].item() == pytest.approx(
+            sum(logits[number, t - 1, row.ids[t]].item() for t in places), abs=1e-4
         )
 
 
@@ -441,13 +451,13 @@ def test_the_embedding_cache_is_used_and_survives_damage(
     first = train(make_run(tiny_encoder, "bt", name="one", tuning="frozen"))
     shards = list((tmp_path / "cache").rglob("*.safetensors"))
     encoded: list[int] = []
-    original = RewardModel.hidden
+    original = RewardModel.hidden_packed
 
-    def counted(model: RewardModel, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        encoded.append(len(ids))
-        return original(model, ids, lengths)
+    def counted(model: RewardModel, packed: Packed) -> torch.Tensor:
+        encoded.append(len(packed.lengths))
+        return original(model, packed)
 
-    monkeypatch.setattr(RewardModel, "hidden", counted)
+    monkeypatch.setattr(RewardModel, "hidden_packed", counted)
     second = train(make_run(tiny_encoder, "bt", name="two", tuning="frozen"))
     assert sum(encoded) == 2 * 6  # the robustness suite's look at padding, which a cache would hide
     assert second["model_digest"] == first["model_digest"]

@@ -6,6 +6,7 @@ Padding is on the right.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import re
@@ -16,14 +17,20 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .calibration import Calibration
 from .config import Refused, RunConfig
+from .onednn import use_onednn
+from .packing import ATTENTION, Packed
 from .scale import RATINGS
 
 PACKAGED = "all-MiniLM-L6-v2"
 _MARKER = re.compile(r"<\S+>|\[\S+\]|\{\S+\}|<\|.+\|>")
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# Above this many logits (1 GiB in fp32) log-probabilities are computed in parts, and again for the gradient.
+LOGITS_AT_ONCE = 2**28
 
 
 def resolve_base_model(name: str) -> str:
@@ -91,10 +98,14 @@ def load_backbone(name: str, path: str, kind: str) -> nn.Module:
     logging.disable_progress_bar()
     loader = AutoModelForCausalLM if kind == "causal" else AutoModel
     try:
-        model: nn.Module = loader.from_pretrained(path, use_safetensors=True, dtype=torch.float32)
+        model: Any = loader.from_pretrained(path, use_safetensors=True, dtype=torch.float32)
     except Exception as error:
         raise _unloadable(name, error) from None
-    return model
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(ATTENTION)  # SDPA too, and packed rows besides
+    use_onednn(model)
+    loaded: nn.Module = model
+    return loaded
 
 
 class RewardModel(nn.Module):
@@ -182,13 +193,36 @@ class RewardModel(nn.Module):
 
     # -- forward --
 
+    @property
+    def _body(self) -> Any:
+        """The backbone without an LM head: a call that returns last hidden states."""
+        if self.backbone_kind == "encoder":
+            return self.backbone
+        body: Any = self.backbone.base_model
+        return functools.partial(body, use_cache=False)
+
     def hidden(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Last hidden states.  [B, L], [B] -> [B, L, H]"""
+        """Last hidden states of a padded batch.  [B, L], [B] -> [B, L, H]"""
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)  # [B, L]
-        body: Any = self.backbone.base_model if self.backbone_kind == "causal" else self.backbone
-        extra = {"use_cache": False} if self.backbone_kind == "causal" else {}
-        output: torch.Tensor = body(input_ids=ids, attention_mask=mask.long(), **extra).last_hidden_state
+        output: torch.Tensor = self._body(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return output
+
+    def hidden_packed(self, packed: Packed) -> torch.Tensor:
+        """Last hidden states of a packed row.  [T, H]"""
+        output: torch.Tensor = self._body(
+            input_ids=packed.ids.unsqueeze(0),
+            position_ids=packed.positions.unsqueeze(0),
+            segments=packed.segments,
+        ).last_hidden_state
+        return output.squeeze(0)
+
+    @property
+    def position_offset(self) -> int:
+        """Where the architecture's positions begin: RoBERTa and its kin count from padding_idx + 1."""
+        for name, module in self.backbone.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+                return 0 if module.padding_idx is None else module.padding_idx + 1
+        return 0
 
     def pool(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Mean over real tokens (encoder) or the last real token (causal).  [B, L, H] -> [B, H]"""
@@ -197,6 +231,14 @@ class RewardModel(nn.Module):
         mask = torch.arange(hidden.shape[1], device=hidden.device) < lengths.unsqueeze(1)
         total = (hidden * mask.unsqueeze(2)).sum(1)
         return total / lengths.unsqueeze(1)
+
+    def pool_packed(self, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
+        """The same from a packed row.  [T, H] -> [B, H]"""
+        if self.backbone_kind == "causal":
+            return hidden[packed.last]
+        text = torch.repeat_interleave(packed.lengths)  # [T]
+        total = hidden.new_zeros(len(packed.lengths), hidden.shape[1]).index_add(0, text, hidden)
+        return total / packed.lengths.unsqueeze(1)
 
     def score(self, features: torch.Tensor) -> torch.Tensor:
         """Scores in the weights' precision from pooled features.  [B, H] -> [B] (scalar) or [B, 9] (ordinal logits)"""
@@ -210,20 +252,25 @@ class RewardModel(nn.Module):
         """[B, L], [B] -> [B] or [B, 9]"""
         return self.score(self.pool(self.hidden(ids, lengths), lengths))
 
-    def response_log_probs(
-        self, hidden: torch.Tensor, ids: torch.Tensor, starts: torch.Tensor, stops: torch.Tensor
+    def token_log_probs(
+        self, states: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor, count: int
     ) -> torch.Tensor:
-        """log pi(response | prompt): sum over tokens start..stop-1, from hidden states.  [B, L, H] -> [B]
+        """log pi(response | prompt): the sum over its tokens, each from the state before it.  [R, H], [R], [R] -> [B]
 
-        The LM head runs on the response's positions alone.
+        The LM head runs on these positions alone, a part at a time when the vocabulary makes them large.
         """
-        place = torch.arange(1, ids.shape[1], device=ids.device)  # position t is predicted at t - 1
-        wanted = (place >= starts.unsqueeze(1)) & (place < stops.unsqueeze(1))  # [B, L - 1]
         head: Any = self.backbone.get_output_embeddings()  # type: ignore[operator]
-        logits = head(hidden[:, :-1][wanted]).float()  # [T, V]
-        chosen = logits.gather(1, ids[:, 1:][wanted].unsqueeze(1)).squeeze(1) - logits.logsumexp(1)  # [T]
-        rows = wanted.nonzero()[:, 0]
-        return torch.zeros(len(ids), device=ids.device).index_add(0, rows, chosen)
+
+        def part(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return -F.cross_entropy(head(states).float(), targets, reduction="none")
+
+        rows = max(1, LOGITS_AT_ONCE // int(head.weight.shape[0]))
+        pieces = list(zip(states.split(rows), targets.split(rows), strict=True))
+        if len(pieces) > 1:
+            chosen = torch.cat([checkpoint(part, *piece, use_reentrant=False) for piece in pieces])
+        else:
+            chosen = part(states, targets)
+        return torch.zeros(count, device=states.device).index_add(0, owner, chosen)
 
     @property
     def lm_head_weight(self) -> torch.Tensor:

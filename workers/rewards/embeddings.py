@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .artifacts import save_tensors
-from .backbones import RewardModel, weights_digest
-from .batches import micro_batches, restore_order
-from .templates import Encoded, collate
+from .backbones import weights_digest
+from .encoding import ResponseEncoder
+from .templates import Encoded
 
 CACHE_VARIABLE = "CALIPER_CACHE_DIR"
 
@@ -32,37 +32,18 @@ def cache_folder() -> Path:
 
 @torch.no_grad()
 def embed(
-    model: RewardModel,
-    rows: Sequence[Encoded],
-    device: torch.device,
-    micro_batch_tokens: int,
-    tick: Callable[[int, int], None],
+    encoder: ResponseEncoder, rows: Sequence[Encoded], tick: Callable[[int, int], None]
 ) -> torch.Tensor:
     """Pooled features, in eval mode; `tick(done, total)` after each micro-batch.  [N, H] fp32"""
-    model.eval()
-    batches = micro_batches([len(row) for row in rows], micro_batch_tokens)
-    parts: list[torch.Tensor] = []
-    done = 0
-    for batch in batches:
-        ids, lengths = collate([rows[position] for position in batch], device)
-        with autocast(device):
-            parts.append(model.pool(model.hidden(ids, lengths), lengths).float())
-        done += len(batch)
-        tick(done, len(rows))
-    if not parts:
-        return torch.zeros(0, model.hidden_size)
-    return restore_order(parts, batches)
+    encoder.model.eval()
+    return encoder(rows, tick=tick)[0].float()
 
 
 def embed_cached(
-    model: RewardModel,
-    rows: Sequence[Encoded],
-    device: torch.device,
-    micro_batch_tokens: int,
-    tick: Callable[[int, int], None],
+    encoder: ResponseEncoder, rows: Sequence[Encoded], tick: Callable[[int, int], None]
 ) -> torch.Tensor:
     """Like embed, reading and adding to the cache.  A damaged or unwritable cache costs time, never the run."""
-    folder = cache_folder() / "embeddings" / weights_digest(model.backbone)[:32]
+    folder = cache_folder() / "embeddings" / weights_digest(encoder.model.backbone)[:32]
     keys = [_key(row) for row in rows]
     known: dict[bytes, torch.Tensor] = {}
     wanted = set(keys)
@@ -80,7 +61,7 @@ def embed_cached(
         )
     missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
     if missing:
-        fresh = embed(model, list(missing.values()), device, micro_batch_tokens, tick).cpu()
+        fresh = embed(encoder, list(missing.values()), tick).cpu()
         known.update(zip(missing, fresh, strict=True))
         shard_keys = torch.stack([torch.frombuffer(bytearray(key), dtype=torch.uint8) for key in missing])
         shard_name = hashlib.sha256(b"".join(missing)).hexdigest()[:32]
@@ -89,12 +70,7 @@ def embed_cached(
         except OSError:
             pass  # a full or read-only disk: the embeddings are computed again next time
     tick(len(rows), len(rows))
-    return torch.stack([known[key] for key in keys]).to(device)
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 on a GPU, fp32 on a CPU."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    return torch.stack([known[key] for key in keys]).to(encoder.device)
 
 
 def _key(row: Encoded) -> bytes:

@@ -29,6 +29,7 @@ from .backbones import RewardModel
 from .config import Refused
 from .data import Snapshot, read_snapshot
 from .embeddings import embed, embed_cached
+from .encoding import MICRO_BATCH_TOKENS, ResponseEncoder
 from .evaluate import (
     Floats,
     Ints,
@@ -38,7 +39,7 @@ from .evaluate import (
     ordinal_p_preferred,
     scalar_p_preferred,
 )
-from .score import MICRO_BATCH_TOKENS, distributions, predictions
+from .score import distributions, predictions
 from .templates import Template
 
 MAX_RESPONSES = 64
@@ -183,20 +184,25 @@ def model_scorer(
     model: RewardModel,
     template: Template,
     device: torch.device,
-    micro_batch_tokens: int = MICRO_BATCH_TOKENS,
+    micro_batch_tokens: int | None = None,
     *,
     cached: bool = False,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scorer:
     """A model's scorer; `cached` for a frozen encoder.  `tick(done, total)` after micro-batches may raise, to stop."""
 
+    tokens = micro_batch_tokens or MICRO_BATCH_TOKENS[device.type]
+    usual = ResponseEncoder(model, device, tokens, longest=template.max_length)
+    one_by_one = ResponseEncoder(model, device, 1, longest=template.max_length, packing="sorted")
+    rectangle = ResponseEncoder(model, device, sys.maxsize, longest=template.max_length, packing="sorted")
+
     def through(
-        chosen: Template, tokens: int, change: Callable[[Row], Row] = dict, cached: bool = cached
+        chosen: Template, encoder: ResponseEncoder, change: Callable[[Row], Row] = dict, cached: bool = cached
     ) -> ScoreRows:
         def score(rows: Sequence[Row]) -> Scored:
             changed = [{"response_id": "", **change(row)} for row in rows]
             encoded = chosen.encode(changed)
-            features = (embed_cached if cached else embed)(model, encoded, device, tokens, tick)
+            features = (embed_cached if cached else embed)(encoder, encoded, tick)
             made = predictions(changed, encoded, distributions(model, features))
             scores = np.array([row["score"] for row in made], dtype=np.float64)
             ordinal = model.kind == "ordinal"
@@ -205,15 +211,15 @@ def model_scorer(
         return score
 
     variants: dict[str, ScoreRows] = {
-        "without_prompt": through(template, micro_batch_tokens, lambda row: {**row, "messages": []}),
-        "another_role": through(template, micro_batch_tokens, _renamed_roles),
+        "without_prompt": through(template, usual, lambda row: {**row, "messages": []}),
+        "another_role": through(template, usual, _renamed_roles),
     }
     if template.backbone == "causal":
-        variants["another_header"] = through(template.with_header("\n\n### Answer\n"), micro_batch_tokens)
+        variants["another_header"] = through(template.with_header("\n\n### Answer\n"), usual)
     return Scorer(
-        score=through(template, micro_batch_tokens),
-        alone=through(template, 1, cached=False),
-        padded=through(template, sys.maxsize, cached=False),
+        score=through(template, usual),
+        alone=through(template, one_by_one, cached=False),
+        padded=through(template, rectangle, cached=False),
         variants=variants,
         eos=str(template.tokenizer.eos_token or ""),
         exact=EXACT_GOAL if device.type == "cpu" else EXACT_GOAL_BF16,
@@ -555,7 +561,8 @@ def evaluate_saved(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     rows = template.encode(snapshot.responses)
-    features = embed(model, rows, device, MICRO_BATCH_TOKENS, lambda done, total: None)
+    encoder = ResponseEncoder(model, device, MICRO_BATCH_TOKENS[device.type], longest=template.max_length)
+    features = embed(encoder, rows, lambda done, total: None)
     predicted = predictions(snapshot.responses, rows, distributions(model, features))
     scores = {row["response_id"]: row["score"] for row in predicted}
     shared: dict[str, Any] = {

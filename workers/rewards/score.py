@@ -21,10 +21,9 @@ import torch
 from .artifacts import ArtifactError, fsync, load_model
 from .backbones import RewardModel
 from .embeddings import embed
+from .encoding import MICRO_BATCH_TOKENS, ResponseEncoder
 from .scale import expected_rating, rating_spread
 from .templates import Encoded, Template
-
-MICRO_BATCH_TOKENS = 1024
 
 PREDICTION_SCHEMA = pa.schema(
     [
@@ -83,7 +82,10 @@ def score_responses(
     """Predictions for rows with response_id, messages (list) and text; the model's weights stay as they are."""
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = template.encode(responses)
-    features = embed(model.to(device), rows, device, MICRO_BATCH_TOKENS, lambda done, total: None)
+    encoder = ResponseEncoder(
+        model.to(device), device, MICRO_BATCH_TOKENS[device.type], longest=template.max_length
+    )
+    features = embed(encoder, rows, lambda done, total: None)
     return predictions(responses, rows, distributions(model, features))
 
 

@@ -9,14 +9,14 @@ import torch
 
 from . import objectives
 from .backbones import RewardModel
-from .batches import Step, micro_batches, restore_order
+from .batches import Step
 from .config import RunConfig
 from .data import TrainingData
-from .embeddings import autocast
+from .encoding import ResponseEncoder
 from .hardening import ALIKE, alike_terms
 from .reliability import Reliability
 from .scale import UNKNOWN, expected_rating
-from .templates import Encoded, collate
+from .templates import Encoded
 
 _T = TypeVar("_T")
 
@@ -34,11 +34,12 @@ class StepLoss:
         data: TrainingData,
         rows: Sequence[Encoded],
         features: torch.Tensor | None,
-        device: torch.device,
+        encoder: ResponseEncoder,
         reliability: Reliability | None = None,
     ) -> None:
         self.model, self.config, self.data = model, config, data
-        self.rows, self.features, self.device = rows, features, device
+        self.rows, self.features, self.encoder = rows, features, encoder
+        device = self.device = encoder.device
         self.reliability = reliability
         self.has_ties = bool((data.outcome == objectives.TIE).any())
         self.masks = config.scale.masks().to(device)
@@ -53,14 +54,9 @@ class StepLoss:
         self.model.eval()
         chosen = sorted(self.data.trained_on)
         self.reference = torch.zeros(len(self.rows), device=self.device)
-        batches = micro_batches([len(self.rows[r]) for r in chosen], given(self.config.micro_batch_tokens))
-        done = 0
         with self.model.reference():
-            for batch in batches:
-                members = [chosen[position] for position in batch]
-                self.reference[members] = given(self._encode(members, policy=True)[1])
-                done += len(members)
-                tick(done, len(chosen))
+            _, log_pi = self.encoder([self.rows[r] for r in chosen], log_probs=True, tick=tick)
+        self.reference[chosen] = given(log_pi)
 
     def __call__(self, step: Step) -> torch.Tensor:
         """Mean over the step's judgement and level terms by weight, with its graph.  []"""
@@ -153,24 +149,7 @@ class StepLoss:
         """Scores, and with HaF log pi(response), in the order of `responses`.  [B] or [B, 9], [B] or None"""
         if self.features is not None:
             return self.model.score(self.features[responses]), None
-        policy = self.config.method == "haf"
-        batches = micro_batches([len(self.rows[r]) for r in responses], given(self.config.micro_batch_tokens))
-        parts = [self._encode([responses[position] for position in batch], policy) for batch in batches]
-        scores = restore_order([score for score, _ in parts], batches)
-        log_pi = [value for _, value in parts if value is not None]
-        return scores, restore_order(log_pi, batches) if log_pi else None
-
-    def _encode(self, responses: list[int], policy: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        members = [self.rows[r] for r in responses]
-        ids, lengths = collate(members, self.device)
-        with autocast(self.device):
-            hidden = self.model.hidden(ids, lengths)
-            log_pi = None
-            if policy:
-                starts = torch.tensor([row.start for row in members], device=self.device)
-                stops = torch.tensor([row.stop for row in members], device=self.device)
-                log_pi = self.model.response_log_probs(hidden, ids, starts, stops)
-        return self.model.score(self.model.pool(hidden, lengths)), log_pi  # the head stays out of autocast
+        return self.encoder.scores([self.rows[r] for r in responses], log_probs=self.config.method == "haf")
 
 
 def make_optimizer(model: RewardModel, config: RunConfig) -> torch.optim.AdamW:

@@ -36,6 +36,7 @@ from .data import (
     training_data,
 )
 from .embeddings import embed, embed_cached
+from .encoding import ResponseEncoder
 from .hardening import harden
 from .progress import Progress, Stop, Stopped
 from .reliability import Reliability
@@ -127,19 +128,21 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         stop.check()
         progress.say(phase, done, total)
 
+    encoder = ResponseEncoder(
+        model,
+        device,
+        given(config.micro_batch_tokens),
+        longest=template.max_length,
+        packing=config.packing,
+        share_prefix=config.share_prefix,
+    )
     features = None
     if frozen:
-        features = embed_cached(
-            model,
-            rows,
-            device,
-            given(config.micro_batch_tokens),
-            lambda done, total: tick("embedding", done, total),
-        )
+        features = embed_cached(encoder, rows, lambda done, total: tick("embedding", done, total))
     # a lone annotator can't be told from the task's own difficulty
     several = config.reliability and len(data.annotators) > 1
     reliability = Reliability(judged, config.reliability_prior) if several else None
-    batch = StepLoss(model, config, data, rows, features, device, reliability)
+    batch = StepLoss(model, config, data, rows, features, encoder, reliability)
     if config.method == "haf":
         batch.keep_reference(lambda done, total: tick("embedding", done, total))
 
@@ -196,13 +199,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     # 7. Calibrate on the held-out groups, with the weights as they will be saved (adapters merged)
     model.merge_lora()
     if features is None:
-        features = embed(
-            model,
-            rows[:real],
-            device,
-            given(config.micro_batch_tokens),
-            lambda done, total: tick("scoring", done, total),
-        )
+        features = embed(encoder, rows[:real], lambda done, total: tick("scoring", done, total))
     progress.say("evaluating")
     measured = held_out_rows(snapshot, split)
     shared = shared_prompts(snapshot, judged, measured)

@@ -1,0 +1,152 @@
+"""Responses in, pooled features or scores and log-probabilities out; each response encoded once, in micro-batches.
+
+Micro-batches are packed rows where the architecture allows it (see packing.py), else length-sorted padded ones.
+Both give the same numbers up to rounding (tests/rewards/test_packing.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+
+from .backbones import RewardModel
+from .batches import micro_batches, restore_order
+from .packing import Unpackable, pack, packed_batches
+from .templates import Encoded, collate
+
+# Of one forward pass, by kind of device: a CPU gains nothing above 1024 (512 are 6 % slower), a GPU wants filling.
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 on a GPU, fp32 on a CPU."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+class ResponseEncoder:
+    """Runs a model's backbone over responses.
+
+    packing "auto" and "packed" pack where the architecture is seen to give the same hidden states packed as alone;
+    "sorted" pads.  Causal models compute a prompt that several responses of a micro-batch share once, if
+    `share_prefix`.
+    """
+
+    def __init__(
+        self,
+        model: RewardModel,
+        device: torch.device,
+        micro_batch_tokens: int,
+        *,
+        longest: int,
+        packing: str = "auto",
+        share_prefix: bool = True,
+    ) -> None:
+        self.model, self.device, self.micro_batch_tokens = model, device, micro_batch_tokens
+        self.share = share_prefix and model.backbone_kind == "causal"
+        self.longest, self.packing = longest, packing
+
+    @functools.cached_property
+    def packed(self) -> bool:
+        """Whether rows are packed; found out at the first use, since cached embeddings need no model at all."""
+        return self.packing != "sorted" and packable(self.model, self.device, self.longest)
+
+    def batches(self, rows: Sequence[Encoded]) -> list[list[int]]:
+        """Positions of `rows` in micro-batches."""
+        if self.packed:
+            return packed_batches(rows, self.micro_batch_tokens, share=self.share)
+        return micro_batches([len(row) for row in rows], self.micro_batch_tokens)
+
+    def __call__(
+        self,
+        rows: Sequence[Encoded],
+        *,
+        log_probs: bool = False,
+        tick: Callable[[int, int], None] = lambda done, total: None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Pooled features in the order of `rows`, and log pi(response) if asked.  [N, H], [N] or None
+
+        With a graph unless gradients are off; `tick(done, total)` after each micro-batch.
+        """
+        if not rows:
+            return torch.zeros(0, self.model.hidden_size, device=self.device), None
+        batches = self.batches(rows)
+        features: list[torch.Tensor] = []
+        log_pi: list[torch.Tensor] = []
+        done = 0
+        for batch in batches:
+            members = [rows[position] for position in batch]
+            with autocast(self.device):
+                feature, log_p = (self._packed if self.packed else self._sorted)(members, log_probs)
+            features.append(feature)
+            if log_p is not None:
+                log_pi.append(log_p)
+            done += len(batch)
+            tick(done, len(rows))
+        pooled = restore_order(features, batches)
+        return pooled, restore_order(log_pi, batches) if log_probs else None
+
+    def scores(
+        self, rows: Sequence[Encoded], *, log_probs: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Scores (the head stays out of autocast) and log pi(response) if asked.  [N] or [N, 9], [N] or None"""
+        features, log_pi = self(rows, log_probs=log_probs)
+        return self.model.score(features), log_pi
+
+    def _packed(self, rows: list[Encoded], log_probs: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        packed = pack(rows, self.device, share=self.share, offset=self.model.position_offset)
+        hidden = self.model.hidden_packed(packed)  # [T, H]
+        features = self.model.pool_packed(hidden, packed)
+        if not log_probs:
+            return features, None
+        states = hidden[packed.before]
+        return features, self.model.token_log_probs(states, packed.targets, packed.owner, len(rows))
+
+    def _sorted(self, rows: list[Encoded], log_probs: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        ids, lengths = collate(rows, self.device)
+        hidden = self.model.hidden(ids, lengths)  # [B, L, H]
+        features = self.model.pool(hidden, lengths)
+        if not log_probs:
+            return features, None
+        token = torch.arange(ids.shape[1], device=self.device)
+        starts = torch.tensor([row.start for row in rows], device=self.device)
+        stops = torch.tensor([row.stop for row in rows], device=self.device)
+        owner, column = ((token >= starts.unsqueeze(1)) & (token < stops.unsqueeze(1))).nonzero(as_tuple=True)
+        states = hidden[owner, column - 1]  # position t is predicted at t - 1
+        return features, self.model.token_log_probs(states, ids[owner, column], owner, len(rows))
+
+
+@torch.no_grad()
+def packable(model: RewardModel, device: torch.device, longest: int) -> bool:
+    """Whether texts up to `longest` tokens get the same hidden states in a packed row as alone.
+
+    It is tried rather than looked up: an architecture may take no positions, keep relative ones, ignore the
+    attention registry or mix tokens outside attention.
+    """
+    vocabulary = model.backbone.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    tokens = [(7 * place + 11) % vocabulary for place in range(24)]
+    rows = [
+        Encoded(tuple(tokens[first:stop]), first_own, stop - first, False)
+        for first, stop, first_own in ((0, 9, 4), (9, 14, 2), (14, 24, 3))
+    ]
+    rows.append(Encoded((*rows[0].ids[:4], *tokens[20:23]), 4, 7, False))
+    training = model.training
+    model.eval()
+    try:
+        packed = pack(rows, device, share=model.backbone_kind == "causal", offset=model.position_offset)
+        segments = dataclasses.replace(packed.segments, longest=max(longest, packed.segments.longest))
+        together = model.pool_packed(
+            model.hidden_packed(dataclasses.replace(packed, segments=segments)), packed
+        )
+        alone = torch.cat(
+            [model.pool(model.hidden(*batch), batch[1]) for batch in (collate([row], device) for row in rows)]
+        )
+    except (Unpackable, TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+        return False
+    finally:
+        model.train(training)
+    tolerance = 1e-3 if together.dtype == torch.float32 else 5e-2
+    difference = (together - alone).float().abs().max()
+    return bool(difference <= tolerance * alone.float().abs().max())

@@ -1,0 +1,82 @@
+"""Linear layers through oneDNN on x86 processors: PyTorch's default, MKL, runs at half speed on AMD's.
+
+Measured on one thread of an AMD EPYC (Zen 5): 95 GFLOP/s with F.linear, 200 with oneDNN, forward and backward, same
+fp32 arithmetic.  The operator is the one that torch.compile's CPU backend calls.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+FEW_ROWS = 16  # below this the call costs more than it saves
+
+
+@functools.cache
+def available() -> bool:
+    """Whether PyTorch has the operator here and it gives what F.linear gives."""
+    if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
+        return False
+    x, weight, bias = torch.arange(12.0).view(4, 3), torch.arange(6.0).view(2, 3), torch.ones(2)
+    try:
+        same = torch.equal(_product(x, weight, bias), F.linear(x, weight, bias))
+        return same and torch.equal(
+            _product(x.t(), weight.new_ones(2, 4), None), F.linear(x.t(), torch.ones(2, 4))
+        )
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def use_onednn(model: nn.Module) -> None:
+    """Let the model's linear layers take this path; their weights and names stay."""
+    if available():
+        for module in model.modules():
+            if type(module) is nn.Linear:
+                module.__class__ = OneDNNLinear
+
+
+class OneDNNLinear(nn.Linear):
+    """nn.Linear, with its products by oneDNN for fp32 on a CPU."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if (
+            input.device.type != "cpu"
+            or input.dtype != torch.float32
+            or self.weight.dtype != torch.float32
+            or input.numel() < FEW_ROWS * self.in_features
+            or torch.is_autocast_enabled("cpu")
+        ):
+            return F.linear(input, self.weight, self.bias)
+        output: torch.Tensor = _Linear.apply(input, self.weight, self.bias)
+        return output
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        x, weight = ctx.saved_tensors
+        flat = grad.reshape(-1, grad.shape[-1])  # [T, out]
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        to_x = _product(flat, weight.t(), None).view(x.shape) if needs_x else None
+        to_weight = _product(flat.t(), x.reshape(-1, x.shape[-1]).t(), None) if needs_weight else None
+        return to_x, to_weight, flat.sum(0) if needs_bias else None
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x @ weight^T + bias; both may be transposed views.  [T, in], [out, in] -> [T, out]"""
+    output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return output
