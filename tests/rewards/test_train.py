@@ -459,7 +459,7 @@ def test_the_embedding_cache_is_used_and_survives_damage(
 
     monkeypatch.setattr(RewardModel, "hidden_packed", counted)
     second = train(make_run(tiny_encoder, "bt", name="two", tuning="frozen"))
-    assert sum(encoded) == 2 * 6  # the robustness suite's look at padding, which a cache would hide
+    assert not encoded  # but for the robustness suite's look at padding, which a cache would hide
     assert second["model_digest"] == first["model_digest"]
     for shard in shards:
         shard.write_bytes(shard.read_bytes()[:100])
