@@ -240,6 +240,20 @@ def test_a_running_run_shows_its_progress(run: TrainingRun, admin_client: Client
     assert "style=" not in page
 
 
+def test_a_running_run_shows_what_early_stopping_sees(run: TrainingRun, admin_client: Client) -> None:
+    assert run.claim()
+    run.beat(phase="training", step=3, total=100)
+    write_progress(run, [0.9, 0.8, 0.7])
+    with (run.folder / "progress.jsonl").open("a") as file:
+        moment = timezone.now().isoformat()
+        for step, nll in ((2, 0.66), (3, 0.61)):
+            record = {"time": moment, "phase": "training", "step": step, "total": 100, "loss": None}
+            file.write("\n" + json.dumps(record | {"validation": {"nll": nll, "accuracy": 0.6}}))
+    page = admin_client.get(url("run", run.pk)).content.decode()
+    assert "Validation NLL: 0.660 at step 2, lowest 0.610 at step 3." in page
+    assert page.count('class="validation"') == 2
+
+
 def test_the_fragment_comes_only_when_something_changed(run: TrainingRun, admin_client: Client) -> None:
     assert run.claim()
     link = progress_link(admin_client, run)

@@ -107,6 +107,10 @@ def test_early_stopping(metrics: dict[str, Any]) -> None:
     found = reports.early_stopping(metrics)
     assert found is not None
     assert (found.best_step, found.stopped_at, found.history[1]) == (2, 3, (2, 0.58, 0.7))
+    nothing = {"patience": 2, "best_step": None, "stopped_at": None, "history": [], "note": "too few groups"}
+    found = reports.early_stopping({"early_stopping": nothing})
+    assert found is not None
+    assert (found.best_step, found.note) == (None, "too few groups")
 
 
 @pytest.mark.parametrize("old", [{}, {"held_out": None}, {"held_out": {"pairs": None}, "annotators": None}])
@@ -195,4 +199,4 @@ def test_a_loss_chart_with_validation() -> None:
 
 def test_small_numbers_in_words() -> None:
     assert [tiny(value) for value in (None, 0.0, 3.6e-7, 0.0123)] == ["–", "0", "3.6e-07", "0.012"]
-    assert [signed(value) for value in (None, 0.5, -0.25)] == ["–", "+0.50", "-0.25"]
+    assert [signed(value) for value in (None, 0.5, -0.25, -0.001)] == ["–", "+0.50", "-0.25", "0.00"]

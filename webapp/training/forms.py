@@ -67,7 +67,7 @@ class RunForm(forms.Form):
     hardening = _number(
         "hardening",
         "Hardening share",
-        "Of the judgements, 0 to 1, copied with an empty or doctored answer that loses. 0.2 is a good start.",
+        "Of the responses, 0 to 1, that get a copy with injected text. 0.2 is a good start.",
     )
     patience = _number(
         "patience",

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,10 +16,14 @@ LOG_LINES = 40
 
 @dataclass(frozen=True)
 class Progress:
-    """Of the training phase in progress.jsonl: (step, loss) in order of steps, and the time that is left."""
+    """Of the training phase in progress.jsonl: (step, loss) in order of steps, and the time that is left.
+
+    `validation`: (step, NLL) of early stopping's looks, where there are any.
+    """
 
     points: list[tuple[int, float]]
     left: timedelta | None
+    validation: list[tuple[int, float]] = field(default_factory=list)
 
 
 def read_progress(run: TrainingRun) -> Progress:
@@ -32,21 +36,28 @@ def read_progress(run: TrainingRun) -> Progress:
         return Progress([], None)
     stride = max(1, len(lines) // MAX_RECORDS)
     losses: dict[int, float] = {}
+    looks: dict[int, float] = {}
     times: list[tuple[datetime, int, int]] = []
-    for line in [*lines[:-1:stride], *lines[-1:]]:
+    for number, line in enumerate(lines):
+        # Looks are few and none is to be lost; of the other lines a share tells the same.
+        if number % stride and number != len(lines) - 1 and b'"validation"' not in line:
+            continue
         try:
             record = json.loads(line)
             if record["phase"] != "training":
                 continue
             step, total, loss = int(record["step"]), int(record["total"]), record["loss"]
             moment = datetime.fromisoformat(record["time"])
-        except (ValueError, TypeError, KeyError):
+            nll = (record.get("validation") or {}).get("nll")
+        except (ValueError, TypeError, KeyError, AttributeError):
             continue
+        if isinstance(nll, (int, float)) and math.isfinite(nll):
+            looks[step] = float(nll)
         times.append((moment, step, total))
         # After a resume some steps come again; the later word stands.
         if isinstance(loss, (int, float)) and math.isfinite(loss):
             losses[step] = float(loss)
-    return Progress(sorted(losses.items()), _left(run, times))
+    return Progress(sorted(losses.items()), _left(run, times), sorted(looks.items()))
 
 
 def _left(run: TrainingRun, times: list[tuple[datetime, int, int]]) -> timedelta | None:

@@ -71,6 +71,7 @@ class Calibration:
     method: str
     parameters: str
     fitted_on: int | None
+    fitted_on_levels: int | None
     note: str
     rows: list[CalibrationRow]
     before: list[Bin]
@@ -109,6 +110,8 @@ def calibration(metrics: dict[str, Any]) -> Calibration | None:
     rows = [
         CalibrationRow(name, _number(measured.get(key)), _number(served.get(key))) for key, name in _MEASURES
     ]
+    levels = [_number(_object(each.get("levels")).get("rps")) for each in (measured, served)]
+    rows.append(CalibrationRow("Level RPS", *levels))
     return Calibration(
         method=_CALIBRATION_METHODS.get(method, method.replace("_", " ")),
         parameters=", ".join(
@@ -117,6 +120,7 @@ def calibration(metrics: dict[str, Any]) -> Calibration | None:
             if (number := _number(value)) is not None
         ),
         fitted_on=_count(found.get("fitted_on")),
+        fitted_on_levels=_count(found.get("fitted_on_levels")),
         note=_text(found.get("note")),
         rows=[row for row in rows if row.before is not None or row.after is not None],
         before=before,
@@ -384,9 +388,13 @@ def annotators(metrics: dict[str, Any]) -> Annotators | None:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Which step's weights were kept. `history`: (step, NLL, accuracy) on the training groups kept for this."""
+    """Which step's weights were kept. `history`: (step, NLL, accuracy) on the training groups kept for this.
 
-    best_step: int
+    best_step None: it was asked for, but there was nothing to look at, and `note` says why.
+    """
+
+    best_step: int | None
+    note: str
     stopped_at: int | None
     patience: int | None
     history: list[tuple[int, float, float | None]]
@@ -395,11 +403,12 @@ class EarlyStopping:
 def early_stopping(metrics: dict[str, Any]) -> EarlyStopping | None:
     """None where the training ran all its steps by intent."""
     found = _object(metrics.get("early_stopping"))
-    best = _count(found.get("best_step"))
-    if best is None:
+    best, note = _count(found.get("best_step")), _text(found.get("note"))
+    if best is None and not note:
         return None
     return EarlyStopping(
         best_step=best,
+        note=note,
         stopped_at=_count(found.get("stopped_at")),
         patience=_count(found.get("patience")),
         history=[

@@ -144,6 +144,7 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         run.cancel_requested,
         run.error,
         len(progress.points),
+        len(progress.validation),
         log,
     ]
     seen += [waiting, version and (version.is_serving, version.promoted_at), other and other.pk]
@@ -157,7 +158,7 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         "early": early,
         "chart": loss_chart(
             progress.points,
-            [(step, nll) for step, nll, _ in early.history] if early else [],
+            progress.validation or ([(step, nll) for step, nll, _ in early.history] if early else []),
             early.best_step if early else None,
         ),
         "calibration": calibration,

@@ -36,7 +36,11 @@ def took(run: TrainingRun) -> timedelta | None:
 @register.filter
 def signed(value: float | None, digits: int = 2) -> str:
     """A number with its sign and fixed digits, an en dash for None."""
-    return "–" if value is None else f"{value:+.{digits}f}"
+    if value is None:
+        return "–"
+    # No sign before what rounds to nothing.
+    rounded = round(value, digits) or 0.0
+    return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"
 
 
 @register.filter

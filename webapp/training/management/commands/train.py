@@ -35,7 +35,7 @@ class Command(BaseCommand):
         parser.add_argument("--max-length", type=int)
         parser.add_argument("--holdout", type=float)
         parser.add_argument(
-            "--hardening", type=float, help="share of judgements copied with a doctored answer"
+            "--hardening", type=float, help="share of responses that get a copy with injected text"
         )
         parser.add_argument(
             "--patience", type=int, help="evaluations without progress before it stops; 0: never"
