@@ -21,6 +21,8 @@ from workers.rewards.backbones import (
     load_tokenizer,
     resolve_base_model,
 )
+from workers.rewards.calibration import Calibration
+from workers.rewards.evaluate import scalar_probabilities
 from workers.rewards.export import PAD, ExportError, export_model, main, probes
 from workers.rewards.score import score_responses
 from workers.rewards.templates import Template, collate
@@ -192,8 +194,6 @@ def test_pad_is_a_token_of_its_own_that_no_text_holds(trained: Path, tmp_path: P
 def test_the_card_says_what_is_known_and_claims_nothing_else(trained: Path, tmp_path: Path) -> None:
     metrics = json.loads((trained / "metrics.json").read_text())
     metrics["held_out"]["calibration"] = {
-        "method": "temperature",
-        "parameters": {"temperature": 1.7},
         "before": {key: {"value": 0.2} for key in ("ece", "ece_equal_mass", "nll", "brier")},
         "after": {key: {"value": 0.1} for key in ("ece", "ece_equal_mass", "nll", "brier")},
     }
@@ -220,7 +220,6 @@ def test_the_card_says_what_is_known_and_claims_nothing_else(trained: Path, tmp_
         f"{pairs['accuracy']['value']:.3f} [{pairs['accuracy']['low']:.3f}",
         "the longer wins",
         "people predicting one another",
-        "uncalibrated",
         "| ECE, equal width | 0.200 | 0.100 |",
         "**Not passed.**",
         "empty answers are not bad",
@@ -233,6 +232,54 @@ def test_the_card_says_what_is_known_and_claims_nothing_else(trained: Path, tmp_
     bare = (tmp_path / "bare" / "README.md").read_text()
     assert "Nothing is known of its quality" in bare
     assert "None was fitted" in bare
+
+
+def run_code(card: str) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", card, re.S):
+        exec(block, names)
+    return names
+
+
+@pytest.mark.parametrize("kind", ["scalar", "ordinal"])
+def test_the_cards_calibration_is_the_one_that_is_served(
+    kind: str, tiny_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = load_tokenizer("tiny", str(tiny_lm))
+    template = Template(tokenizer, backbone="causal", ordinal=kind == "ordinal", max_length=256)
+    torch.manual_seed(0)
+    model = RewardModel(
+        load_backbone("tiny", str(tiny_lm), "causal"),
+        backbone_kind="causal",
+        kind=kind,
+        digit_ids=template.digit_ids,
+    )
+    model.calibration = (
+        Calibration("temperature", {"temperature": 1.7, "tie": 0.3})
+        if kind == "scalar"
+        else Calibration("beta_cdf", {"a": 1.3, "b": 0.8, "c": 0.4})
+    )
+    method = "bt" if kind == "scalar" else "oprm"
+    save_model(tmp_path / "model", model, template, method=method, partition=(3, 6), base_model="tiny")
+    export_model(tmp_path / "model", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "The logits above are uncalibrated" in card
+    monkeypatch.chdir(tmp_path / "out")
+    names = run_code(card)
+    rows = [{"response_id": "", "messages": messages, "text": text} for messages, text in names["chats"]]
+    loaded, template, config = load_model(tmp_path / "model")
+    served = score_responses(loaded, template, rows)
+    if kind == "ordinal":
+        expected = torch.tensor([row["p"] for row in served], dtype=torch.float64)
+        torch.testing.assert_close(names["calibrated"], expected, rtol=0, atol=1e-5)
+        assert not torch.allclose(names["calibrated"], names["p"], atol=1e-2)
+    else:
+        first, second, _ = scalar_probabilities(
+            [served[0]["score"] - served[1]["score"]], tie=config["tie"], temperature=config["temperature"]
+        )
+        assert (names["p_first"].item(), names["p_second"].item()) == pytest.approx(
+            (first[0], second[0]), abs=1e-5
+        )
 
 
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
@@ -287,11 +334,3 @@ def test_a_head_with_a_bias_from_an_earlier_version_still_loads(trained: Path, t
     assert after["score"] == pytest.approx(before["score"] + 0.5, abs=1e-6)
     with pytest.raises(ExportError, match="have no bias"):
         export_model(model, tmp_path / "out")
-
-
-def test_the_cards_code_has_no_unfilled_place(trained: Path, tmp_path: Path) -> None:
-    export_model(trained / "model", tmp_path / "out")
-    card = (tmp_path / "out" / "README.md").read_text()
-    code = re.search(r"```python\n(.*?)```", card, re.S)
-    assert code is not None
-    compile(code.group(1), "card", "exec")

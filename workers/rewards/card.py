@@ -5,7 +5,6 @@ Figures come from the run's metrics.json; what it doesn't hold, the card doesn't
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -86,6 +85,22 @@ _DIGITS_READ = """\
 digits = {digits}  # the tokens 1 to 9
 last = batch["attention_mask"].sum(1) - 1
 logits = logits[torch.arange(len(last)), last][:, digits]
+"""
+
+_BETA_CDF = """\
+a, b, c = {a!r}, {b!r}, {c!r}
+below = p.cumsum(1)[:, :-1].clamp_min(1e-12).log()  # log P(rating <= k), k = 1..8
+above = p.flip(1).cumsum(1).flip(1)[:, 1:].clamp_min(1e-12).log()  # log P(rating > k)
+reached = torch.sigmoid(a * below - b * above + c)
+calibrated = torch.cat([torch.zeros_like(p[:, :1]), reached, torch.ones_like(p[:, :1])], 1).diff(dim=1)  # [B, 9]
+print((calibrated @ torch.arange(1.0, 10.0, dtype=p.dtype)).tolist())
+"""
+
+_TEMPERATURE = """\
+difference = (rewards[0] - rewards[1]) / {temperature!r}
+p_first = torch.sigmoid(difference - {tie!r})  # the first is preferred
+p_second = torch.sigmoid(-difference - {tie!r})  # the second is; what is left of 1 is a tie
+print(p_first.item(), p_second.item())
 """
 
 
@@ -268,16 +283,16 @@ def _results(metrics: Row | None) -> str:
 def _calibration(config: Row, metrics: Row | None) -> str:
     found = ((metrics or {}).get("held_out") or {}).get("calibration") or {}
     applied = config.get("calibration") or {}
-    method = applied.get("method") or found.get("method")
-    if method is None and config.get("temperature", 1.0) != 1.0:
-        method, applied = "temperature", {"parameters": {"temperature": config["temperature"]}}
-    if method is None:
-        return "None was fitted; the probabilities are the model's own."
-    parameters = applied.get("parameters") or found.get("parameters")
-    text = (
-        f"**The logits above are uncalibrated.** Caliper's own pages and the results above apply `{method}` with "
-        f"`{json.dumps(parameters)}` (also in config.json under `caliper`)."
-    )
+    method = applied.get("method")
+    text = "None was fitted; the probabilities are the model's own."
+    if method is not None:
+        text = "**The logits above are uncalibrated.** The results above are those after"
+        text += f" `{method}`, which keeps the order (parameters also in config.json under `caliper`):\n\n```python\n"
+        if method == "beta_cdf":
+            text += _BETA_CDF.format(**applied["parameters"]) + "```"
+        else:
+            temperature, tie = applied["parameters"]["temperature"], config.get("tie") or 0.0
+            text += _TEMPERATURE.format(temperature=temperature, tie=tie) + "```"
     before, after = found.get("before"), found.get("after")
     if before and after:
         names = (

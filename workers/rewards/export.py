@@ -269,7 +269,10 @@ def _make_room(exported: Any, tokenizer: Any) -> None:
 
 def probes(tokenizer: Any) -> list[dict[str, Any]]:
     """Texts on which a tokenizer or a template goes wrong first, with and without a prompt."""
-    special = " ".join([*tokenizer.all_special_tokens, PAD, "[SEP]", "<|im_end|>"])
+    added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    special = " ".join(
+        [*dict.fromkeys([*tokenizer.all_special_tokens, *added[-8:]]), PAD, "[SEP]", "<|im_end|>"]
+    )
     texts = [
         "water it weekly.",
         "  two spaces, then a line.\n",
