@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,7 +16,7 @@ import workers.rewards.train as trainer
 from benchmarks import trl_leg
 from benchmarks.datasets import DATA, Rows, load_hh_rlhf, load_qa_feedback, load_ukp_strict
 from benchmarks.gpu import texts
-from benchmarks.train_throughput import ROOT, StepRecord, curve, prepare, record_training
+from benchmarks.train_throughput import ROOT, Bench, StepRecord, curve, prepare, record_training
 from workers.rewards.backbones import load_tokenizer
 from workers.rewards.starter import build_starter_lm
 from workers.rewards.templates import Template
@@ -87,6 +88,30 @@ def test_a_recorded_run_is_the_real_one_and_ends_when_told(
 def test_curve_splits_a_step_at_the_boundary() -> None:
     records = [[0.0, 4, 0, 0, 1.0], [0.0, 4, 0, 0, 2.0], [0.0, 4, 0, 0, 4.0]]
     assert curve(records, [2, 6, 12]) == pytest.approx([1.0, 1.5, (2 * 2 + 4 * 4) / 6])
+
+
+def test_accuracy_is_compared_on_held_out_debates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With both trainings replaced: ours scores by length, TRL's all alike."""
+    if not DATA.is_dir():
+        pytest.skip(f"{DATA} is absent")
+    packaged_model()
+    responses = load_ukp_strict().responses
+    names = [row["response_id"] for row in responses]
+
+    def start(bench: Bench, command: list[str]) -> None:
+        folder = Path(command[-1])
+        config = json.loads((folder / "config.json").read_text())
+        assert len(config["held_out_groups"]) == 4
+        lengths = [float(len(row["text"])) for row in responses]
+        pq.write_table(pa.table({"response_id": names, "score": lengths}), folder / "predictions.parquet")
+
+    monkeypatch.setattr(Bench, "start", start)
+    monkeypatch.setattr(Bench, "trl", lambda bench, case, seconds, **more: {"scores": [0.0] * len(names)})
+    report = Bench(tmp_path, "python", 1, 1.0, {}).accuracy(50, 1)
+    assert report["reached"]
+    assert report["accuracy"]["trl"]["value"] == 0.5
+    assert 0.7 < report["accuracy"]["ours"]["value"] < 0.85  # what length alone gives
+    assert report["difference"]["value"] == pytest.approx(report["accuracy"]["ours"]["value"] - 0.5)
 
 
 @pytest.mark.slow
