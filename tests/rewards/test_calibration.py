@@ -180,7 +180,10 @@ class TestFitting:
         theta = sample.fit()
         assert len(theta) == (3 if with_levels else 1) if ordinal else (2 if tie else 1)
         best = minimize(
-            lambda t: sample.nll(t) + t @ t / 2 / PRIOR_SD**2, np.zeros_like(theta), method="BFGS", tol=1e-10
+            lambda t: sample.nll(t).sum() + t @ t / 2 / PRIOR_SD**2,
+            np.zeros_like(theta),
+            method="BFGS",
+            tol=1e-10,
         )
         assert theta == pytest.approx(best.x, abs=1e-5)
         for p, derivative, _ in sample._terms(theta):
@@ -244,6 +247,20 @@ class TestTheFigures:
                 == evaluate.evaluate_run(**rows, temperature=1.0)["pairs"]["accuracy"]
             )
         json.dumps(held_out, allow_nan=False)
+
+    def test_levels_that_would_cost_the_pairs_are_left_out(self) -> None:
+        """Very many levels that know nothing of the responses would flatten all ratings into one."""
+        rows = made(ordinal=True, sharpness=2.0)
+        rows["levels"] = [
+            {"response_id": name, "level": evaluate.LEVELS[copy % 3], "annotator": str(copy)}
+            for name in rows["probs"]
+            for copy in range(90)
+        ]
+        found, held_out = calibrate(**rows)
+        said = held_out["calibration"]
+        assert found.parameters["a"] == found.parameters["b"]
+        assert said["fitted_on"] > 0 == said["fitted_on_levels"]
+        assert said["after"]["nll"]["value"] < said["before"]["nll"]["value"]
 
     @pytest.mark.parametrize("ordinal", [True, False])
     def test_cross_fitted_by_hand(self, ordinal: bool) -> None:

@@ -152,9 +152,14 @@ class Sample:
             parameters["tie"] = self.tie * math.exp(theta[1])
         return Calibration("temperature", parameters)
 
-    def nll(self, theta: Floats) -> float:
-        """Summed over pairs and labels."""
-        return sum(_cost(p, observed) for p, _, observed in self._terms(theta))
+    def without_levels(self) -> Sample:
+        """The pairs alone."""
+        return self.of(np.ones(len(self.first), dtype=bool), np.zeros(len(self.level), dtype=bool))
+
+    def nll(self, theta: Floats) -> Floats:
+        """Summed over pairs, and over labels of levels (0 for scalar rewards).  [2]"""
+        costs = [_cost(p, observed) for p, _, observed in self._terms(theta)]
+        return np.array([*costs, 0.0][:2])
 
     def _terms(self, theta: Floats) -> Terms:
         """Forecasts [N, C], their derivatives [N, C, K] by theta, and the observed shares [N, C]."""
@@ -198,8 +203,8 @@ def calibrate(
     Takes what evaluate_run takes, uncalibrated.  The metrics are those of what is served, cross-fitted: the groups are
     dealt to at most FOLDS folds, and each fold's rows are measured with parameters fitted on pairs and labels that
     touch none of its groups.  For a rating distribution that includes the reward E[s], so also the accuracies.
-    Too few labels, a single group, or parameters that do not lower the NLL of rows they were not fitted on: nothing
-    is calibrated, and "note" says why.
+    Too few labels, a single group, or parameters that do not lower the NLL of rows they were not fitted on, or raise
+    that of the pairs or of the levels among them: nothing is calibrated, and "note" says why.
     """
     raw: dict[str, Any] = {"responses": responses, "judgements": judgements, "levels": levels}
     raw |= {"kind": kind, "partition": partition, "seed": seed}
@@ -208,31 +213,37 @@ def calibrate(
         responses, judgements, levels, scores, probs if kind == "ordinal" else None, tie, partition
     )
     folds, note = _folds(sample, len(names))
-    after, served = before, Calibration()
+    after, served, levels_used = before, Calibration(), 0
     if note is None:
-        fitted = []
-        uncalibrated = calibrated = 0.0
-        for fold in range(folds.max() + 1):
-            touched, labelled = folds[sample.groups] == fold, folds[sample.level_group] == fold
-            theta = sample.of(~touched.any(axis=1), ~labelled).fit()
-            fitted.append(sample.calibration(theta))
-            # a pair of two groups is measured with the group whose name sorts first, as in evaluate_run
-            left_out = sample.of(touched[:, 0], labelled)
-            uncalibrated += left_out.nll(np.zeros_like(theta))
-            calibrated += left_out.nll(theta)
-        if calibrated < uncalibrated:
-            served = sample.calibration(sample.fit())
-            of_group = {name: fitted[fold] for name, fold in zip(names, folds, strict=True)}
-            after = _cross_fitted(raw, scores, probs, tie, of_group)
+        # Levels outnumber pairs in many projects and may pull the map where the pairs get worse; then pairs alone.
+        for used in (
+            (sample, sample.without_levels()) if len(sample.level) and len(sample.first) else (sample,)
+        ):
+            fitted = []
+            uncalibrated, calibrated = np.zeros(2), np.zeros(2)  # NLL of left-out pairs and levels
+            for fold in range(folds.max() + 1):
+                touched, labelled = folds[sample.groups] == fold, folds[sample.level_group] == fold
+                theta = used.of(~touched.any(axis=1), ~labelled[: len(used.level)]).fit()
+                fitted.append(used.calibration(theta))
+                # a pair of two groups is measured with the group whose name sorts first, as in evaluate_run
+                left_out = sample.of(touched[:, 0], labelled)
+                uncalibrated += left_out.nll(np.zeros_like(theta))
+                calibrated += left_out.nll(theta)
+            if calibrated.sum() < uncalibrated.sum() and np.all(calibrated <= uncalibrated):
+                served, levels_used = used.calibration(used.fit()), len(used.level)
+                of_group = {name: fitted[fold] for name, fold in zip(names, folds, strict=True)}
+                after = _cross_fitted(raw, scores, probs, tie, of_group)
+                break
         else:
             note = (
-                f"calibration did not help on groups it was not fitted on (NLL {uncalibrated / len(sample):.4f} "
-                f"before, {calibrated / len(sample):.4f} after), so the model is served as it is"
+                "calibration did not help on groups it was not fitted on (NLL "
+                f"{uncalibrated.sum() / len(sample):.4f} before, {calibrated.sum() / len(sample):.4f} after), "
+                "so the model is served as it is"
             )
     described = {
         **served.to_json(),
         "fitted_on": len(sample.first) if served.method else 0,
-        "fitted_on_levels": len(sample.level) if served.method else 0,
+        "fitted_on_levels": levels_used,
         "folds": int(folds.max()) + 1 if served.method else 0,
         "note": note,
         "before": _figures(before),
