@@ -3,6 +3,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -205,10 +206,12 @@ def test_haf_is_its_reward_loss_and_alpha_times_the_policy_loss(
         for response in (int(data.first[row]), int(data.second[row])):
             encoded, cpu = rows[response], torch.device("cpu")
             ids, lengths = collate([encoded], cpu)
-            bounds = torch.tensor([encoded.start]), torch.tensor([encoded.stop])
-            log_pi = model.response_log_probs(model.hidden(ids, lengths), ids, *bounds)
+            backbone: Any = model.backbone
+            table = backbone(input_ids=ids).logits[0].log_softmax(-1)
+            own = range(encoded.start, encoded.stop)
+            log_pi = torch.stack([table[place - 1, encoded.ids[place]] for place in own]).sum()[None]
             start = given_reference(loss)[response : response + 1]
-            sides.append((model(ids, lengths), log_pi, start, bounds[1] - bounds[0]))
+            sides.append((model(ids, lengths), log_pi, start, torch.tensor([len(own)])))
         (score_a, pi_a, ref_a, n_a), (score_b, pi_b, ref_b, n_b) = sides
         outcome = data.outcome[row : row + 1]
         if head == "ordinal":
