@@ -6,7 +6,7 @@ Two kinds, both built from the training side of the split and used in training a
   score is drawn to that of its response, minus DROP: a score that moves up and down by nothing on average still
   passes its nearest neighbours half of the time.
 - a *degenerate answer* (empty, punctuation, an opener, the prompt again, one word repeated) to a prompt loses to a
-  real response, and for an ordinal model is labelled bad.
+  real response at full strength, and for an ordinal model is labelled bad.
 
 Each copy weighs as much as a response does through its judgements.  No verdict of a person is repeated, so what is
 said about annotators stays theirs.
@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 
 from .data import TrainingData
-from .objectives import WIN
+from .objectives import MAX_STRENGTH, WIN
 
 ALIKE = 3  # the outcome of a row (response, attacked copy), beside WIN, TIE and BOTH_BAD
 NOBODY = -1  # the annotator of a row that nobody judged
@@ -80,7 +80,7 @@ def harden(
         first=torch.cat([data.first, first]),
         second=torch.cat([data.second, second]),
         outcome=torch.cat([data.outcome, outcome]),
-        strength=torch.cat([data.strength, torch.ones_like(outcome)]),
+        strength=torch.cat([data.strength, torch.where(outcome == WIN, MAX_STRENGTH, 1)]),
         annotator=torch.cat([data.annotator, torch.full_like(outcome, NOBODY)]),
         first_left=torch.cat([data.first_left, torch.full_like(outcome, -1)]),
         weight=torch.cat([data.weight, torch.full([len(terms)], weight)]),
