@@ -144,7 +144,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def long_run(make_run: MakeRun, tiny_encoder: Path) -> Path:
-    return make_run(tiny_encoder, "bt", name="long", epochs=30, checkpoint_seconds=0.0)
+    return make_run(tiny_encoder, "bt", name="long", epochs=10, checkpoint_seconds=0.0)
 
 
 @pytest.mark.slow
@@ -156,11 +156,41 @@ def test_kill_9_then_again_equals_straight(long_run: Path, make_run: MakeRun, ti
     assert (long_run / "checkpoint" / "state.safetensors").exists()
     assert not (long_run / "metrics.json").exists()
     assert start(long_run).wait(DEADLINE) == 0
-    straight = make_run(tiny_encoder, "bt", name="straight", epochs=30, checkpoint_seconds=3600.0)
+    straight = make_run(tiny_encoder, "bt", name="straight", epochs=10, checkpoint_seconds=3600.0)
     train(straight)
     for name in weights(straight):
         assert load_file(long_run / "model" / name).keys() == load_file(straight / "model" / name).keys()
     assert weights(long_run) == weights(straight)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_again_and_again_equals_straight(make_run: MakeRun, tiny_encoder: Path) -> None:
+    """Killed while a checkpoint is half written, before and after its rename, and twice at a random time."""
+    config: dict[str, object] = {
+        "epochs": 8,
+        "seed": 4,
+        "patience": 6,
+        "validation": 0.3,
+        "token_budget": 300,
+    }
+    broken = make_run(tiny_encoder, "oprm", name="broken", checkpoint_seconds=0.0, **config)
+    straight = make_run(tiny_encoder, "oprm", name="straight", checkpoint_seconds=3600.0, **config)
+    expected = train(straight)
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.rewards.killed", str(broken), "1"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    deaths = json.loads(run.stdout.splitlines()[-1])
+    assert {"half written", "not renamed", "renamed"} <= set(deaths)
+    assert weights(broken) == weights(straight)
+    metrics = json.loads((broken / "metrics.json").read_text())
+    assert metrics["early_stopping"] == expected["early_stopping"]
+    assert metrics["held_out"] == expected["held_out"]
 
 
 @pytest.mark.slow

@@ -89,6 +89,11 @@ class RunConfig:
     lora_dropout: float = 0.0
     checkpoint_seconds: float = 60.0
 
+    # early stopping
+    patience: int = 0  # looks without a lower NLL before training ends; 0: all epochs, and the last weights
+    validation: float = 0.1  # share of the training groups that is watched instead of trained on
+    evaluations_per_epoch: int = 2
+
     @property
     def ordinal(self) -> bool:
         """Whether the model predicts a distribution over the ratings rather than one number."""
@@ -262,6 +267,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "lora_alpha": (1, 65_536),
     "lora_dropout": (0.0, 0.9),
     "checkpoint_seconds": (0.0, 86_400.0),
+    "patience": (0, 10_000),
+    "validation": (0.01, 0.9),
+    "evaluations_per_epoch": (1, 1000),
 }
 
 

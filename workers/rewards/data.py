@@ -178,9 +178,7 @@ def split_groups(snapshot: Snapshot, config: RunConfig) -> Split:
     moves few others.  Fewer than five labelled groups are split by prompt; fewer than five prompts not at all.
     Raises Refused for a held_out_groups entry that no response has, or if it leaves nothing to train on.
     """
-    labelled = {
-        response for row in snapshot.judgements for response in (row["response_a"], row["response_b"])
-    } | {row["response_id"] for row in snapshot.levels}
+    labelled = _labelled(snapshot)
     groups = {row["group"] for row in snapshot.responses if row["response_id"] in labelled}
     if config.held_out_groups is not None:
         wanted = frozenset(config.held_out_groups)
@@ -193,13 +191,30 @@ def split_groups(snapshot: Snapshot, config: RunConfig) -> Split:
     if config.holdout == 0:
         return Split(frozenset(), "none", "nothing is held out, as configured: there are no metrics")
     if len(groups) >= MIN_GROUPS:
-        return Split(_draw(groups, config), "group")
+        return Split(_draw(groups, str(config.seed), config.holdout), "group")
     prompts = {row["prompt_id"] for row in snapshot.responses if row["response_id"] in labelled}
     few = f"only {len(groups)} labelled group{'s' if len(groups) != 1 else ''}"
     if len(prompts) >= MIN_GROUPS:
         note = f"{few}: held out by prompt instead, so the metrics may flatter"
-        return Split(_draw(prompts, config), "prompt", note)
+        return Split(_draw(prompts, str(config.seed), config.holdout), "prompt", note)
     return Split(frozenset(), "none", f"{few} and {len(prompts)} prompts: too few to hold any out")
+
+
+def split_watched(snapshot: Snapshot, split: Split, config: RunConfig) -> Split:
+    """The groups to watch for early stopping: drawn from the labelled training groups, never from the held-out ones.
+
+    By the same unit as `split` (by group, or else prompt, where nothing is held out).  Fewer than five such units
+    could not spare one: none is watched, and the note says so.
+    """
+    labelled = _labelled(snapshot)
+    for unit in (split.unit,) if split.unit != "none" else ("group", "prompt"):
+        key = {"group": "group", "prompt": "prompt_id"}[unit]
+        names = {row[key] for row in snapshot.responses if row["response_id"] in labelled} - split.held_out
+        if len(names) >= MIN_GROUPS:
+            watched = _draw(names, f"{config.seed}:watched", config.validation)
+            assert watched.isdisjoint(split.held_out), "a held-out group would choose the weights"
+            return Split(watched, unit)
+    return Split(frozenset(), "none", f"no early stopping: only {len(names)} labelled {unit}s to train on")
 
 
 def training_data(snapshot: Snapshot, split: Split, config: RunConfig) -> TrainingData:
@@ -346,9 +361,16 @@ def shared_prompts(snapshot: Snapshot, data: TrainingData, measured: Snapshot) -
     return sum(json.dumps(row["messages"]) in texts for row in measured.responses)
 
 
-def _draw(names: set[str], config: RunConfig) -> frozenset[str]:
-    order = sorted(names, key=lambda name: hashlib.sha256(f"{config.seed}:{name}".encode()).digest())
-    return frozenset(order[: max(1, round(config.holdout * len(order)))])
+def _labelled(snapshot: Snapshot) -> set[str]:
+    """Ids of the responses that somebody compared or levelled."""
+    return {
+        response for row in snapshot.judgements for response in (row["response_a"], row["response_b"])
+    } | {row["response_id"] for row in snapshot.levels}
+
+
+def _draw(names: set[str], seed: str, share: float) -> frozenset[str]:
+    order = sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+    return frozenset(order[: max(1, round(share * len(order)))])
 
 
 def _majority(votes: Counter[int]) -> int:

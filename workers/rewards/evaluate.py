@@ -414,8 +414,8 @@ def _evaluate_pairs(
         },
         "human_ceiling": human_ceiling(judgements, pairs),
         "nll": {
-            "value": _mean(_cross_entropy(preferred, q)),
-            "floor": _mean(_cross_entropy(q, q)),
+            "value": _mean(cross_entropy(preferred, q)),
+            "floor": _mean(cross_entropy(q, q)),
             "n": len(q),
         },
         "brier": {
@@ -481,7 +481,7 @@ def _normalised(p: ArrayLike) -> Floats:
     return result
 
 
-def _cross_entropy(p: Floats, q: Floats) -> Floats:
+def cross_entropy(p: Floats, q: Floats) -> Floats:
     """-q log p - (1-q) log(1-p), elementwise in nats; a side nobody chose costs nothing."""
     p = np.clip(p, SMALLEST_P, 1.0 - SMALLEST_P)
     result: Floats = -q * np.log(p) - (1.0 - q) * np.log1p(-p)

@@ -38,10 +38,11 @@ class Progress:
         loss: float | None = None,
         tokens_per_second: float | None = None,
         message: str | None = None,
+        validation: dict[str, float | None] | None = None,
     ) -> None:
         """One line, unless the last one is too fresh; the first and last of a phase and messages always count."""
         now = time.monotonic()
-        due = phase != self._phase or message is not None or step == total
+        due = phase != self._phase or message is not None or validation is not None or step == total
         if not due and now - self._last < self._interval:
             return
         self._last, self._phase = now, phase
@@ -53,6 +54,7 @@ class Progress:
             "loss": loss,
             "tokens_per_second": tokens_per_second,
             "message": message,
+            **({} if validation is None else {"validation": validation}),
         }
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._file.flush()

@@ -28,13 +28,16 @@ from .calibration import calibrate
 from .checkpoint import Position, load_checkpoint, save_checkpoint
 from .config import Refused, RunConfig
 from .data import (
+    Split,
     check_labels,
     held_out_rows,
     read_snapshot,
     shared_prompts,
     split_groups,
+    split_watched,
     training_data,
 )
+from .early_stopping import Watch, looks, not_watched
 from .embeddings import embed, embed_cached
 from .encoding import ResponseEncoder
 from .hardening import harden
@@ -64,9 +67,11 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     snapshot = read_snapshot(run_dir / "snapshot")
     check_labels(snapshot, config)
     split = split_groups(snapshot, config)
-    data = training_data(snapshot, split, config)
+    watched = split_watched(snapshot, split, config) if config.patience else Split(frozenset(), "none")
+    kept = Split(split.held_out | watched.held_out, split.unit if split.unit != "none" else watched.unit)
+    data = training_data(snapshot, kept, config)
     progress = Progress(run_dir / "progress.jsonl")
-    progress.say("loading", message=split.note)
+    progress.say("loading", message="; ".join(filter(None, (split.note, watched.note))) or None)
     path = resolve_base_model(config.base_model)
     kind = backbone_kind(config.base_model, path) if config.backbone == "auto" else config.backbone
     backbone = load_backbone(config.base_model, path, kind)
@@ -149,8 +154,20 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     # 5. Optimiser, and the place where an earlier attempt stopped
     optimizer = make_optimizer(model, config)
     base_rates = [group["lr"] for group in optimizer.param_groups]
+    watch: Watch | None = None
+    if watched.held_out:
+        watch = Watch(held_out_rows(snapshot, watched), snapshot.index, model, config.patience)
+        assert data.trained_on.isdisjoint(watch.responses), "a watched response is trained on"
+        if not watch.usable:
+            watch, watched = (
+                None,
+                Split(frozenset(), "none", "no early stopping: nobody compared the watched"),
+            )
+    look_after = looks(len(steps), given(config.epochs), config.evaluations_per_epoch) if watch else set()
     position = load_checkpoint(run_dir / "checkpoint", model, optimizer, config)
     if position is not None:
+        if watch is not None:
+            watch.load(position.extra)
         progress.say("training", position.step, len(steps), message=f"resumed at step {position.step}")
         if reliability is not None:
             reliability.load(position.extra)
@@ -159,12 +176,14 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     def checkpoint() -> None:
         if reliability is not None:
             position.extra.update(reliability.state())
+        if watch is not None:
+            position.extra.update(watch.state())
         save_checkpoint(run_dir / "checkpoint", model, optimizer, position, config)
 
     # 6. The loop
     model.train()
     saved_at = time.monotonic()
-    while position.step < len(steps):
+    while position.step < len(steps) and not (watch and watch.done):
         started = time.monotonic()
         step = steps[position.step]
         rate = schedule(position.step, len(steps), config.warmup)
@@ -190,11 +209,28 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             loss=round(loss.item(), 6),
             tokens_per_second=round(position.tokens / max(position.seconds, 1e-9), 1),
         )
+        if watch and position.step in look_after:
+            some = (
+                features[watch.responses]
+                if features is not None
+                else embed(
+                    model,
+                    [rows[response] for response in watch.responses],
+                    device,
+                    given(config.micro_batch_tokens),
+                    lambda done, total: None,
+                )
+            )
+            nll, right = watch.look(position.step, some, config.partition)
+            progress.say("training", position.step, len(steps), validation={"nll": nll, "accuracy": right})
+            model.train()
         if stop.wanted or time.monotonic() - saved_at >= config.checkpoint_seconds:
             checkpoint()
             saved_at = time.monotonic()
             stop.check()
     checkpoint()
+    if watch:
+        watch.restore()
 
     # 7. Calibrate on the held-out groups, with the weights as they will be saved (adapters merged)
     model.merge_lora()
@@ -230,11 +266,12 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     labelled = {
         response for row in snapshot.judgements for response in (row["response_a"], row["response_b"])
     } | {row["response_id"] for row in snapshot.levels}
+    chose = set(watch.responses) if watch else set()  # not trained on, but they chose the weights
     for number, row in enumerate(predicted):
         held_out = split.is_held_out(snapshot.responses[number])
         row["split"] = (
             "train"
-            if number in data.trained_on
+            if number in data.trained_on or number in chose
             else "held_out"
             if held_out and row["response_id"] in labelled
             else "unlabelled"
@@ -262,7 +299,11 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         seed=config.seed,
         hardening=config.hardening,
     )
-    uses = len(judged.first) * given(config.epochs)
+    uses = len(judged.first) * given(config.epochs) * position.step / len(steps)
+    early = None
+    if config.patience:
+        stopped_at = position.step if position.step < len(steps) else None
+        early = watch.report(stopped_at) if watch else not_watched(config.patience, watched.note or "")
     metrics = {
         "format": 1,
         "kind": config.kind,
@@ -290,6 +331,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         },
         **(reliability.report() if reliability is not None else {"annotators": None, "base": None}),
         "config": config.to_json(),
+        "early_stopping": early,
         "model_digest": artifact["digest"],
     }
     write_predictions(run_dir / "predictions.parquet", predicted)
