@@ -213,13 +213,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             some = (
                 features[watch.responses]
                 if features is not None
-                else embed(
-                    model,
-                    [rows[response] for response in watch.responses],
-                    device,
-                    given(config.micro_batch_tokens),
-                    lambda done, total: None,
-                )
+                else embed(encoder, [rows[response] for response in watch.responses], lambda *_: None)
             )
             nll, right = watch.look(position.step, some, config.partition)
             progress.say("training", position.step, len(steps), validation={"nll": nll, "accuracy": right})
