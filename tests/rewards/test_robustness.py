@@ -156,8 +156,38 @@ def test_scalar_shifts_are_in_standard_deviations_and_bad_is_the_lowest_tenth() 
     fond = run(scorer(lambda text: worth(text) if text else 9.0, ordinal=False), ordinal=False)
     assert fond["degenerate"]["empty"]["in_bad_share"] == 0
     assert fond["failures"] == [
-        'An empty answer does not land among the lowest tenth; train with "hardening" (0.2 is a good start).'
+        "An empty answer does not land among the lowest tenth of its prompt; "
+        'train with "hardening" (0.2 is a good start).'
     ]
+
+
+def test_a_scalar_score_is_bad_among_those_of_its_own_prompt() -> None:
+    """Rewards of different prompts have no common zero: 10 is bad where the others get 12."""
+    rows = [{**response(i, f"worth{i % 4 + 1} indeed", "easy?"), "prompt_id": "easy"} for i in range(8)]
+    rows += [{**response(i + 8, f"worth{i % 4 + 1} indeed", "hard?"), "prompt_id": "hard"} for i in range(8)]
+
+    def rate(row: Any) -> float:
+        return (0.5 if "worth" not in row["text"] else worth(row["text"])) + 10 * (
+            row["messages"] == rows[0]["messages"]
+        )
+
+    def score(asked: Sequence[Any]) -> Scored:
+        return Scored(np.array([rate(row) for row in asked]))
+
+    report = measure(
+        Scorer(score=score, alone=score, padded=score),
+        responses=rows,
+        judgements=[],
+        scores={row["response_id"]: rate(row) for row in rows},
+        kind="scalar",
+        partition=(3, 6),
+        tie=None,
+        temperature=1.0,
+        seed=0,
+    )
+    assert {
+        name: (row["n"], row["in_bad_share"]) for name, row in report["degenerate"].items()
+    } == dict.fromkeys(report["degenerate"], (2, 1.0))
 
 
 def test_a_scorer_that_depends_on_the_order_of_rows_is_caught() -> None:

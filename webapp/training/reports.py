@@ -255,7 +255,7 @@ def robustness(metrics: dict[str, Any]) -> Robustness | None:
         unit="ratings" if ratings else "standard deviations of the scores",
         responses=_count(found.get("responses")),
         trained_on=found.get("on") == "all",
-        bad="in the level “bad”" if ratings else "among the lowest tenth of scores",
+        bad="in the level “bad”" if ratings else "among the lowest tenth of its prompt’s scores",
         shift_goal=shift_goal,
         flip_goal=flip_goal,
         exact_goal=_number(goals.get("exact")),

@@ -52,7 +52,7 @@ FLIP_GOAL = 0.01
 SHIFT_GOAL = 0.2
 EXACT_GOAL = 1e-4  # on a CPU; bf16 on a GPU keeps three digits
 EXACT_GOAL_BF16 = 0.05
-LOWEST_SHARE = 0.1  # a scalar score is "bad" below this quantile of the real ones
+LOWEST_SHARE = 0.1  # a scalar score is "bad" below this quantile of the real ones of its prompt
 
 
 @dataclass(frozen=True)
@@ -276,10 +276,14 @@ def measure(
         }
         for attack, part in zip(ATTACKS, parts[1:], strict=False)
     }
-    edge = float(np.quantile(real, LOWEST_SHARE)) if finite and len(real) else 0.0
+    low = _low_scores(responses, real)
     degenerate = {}
-    for answer, part in zip(DEGENERATE, parts[1 + len(ATTACKS) :], strict=True):
-        bad = in_bad(part, partition) if ordinal else part.score < edge
+    for answer, rows, part in zip(DEGENERATE, answers, parts[1 + len(ATTACKS) :], strict=True):
+        bad = (
+            in_bad(part, partition)
+            if ordinal
+            else part.score < np.array([low[_asked(row)] for row in rows], dtype=np.float64)
+        )
         degenerate[answer.name] = {
             "n": len(part.score),
             "in_bad_share": float(np.mean(bad)) if len(part.score) else None,
@@ -312,7 +316,9 @@ def measure(
         "responses": len(chosen),
         "orders": len(orders),
         "goals": {"flip_rate": FLIP_GOAL, "mean_shift": SHIFT_GOAL, "exact": scorer.exact},
-        "bad": "level" if ordinal else f"below the {LOWEST_SHARE:.0%} quantile of the real scores",
+        "bad": "level"
+        if ordinal
+        else f"below the {LOWEST_SHARE:.0%} quantile of the real scores of its prompt",
         "attacks": attacks,
         "degenerate": degenerate,
         "order_swap": {"max_difference": _largest(both_ways - 1)},
@@ -409,7 +415,7 @@ def failures(report: Mapping[str, Any], hardening: float) -> list[str]:
             missed.append(f"changes {flips:.1%} of {effect['orders']} orders (goal: at most {FLIP_GOAL:.0%})")
         if missed:
             found.append(f"Adding {attack.label} {' and '.join(missed)}; {remedy}.")
-    place = "in bad" if report["unit"] == "rating" else "among the lowest tenth"
+    place = "in bad" if report["unit"] == "rating" else "among the lowest tenth of its prompt"
     for answer in DEGENERATE:
         share, count = (
             report["degenerate"][answer.name]["in_bad_share"],
@@ -468,8 +474,26 @@ def _degenerate_rows(chosen: Sequence[Row], answer: Degenerate) -> list[Row]:
     for row in chosen:
         text = answer.make(row)
         if text is not None:
-            rows.setdefault(json.dumps(row["messages"]), {**row, "text": text})
+            rows.setdefault(_asked(row), {**row, "text": text})
     return list(rows.values())
+
+
+def _asked(row: Row) -> str:
+    return json.dumps(row["messages"])
+
+
+def _low_scores(responses: Sequence[Row], real: Floats) -> dict[str, float]:
+    """For each prompt the score below which a scalar model calls an answer bad.
+
+    Scalar scores are learned from comparisons within prompts, so each prompt has a level of its own; a prompt with
+    a single response borrows that of all responses.
+    """
+    of: dict[str, list[float]] = {}
+    for row, score in zip(responses, real.tolist(), strict=True):
+        of.setdefault(_asked(row), []).append(score)
+    return {
+        prompt: float(np.quantile(own if len(own) > 1 else real, LOWEST_SHARE)) for prompt, own in of.items()
+    }
 
 
 def _shortest_and_longest(chosen: Sequence[Row]) -> list[int]:
