@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.rewards import onednn, packing
-from workers.rewards.backbones import RewardModel, load_backbone
+from workers.rewards.backbones import RewardModel, load_backbone, set_dropout
 from workers.rewards.config import RunConfig
 from workers.rewards.encoding import ResponseEncoder, packable
 from workers.rewards.packing import Segments, pack, packed_batches
@@ -288,3 +288,33 @@ def test_onednn_is_the_linear_layer(bias: bool) -> None:
         torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-5)
     assert list(holder.state_dict()) == [f"0.{name}" for name in layer.state_dict()]
     assert holder.double()(inputs.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["bert", "qwen2"])
+def test_gradient_checkpointing_and_dropout_are_what_they_say(
+    name: str, family: Callable[[str], RewardModel]
+) -> None:
+    model, rows = family(name), texts([(0, 5, 9), (0, 5, 3), (1, 4, 7)])
+    encoder = ResponseEncoder(model, CPU, 100, longest=14)
+    expected = gradients(model, encoder(rows)[0].sum(1), None)
+    model.checkpoint_gradients()
+    set_dropout(model.backbone, 0.0)
+    model.train()  # checkpointing is for training alone
+    found = gradients(model, encoder(rows)[0].sum(1), None)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5)
+    set_dropout(model.backbone, 0.5)
+    assert not torch.allclose(encoder(rows)[0], encoder(rows)[0])
+
+
+def test_a_half_precision_base_scores_in_full(family: Callable[[str], RewardModel]) -> None:
+    model, rows = family("qwen2"), texts([(0, 5, 9), (0, 5, 3), (1, 4, 7)])
+    whole, _ = ResponseEncoder(model, CPU, 100, longest=14).scores(rows)
+    model.backbone.to(torch.bfloat16)
+    encoder = ResponseEncoder(model, CPU, 100, longest=14)
+    assert encoder.packed
+    scores, log_pi = encoder.scores(rows, log_probs=True)
+    assert log_pi is not None
+    assert scores.dtype == log_pi.dtype == torch.float32
+    torch.testing.assert_close(scores, whole, rtol=0.05, atol=0.05)

@@ -90,15 +90,15 @@ def load_tokenizer(name: str, path: str) -> Any:
     return tokenizer
 
 
-def load_backbone(name: str, path: str, kind: str) -> nn.Module:
-    """The base model in fp32, from safetensors only.  Raises Refused."""
+def load_backbone(name: str, path: str, kind: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The base model, from safetensors only.  Raises Refused."""
     from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     loader = AutoModelForCausalLM if kind == "causal" else AutoModel
     try:
-        model: Any = loader.from_pretrained(path, use_safetensors=True, dtype=torch.float32)
+        model: Any = loader.from_pretrained(path, use_safetensors=True, dtype=dtype)
     except Exception as error:
         raise _unloadable(name, error) from None
     if model.config._attn_implementation == "sdpa":
@@ -106,6 +106,15 @@ def load_backbone(name: str, path: str, kind: str) -> nn.Module:
     use_onednn(model)
     loaded: nn.Module = model
     return loaded
+
+
+def set_dropout(backbone: nn.Module, rate: float) -> None:
+    """Dropout at this rate everywhere in the backbone, attention included."""
+    for module in backbone.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = rate  # type: ignore[assignment]  # causal models keep a number there
 
 
 class RewardModel(nn.Module):
@@ -163,6 +172,11 @@ class RewardModel(nn.Module):
     def tie(self) -> torch.Tensor | None:
         """Rao-Kupper's eta > 0, or None."""
         return None if self.tie_raw is None else F.softplus(self.tie_raw) + 1e-4
+
+    def checkpoint_gradients(self) -> None:
+        """Keep only each layer's input for the gradient, and compute the layer again."""
+        backbone: Any = self.backbone
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     # -- LoRA --
 
@@ -241,10 +255,11 @@ class RewardModel(nn.Module):
         return total / packed.lengths.unsqueeze(1)
 
     def score(self, features: torch.Tensor) -> torch.Tensor:
-        """Scores in the weights' precision from pooled features.  [B, H] -> [B] (scalar) or [B, 9] (ordinal logits)"""
+        """Scores from pooled features, fp32 at least.  [B, H] -> [B] (scalar) or [B, 9] (ordinal logits)"""
         if self.head is None:
             rows = self.lm_head_weight[self.digits]  # [9, H]: nine rows, never the whole vocabulary
-            return F.linear(features.to(rows.dtype), rows)
+            exact = torch.promote_types(rows.dtype, torch.float32)
+            return F.linear(features.to(exact), rows.to(exact))
         scores: torch.Tensor = self.head(features.to(next(self.head.parameters()).dtype))
         return scores.squeeze(-1) if self.kind == "scalar" else scores
 

@@ -87,6 +87,8 @@ class RunConfig:
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0
+    dropout: float | None = None  # in the backbone while it is tuned; None: the base model's own
+    gradient_checkpointing: bool = False  # keeps layers' inputs only: less memory, a third more computing
     checkpoint_seconds: float = 60.0
 
     # early stopping
@@ -266,6 +268,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "lora_rank": (1, 4096),
     "lora_alpha": (1, 65_536),
     "lora_dropout": (0.0, 0.9),
+    "dropout": (0.0, 0.9),
     "checkpoint_seconds": (0.0, 86_400.0),
     "patience": (0, 10_000),
     "validation": (0.01, 0.9),

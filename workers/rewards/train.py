@@ -22,7 +22,14 @@ import torch
 
 from . import objectives
 from .artifacts import save_model, write_text
-from .backbones import RewardModel, backbone_kind, load_backbone, load_tokenizer, resolve_base_model
+from .backbones import (
+    RewardModel,
+    backbone_kind,
+    load_backbone,
+    load_tokenizer,
+    resolve_base_model,
+    set_dropout,
+)
 from .batches import Blocks
 from .calibration import calibrate
 from .checkpoint import Position, load_checkpoint, save_checkpoint
@@ -74,9 +81,11 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     progress.say("loading", message="; ".join(filter(None, (split.note, watched.note))) or None)
     path = resolve_base_model(config.base_model)
     kind = backbone_kind(config.base_model, path) if config.backbone == "auto" else config.backbone
-    backbone = load_backbone(config.base_model, path, kind)
-    backbone_config: Any = backbone.config
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # weights that learn stay in fp32; LoRA's base doesn't learn
+    half = device.type == "cuda" and config.tuning == "lora"
+    backbone = load_backbone(config.base_model, path, kind, torch.bfloat16 if half else torch.float32)
+    backbone_config: Any = backbone.config
     config = config.resolved(kind, int(backbone_config.hidden_size), device.type)
     longest: int = getattr(backbone_config, "max_position_embeddings", None) or given(config.max_length)
     tokenizer = load_tokenizer(config.base_model, path)
@@ -117,6 +126,10 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         head_hidden=given(config.head_hidden),
         digit_ids=template.digit_ids,
     )
+    if config.dropout is not None:
+        set_dropout(backbone, config.dropout)
+    if config.gradient_checkpointing:
+        model.checkpoint_gradients()
     if config.tuning == "lora":
         model.add_lora(config)
     elif frozen:
