@@ -560,6 +560,8 @@ def reliability(plan: Plan) -> Section:
                 plain = f"{method}{label}, without"
                 said += compared(results, f"{method}{label}, with reliability", plain, "accuracy", "NLL")
                 said += compared(results, plain, f"{method}{label}, majority", "accuracy", "NLL")
+        for method in ("bt", "oprm"):
+            said += spammers_found(results, f"{method}, 20% spam, with reliability")
         return said
 
     return Section(
@@ -568,6 +570,21 @@ def reliability(plan: Plan) -> Section:
         variants,
         conclude,
     )
+
+
+def spammers_found(results: Results, name: str) -> list[str]:
+    """What the fitted error rates say of the made-up people, among those whom metrics.json lists."""
+    if not results.has(name):
+        return []
+    people = [person for fold in results.folds[name] for person in fold.metrics["annotators"] or []]
+    spam = np.array([person["annotator"].startswith("spammer") for person in people], dtype=bool)
+    rate = np.array([person["error_rate"] for person in people])
+    if not spam.any() or spam.all():
+        return [f"{name}: no spammer, or nobody else, among the annotators listed."]
+    return [
+        f"{name}: fitted error rate {rate[spam].mean():.2f} of {spam.sum()} spammers listed, {rate[~spam].mean():.2f} "
+        f"of {(~spam).sum()} people; AUROC {evaluate.auroc(rate, spam):.3f}."
+    ]
 
 
 def regions(plan: Plan) -> Section:
