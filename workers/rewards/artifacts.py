@@ -106,6 +106,7 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
             ordinal=ordinal,
             max_length=config["max_length"],
             nonce_key=config["template"].get("nonce_key"),
+            claims="claims" not in config["template"],
         )
         if template.describe() != config["template"]:
             raise ArtifactError(

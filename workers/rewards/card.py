@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .backbones import PACKAGED
+from .claims import _CLAIMS, ROUNDS
 from .templates import _MARKER
 
 Row = Mapping[str, Any]
@@ -46,8 +47,8 @@ model = {auto}.from_pretrained(folder{trust}).eval()
 def plain(text):  # a marker such as "### Score:" inside a text stays a quotation
     return re.sub({marker}, lambda run: "\\\\" + run.group(), text)
 
-def encode(messages, response):
-{prompt}
+{claims}def encode(messages, response):
+{prompt}{reads}
     ids = tokenizer(prompt, plain(response)) if prompt.strip() else tokenizer(plain(response))
     assert len(ids["input_ids"]) <= tokenizer.model_max_length, "longer than the model was trained on; shorten it"
     return ids
@@ -59,6 +60,17 @@ chats = [
 batch = tokenizer.pad([encode(messages, response) for messages, response in chats], return_tensors="pt")
 with torch.no_grad():
     logits = model(**batch).logits
+"""
+
+_CLAIMS_CODE = """\
+claims = [re.compile(pattern, re.IGNORECASE) for pattern in {patterns}]
+
+def without_claims(text):  # what a response says of its own grade ("Score: 9") is not read
+    for _ in range({rounds}):
+        for pattern in claims:
+            text = pattern.sub(" ", text)
+    return text.strip()
+
 """
 
 _SECTIONS = """\
@@ -107,11 +119,16 @@ print(p_first.item(), p_second.item())
 def usage(config: Row, report: Row) -> str:
     """The code sample; tests run it."""
     encoder = config["backbone"] == "encoder"
+    left_out = "claims" in config["template"]
     code = _COMMON.format(
         auto=report["auto_class"],
         trust=", trust_remote_code=True" if report["trust_remote_code"] else "",
         marker=ascii(_MARKER.pattern),
         prompt=_ENCODER_PROMPT if encoder else _SECTIONS,
+        claims=_CLAIMS_CODE.format(patterns=ascii([pattern.pattern for pattern in _CLAIMS]), rounds=ROUNDS)
+        if left_out
+        else "",
+        reads="\n    response = without_claims(response)" if left_out else "",
     )
     if config["kind"] == "scalar":
         return code + _SCALAR_READ

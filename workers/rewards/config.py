@@ -70,6 +70,7 @@ class RunConfig:
         0.0  # share of the trained responses that get a copy with injected text, see hardening.py
     )
 
+    read_claims: bool = False  # whether a model reads what a response says of its own grade ("Score: 9")
     nonce: bool = False  # causal: delimit the response by a word that its text can't know
 
     # optimisation

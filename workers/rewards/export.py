@@ -31,7 +31,7 @@ from .artifacts import ArtifactError, fsync, load_model, sha256_of, write_text
 from .backbones import RewardModel
 from .card import model_card
 from .scale import RATINGS
-from .templates import RESPONSE_HEADER, SCORE_SUFFIX, Template, collate, plain
+from .templates import RESPONSE_HEADER, SCORE_SUFFIX, Template, collate
 
 FORMAT = 1
 PAD = "<|caliper_pad|>"
@@ -320,7 +320,8 @@ def _compare(model: RewardModel, template: Template, folder: Path) -> tuple[floa
     read: list[Any] = []
     for row, ours in zip(rows, encoded, strict=True):
         prompt = template.prompt_text(row["messages"])
-        texts = (prompt, plain(row["text"])) if prompt.strip() else (plain(row["text"]),)
+        response = template.response_text(row["text"])
+        texts = (prompt, response) if prompt.strip() else (response,)
         read.append(tokenizer(*texts))
         if tuple(read[-1]["input_ids"]) != ours.ids:
             raise ExportError(

@@ -35,18 +35,25 @@ NOBODY = -1  # the annotator of a row that nobody judged
 DROP = 0.1  # ratings (scalar: nats) that a copy should lie below its response
 BEND = 0.5  # beyond this distance the pull stays as it is
 DEGENERATE_SHARE = 0.5  # degenerate answers for an attacked copy
+DRAWS = 20  # of an addition, until one makes a difference to the model
 MIN_DEGENERATE = 32  # a small project needs each kind a few times; these are short
 
 Row = dict[str, Any]
 
 
 def harden(
-    responses: Sequence[Row], data: TrainingData, *, share: float, seed: int, ordinal: bool
+    responses: Sequence[Row],
+    data: TrainingData,
+    *,
+    share: float,
+    seed: int,
+    ordinal: bool,
+    reads: Callable[[str], str] = str,
 ) -> tuple[list[Row], TrainingData]:
     """Copies for `share` of the trained responses: new response rows, and the data with their terms.
 
     The new rows follow `responses` (the first has index len(responses)).  What is drawn for a response depends on
-    seed and response_id alone.
+    seed and response_id alone.  `reads` is how the model reads a text: what makes no difference there is no attack.
     """
     rng = {number: random.Random(_hash(seed, responses[number]["response_id"])) for number in data.trained_on}
     order = sorted(data.trained_on, key=lambda number: _hash(seed, "order", responses[number]["response_id"]))
@@ -61,7 +68,13 @@ def harden(
         return len(responses) + len(copies) - 1
 
     for number in order[: round(share * len(order))]:
-        text = attacked(responses[number]["text"], rng[number])
+        clean = responses[number]["text"]
+        text = next(
+            (t for t in (attacked(clean, rng[number]) for _ in range(DRAWS)) if reads(t) != reads(clean)),
+            None,
+        )
+        if text is None:
+            continue
         terms.append((ALIKE, number, add(number, "attacked", text, int(data.level[number]))))
 
     wanted = max(round(DEGENERATE_SHARE * share * len(order)), MIN_DEGENERATE)

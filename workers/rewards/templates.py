@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from .claims import without_claims
 from .config import Refused
 from .scale import RATINGS
 
@@ -57,10 +58,19 @@ class Template:
     With a `nonce_key` (causal alone: an encoder's delimiters are ids, which text can't spell) the line before the
     response ends in a word that nobody can guess without the key, and a line with the same word follows the
     response.  The word is a function of key and prompt, so scores repeat and a prompt's responses share a prefix.
+
+    Without `claims` a response is read without what it says of its own grade (claims.py).
     """
 
     def __init__(
-        self, tokenizer: Any, *, backbone: str, ordinal: bool, max_length: int, nonce_key: str | None = None
+        self,
+        tokenizer: Any,
+        *,
+        backbone: str,
+        ordinal: bool,
+        max_length: int,
+        nonce_key: str | None = None,
+        claims: bool = True,
     ) -> None:
         """Raises Refused if the tokenizer can't do what the method needs."""
         if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -70,6 +80,7 @@ class Template:
         self.ordinal = ordinal
         self.max_length = max_length
         self.nonce_key = nonce_key if backbone == "causal" else None
+        self.claims = claims
         self._header = RESPONSE_HEADER
         self.digit_ids: tuple[int, ...] | None = None
         self._cut_mark = self._ids(CUT_MARK)
@@ -100,6 +111,9 @@ class Template:
 
     def describe(self) -> dict[str, Any]:
         """What an artifact stores, so that another program can rebuild the same ids."""
+        return self._described() | ({} if self.claims else {"claims": "left out"})
+
+    def _described(self) -> dict[str, Any]:
         if self.backbone == "encoder":
             return {"name": "encoder-1", "text": "[CLS] {prompt} [SEP] {response} [SEP]"}
         end = self.tokenizer.decode(self._end)
@@ -126,7 +140,7 @@ class Template:
         prompts = [self.prompt_text(row["messages"]) for row in rows]
         distinct = list(dict.fromkeys(prompts))
         prompt_ids = dict(zip(distinct, self._batch_ids(distinct), strict=True))
-        responses = self._batch_ids([plain(row["text"]) for row in rows])
+        responses = self._batch_ids([self.response_text(row["text"]) for row in rows])
         frames = dict.fromkeys(distinct, (self._middle, self._end))
         if self.nonce_key is not None:
             lines = [_nonce_lines(self._header, nonce(self.nonce_key, prompt)) for prompt in distinct]
@@ -140,6 +154,10 @@ class Template:
             self._assemble(prompt_ids[prompt], response, *frames[prompt])
             for prompt, response in zip(prompts, responses, strict=True)
         ]
+
+    def response_text(self, text: str) -> str:
+        """A response as it is read, before it is tokenised."""
+        return plain(text if self.claims else without_claims(text))
 
     def _assemble(self, prompt: list[int], response: list[int], middle: list[int], end: list[int]) -> Encoded:
         middle = middle if prompt or self.backbone == "causal" else []

@@ -53,7 +53,7 @@ from .reliability import Reliability
 from .robustness import measure, model_scorer
 from .score import distributions, predictions, write_predictions
 from .step import StepLoss, given, make_optimizer
-from .templates import Template, nonce_key
+from .templates import Template, nonce_key, plain
 
 STOPPED_EXIT = 143
 
@@ -95,6 +95,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         ordinal=config.ordinal,
         max_length=min(given(config.max_length), longest),
         nonce_key=nonce_key(config.seed, snapshot.responses) if config.nonce else None,
+        claims=config.read_claims,
     )
     stop.check()
 
@@ -103,7 +104,12 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     copies: list[dict[str, Any]] = []
     if config.hardening:
         copies, data = harden(
-            snapshot.responses, data, share=config.hardening, seed=config.seed, ordinal=config.ordinal
+            snapshot.responses,
+            data,
+            share=config.hardening,
+            seed=config.seed,
+            ordinal=config.ordinal,
+            reads=template.response_text,
         )
     rows = template.encode([*snapshot.responses, *copies])
     frozen = config.tuning == "frozen"
@@ -330,6 +336,12 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             "hardening_copies": len(copies),
             "dropped": dict(data.dropped),
             "truncated": sum(row.truncated for row in rows[:real]),
+            "claims": sum(
+                template.response_text(row["text"]) != plain(row["text"].strip())
+                for row in snapshot.responses
+            )
+            if not template.claims
+            else 0,
             "steps": len(steps),
             "tokens": position.tokens,
             "seconds": round(position.seconds, 3),
