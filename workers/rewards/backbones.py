@@ -178,6 +178,11 @@ class RewardModel(nn.Module):
         backbone: Any = self.backbone
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
+    @property
+    def thresholds(self) -> list[nn.Parameter]:
+        """Parameters of the likelihood alone, which no text passes through."""
+        return [value for value in (self.tie_raw, self.bad_threshold) if value is not None]
+
     # -- LoRA --
 
     def add_lora(self, config: RunConfig) -> None:

@@ -14,7 +14,8 @@ import torch
 
 from .backbones import RewardModel
 from .batches import micro_batches, restore_order
-from .packing import Unpackable, pack, packed_batches
+from .distributed import Group
+from .packing import Unpackable, by_prompt, pack, packed_batches
 from .templates import Encoded, collate
 
 # Of one forward pass, by kind of device: a CPU gains nothing above 1024 (512 are 6 % slower), a GPU wants filling.
@@ -43,10 +44,12 @@ class ResponseEncoder:
         longest: int,
         packing: str = "auto",
         share_prefix: bool = True,
+        group: Group | None = None,
     ) -> None:
         self.model, self.device, self.micro_batch_tokens = model, device, micro_batch_tokens
         self.share = share_prefix and model.backbone_kind == "causal"
         self.longest, self.packing = longest, packing
+        self.group = group or Group(device=device)
 
     @functools.cached_property
     def packed(self) -> bool:
@@ -71,7 +74,8 @@ class ResponseEncoder:
         With a graph unless gradients are off; `tick(done, total)` after each micro-batch.
         """
         if not rows:
-            return torch.zeros(0, self.model.hidden_size, device=self.device), None
+            none = torch.zeros(0, device=self.device)
+            return none.new_zeros(0, self.model.hidden_size), none if log_probs else None
         batches = self.batches(rows)
         features: list[torch.Tensor] = []
         log_pi: list[torch.Tensor] = []
@@ -89,11 +93,33 @@ class ResponseEncoder:
         return pooled, restore_order(log_pi, batches) if log_probs else None
 
     def scores(
-        self, rows: Sequence[Encoded], *, log_probs: bool = False
+        self,
+        rows: Sequence[Encoded],
+        *,
+        log_probs: bool = False,
+        tick: Callable[[int, int], None] = lambda done, total: None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Scores (the head stays out of autocast) and log pi(response) if asked.  [N] or [N, 9], [N] or None"""
-        features, log_pi = self(rows, log_probs=log_probs)
-        return self.model.score(features), log_pi
+        """Scores (the head stays out of autocast) and log pi(response) if asked.  [N] or [N, 9], [N] or None
+
+        Each process of the group encodes its share, and all have the result.
+        """
+        if self.group.size == 1:
+            features, log_pi = self(rows, log_probs=log_probs, tick=tick)
+            return self.model.score(features), log_pi
+        shares = self.shares(rows)
+        own = [rows[position] for position in shares[self.group.rank]]
+        features, log_pi = self(own, log_probs=log_probs, tick=tick)
+        scores = self.group.gather(self.model.score(features), shares)
+        return scores, None if log_pi is None else self.group.gather(log_pi, shares)
+
+    def shares(self, rows: Sequence[Encoded]) -> list[list[int]]:
+        """Which process encodes which rows; a prompt's responses stay together unless they are more than a share."""
+        fair = sum(map(len, rows)) / self.group.size
+        groups: list[list[int]] = []
+        for members in by_prompt(rows) if self.packed and self.share else [list(range(len(rows)))]:
+            together = sum(len(rows[position]) for position in members) <= fair
+            groups.extend([members] if together else [[position] for position in members])
+        return self.group.divide(groups, [sum(len(rows[p]) for p in members) for members in groups])
 
     def _packed(self, rows: list[Encoded], log_probs: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         packed = pack(rows, self.device, share=self.share, offset=self.model.position_offset)

@@ -76,19 +76,21 @@ class Packed:
     owner: torch.Tensor
 
 
+def by_prompt(rows: Sequence[Encoded]) -> list[list[int]]:
+    """Positions of rows that share a prompt, group by group."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for position, row in enumerate(rows):
+        groups.setdefault(row.ids[: row.start], []).append(position)
+    return list(groups.values())
+
+
 def packed_batches(rows: Sequence[Encoded], max_tokens: int, *, share: bool) -> list[list[int]]:
     """Positions of `rows` in micro-batches of at most max_tokens tokens in the row (a longer text stands alone).
 
     Sorted by length, so that texts of one length are neighbours; with `share` prompt by prompt, since a prompt
     shared by a micro-batch counts once.
     """
-    if not share:
-        groups = [[position] for position in range(len(rows))]
-    else:
-        by_prompt: dict[tuple[int, ...], list[int]] = {}
-        for position, row in enumerate(rows):
-            by_prompt.setdefault(row.ids[: row.start], []).append(position)
-        groups = list(by_prompt.values())
+    groups = by_prompt(rows) if share else [[position] for position in range(len(rows))]
     for group in groups:
         group.sort(key=lambda position: (len(rows[position]), position))
     groups.sort(key=lambda group: (len(rows[group[-1]]), group))

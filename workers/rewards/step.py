@@ -55,7 +55,7 @@ class StepLoss:
         chosen = sorted(self.data.trained_on)
         self.reference = torch.zeros(len(self.rows), device=self.device)
         with self.model.reference():
-            _, log_pi = self.encoder([self.rows[r] for r in chosen], log_probs=True, tick=tick)
+            _, log_pi = self.encoder.scores([self.rows[r] for r in chosen], log_probs=True, tick=tick)
         self.reference[chosen] = given(log_pi)
 
     def __call__(self, step: Step) -> torch.Tensor:

@@ -3,6 +3,8 @@
 Reads config.json and snapshot/; writes progress.jsonl, checkpoint/, model/, predictions.parquet, metrics.json.
 Exit status 0 done, 2 refused, 1 crashed (both with error.json), 143 stopped with a checkpoint written; starting it
 again in the same folder goes on from there.  The steps stand in the order in which they run.
+
+On several GPUs: `accelerate launch --multi_gpu --module workers.rewards.train RUN_DIR` (see distributed.py).
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from .data import (
     split_watched,
     training_data,
 )
+from .distributed import Group
 from .early_stopping import Watch, looks, not_watched
 from .embeddings import embed, embed_cached
 from .encoding import ResponseEncoder
@@ -59,7 +62,7 @@ STOPPED_EXIT = 143
 
 
 def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
-    """Train, save, predict and measure; returns metrics.json's object.
+    """Train, save, predict and measure; returns metrics.json's object (nothing in processes other than the first).
 
     Raises Refused before anything expensive when the run can't work, Stopped when told to end.
     """
@@ -77,11 +80,16 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     watched = split_watched(snapshot, split, config) if config.patience else Split(frozenset(), "none")
     kept = Split(split.held_out | watched.held_out, split.unit if split.unit != "none" else watched.unit)
     data = training_data(snapshot, kept, config)
-    progress = Progress(run_dir / "progress.jsonl")
+    team = Group.started()
+    if config.tuning == "frozen" and team.size > 1:
+        if not team.first:
+            return {}  # heads on cached embeddings take seconds; one process has all of it
+        team = Group(device=team.device)
+    progress = Progress(run_dir / "progress.jsonl" if team.first else Path(os.devnull))
     progress.say("loading", message="; ".join(filter(None, (split.note, watched.note))) or None)
     path = resolve_base_model(config.base_model)
     kind = backbone_kind(config.base_model, path) if config.backbone == "auto" else config.backbone
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = team.device
     # weights that learn stay in fp32; LoRA's base doesn't learn
     half = device.type == "cuda" and config.tuning == "lora"
     backbone = load_backbone(config.base_model, path, kind, torch.bfloat16 if half else torch.float32)
@@ -159,6 +167,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         longest=template.max_length,
         packing=config.packing,
         share_prefix=config.share_prefix,
+        group=team,
     )
     features = None
     if frozen:
@@ -199,22 +208,22 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             position.extra.update(watch.state())
         save_checkpoint(run_dir / "checkpoint", model, optimizer, position, config)
 
-    # 6. The loop
+    # 6. The loop; with several processes each encodes a share of every step, and rank 0 alone watches and writes
     model.train()
     saved_at = time.monotonic()
-    while position.step < len(steps) and not (watch and watch.done):
+    while position.step < len(steps) and not team.any(bool(watch and watch.done)):
         started = time.monotonic()
         step = steps[position.step]
         rate = schedule(position.step, len(steps), config.warmup)
         for group, base in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = base * rate
-        torch.manual_seed(
-            config.seed * 1_000_003 + position.step
-        )  # dropout; makes a resumed run the straight one
+        # dropout; makes a resumed run the straight one
+        torch.manual_seed(config.seed * 1_000_003 + position.step + 2**40 * team.rank)
         loss = batch(step)
         if not torch.isfinite(loss):
             raise RuntimeError(f"the loss is {loss.item()} at step {position.step}; lower learning_rate")
         loss.backward()
+        team.sum_gradients(model.parameters(), model.thresholds)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -228,7 +237,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             loss=round(loss.item(), 6),
             tokens_per_second=round(position.tokens / max(position.seconds, 1e-9), 1),
         )
-        if watch and position.step in look_after:
+        if watch and team.first and position.step in look_after:
             some = (
                 features[watch.responses]
                 if features is not None
@@ -237,10 +246,14 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             nll, right = watch.look(position.step, some, config.partition)
             progress.say("training", position.step, len(steps), validation={"nll": nll, "accuracy": right})
             model.train()
-        if stop.wanted or time.monotonic() - saved_at >= config.checkpoint_seconds:
+        stopping = team.any(stop.wanted)
+        if team.first and (stopping or time.monotonic() - saved_at >= config.checkpoint_seconds):
             checkpoint()
             saved_at = time.monotonic()
-            stop.check()
+        if stopping:
+            raise Stopped
+    if not team.first:
+        return {}
     checkpoint()
     if watch:
         watch.restore()
@@ -342,6 +355,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             )
             if not template.claims
             else 0,
+            "processes": team.size,
             "steps": len(steps),
             "tokens": position.tokens,
             "seconds": round(position.seconds, 3),
@@ -402,6 +416,8 @@ def _readable(error: Exception) -> str:
 
 
 def _fail(run_dir: Path, kind: str, message: str) -> None:
+    if (run_dir / "error.json").exists():
+        return  # of several processes the first to fail knows why
     try:
         write_text(run_dir / "error.json", json.dumps({"kind": kind, "message": message}, ensure_ascii=False))
     except OSError as error:
