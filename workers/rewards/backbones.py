@@ -140,6 +140,7 @@ class RewardModel(nn.Module):
         self.kind = kind
         self.head_hidden = head_hidden
         self._lora: Any = None
+        self.packable: dict[tuple[torch.device, int], bool] = {}  # what encoding.packable has found
         pooler = getattr(backbone, "pooler", None)
         if isinstance(pooler, nn.Module):
             pooler.requires_grad_(False)  # BERT's own pooler is not read here

@@ -54,7 +54,12 @@ class ResponseEncoder:
     @functools.cached_property
     def packed(self) -> bool:
         """Whether rows are packed; found out at the first use, since cached embeddings need no model at all."""
-        return self.packing != "sorted" and packable(self.model, self.device, self.longest)
+        if self.packing == "sorted":
+            return False
+        known = self.model.packable
+        if (self.device, self.longest) not in known:
+            known[self.device, self.longest] = packable(self.model, self.device, self.longest)
+        return known[self.device, self.longest]
 
     def batches(self, rows: Sequence[Encoded]) -> list[list[int]]:
         """Positions of `rows` in micro-batches."""

@@ -81,7 +81,17 @@ def score_responses(
 ) -> list[dict[str, Any]]:
     """Predictions for rows with response_id, messages (list) and text; the model's weights stay as they are."""
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = template.encode(responses)
+    return score_encoded(model, template, responses, template.encode(responses), device)
+
+
+def score_encoded(
+    model: RewardModel,
+    template: Template,
+    responses: Sequence[dict[str, Any]],
+    rows: Sequence[Encoded],
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """score_responses after the tokenizer."""
     encoder = ResponseEncoder(
         model.to(device), device, MICRO_BATCH_TOKENS[device.type], longest=template.max_length
     )
