@@ -80,7 +80,8 @@ class RunForm(forms.Form):
         choices=[("", "default"), ("on", "weigh by an estimated error rate"), ("off", "all count alike")],
         coerce=lambda word: word == "on",
         empty_value=None,
-        help_text="Whether judgements of people who seem to click without reading count less.",
+        help_text="Whether judgements of people who seem to click without reading count less. Default: for rewards "
+        "(BT, classifier, HaF), not for rating distributions, where the estimate misleads.",
     )
     region = _choice("region", "Region masks (RgFT)", "Which ratings a preference with levels allows.")
     haf_head = _choice("haf_head", "Reward head (HaF)", "With ratings it also predicts levels.")

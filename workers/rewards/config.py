@@ -50,7 +50,10 @@ class RunConfig:
     max_length: int | None = None  # tokens of prompt, response and template together
 
     votes: str = "each"  # each judgement a term of its own | one term a pair with the majority's verdict
-    reliability: bool = True  # weigh each annotator's judgements by a fitted error rate (reliability.py)
+    # Weigh each annotator's judgements by a fitted error rate (reliability.py).  None: for scalar rewards, since an
+    # ordinal model, whose P(tie) starts far from people's, took honest annotators for careless ones
+    # (benchmarks/quality.py, section reliability).
+    reliability: bool | None = None
     reliability_prior: tuple[float, float] = (0.5, 4.5)  # Beta prior on an annotator's error rate
 
     # objective
@@ -184,6 +187,7 @@ class RunConfig:
                 f"{'a text encoder' if backbone == 'encoder' else 'a causal language model'}; use {fitting}"
             )
         defaults = dict(TUNED_DEFAULTS[backbone, self.tuning])
+        defaults["reliability"] = not self.ordinal
         if backbone == "causal":
             # Wider models want smaller steps, about as 1/width: 1e-5 at 4096, 1.6e-4 for the starter's 256.
             # LoRA's usual ten times more.

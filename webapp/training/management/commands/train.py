@@ -43,7 +43,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--reliability",
             action=argparse.BooleanOptionalAction,
-            help="weigh annotators by an estimated error rate",
+            help="weigh annotators by an estimated error rate; default: for bt, clf and haf with a scalar head",
         )
         for name, words in CHOICES.items():
             only = f"{METHOD_OF[name].value} only; default {words[0]}"
