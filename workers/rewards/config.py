@@ -91,7 +91,7 @@ class RunConfig:
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0
-    dropout: float | None = None  # in the backbone while it is tuned; None: the base model's own
+    dropout: float | None = 0.0  # in the backbone while it is tuned; None: the base model's own
     gradient_checkpointing: bool = False  # keeps layers' inputs only: less memory, a third more computing
     checkpoint_seconds: float = 60.0
 
