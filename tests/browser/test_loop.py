@@ -161,6 +161,8 @@ def test_the_whole_loop(browser: Any, instance: Instance, some_pairs: Path, tmp_
     # A training by the button, watched to its end.
     page.goto("/p/ukp/runs/")
     page.locator("[name=method]").select_option("oprm")
+    page.get_by_text("More options").click()
+    page.locator("[name=reliability]").select_option("on")
     page.get_by_role("button", name="Start training").click()
     page.wait_for_url(re.compile(r"/runs/\d+/"))
     page.locator("progress[max]").first.wait_for(timeout=60_000)
