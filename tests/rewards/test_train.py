@@ -130,6 +130,7 @@ def test_ties_and_both_bad_train_thresholds_that_are_saved(
 
 
 def test_the_lora_reference_is_the_starting_model(tiny_lm: Path) -> None:
+    torch.manual_seed(0)
     backbone = load_backbone("tiny", str(tiny_lm), "causal")
     model = RewardModel(backbone, backbone_kind="causal", kind="scalar").eval()
     ids, lengths = torch.randint(10, 200, (2, 9)), torch.tensor([9, 6])

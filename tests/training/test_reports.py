@@ -118,8 +118,10 @@ def test_older_versions_have_no_reports(old: dict[str, Any]) -> None:
     assert [reader(old) for reader in READERS] == [None] * 4
 
 
-# What may stand in a damaged file, or in one of a trainer to come.
-ODD = st.sampled_from([None, True, -1, 0, float("nan"), "praise", [], ["a"], [{}], {}, {"value": "x"}])
+# What may stand in a damaged file, or in one of a trainer to come. Copied, since a later change may go into it.
+ODD = st.sampled_from([None, True, -1, 0, float("nan"), "praise", [], ["a"], [{}], {}, {"value": "x"}]).map(
+    copy.deepcopy
+)
 
 
 @given(st.data())
