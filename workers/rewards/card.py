@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .backbones import PACKAGED
-from .claims import _CLAIMS, ROUNDS
+from .claims import CLAIMS, ROUNDS
 from .templates import _MARKER
 
 Row = Mapping[str, Any]
@@ -125,9 +125,7 @@ def usage(config: Row, report: Row) -> str:
         trust=", trust_remote_code=True" if report["trust_remote_code"] else "",
         marker=ascii(_MARKER.pattern),
         prompt=_ENCODER_PROMPT if encoder else _SECTIONS,
-        claims=_CLAIMS_CODE.format(patterns=ascii([pattern.pattern for pattern in _CLAIMS]), rounds=ROUNDS)
-        if left_out
-        else "",
+        claims=_CLAIMS_CODE.format(patterns=ascii(list(CLAIMS)), rounds=ROUNDS) if left_out else "",
         reads="\n    response = without_claims(response)" if left_out else "",
     )
     if config["kind"] == "scalar":

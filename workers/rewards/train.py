@@ -35,6 +35,7 @@ from .backbones import (
 from .batches import Blocks
 from .calibration import calibrate
 from .checkpoint import Position, load_checkpoint, save_checkpoint
+from .claims import without_claims
 from .config import Refused, RunConfig
 from .data import (
     Split,
@@ -56,7 +57,7 @@ from .reliability import Reliability
 from .robustness import measure, model_scorer
 from .score import distributions, predictions, write_predictions
 from .step import StepLoss, given, make_optimizer
-from .templates import Template, nonce_key, plain
+from .templates import Template, nonce_key
 
 STOPPED_EXIT = 143
 
@@ -349,12 +350,9 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             "hardening_copies": len(copies),
             "dropped": dict(data.dropped),
             "truncated": sum(row.truncated for row in rows[:real]),
-            "claims": sum(
-                template.response_text(row["text"]) != plain(row["text"].strip())
-                for row in snapshot.responses
-            )
-            if not template.claims
-            else 0,
+            "claims": 0
+            if template.claims
+            else sum(without_claims(row["text"]) != row["text"].strip() for row in snapshot.responses),
             "processes": team.size,
             "steps": len(steps),
             "tokens": position.tokens,
