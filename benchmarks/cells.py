@@ -54,6 +54,7 @@ LOADERS: dict[str, Callable[..., Rows]] = {
 CHANGES: dict[str, Callable[..., Rows]] = {
     "flip": datasets.flip_verdicts,
     "spammers": datasets.add_spammers,
+    "votes": datasets.vote_inside,
     "levels": datasets.keep_levels,
     "pairs": datasets.keep_pairs,
 }

@@ -393,6 +393,43 @@ def add_spammers(rows: Rows, held_out: frozenset[str], share: float, *, seed: in
     return rows._replace(judgements=[*rows.judgements, *added])
 
 
+def vote_inside(rows: Rows, held_out: frozenset[str], share: float, *, seed: int) -> Rows:
+    """UKPConvArg1 strict with all votes of the training debates, on all their pairs, in place of the cleaned verdicts.
+
+    What a project has: everybody's judgement, ties too.  Held-out debates keep their strict verdicts and ids, so that
+    the two ways to train are measured on the same pairs.  `share`: of the votes.
+    """
+    folder = DATA / "ukp_convarg1"
+    sides = {
+        row["pair_id"]: (row["response_a_id"], row["response_b_id"])
+        for row in _json_lines(folder / "pairs.jsonl.gz")
+    }
+    known: dict[str, str] = {}
+    for row, judgement in zip(
+        _json_lines(folder / "strict.jsonl.gz"), load_ukp_strict().judgements, strict=True
+    ):
+        known |= zip(sides[row["pair_id"]], (judgement["response_a"], judgement["response_b"]), strict=True)
+    votes = load_ukp_votes()
+    group = {row["response_id"]: row["group"] for row in votes.responses}
+    draw = random.Random(f"votes:{seed}")
+    inside = [
+        row for row in votes.judgements if group[row["response_a"]] not in held_out and draw.random() < share
+    ]
+    used = {row[side] for row in inside for side in ("response_a", "response_b")}
+    more = [row for row in votes.responses if row["response_id"] in used - set(known)]
+    trained = _trained(rows, held_out)
+    return rows._replace(
+        responses=[*rows.responses, *more],
+        judgements=[
+            *({**row, "annotator": "strict"} for row in rows.judgements if row["response_a"] not in trained),
+            *(
+                {**row, **{side: known.get(row[side], row[side]) for side in ("response_a", "response_b")}}
+                for row in inside
+            ),
+        ],
+    )
+
+
 def keep_levels(rows: Rows, held_out: frozenset[str], share: float, *, seed: int) -> Rows:
     """Levels of only `share` of the training responses, all labels of each."""
     inside = sorted(_trained(rows, held_out) & {row["response_id"] for row in rows.levels})

@@ -310,7 +310,15 @@ def _bar(what: str, value: float | None, bar: float, less: bool = False) -> str:
 
 def strict(plan: Plan) -> Section:
     data = {"load": "ukp_strict"}
+    votes = {**data, "change": {"votes": 1.0}}
     variants = [plan.variant(f"{method}, tuned", data, 6, {"method": method}) for method in ("bt", "oprm")]
+    variants += [
+        plan.variant("bt, trained on votes", votes, 6, {"method": "bt"}),
+        plan.variant(
+            "bt, trained on votes, no reliability", votes, 6, {"method": "bt", "reliability": False}
+        ),
+        plan.variant("oprm, trained on votes", votes, 6, {"method": "oprm"}),
+    ]
 
     def conclude(results: Results) -> list[str]:
         said = []
@@ -322,7 +330,13 @@ def strict(plan: Plan) -> Section:
                 said.append(
                     _bar(f"{variant.name}, accuracy at nearly equal length", near.value, BARS["near"])
                 )
-        return said + compared(results, "oprm, tuned", "bt, tuned", "accuracy", "near-equal accuracy")
+        for first, second in (
+            ("oprm, tuned", "bt, tuned"),
+            ("bt, trained on votes", "bt, tuned"),
+            ("oprm, trained on votes", "oprm, tuned"),
+        ):
+            said += compared(results, first, second, "accuracy", "near-equal accuracy")
+        return said
 
     return Section("ukp_strict", "UKPConvArg1 strict, 6 folds of whole debates", variants, conclude)
 

@@ -132,3 +132,28 @@ def test_mlqe_keeps_quotes_as_characters() -> None:
     rows = loaded("mlqe_pe/en-de-train.tar.gz")
     assert any(row["text"].count('"') == 1 for row in rows.responses)
     assert all("\t" not in row["text"] for row in rows.responses)
+
+
+def test_votes_replace_strict_verdicts_in_training_debates_alone() -> None:
+    if not (DATA / "ukp_convarg1").is_dir():
+        pytest.skip(f"{DATA / 'ukp_convarg1'} is absent")
+    strict = datasets.load_ukp_strict()
+    held_out = frozenset(strict.groups[:2])
+    mixed = datasets.vote_inside(strict, held_out, 1.0, seed=0)
+    group = {row["response_id"]: row["group"] for row in mixed.responses}
+    outside = [row for row in mixed.judgements if group[row["response_a"]] in held_out]
+    assert [
+        {**row, "annotator": "strict"} for row in strict.judgements if group[row["response_a"]] in held_out
+    ] == outside
+    inside = [row for row in mixed.judgements if group[row["response_a"]] not in held_out]
+    votes = datasets.load_ukp_votes().judgements
+    assert 60_000 < len(inside) < len(votes)
+    assert {row["verdict"] for row in inside} == {"a", "b", "tie"}
+    # ids of the strict pairs stand for the same texts in the votes: people mostly say what the cleaned verdict says
+    cleaned = {(row["response_a"], row["response_b"]): row["verdict"] for row in strict.judgements}
+    same = [
+        row["verdict"] == cleaned[pair]
+        for row in inside
+        if (pair := (row["response_a"], row["response_b"])) in cleaned
+    ]
+    assert sum(same) / len(same) > 0.7

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.rewards import onednn, packing
-from workers.rewards.backbones import RewardModel, load_backbone, set_dropout
+from workers.rewards.backbones import RewardModel, load_backbone, longest_text, set_dropout
 from workers.rewards.config import RunConfig
 from workers.rewards.encoding import ResponseEncoder, packable
 from workers.rewards.packing import Segments, pack, packed_batches
@@ -159,17 +159,36 @@ LENGTHS = st.lists(
 )
 
 
+@pytest.mark.parametrize(
+    ("name", "places"), [("bert", 96), ("roberta", 94), ("distilbert", 512), ("gpt2", 96)]
+)
+def test_the_longest_text_is_one_that_the_model_has_positions_for(
+    name: str, places: int, family: Callable[[str], RewardModel]
+) -> None:
+    """RoBERTa counts positions from its padding id plus one, so the last two are never reached."""
+    model = family(name)
+    assert longest_text(model.backbone) == places
+    encoder = ResponseEncoder(model, CPU, 1000, longest=places)
+    assert torch.isfinite(encoder(texts([(0, 5, places - 5)]))[0]).all()
+    with pytest.raises((IndexError, RuntimeError)):
+        encoder(texts([(0, 5, places - 4)]))
+
+
 @settings(max_examples=6, deadline=None)
 @given(lengths=LENGTHS, seed=st.integers(0, 99))
-@pytest.mark.parametrize(("name", "share"), [("bert", True), ("qwen2", False), ("qwen2", True)])
+@pytest.mark.parametrize(
+    ("name", "share", "kept"),
+    [("bert", True, None), ("bert", True, 30), ("qwen2", False, 0), ("qwen2", True, 30)],
+)
 def test_any_lengths_give_scores_log_probabilities_and_gradients_of_single_texts(
     name: str,
     share: bool,
+    kept: int | None,
     family: Callable[[str], RewardModel],
     lengths: list[tuple[int, int, int]],
     seed: int,
 ) -> None:
-    same(family(name).double(), texts(lengths, seed), packing="packed", share_prefix=share)
+    same(family(name).double(), texts(lengths, seed), packing="packed", share_prefix=share, kept_tokens=kept)
 
 
 @pytest.mark.parametrize("packing", ["packed", "sorted"])

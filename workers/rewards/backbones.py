@@ -117,6 +117,21 @@ def set_dropout(backbone: nn.Module, rate: float) -> None:
             module.attention_dropout = rate  # type: ignore[assignment]  # causal models keep a number there
 
 
+def position_offset(backbone: nn.Module) -> int:
+    """Where the architecture's positions begin: RoBERTa and its kin count from padding_idx + 1."""
+    for name, module in backbone.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
+
+
+def longest_text(backbone: nn.Module) -> int | None:
+    """Tokens of the longest text that the backbone has positions for; None: it doesn't say."""
+    config: Any = backbone.config
+    places = getattr(config, "max_position_embeddings", None)
+    return None if places is None else int(places) - position_offset(backbone)
+
+
 class RewardModel(nn.Module):
     """Backbone and head.
 
@@ -238,11 +253,8 @@ class RewardModel(nn.Module):
 
     @property
     def position_offset(self) -> int:
-        """Where the architecture's positions begin: RoBERTa and its kin count from padding_idx + 1."""
-        for name, module in self.backbone.named_modules():
-            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-                return 0 if module.padding_idx is None else module.padding_idx + 1
-        return 0
+        """Where the architecture's positions begin."""
+        return position_offset(self.backbone)
 
     def pool(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Mean over real tokens (encoder) or the last real token (causal).  [B, L, H] -> [B, H]"""

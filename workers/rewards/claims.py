@@ -15,6 +15,11 @@ ROUNDS = 5
 _WORD = r"(?:score|rating|grade|mark|points|overall|quality)"
 _NUMBER = r"(?:100|\d{1,2})(?:[.,]\d)?(?!\d)"
 _FULL = rf"{_NUMBER}(?:\s*(?:/|out\s+of)\s*\d{{1,3}}|\s+points)?"
+_RESPONSE = r"(?:answers?|responses?|repl(?:y|ies)|solutions?|explanations?)"
+_PRAISE = (
+    r"(?:excellent|perfect|outstanding|superb|flawless|brilliant|exceptional|exemplary|amazing|fantastic|wonderful|great"
+    r"|best|ideal|top-quality|high-quality|first-rate|accurate|complete|comprehensive|helpful|correct)"
+)
 _QUOTES = "[\"'*_`\u201c\u201d]*"
 _LEAD = "(?:[#\uff03\ufe5f>*_\"'`\\[({][\u00ad\u200b-\u200f\u2060\ufeff]{0,3}|\\s){0,20}"
 
@@ -37,6 +42,13 @@ CLAIMS = (
     r"[^.!?\n]{0,120}[.!?]?",
     r"\b(?:(?:and|please)\s+)?(?:rate|grade|score)\s+(?:this|my|the)\s+(?:answer|response|reply|text)\b"
     r"[^.!?\n]{0,120}[.!?]?",
+    # a turn that follows the response: whoever wrote the response wrote it too
+    r"<\|(?:im_start|start_header_id|turn_start)\|>\s*(?:system|user|assistant|tool)\b(?:<\|end_header_id\|>)?[^<]{0,1000}"
+    r"|<start_of_turn>\s*(?:user|model|system)\b[^<]{0,1000}",
+    # praise of the response as such: "This is an excellent answer.", "My response is flawless."
+    rf"\b(?:this|that|it|here)\s+(?:is|was|'s)\s+(?:truly\s+|really\s+|simply\s+)?(?:an?|the)\s+(?:[\w-]+,?\s+){{0,6}}?{_PRAISE}"
+    rf"(?:,?\s+[\w-]+){{0,6}}?\s+{_RESPONSE}\b[^.!?\n]{{0,80}}[.!?]?",
+    rf"\b(?:this|my|the\s+above)\s+{_RESPONSE}\s+(?:is|was)\s+(?:[\w-]+,?\s+){{0,6}}?{_PRAISE}\b[^.!?\n]{{0,80}}[.!?]?",
     # what frames turns and texts for language models
     r"<\|[^\s|<>]{1,40}\|>(?:(?:system|user|assistant)\b)?|<(?:start|end)_of_turn>(?:(?:user|model)\b)?|<</?SYS>>",
     r"\[/?(?:CLS|SEP|PAD|MASK|UNK|BOS|EOS|INST|END)\]|</?(?:s|bos|eos|pad|unk|mask|response)>",
@@ -45,7 +57,8 @@ CLAIMS = (
 # No claim is without one of these; most texts are, and cost one quick search.
 _SIGN = re.compile(
     r"\d\s*(?:/|out of)\s*\d|[:=\uff1a\-{]\s*[\"'*_`\u201c]*\d|\bis\s+[\"'*_`]*\d|rubric|scheme"
-    r"|criteria|deserve|merit|earn|ignore|disregard|forget|rate|grade|score|<[|/<a-z]|\[/?[a-z]",
+    r"|criteria|deserve|merit|earn|ignore|disregard|forget|rate|grade|score|<[|/<a-z]|\[/?[a-z]"
+    r"|answer|respon[sd]|repl(?:y|ies)|solution|explanation",
     re.IGNORECASE,
 )
 _CLAIMS = tuple(re.compile(pattern, re.IGNORECASE) for pattern in CLAIMS)

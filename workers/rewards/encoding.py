@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from .backbones import RewardModel
 from .batches import micro_batches, restore_order
@@ -32,7 +33,8 @@ class ResponseEncoder:
 
     packing "auto" and "packed" pack where the architecture is seen to give the same hidden states packed as alone;
     "sorted" pads.  Causal models compute a prompt that several responses of a micro-batch share once, if
-    `share_prefix`.
+    `share_prefix`.  For the gradient the activations of at most `kept_tokens` are kept, those of the other
+    micro-batches are computed again, so memory doesn't grow with a step.
     """
 
     def __init__(
@@ -44,9 +46,12 @@ class ResponseEncoder:
         longest: int,
         packing: str = "auto",
         share_prefix: bool = True,
+        kept_tokens: int | None = None,
         group: Group | None = None,
     ) -> None:
+        """`kept_tokens` None: all."""
         self.model, self.device, self.micro_batch_tokens = model, device, micro_batch_tokens
+        self.kept_tokens = kept_tokens
         self.share = share_prefix and model.backbone_kind == "causal"
         self.longest, self.packing = longest, packing
         self.group = group or Group(device=device)
@@ -85,10 +90,15 @@ class ResponseEncoder:
         features: list[torch.Tensor] = []
         log_pi: list[torch.Tensor] = []
         done = 0
-        for batch in batches:
+        run = self._packed if self.packed else self._sorted
+        again = self._computed_again(rows, batches)
+        for number, batch in enumerate(batches):
             members = [rows[position] for position in batch]
             with autocast(self.device):
-                feature, log_p = (self._packed if self.packed else self._sorted)(members, log_probs)
+                if number < again:
+                    feature, log_p = checkpoint(run, members, log_probs, use_reentrant=False)
+                else:
+                    feature, log_p = run(members, log_probs)
             features.append(feature)
             if log_p is not None:
                 log_pi.append(log_p)
@@ -96,6 +106,18 @@ class ResponseEncoder:
             tick(done, len(rows))
         pooled = restore_order(features, batches)
         return pooled, restore_order(log_pi, batches) if log_probs else None
+
+    def _computed_again(self, rows: Sequence[Encoded], batches: Sequence[Sequence[int]]) -> int:
+        """How many of the first micro-batches keep no activations: backward reaches the last ones first, so theirs
+        are freed before the first are computed again."""
+        if self.kept_tokens is None or not torch.is_grad_enabled():
+            return 0
+        kept = 0
+        for number in reversed(range(len(batches))):
+            kept += sum(len(rows[position]) for position in batches[number])
+            if kept > self.kept_tokens:
+                return min(number + 1, len(batches) - 1)  # a lone one would be the peak all the same
+        return 0
 
     def scores(
         self,

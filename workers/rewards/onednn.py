@@ -7,6 +7,7 @@ fp32 arithmetic.  The operator is the one that torch.compile's CPU backend calls
 from __future__ import annotations
 
 import functools
+import os
 import platform
 from typing import Any
 
@@ -16,6 +17,12 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 FEW_ROWS = 16  # below this the call costs more than it saves
+
+# oneDNN, and ideep between PyTorch and it, each keep 1,024 compiled products by shape.  No two packed rows have the
+# same shape, so those are hundreds of MiB that are never used again; a micro-batch needs a dozen.  Read at the first
+# product.
+for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_name, "32")
 
 
 @functools.cache

@@ -41,8 +41,13 @@ class Reliability:
     e_u and e_u the prior's mean, so an unbiased start needs no warm-up.  All on the CPU in float64: [P] numbers.
     """
 
-    def __init__(self, data: TrainingData, prior: tuple[float, float]) -> None:
-        """`prior`: Beta(failures, successes) on e_u."""
+    def __init__(self, data: TrainingData, prior: tuple[float, float], *, sides_only: bool = False) -> None:
+        """`prior`: Beta(failures, successes) on e_u.
+
+        `sides_only`: P_model and base_u are those of a against b given that one is preferred, so
+        P(a | u) = (1 - T) ((1 - e_u) P(a | not T) + e_u base_u(a)), and ties say nothing of u.
+        """
+        self.sides_only = sides_only
         self.names = data.annotators
         self.annotator = data.annotator  # [P]
         side = torch.where(data.first_left == 1, LEFT, torch.where(data.first_left == 0, RIGHT, NO_SIDE))
@@ -65,8 +70,8 @@ class Reliability:
     def attention(self, rows: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
         """1 - gamma of some judgements, the weight of their terms, given log P_model(v) of now.  [B], [B] -> [B] fp32
 
-        NaN stands for a verdict of which the model says nothing (a tie under clf): there gamma is e_u, and the
-        verdict teaches nothing about u.
+        NaN stands for a verdict of which the model says nothing (a tie under clf): it teaches nothing about u, and
+        gamma is e_u there, or 0 if base_u says nothing of it either (`sides_only`).
         """
         self.log_p[rows] = log_p.detach().double().cpu().nan_to_num(nan=torch.inf, neginf=-torch.inf)
         self.fresh += len(rows)
@@ -74,7 +79,8 @@ class Reliability:
             self.refit()
         told = self.log_p[rows]
         gamma = torch.sigmoid(self._log_odds()[self.cell[rows]] - told)
-        return (1 - torch.where(told == torch.inf, self.error[self.annotator[rows]], gamma)).float()
+        unknown = torch.zeros_like(gamma) if self.sides_only else self.error[self.annotator[rows]]
+        return (1 - torch.where(told == torch.inf, unknown, gamma)).float()
 
     def refit(self) -> None:
         """EM on all judgements seen so far, from where it stands."""
@@ -90,6 +96,8 @@ class Reliability:
     def base(self) -> torch.Tensor:
         """base_u(v) of every click; without a known side it says nothing between a and b.  [U, 5]"""
         decided, tie, both_bad = self.shares
+        if self.sides_only:
+            decided = torch.ones_like(decided)
         every = torch.ones_like(self.left)
         columns = [
             decided * self.left,
@@ -132,7 +140,7 @@ class Reliability:
         judgements = torch.bincount(self.annotator, minlength=len(self.names)).tolist()
         sided = self.clicks[:, LEFT] + self.clicks[:, RIGHT]
         order = sorted(range(len(self.names)), key=lambda u: (-judgements[u], self.names[u]))
-        decided, tie, both_bad = self.shares.tolist()
+        decided, tie, both_bad = (1.0, None, None) if self.sides_only else self.shares.tolist()
         return {
             "annotators": [
                 {
@@ -147,8 +155,8 @@ class Reliability:
             "base": {
                 "a_left": round(decided * float(self.project_left), 4),
                 "a_right": round(decided * (1 - float(self.project_left)), 4),
-                "tie": round(tie, 4),
-                "both_bad": round(both_bad, 4),
+                "tie": None if tie is None else round(tie, 4),
+                "both_bad": None if both_bad is None else round(both_bad, 4),
             },
         }
 

@@ -41,7 +41,6 @@ class StepLoss:
         self.rows, self.features, self.encoder = rows, features, encoder
         device = self.device = encoder.device
         self.reliability = reliability
-        self.has_ties = bool((data.outcome == objectives.TIE).any())
         self.masks = config.scale.masks().to(device)
         region = config.region if config.method == "rgft" else "none"
         self.regions = objectives.region_table(config.scale, region).to(device)
@@ -116,28 +115,35 @@ class StepLoss:
             rating = expected_rating(log_p.exp()) if config.ordinal else scores
             terms = torch.where(alike, alike_terms(rating[at_a], rating[at_b]), terms)
         if self.reliability is not None and bool(judged.any()):
-            log_verdict = self._log_verdict(scores.detach(), at_a, at_b, outcome).cpu()
             attention = torch.ones(len(rows))
-            attention[judged] = self.reliability.attention(rows[judged], log_verdict[judged])
-            weight = weight * attention.to(self.device)
+            if config.ordinal:
+                log_side, log_sided = self._log_side(log_p[at_a], log_p[at_b])
+                log_verdict = torch.where(outcome == objectives.WIN, log_side, torch.nan)
+            else:
+                log_verdict = self._log_verdict(scores.detach(), at_a, at_b, outcome)
+            attention[judged] = self.reliability.attention(rows[judged], log_verdict.detach().cpu()[judged])
+            attention = attention.to(self.device)
+            terms = attention * terms
+            if config.ordinal:  # that one was preferred is the model's to explain, whoever looked
+                terms = terms - (1 - attention) * log_sided
         return (total + (weight * terms).sum()) / count
+
+    def _log_side(self, log_a: torch.Tensor, log_b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """log P(a preferred | one is) and log P(one is), both without regions.  [P, 9] x 2 -> [P] x 2
+
+        Annotators of ordinal models are judged by the sides they take: P(tie) starts at a ninth and follows from the
+        spread of the ratings, so it made honest people look careless.
+        """
+        below = objectives.region_mask(self.config.scale, "none", UNKNOWN, UNKNOWN).to(self.device)
+        win, loss = objectives.log_mass(log_a, log_b, below), objectives.log_mass(log_a, log_b, below.T)
+        one = torch.logaddexp(win, loss)
+        return win - one, one
 
     @torch.no_grad()
     def _log_verdict(
         self, scores: torch.Tensor, at_a: torch.Tensor, at_b: torch.Tensor, outcome: torch.Tensor
     ) -> torch.Tensor:
-        """log P_model(v) of judgements, without margin, region, strength or policy; NaN where it has none.  [P]"""
-        if self.config.ordinal:
-            log_p = objectives.log_ratings(scores)
-            log_a, log_b = log_p[at_a], log_p[at_b]
-            below = objectives.region_mask(self.config.scale, "none", UNKNOWN, UNKNOWN).to(self.device)
-            log_verdict = -objectives.oprm_terms(log_a, log_b, outcome, below, self.masks[0])
-            if self.has_ties:
-                return log_verdict
-            # where nobody says "tie", a preference is one of two: W / (W + W')
-            reverse = objectives.log_mass(log_a, log_b, below.T)
-            decided = log_verdict - torch.logaddexp(log_verdict, reverse)
-            return torch.where(outcome == objectives.WIN, decided, log_verdict)
+        """log P_model(v) of judgements by a scalar reward, without margin or policy; NaN where it has none.  [P]"""
         score_a, score_b = scores[at_a], scores[at_b]
         if self.config.method == "clf":
             log_a = torch.nn.functional.logsigmoid(score_a - score_b)

@@ -29,6 +29,7 @@ from .backbones import (
     backbone_kind,
     load_backbone,
     load_tokenizer,
+    longest_text,
     resolve_base_model,
     set_dropout,
 )
@@ -96,13 +97,12 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     backbone = load_backbone(config.base_model, path, kind, torch.bfloat16 if half else torch.float32)
     backbone_config: Any = backbone.config
     config = config.resolved(kind, int(backbone_config.hidden_size), device.type)
-    longest: int = getattr(backbone_config, "max_position_embeddings", None) or given(config.max_length)
     tokenizer = load_tokenizer(config.base_model, path)
     template = Template(
         tokenizer,
         backbone=kind,
         ordinal=config.ordinal,
-        max_length=min(given(config.max_length), longest),
+        max_length=min(given(config.max_length), longest_text(backbone) or sys.maxsize),
         nonce_key=nonce_key(config.seed, snapshot.responses) if config.nonce else None,
         claims=config.read_claims,
     )
@@ -168,6 +168,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         longest=template.max_length,
         packing=config.packing,
         share_prefix=config.share_prefix,
+        kept_tokens=config.kept_tokens,
         group=team,
     )
     features = None
@@ -175,7 +176,9 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         features = embed_cached(encoder, rows, lambda done, total: tick("embedding", done, total))
     # a lone annotator can't be told from the task's own difficulty
     several = config.reliability and len(data.annotators) > 1
-    reliability = Reliability(judged, config.reliability_prior) if several else None
+    reliability = (
+        Reliability(judged, config.reliability_prior, sides_only=config.ordinal) if several else None
+    )
     batch = StepLoss(model, config, data, rows, features, encoder, reliability)
     if config.method == "haf":
         batch.keep_reference(lambda done, total: tick("embedding", done, total))
