@@ -1,9 +1,11 @@
 """The project's own pages: who sees them, settings, people, invitations."""
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from django.core.exceptions import ValidationError
 from django.test import Client
 from django.utils import timezone
 
@@ -114,6 +116,10 @@ def test_the_main_method_comes_first(project: Project, admin: User, client_of: C
         ("normal_to", 3, "must end above"),
         ("overlap", 0, "greater than or equal to 1"),
         ("main_method", "dpo", "dpo is not one of the available choices"),
+        ("hardening", 2, "less than or equal to 1"),
+        ("patience", 2.5, "Enter a whole number."),
+        ("votes", "some", "some is not one of the available choices"),
+        ("reliability", "maybe", "maybe is not one of the available choices"),
     ],
 )
 def test_settings_refuse_nonsense(
@@ -122,6 +128,44 @@ def test_settings_refuse_nonsense(
     answer = client_of(admin).post("/p/capitals/settings/", settings_of(project, **{field: value}))
     assert answer.status_code == 422
     assert message in answer.content.decode()
+
+
+def test_training_options_are_kept_and_shown(project: Project, admin: User, client_of: ClientOf) -> None:
+    chosen = {"reliability": "off", "votes": "majority", "hardening": "0.2", "patience": "0"}
+    client_of(admin).post("/p/capitals/settings/", settings_of(project, **chosen))
+    project.refresh_from_db()
+    kept = {"reliability": False, "votes": "majority", "hardening": 0.2, "patience": 0}
+    assert project.training_options == kept
+    form = client_of(admin).get("/p/capitals/settings/").context["form"]
+    assert {name: str(form[name].value()) for name in chosen} == chosen
+    client_of(admin).post("/p/capitals/settings/", settings_of(project, **dict.fromkeys(chosen, "")))
+    project.refresh_from_db()
+    assert project.training_options == {}
+
+
+def test_an_option_of_another_method_is_refused(project: Project, admin: User, client_of: ClientOf) -> None:
+    project.methods, project.training_options = ["rgft"], {"region": "flood"}
+    project.save()
+    for methods, status in ((["rgft"], 302), (["rgft", "bt"], 422)):
+        answer = client_of(admin).post("/p/capitals/settings/", settings_of(project, methods=methods))
+        assert answer.status_code == status
+    assert "region is an option of Region-guided ordinal (RgFT) alone" in answer.content.decode()
+    project.refresh_from_db()
+    assert (project.methods, project.training_options) == (["rgft"], {"region": "flood"})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"warp": 1}, "Unknown option 'warp'."),
+        ({"hardening": 1.5}, "hardening is 1.5; it must lie between 0 and 1."),
+        ({"reliability": "yes"}, "reliability must be true or false, not 'yes'."),
+        ({"haf_head": "ordinal"}, "haf_head is an option of Hybrid (HaF-RM) alone."),
+    ],
+)
+def test_a_project_refuses_what_a_run_would(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        Project(training_options=options).clean()
 
 
 def test_an_invitation_works_once(project: Project, admin: User, client_of: ClientOf) -> None:

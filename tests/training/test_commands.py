@@ -65,10 +65,13 @@ def test_refusals_are_clear(labelled: Project, options: dict[str, Any], text: st
 
 @pytest.mark.usefixtures("sent")
 def test_more_options_reach_the_config(labelled: Project) -> None:
+    labelled.training_options = {"hardening": 0.5, "votes": "majority"}
+    labelled.save()
     arguments = "--project capitals --method bt --hardening 0.2 --patience 2 --no-reliability"
     call_command("train", *arguments.split())
     config = TrainingRun.objects.get().config
     assert (config["hardening"], config["patience"], config["reliability"]) == (0.2, 2, False)
+    assert config["votes"] == "majority", "the project's"
     with pytest.raises(CommandError, match="haf_head is an option of Hybrid"):
         call_command("train", "--project", "capitals", "--method", "bt", "--haf-head", "ordinal")
 

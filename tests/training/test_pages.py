@@ -170,12 +170,26 @@ def test_the_form_starts_a_run(labelled: Project, admin: User, admin_client: Cli
 @pytest.mark.usefixtures("sent")
 def test_more_options_reach_the_config(labelled: Project, admin_client: Client) -> None:
     data = {"method": "haf", "base_model": "starter", "haf_head": "ordinal", "policy_loss": "simpo"}
-    data |= {"reliability": "off", "hardening": "0.2", "patience": "3", "region": ""}
+    data |= {"reliability": "off", "hardening": "0.2", "patience": "3", "votes": "majority", "region": ""}
     assert admin_client.post(url("run-start"), data).status_code == 302
     config = TrainingRun.objects.get().config
     assert (config["haf_head"], config["policy_loss"], config["reliability"]) == ("ordinal", "simpo", False)
-    assert (config["hardening"], config["patience"]) == (0.2, 3)
+    assert (config["hardening"], config["patience"], config["votes"]) == (0.2, 3, "majority")
     assert "region" not in config
+
+
+@pytest.mark.usefixtures("sent")
+def test_the_form_begins_with_the_projects_options(labelled: Project, admin_client: Client) -> None:
+    labelled.training_options = {"reliability": True, "votes": "majority", "hardening": 0.2, "patience": 3}
+    labelled.save()
+    form = admin_client.get(url("runs")).context["form"]
+    shown = {name: form[name].value() for name in labelled.training_options}
+    assert shown == {"reliability": "on", "votes": "majority", "hardening": 0.2, "patience": 3}
+    # What somebody empties is not the project's any more.
+    admin_client.post(url("run-start"), {"method": "bt", **shown, "hardening": "", "reliability": ""})
+    config = TrainingRun.objects.get().config
+    assert (config["votes"], config["patience"]) == ("majority", 3)
+    assert not {"hardening", "reliability"} & set(config)
 
 
 @pytest.mark.parametrize(

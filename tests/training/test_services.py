@@ -100,6 +100,7 @@ def test_the_database_allows_one_waiting_run_of_a_kind(labelled: Project, make_r
         ("bt", {"hardening": 1.5}, "hardening", "hardening is 1.5; it must lie between 0 and 1."),
         ("bt", {"patience": 2.5}, "patience", "patience must be a whole number, not 2.5."),
         ("bt", {"reliability": "yes"}, "reliability", "reliability must be true or false, not 'yes'."),
+        ("bt", {"votes": "few"}, "votes", "votes is 'few'; choose one of each, majority."),
         ("rgft", {"region": "oval"}, "region", "region is 'oval'; choose one of intersect, flood"),
         ("bt", {"region": "flood"}, "region", "region is an option of Region-guided ordinal (RgFT) alone."),
         ("oprm", {"haf_head": "ordinal"}, "haf_head", "haf_head is an option of Hybrid (HaF-RM) alone."),
@@ -150,6 +151,18 @@ def test_defaults_come_from_the_project_where_they_fit(labelled: Project) -> Non
     assert run_config(labelled, "haf")["tuning"] == "lora"
     assert run_config(labelled, "bt")["tuning"] == "tuned"
     assert run_config(labelled, "bt", {"epochs": None, "base_model": ""}) == run_config(labelled, "bt")
+
+
+def test_options_left_out_are_the_projects_and_empty_ones_the_trainers(labelled: Project) -> None:
+    plain = run_config(labelled, "bt")
+    options: dict[str, Any] = {"reliability": False, "votes": "majority", "hardening": 0.2, "patience": 3}
+    labelled.training_options = options
+    assert run_config(labelled, "bt") == plain | options
+    assert run_config(labelled, "bt", {"hardening": 0.0}) == plain | options | {"hardening": 0.0}
+    assert run_config(labelled, "bt", dict.fromkeys(options)) == plain
+    labelled.training_options = {"patience": -1}
+    with pytest.raises(RunRefused, match="patience is -1; it must lie between 0 and 1000"):
+        run_config(labelled, "bt")
 
 
 # ---- resuming and handing back

@@ -60,6 +60,14 @@ def test_enough_new_labels_start_every_method_of_the_project(threshold: Project,
     assert len(retrain_all_due()) == 2
 
 
+def test_a_retrain_takes_the_projects_options(threshold: Project) -> None:
+    options = {"reliability": True, "votes": "majority", "hardening": 0.1, "patience": 2}
+    threshold.training_options = options
+    threshold.save()
+    (run,) = retrain_all_due()
+    assert {name: run.config[name] for name in options} == options
+
+
 def test_skips_are_not_labels(threshold: Project, judge: Make) -> None:
     finish(retrain_all_due()[0])
     judge(threshold, 15)

@@ -6,10 +6,12 @@ from django import forms
 from django.contrib.auth.forms import UserCreationForm
 
 from webapp.accounts.models import User
-from webapp.corpus.models import Membership, Method, Project
+from webapp.corpus.models import Membership, Project
+from webapp.corpus.option_fields import TrainingOptionsForm
+from webapp.corpus.options import PROJECT_OPTIONS, Method, given_options
 
 
-class ProjectForm(forms.ModelForm):
+class ProjectForm(TrainingOptionsForm, forms.ModelForm):
     """Everything an admin sets in a project. Hours and counts of 0 switch a trigger off."""
 
     methods = forms.MultipleChoiceField(
@@ -50,6 +52,7 @@ class ProjectForm(forms.ModelForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.initial.update(self.instance.training_options)
         self.fields["methods"].initial = self.instance.methods
         self.fields["main_method"].initial = self.instance.main_method
 
@@ -59,6 +62,8 @@ class ProjectForm(forms.ModelForm):
         if main:
             # The first of the list is the main one; choosing it as main implies training it.
             self.instance.methods = [main, *[name for name in chosen if name != main]]
+        options = {name: data.get(name) for name in PROJECT_OPTIONS}
+        self.instance.training_options = given_options({**self.instance.training_options, **options})
         return data
 
 

@@ -13,23 +13,8 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from webapp.accounts.models import User
+from webapp.corpus.options import Method, RunRefused, Tuning, check_options
 from webapp.jobs import Job
-
-
-class Method(models.TextChoices):
-    """The objectives a reward model is trained with (METHODS.md section 2)."""
-
-    BT = "bt", "Bradley-Terry"
-    CLF = "clf", "Classifier (CLF)"
-    OPRM = "oprm", "Ordinal (OPRM)"
-    RGFT = "rgft", "Region-guided ordinal (RgFT)"
-    HAF = "haf", "Hybrid (HaF-RM)"
-
-
-class Tuning(models.TextChoices):
-    FROZEN = "frozen", "frozen base model, new head"
-    TUNED = "tuned", "all weights"
-    LORA = "lora", "LoRA adapters"
 
 
 class ProjectQuerySet(models.QuerySet["Project"]):
@@ -84,6 +69,8 @@ class Project(models.Model):
         "“starter” builds a tiny one from this project's texts.",
     )
     tuning = models.CharField(max_length=10, choices=Tuning.choices, default=Tuning.TUNED)
+    # Options of the trainer by name; one that is missing keeps the trainer's default.
+    training_options = models.JSONField(default=dict, blank=True)
     retrain_after_labels = models.PositiveIntegerField(
         default=0, help_text="Retrain when this many labels are new; 0 = never."
     )
@@ -122,6 +109,11 @@ class Project(models.Model):
             raise ValidationError(
                 {"methods": f"Unknown method {unknown[0]!r}. Known: {', '.join(Method.values)}."}
             )
+        try:
+            for method in self.methods or [self.main_method]:
+                check_options(method, self.training_options)
+        except RunRefused as refusal:
+            raise ValidationError(str(refusal)) from None
 
     @property
     def asks_pairs(self) -> bool:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,15 @@ from django.utils import timezone
 from webapp import __version__
 from webapp.accounts.models import User
 from webapp.celery import enqueue
-from webapp.corpus.models import Method, Project, Tuning
+from webapp.corpus.models import Project
+from webapp.corpus.options import (
+    TRAINER_OPTIONS,
+    Method,
+    RunRefused,
+    Tuning,
+    check_options,
+    given_options,
+)
 from webapp.jobs import State
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.training.gate import gate_check
@@ -32,42 +39,6 @@ STARTER = "starter"
 ENCODERS = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 """Base models known to be text encoders, so that a misfit is refused before a worker is asked."""
 
-BOUNDS: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**31 - 1),
-    "epochs": (1, 1000),
-    "learning_rate": (0.0, 1.0),
-    "max_length": (32, 32_768),
-    "holdout": (0.0, 0.9),
-    "hardening": (0.0, 1.0),
-    "patience": (0, 1000),
-}
-"""The numbers that a person may set, with their bounds; the others keep the trainer's defaults."""
-
-WHOLE = ("seed", "epochs", "max_length", "patience")
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "region": ("intersect", "flood", "rectangle", "none"),
-    "haf_head": ("scalar", "ordinal"),
-    "policy_loss": ("dpo", "hinge", "ipo", "slic", "simpo"),
-}
-"""The words that a person may choose, the trainer's default first."""
-
-FLAGS = ("reliability",)
-
-METHOD_OF = {"region": Method.RGFT, "haf_head": Method.HAF, "policy_loss": Method.HAF}
-"""Options that only one method knows."""
-
-OPTIONS = ("base_model", "tuning", *BOUNDS, *FLAGS, *CHOICES)
-"""What may be set by the form, by `manage.py train` and by run_start."""
-
-
-class RunRefused(Exception):
-    """A run that cannot start as asked. `field` names the form field it belongs to, if one does."""
-
-    def __init__(self, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.field = field
-
 
 def label_counts(project: Project) -> tuple[int, int]:
     """How many judgements (no skips) and quality levels a snapshot taken now would hold."""
@@ -79,15 +50,13 @@ def label_counts(project: Project) -> tuple[int, int]:
 def run_config(project: Project, method: str, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
     """What RUN_DIR/config.json gets, less the snapshot's digest. Raises RunRefused.
 
-    Options left out (or None) are the project's, and where the project has none, the trainer's own defaults.
+    Options left out are the project's. Empty ones are the trainer's defaults, but for base model and tuning, which
+    every project has.
     """
-    given = {key: value for key, value in (overrides or {}).items() if value not in (None, "")}
+    given = given_options({**project.training_options, **(overrides or {})})
     if method not in Method.values:
         raise RunRefused(f"Unknown method {method!r}. Known: {', '.join(Method.values)}.", "method")
-    unknown = sorted(set(given) - set(OPTIONS))
-    if unknown:
-        raise RunRefused(f"Unknown option {unknown[0]!r}. Known: {', '.join(OPTIONS)}.")
-    _check_options(method, given)
+    check_options(method, given)
 
     default_base = project.causal_base_model if method == Method.HAF else project.base_model
     base_model = str(given.get("base_model", default_base)).strip()
@@ -106,33 +75,8 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
         "seed": 0,
         "code_version": __version__,
     }
-    config.update({name: given[name] for name in (*BOUNDS, *CHOICES, *FLAGS) if name in given})
+    config.update({name: given[name] for name in TRAINER_OPTIONS if name in given})
     return config
-
-
-def _check_options(method: str, given: dict[str, Any]) -> None:
-    """Ranges, words, and whether the method knows the option. Raises RunRefused with the option's name."""
-    for name, (low, high) in BOUNDS.items():
-        value = given.get(name)
-        if value is None:
-            continue
-        whole = name in WHOLE
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            raise RunRefused(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}.", name)
-        if not (math.isfinite(value) and low <= value <= high):
-            raise RunRefused(f"{name} is {value:g}; it must lie between {low:g} and {high:g}.", name)
-    for name, words in CHOICES.items():
-        if (value := given.get(name)) is not None and value not in words:
-            raise RunRefused(f"{name} is {value!r}; choose one of {', '.join(words)}.", name)
-    for name in FLAGS:
-        if (value := given.get(name)) is not None and not isinstance(value, bool):
-            raise RunRefused(f"{name} must be true or false, not {value!r}.", name)
-    for name, owner in METHOD_OF.items():
-        if name in given and method != owner:
-            raise RunRefused(
-                f"{name} is an option of {owner.label} alone. Leave it at its default for {Method(method).label}.",
-                name,
-            )
 
 
 def _tuning(project: Project, method: str, base_model: str, given: str | None) -> str:

@@ -11,10 +11,11 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.module_loading import import_string
 
 from webapp import heartbeat
-from webapp.corpus.models import Method, Project, Tuning
+from webapp.corpus.models import Project
+from webapp.corpus.options import CHOICES, METHOD_OF, OPTIONS, Method, RunRefused, Tuning
 from webapp.jobs import State
 from webapp.training.models import TrainingRun
-from webapp.training.services import CHOICES, METHOD_OF, OPTIONS, QUEUE, RunRefused, run_start
+from webapp.training.services import QUEUE, run_start
 
 POLL_SECONDS = 0.5
 # A worker that has just been started needs some seconds until its first sign of life.
@@ -46,8 +47,10 @@ class Command(BaseCommand):
             help="weigh annotators by an estimated error rate; default: for bt, clf and haf with a scalar head",
         )
         for name, words in CHOICES.items():
-            only = f"{METHOD_OF[name].value} only; default {words[0]}"
-            parser.add_argument(f"--{name.replace('_', '-')}", choices=words, help=only)
+            only = f"{METHOD_OF[name].value} only; " if name in METHOD_OF else ""
+            parser.add_argument(
+                f"--{name.replace('_', '-')}", choices=words, help=f"{only}default {words[0]}"
+            )
         how = parser.add_mutually_exclusive_group()
         how.add_argument(
             "--wait", action="store_true", help="follow the run; exit non-zero unless it ends well"
@@ -64,7 +67,7 @@ class Command(BaseCommand):
                 project=project,
                 method=options["method"],
                 trigger=TrainingRun.Trigger.COMMAND,
-                config={name: options[name] for name in OPTIONS},
+                config={name: options[name] for name in OPTIONS if options[name] is not None},
                 send=not options["inline"],
             )
         except RunRefused as refusal:

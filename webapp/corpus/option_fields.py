@@ -1,0 +1,86 @@
+"""Form fields of training options, made from their bounds; an empty one is the trainer's default."""
+
+from typing import Any
+
+from django import forms
+
+from webapp.corpus.options import BOUNDS, CHOICES, WHOLE
+
+
+def number_field(name: str, label: str, help_text: str = "") -> Any:
+    low, high = BOUNDS[name]
+    if name in WHOLE:
+        field: forms.Field = forms.IntegerField(
+            label=label, required=False, min_value=int(low), max_value=int(high), help_text=help_text
+        )
+    else:
+        field = forms.FloatField(
+            label=label, required=False, min_value=low, max_value=high, help_text=help_text
+        )
+        field.widget.attrs["step"] = "any"
+    field.widget.attrs["placeholder"] = "default"
+    return field
+
+
+_WORDS = {
+    "each": "every judgement teaches",
+    "majority": "one verdict a pair, the majority's",
+    "intersect": "intersect: in order, within both levels",
+    "flood": "flood: in order, up to the levels' outer ends",
+    "rectangle": "rectangle: within both levels",
+    "none": "none: any order, as OPRM",
+    "scalar": "one number, as Bradley-Terry",
+    "ordinal": "ratings 1 to 9, as OPRM",
+    "dpo": "DPO",
+    "hinge": "hinge",
+    "ipo": "IPO",
+    "slic": "SLiC",
+    "simpo": "SimPO (no reference model)",
+}
+
+
+def choice_field(name: str, label: str, help_text: str) -> Any:
+    choices = [
+        ("", f"default ({_WORDS[CHOICES[name][0]]})"),
+        *((word, _WORDS[word]) for word in CHOICES[name][1:]),
+    ]
+    return forms.ChoiceField(label=label, required=False, choices=choices, help_text=help_text)
+
+
+class SwitchField(forms.TypedChoiceField):
+    """On, off, or neither: True, False, None."""
+
+    def __init__(self, *, on: str, off: str, **kwargs: Any) -> None:
+        choices = [("", "default"), ("on", on), ("off", off)]
+        super().__init__(choices=choices, coerce=lambda word: word == "on", empty_value=None, **kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        return {True: "on", False: "off"}.get(value, value)
+
+
+class TrainingOptionsForm(forms.Form):
+    """PROJECT_OPTIONS: what a project keeps for its retrains, and a run started by hand may change."""
+
+    reliability = SwitchField(
+        required=False,
+        label="Annotators' reliability",
+        on="weigh by an estimated error rate",
+        off="all count alike",
+        help_text="Whether people who seem to click without reading count less; by default for rewards (BT, "
+        "classifier, HaF) only, since for rating distributions the estimate misleads.",
+    )
+    votes = choice_field(
+        "votes",
+        "Votes of a pair",
+        "With the majority alone, disagreement teaches nothing and nobody's reliability is estimated.",
+    )
+    hardening = number_field(
+        "hardening",
+        "Hardening share",
+        "Of the responses, 0 to 1, that get a copy with injected text; 0.2 is a good start.",
+    )
+    patience = number_field(
+        "patience",
+        "Patience of early stopping",
+        "Evaluations without progress before training stops and keeps the best step; 0 trains to the end.",
+    )
