@@ -66,8 +66,8 @@ class TrainingOptionsForm(forms.Form):
         label="Annotators' reliability",
         on="weigh by an estimated error rate",
         off="all count alike",
-        help_text="Whether people who seem to click without reading count less; by default for rewards (BT, "
-        "classifier, HaF) only, since for rating distributions the estimate misleads.",
+        help_text="Whether people who seem to click without reading count less; by default they do, once two people "
+        "have labelled.",
     )
     votes = choice_field(
         "votes",
