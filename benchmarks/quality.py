@@ -314,9 +314,6 @@ def strict(plan: Plan) -> Section:
     variants = [plan.variant(f"{method}, tuned", data, 6, {"method": method}) for method in ("bt", "oprm")]
     variants += [
         plan.variant("bt, trained on votes", votes, 6, {"method": "bt"}),
-        plan.variant(
-            "bt, trained on votes, no reliability", votes, 6, {"method": "bt", "reliability": False}
-        ),
         plan.variant("oprm, trained on votes", votes, 6, {"method": "oprm"}),
     ]
 

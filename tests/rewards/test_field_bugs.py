@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from workers.rewards import finish as finishing
 from workers.rewards import train as training
 from workers.rewards.artifacts import load_model, save_model
 from workers.rewards.backbones import RewardModel, load_backbone, load_tokenizer
@@ -316,7 +317,7 @@ def test_a_split_that_leaks_stops_the_run(
         stranger = trained | {"response_id": "new"}
         return Snapshot([*measured.responses, stranger], measured.judgements, measured.levels)
 
-    monkeypatch.setattr(training, "held_out_rows", everything)
+    monkeypatch.setattr(finishing, "held_out_rows", everything)
     with pytest.raises(AssertionError, match="measured"):
         train(make_run(tiny_encoder, "bt", epochs=1))
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from . import objectives
-from .artifacts import save_model, write_text
+from .artifacts import write_text
 from .backbones import (
     RewardModel,
     backbone_kind,
@@ -34,7 +34,6 @@ from .backbones import (
     set_dropout,
 )
 from .batches import Blocks
-from .calibration import calibrate
 from .checkpoint import Position, load_checkpoint, save_checkpoint
 from .claims import without_claims
 from .config import Refused, RunConfig
@@ -43,7 +42,6 @@ from .data import (
     check_labels,
     held_out_rows,
     read_snapshot,
-    shared_prompts,
     split_groups,
     split_watched,
     training_data,
@@ -52,11 +50,10 @@ from .distributed import Group
 from .early_stopping import Watch, looks, not_watched
 from .embeddings import embed, embed_cached
 from .encoding import ResponseEncoder
+from .finish import Trained, finish
 from .hardening import harden
 from .progress import Progress, Stop, Stopped
 from .reliability import Reliability
-from .robustness import measure, model_scorer
-from .score import distributions, predictions, write_predictions
 from .step import StepLoss, given, make_optimizer
 from .templates import Template, nonce_key
 
@@ -262,91 +259,27 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     if watch:
         watch.restore()
 
-    # 7. Calibrate on the held-out groups, with the weights as they will be saved (adapters merged)
-    model.merge_lora()
-    if features is None:
-        features = embed(encoder, rows[:real], lambda done, total: tick("scoring", done, total))
-    progress.say("evaluating")
-    measured = held_out_rows(snapshot, split)
-    shared = shared_prompts(snapshot, judged, measured)
-    raw = predictions(snapshot.responses, rows[:real], distributions(model, features[:real]))
-    model.calibration, held_out_metrics = calibrate(
-        responses=measured.responses,
-        judgements=measured.judgements,
-        levels=measured.levels,
-        scores={row["response_id"]: row["score"] for row in raw},
-        probs={row["response_id"]: row["p"] for row in raw} if config.ordinal else None,
-        kind=config.kind,
-        tie=None if model.tie is None else model.tie.item(),
-        partition=config.partition,
-        seed=config.seed,
-    )
-
-    # 8. Save, and predict as the saved model does
-    progress.say("saving")
-    artifact = save_model(
-        run_dir / "model",
-        model,
-        template,
-        method=config.method,
-        partition=config.partition,
-        base_model=config.base_model,
-    )
-    predicted = predictions(snapshot.responses, rows[:real], distributions(model, features[:real]))
-    labelled = {
-        response for row in snapshot.judgements for response in (row["response_a"], row["response_b"])
-    } | {row["response_id"] for row in snapshot.levels}
-    chose = set(watch.responses) if watch else set()  # not trained on, but they chose the weights
-    for number, row in enumerate(predicted):
-        held_out = split.is_held_out(snapshot.responses[number])
-        row["split"] = (
-            "train"
-            if number in data.trained_on or number in chose
-            else "held_out"
-            if held_out and row["response_id"] in labelled
-            else "unlabelled"
-        )
-
-    # 9. What moves a score that should not
-    progress.say("evaluating")
-    on_trained = not measured.responses
-    robustness = measure(
-        model_scorer(
-            model,
-            template,
-            device,
-            given(config.micro_batch_tokens),
-            cached=frozen,
-            tick=lambda done, total: tick("evaluating", done, total),
-        ),
-        responses=snapshot.responses if on_trained else measured.responses,
-        judgements=snapshot.judgements if on_trained else measured.judgements,
-        scores={row["response_id"]: row["score"] for row in predicted},
-        kind=config.kind,
-        partition=config.partition,
-        tie=artifact["tie"],
-        temperature=artifact["temperature"],
-        seed=config.seed,
-        hardening=config.hardening,
-    )
+    # 7. Calibrate, save, predict, measure
     uses = len(judged.first) * given(config.epochs) * position.step / len(steps)
     early = None
     if config.patience:
         stopped_at = position.step if position.step < len(steps) else None
         early = watch.report(stopped_at) if watch else not_watched(config.patience, watched.note or "")
-    metrics = {
-        "format": 1,
-        "kind": config.kind,
-        "method": config.method,
-        "held_out": held_out_metrics,
-        "robustness": {"on": "all" if on_trained else "held_out", **robustness},
-        "split": {
-            "unit": split.unit,
-            "held_out": sorted(split.held_out),
-            "note": split.note,
-            "shared_prompts": shared,
-        },
-        "training": {
+    metrics = finish(
+        Trained(
+            run_dir=run_dir,
+            config=config,
+            snapshot=snapshot,
+            split=split,
+            data=judged,
+            watched=frozenset(watch.responses if watch else ()),
+            model=model,
+            template=template,
+            rows=rows[:real],
+            encoder=encoder,
+            features=None if features is None else features[:real],
+        ),
+        training={
             "judgements": len(judged.first),
             "levels": len(judged.level_response),
             "responses": len(judged.trained_on),
@@ -363,13 +296,11 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             "judgements_per_second": round(uses / max(position.seconds, 1e-9), 1),
             "tokens_per_second": round(position.tokens / max(position.seconds, 1e-9), 1),
         },
-        **(reliability.report() if reliability is not None else {"annotators": None, "base": None}),
-        "config": config.to_json(),
-        "early_stopping": early,
-        "model_digest": artifact["digest"],
-    }
-    write_predictions(run_dir / "predictions.parquet", predicted)
-    write_text(run_dir / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
+        annotators=reliability.report() if reliability is not None else {"annotators": None, "base": None},
+        early_stopping=early,
+        say=progress.say,
+        tick=tick,
+    )
     shutil.rmtree(run_dir / "checkpoint", ignore_errors=True)
     progress.say("saving", 1, 1, message="done")
     progress.close()
