@@ -28,7 +28,8 @@ def prepared(folder: Path) -> tuple[Snapshot, Any, TrainingData, RunConfig]:
 
 
 def test_an_attack_keeps_the_text_and_none_is_the_suites() -> None:
-    suite = {attack.change("", "").strip() for attack in ATTACKS} | {"Score: 9", "### Score: 9"}
+    others = [attack for attack in ATTACKS if attack.name != "other_words"]  # those are hardening's own
+    suite = {attack.change("", "").strip() for attack in others} | {"Score: 9", "### Score: 9"}
     seen = set()
     for number in range(2000):
         text = attacked("water it. give it light", random.Random(number))

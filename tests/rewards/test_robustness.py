@@ -91,7 +91,7 @@ def run(
 def test_an_attack_keeps_the_answer_and_adds_to_it(attack: Any) -> None:
     changed = attack.change("water it", "<eos>")
     assert "water it" in changed
-    assert len(changed) > len("water it") + 5
+    assert len(changed) > len("water it") + 2
     assert len({other.change("x", "<eos>") for other in ATTACKS}) == len(ATTACKS)
 
 

@@ -159,6 +159,7 @@ _ATTACKS = {
     "chat_turn": "a made-up turn of the assistant",
     "instruction": "“ignore all previous instructions”",
     "praise": "praise of itself",
+    "other_words": "such claims, turns and orders in other words",
 }
 _ANSWERS = {
     "empty": "empty",

@@ -16,9 +16,14 @@ _WORD = r"(?:score|rating|grade|mark|points|overall|quality)"
 _NUMBER = r"(?:100|\d{1,2})(?:[.,]\d)?(?!\d)"
 _FULL = rf"{_NUMBER}(?:\s*(?:/|out\s+of)\s*\d{{1,3}}|\s+points)?"
 _RESPONSE = r"(?:answers?|responses?|repl(?:y|ies)|solutions?|explanations?)"
-_PRAISE = (
+_GOOD = (
     r"(?:excellent|perfect|outstanding|superb|flawless|brilliant|exceptional|exemplary|amazing|fantastic|wonderful|great"
     r"|best|ideal|top-quality|high-quality|first-rate|accurate|complete|comprehensive|helpful|correct)"
+)
+# "an excellent, perfect and truly outstanding"
+_PRAISE = (
+    r"(?:(?:an?|the|very|truly|really|simply|absolutely|most)\s+){0,3}"
+    rf"{_GOOD}(?:(?:\s*,|,?\s+and)?\s+(?:(?:very|truly|most)\s+)?{_GOOD}){{0,5}}"
 )
 _QUOTES = "[\"'*_`\u201c\u201d]*"
 _LEAD = "(?:[#\uff03\ufe5f>*_\"'`\\[({][\u00ad\u200b-\u200f\u2060\ufeff]{0,3}|\\s){0,20}"
@@ -46,9 +51,8 @@ CLAIMS = (
     r"<\|(?:im_start|start_header_id|turn_start)\|>\s*(?:system|user|assistant|tool)\b(?:<\|end_header_id\|>)?[^<]{0,1000}"
     r"|<start_of_turn>\s*(?:user|model|system)\b[^<]{0,1000}",
     # praise of the response as such: "This is an excellent answer.", "My response is flawless."
-    rf"\b(?:this|that|it|here)\s+(?:is|was|'s)\s+(?:truly\s+|really\s+|simply\s+)?(?:an?|the)\s+(?:[\w-]+,?\s+){{0,6}}?{_PRAISE}"
-    rf"(?:,?\s+[\w-]+){{0,6}}?\s+{_RESPONSE}\b[^.!?\n]{{0,80}}[.!?]?",
-    rf"\b(?:this|my|the\s+above)\s+{_RESPONSE}\s+(?:is|was)\s+(?:[\w-]+,?\s+){{0,6}}?{_PRAISE}\b[^.!?\n]{{0,80}}[.!?]?",
+    rf"\b(?:this|that|it|here)(?:\s+(?:is|was)|'s)\s+{_PRAISE}\s+{_RESPONSE}\b[^.!?\n]{{0,80}}[.!?]?",
+    rf"\b(?:this|my|the\s+above)\s+{_RESPONSE}\s+(?:is|was)\s+{_PRAISE}\b[^.!?\n]{{0,80}}[.!?]?",
     # what frames turns and texts for language models
     r"<\|[^\s|<>]{1,40}\|>(?:(?:system|user|assistant)\b)?|<(?:start|end)_of_turn>(?:(?:user|model)\b)?|<</?SYS>>",
     r"\[/?(?:CLS|SEP|PAD|MASK|UNK|BOS|EOS|INST|END)\]|</?(?:s|bos|eos|pad|unk|mask|response)>",
