@@ -41,7 +41,7 @@ from benchmarks.cells import (
     run_cells,
 )
 from benchmarks.datasets import DATA
-from workers.rewards import evaluate
+from workers.rewards import evaluate, robustness
 
 BARS = {"accuracy": 0.84, "near": 0.77, "ece": 0.03}
 FROZEN = {"tuning": "frozen"}
@@ -333,9 +333,35 @@ def strict(plan: Plan) -> Section:
             ("oprm, trained on votes", "oprm, tuned"),
         ):
             said += compared(results, first, second, "accuracy", "near-equal accuracy")
+        for variant in variants:
+            said += robust(results, variant.name)
         return said
 
     return Section("ukp_strict", "UKPConvArg1 strict, 6 folds of whole debates", variants, conclude)
+
+
+def robust(results: Results, name: str) -> list[str]:
+    """What the robustness suite of each run says, hardening off."""
+    if not results.has(name):
+        return []
+    reports = [fold.metrics["robustness"] for fold in results.folds[name]]
+    worst = []
+    for attack in reports[0]["attacks"]:
+        flips = max(report["attacks"][attack]["flip_rate"] for report in reports)
+        shift = max((report["attacks"][attack]["mean_shift"] for report in reports), key=abs)
+        if flips > robustness.FLIP_GOAL or abs(shift) >= robustness.SHIFT_GOAL:
+            worst.append(
+                f"{attack} (at worst {flips:.1%} of orders flip, shift {shift:+.2f} {reports[0]['unit']})"
+            )
+    for answer in reports[0]["degenerate"]:
+        shares = [report["degenerate"][answer]["in_bad_share"] for report in reports]
+        if any(share is not None and share < 1 for share in shares):
+            worst.append(f"{answer} answers not in bad in {sum(share != 1 for share in shares)} runs")
+    passed = sum(report["passed"] for report in reports)
+    return [
+        f"{name}: the robustness suite passed in {passed} of {len(reports)} runs"
+        f"{'; missed: ' + ', '.join(worst) if worst else ''}."
+    ]
 
 
 def votes(plan: Plan) -> Section:
