@@ -412,20 +412,21 @@ def vote_inside(rows: Rows, held_out: frozenset[str], share: float, *, seed: int
     votes = load_ukp_votes()
     group = {row["response_id"]: row["group"] for row in votes.responses}
     draw = random.Random(f"votes:{seed}")
-    inside = [
-        row for row in votes.judgements if group[row["response_a"]] not in held_out and draw.random() < share
-    ]
+    inside = []
+    for row in votes.judgements:
+        if group[row["response_a"]] in held_out or draw.random() >= share:
+            continue
+        a, b = (known.get(row[side], row[side]) for side in ("response_a", "response_b"))
+        if a != b:  # fifteen pairs are one text twice
+            inside.append({**row, "response_a": a, "response_b": b})
     used = {row[side] for row in inside for side in ("response_a", "response_b")}
-    more = [row for row in votes.responses if row["response_id"] in used - set(known)]
+    more = [row for row in votes.responses if row["response_id"] in used]
     trained = _trained(rows, held_out)
     return rows._replace(
         responses=[*rows.responses, *more],
         judgements=[
             *({**row, "annotator": "strict"} for row in rows.judgements if row["response_a"] not in trained),
-            *(
-                {**row, **{side: known.get(row[side], row[side]) for side in ("response_a", "response_b")}}
-                for row in inside
-            ),
+            *inside,
         ],
     )
 

@@ -149,6 +149,8 @@ def test_votes_replace_strict_verdicts_in_training_debates_alone() -> None:
     votes = datasets.load_ukp_votes().judgements
     assert 60_000 < len(inside) < len(votes)
     assert {row["verdict"] for row in inside} == {"a", "b", "tie"}
+    assert all(row["response_a"] != row["response_b"] for row in mixed.judgements)
+    assert {row[side] for row in mixed.judgements for side in ("response_a", "response_b")} <= set(group)
     # ids of the strict pairs stand for the same texts in the votes: people mostly say what the cleaned verdict says
     cleaned = {(row["response_a"], row["response_b"]): row["verdict"] for row in strict.judgements}
     same = [
