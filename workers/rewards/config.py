@@ -80,9 +80,7 @@ class RunConfig:
     clip_norm: float = 1.0
     token_budget: int | None = None  # tokens of distinct responses in one step; None: see with_budget
     micro_batch_tokens: int | None = None  # tokens of one forward pass; None: 512 on a CPU, 16384 on a GPU
-    kept_tokens: int | None = (
-        None  # whose activations a step keeps, see with_budget; the others are computed twice
-    )
+    kept_tokens: int | None = None  # whose activations a step keeps for the gradient; None: see with_budget
     packing: str = "auto"  # auto | packed (no padding, where the architecture allows it) | sorted (padded)
     share_prefix: bool = True  # causal: responses of one prompt share its computation
     head_hidden: int | None = None  # width of a hidden layer before the head, 0 for none
