@@ -79,7 +79,7 @@ class RunConfig:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     token_budget: int | None = None  # tokens of distinct responses in one step; None: see with_budget
-    micro_batch_tokens: int | None = None  # tokens of one forward pass; None: 512 on a CPU, 16384 on a GPU
+    micro_batch_tokens: int | None = None  # tokens of one forward pass; None: see with_budget
     kept_tokens: int | None = None  # whose activations a step keeps for the gradient; None: see with_budget
     packing: str = "auto"  # auto | packed (no padding, where the architecture allows it) | sorted (padded)
     share_prefix: bool = True  # causal: responses of one prompt share its computation
@@ -188,8 +188,8 @@ class RunConfig:
         per_width = {("encoder", "tuned"): 0.0576, ("causal", "tuned"): 0.041, ("causal", "lora"): 0.41}
         if (backbone, self.tuning) in per_width:
             defaults["learning_rate"] = per_width[backbone, self.tuning] / hidden_size
-        # A CPU gains nothing above 512 packed tokens; a GPU wants to be filled.
-        defaults["micro_batch_tokens"] = 512 if device == "cpu" else 16384
+        if device != "cpu":
+            defaults["micro_batch_tokens"] = 16384  # a GPU wants to be filled
         filled = {key: value for key, value in defaults.items() if getattr(self, key) is None}
         return dataclasses.replace(self, backbone=backbone, **filled)
 
@@ -197,15 +197,18 @@ class RunConfig:
         """Fill token_budget from the tokens of all trained responses: a sixteenth, within BUDGET_BOUNDS.
 
         A small project would otherwise be one step an epoch; a large one gains nothing from larger blocks, since by
-        then most pairs meet inside one.  Activations are kept of half of them, and of a micro-batch at least: a step
-        then takes 150 MiB less than with all (MiniLM on UKPConvArg1) and an eighth more time.
+        then most pairs meet inside one.  Activations are kept of all but SPARED of them (half and a micro-batch at
+        least): MiniLM on UKPConvArg1 then takes 150 MiB less than with all, and an eighth more time.  A CPU's
+        micro-batches are a quarter of the budget, 512 to 1,024: larger ones gain nothing, and smaller ones take
+        less memory.
         """
         low, high = BUDGET_BOUNDS
         budget = self.token_budget or min(high, max(low, tokens // 16))
+        micro = self.micro_batch_tokens or min(1024, max(512, budget // 4))
         kept = self.kept_tokens
         if kept is None:
-            kept = max(budget // 2, self.micro_batch_tokens or 0)
-        return dataclasses.replace(self, token_budget=budget, kept_tokens=kept)
+            kept = max(budget - SPARED, budget // 2, micro)
+        return dataclasses.replace(self, token_budget=budget, micro_batch_tokens=micro, kept_tokens=kept)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that from_dict reads back."""
@@ -216,6 +219,7 @@ class RunConfig:
 
 
 BUDGET_BOUNDS = (512, 2048)
+SPARED = 1024  # tokens of a budget whose activations are computed twice rather than kept
 
 # Encoder, tuned: bt on UKPConvArg1 strict, four folds of benchmarks/ukp_accuracy.py, accuracy .836 with these; .840 at
 # 2.5e-4 and .831 with five epochs at 1e-4.  Trained on the votes .850, .849 at 2.5e-4 and .841 at 4e-4.
