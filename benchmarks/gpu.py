@@ -46,6 +46,7 @@ from workers.rewards.backbones import RewardModel, load_backbone
 from workers.rewards.batches import Blocks
 from workers.rewards.config import RunConfig
 from workers.rewards.data import read_snapshot, write_snapshot
+from workers.rewards.encoding import MICRO_BATCH_TOKENS
 from workers.rewards.score import score_responses
 from workers.rewards.step import given, make_optimizer
 from workers.rewards.templates import Encoded, Template
@@ -459,7 +460,7 @@ def scoring(job: dict[str, Any]) -> dict[str, Any]:
     tokenising = time.monotonic() - started
 
     length = round(tokens / len(rows))
-    batch = max(1, given(config.micro_batch_tokens) // length)
+    batch = max(1, (config.micro_batch_tokens or MICRO_BATCH_TOKENS[device.type]) // length)
     backbone: Any = model.backbone
     ids = torch.randint(1, WORDS, (batch, length), device=device)
     times = max(3, tokens // ids.numel())

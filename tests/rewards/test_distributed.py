@@ -72,7 +72,7 @@ def test_two_processes_end_with_the_weights_of_one(
     assert alone.keys() == together.keys()
     for name, tensor in alone.items():
         torch.testing.assert_close(
-            together[name], tensor, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            together[name], tensor, rtol=0, atol=5e-5, msg=lambda m, n=name: f"{n}: {m}"
         )
     ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (one, two))
     assert theirs["training"]["processes"] == (1 if given.get("tuning") == "frozen" else 2)
@@ -88,7 +88,8 @@ def test_two_processes_end_with_the_weights_of_one(
 
 @pytest.mark.slow
 def test_two_processes_stop_together_and_go_on(make_run: MakeRun, tiny_encoder: Path) -> None:
-    given = {"dropout": 0.0, "epochs": 60, "token_budget": 60}
+    # small steps: at this model's default, rounding grows to 1e-2 in 60 epochs
+    given = {"dropout": 0.0, "epochs": 60, "token_budget": 60, "learning_rate": 1.5e-4}
     straight, stopped = (make_run(tiny_encoder, "oprm", name=name, **given) for name in ("one", "two"))
     train(straight)
     process = launch(stopped)
