@@ -1,9 +1,9 @@
-"""What a response says of its own grade, left out of what a model reads: "Score: 9", made-up rubrics, end markers.
+"""What a response says of its own grade, left out of what a model reads: "Score: 9", rubrics, turns, markers, praise.
 
 DESIGN.md promises that such text does not move a score.  No training can promise that (benchmarks/robustness.py shows
 how far hardening gets), so it is a rule: people see the whole response, the model reads it without these spans.  The
-rule knows forms, not meanings.  What praises itself in ordinary sentences is still read, and the robustness suite
-measures what that does.
+rule knows forms, not meanings.  What says the same in other words is still read, and the robustness suite measures
+what that does ("other_words").
 """
 
 from __future__ import annotations

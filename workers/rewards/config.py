@@ -222,7 +222,7 @@ BUDGET_BOUNDS = (512, 2048)
 SPARED = 1024  # tokens of a budget whose activations are computed twice rather than kept
 
 # Encoder, tuned: bt on UKPConvArg1 strict, four folds of benchmarks/ukp_accuracy.py, accuracy .836 with these; .840 at
-# 2.5e-4 and .831 with five epochs at 1e-4.  Trained on the votes .850, .849 at 2.5e-4 and .841 at 4e-4.
+# 2.5e-4 (one seed, not yet run in full) and .831 with five epochs at 1e-4.
 TUNED_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("encoder", "frozen"): {
         "epochs": 40,
