@@ -165,7 +165,8 @@ class RunConfig:
                 raise Refused(f"config.json: {key} is {value}; it must lie within {low}..{high}")
 
     def resolved(self, backbone: str, hidden_size: int, device: str = "cpu") -> RunConfig:
-        """Fill every None for this backbone ("encoder" or "causal") and width.  Raises Refused if they don't fit."""
+        """Fill the Nones for this backbone ("encoder" or "causal") and width; with_budget fills those that depend on
+        the texts.  Raises Refused if they don't fit."""
         if self.method == "haf" and backbone != "causal":
             raise Refused(
                 f"method haf needs a causal language model, but {self.base_model} is a text encoder; "

@@ -39,22 +39,22 @@ class Trained:
     encoder: ResponseEncoder
     features: torch.Tensor | None  # [N, H] of a frozen encoder
 
-    def labelled_split(self) -> Callable[[int], str]:
-        """train, held_out or unlabelled, by a response's number."""
-        snapshot = self.snapshot
+    def splits(self) -> list[str]:
+        """train, held_out or unlabelled, for each response.  [N]"""
         labelled = {
-            response for row in snapshot.judgements for response in (row["response_a"], row["response_b"])
-        } | {row["response_id"] for row in snapshot.levels}
-
-        def of(number: int) -> str:
-            if number in self.data.trained_on or number in self.watched:
-                return "train"
-            row = snapshot.responses[number]
-            return (
-                "held_out" if self.split.is_held_out(row) and row["response_id"] in labelled else "unlabelled"
-            )
-
-        return of
+            response
+            for row in self.snapshot.judgements
+            for response in (row["response_a"], row["response_b"])
+        } | {row["response_id"] for row in self.snapshot.levels}
+        known = self.data.trained_on | self.watched
+        return [
+            "train"
+            if number in known
+            else "held_out"
+            if self.split.is_held_out(row) and row["response_id"] in labelled
+            else "unlabelled"
+            for number, row in enumerate(self.snapshot.responses)
+        ]
 
 
 def finish(
@@ -104,9 +104,8 @@ def finish(
         base_model=config.base_model,
     )
     predicted = predictions(snapshot.responses, run.rows, distributions(model, features))
-    split_of = run.labelled_split()
-    for number, row in enumerate(predicted):
-        row["split"] = split_of(number)
+    for row, side in zip(predicted, run.splits(), strict=True):
+        row["split"] = side
 
     # What moves a score that should not
     say("evaluating")
