@@ -57,6 +57,7 @@ CHANGES: dict[str, Callable[..., Rows]] = {
     "votes": datasets.vote_inside,
     "levels": datasets.keep_levels,
     "pairs": datasets.keep_pairs,
+    "both_bad": datasets.call_both_bad,
 }
 
 

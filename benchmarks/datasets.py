@@ -9,6 +9,7 @@ texts; they stay.
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import hashlib
 import io
@@ -236,6 +237,7 @@ def load_mlqe(
     cuts: tuple[float, float] | None = None,
     pairs_per_item: int = 2,
     tie_below: float = 5.0,
+    strengths: bool = False,
     seed: int = 0,
 ) -> Rows:
     """Machine translations rated 0-100 by three to six people ("ro-en" or "en-de"): 9,000 items with levels and pairs.
@@ -249,8 +251,9 @@ def load_mlqe(
     place: annotators are "place 1", ...
 
     judgements: nobody compared, so each item meets `pairs_per_item` random others of its bucket, and the mean rating
-    decides; means less than `tie_below` points apart are a tie.  One judgement a pair, annotator "mean rating".  It
-    comes from the ratings that made the levels: finer than a level, but no second witness.
+    decides; means less than `tie_below` points apart are a tie.  With `strengths` the terciles of the gaps that decide
+    are the strengths 1 to 3.  One judgement a pair, annotator "mean rating".  It comes from the ratings that made the
+    levels: finer than a level, but no second witness.
     """
     folder = path or DATA / "mlqe_pe"
     items: list[tuple[str, str, str, list[float], float]] = []  # bucket, source, translation, ratings, mean
@@ -286,23 +289,26 @@ def load_mlqe(
             for place, rating in enumerate(ratings, 1)
         )
     draw = random.Random(seed)
-    judgements: list[dict[str, Any]] = []
-    seen: set[tuple[int, int]] = set()
+    gaps: dict[tuple[int, int], float] = {}
     for number, item in enumerate(items):
         others = [other for other in members[item[0]] if other != number]
         for other in draw.sample(others, min(pairs_per_item, len(others))):
-            if (min(number, other), max(number, other)) in seen:
-                continue
-            seen.add((min(number, other), max(number, other)))
-            gap = item[4] - items[other][4]
-            judgements.append(
-                {
-                    "response_a": f"m{number}",
-                    "response_b": f"m{other}",
-                    "verdict": "tie" if abs(gap) < tie_below else "a" if gap > 0 else "b",
-                    "annotator": "mean rating",
-                }
-            )
+            if (other, number) not in gaps:
+                gaps[number, other] = item[4] - items[other][4]
+    decided = [abs(gap) for gap in gaps.values() if abs(gap) >= tie_below]
+    wide = np.quantile(decided, [1 / 3, 2 / 3])
+    judgements = [
+        {
+            "response_a": f"m{number}",
+            "response_b": f"m{other}",
+            "verdict": "tie" if abs(gap) < tie_below else "a" if gap > 0 else "b",
+            "annotator": "mean rating",
+            **(
+                {"strength": 1 + int(np.sum(abs(gap) >= wide))} if strengths and abs(gap) >= tie_below else {}
+            ),
+        }
+        for (number, other), gap in gaps.items()
+    ]
     return Rows(responses, judgements, levels)
 
 
@@ -399,17 +405,7 @@ def vote_inside(rows: Rows, held_out: frozenset[str], share: float, *, seed: int
     What a project has: everybody's judgement, ties too.  Held-out debates keep their strict verdicts and ids, so that
     the two ways to train are measured on the same pairs.  `share`: of the votes.
     """
-    folder = DATA / "ukp_convarg1"
-    sides = {
-        row["pair_id"]: (row["response_a_id"], row["response_b_id"])
-        for row in _json_lines(folder / "pairs.jsonl.gz")
-    }
-    known: dict[str, str] = {}
-    for row, judgement in zip(
-        _json_lines(folder / "strict.jsonl.gz"), load_ukp_strict().judgements, strict=True
-    ):
-        known |= zip(sides[row["pair_id"]], (judgement["response_a"], judgement["response_b"]), strict=True)
-    votes = load_ukp_votes()
+    votes, known = _votes_and_strict_ids()
     group = {row["response_id"]: row["group"] for row in votes.responses}
     draw = random.Random(f"votes:{seed}")
     inside = []
@@ -431,11 +427,43 @@ def vote_inside(rows: Rows, held_out: frozenset[str], share: float, *, seed: int
     )
 
 
+@functools.cache
+def _votes_and_strict_ids() -> tuple[Rows, dict[str, str]]:
+    """All votes of UKPConvArg1, and the id in load_ukp_strict of each response there that it has too."""
+    folder = DATA / "ukp_convarg1"
+    sides = {
+        row["pair_id"]: (row["response_a_id"], row["response_b_id"])
+        for row in _json_lines(folder / "pairs.jsonl.gz")
+    }
+    known: dict[str, str] = {}
+    for row, judgement in zip(
+        _json_lines(folder / "strict.jsonl.gz"), load_ukp_strict().judgements, strict=True
+    ):
+        known |= zip(sides[row["pair_id"]], (judgement["response_a"], judgement["response_b"]), strict=True)
+    return load_ukp_votes(), known
+
+
 def keep_levels(rows: Rows, held_out: frozenset[str], share: float, *, seed: int) -> Rows:
     """Levels of only `share` of the training responses, all labels of each."""
     inside = sorted(_trained(rows, held_out) & {row["response_id"] for row in rows.levels})
     lost = set(inside) - set(random.Random(f"levels:{seed}").sample(inside, round(share * len(inside))))
     return rows._replace(levels=[row for row in rows.levels if row["response_id"] not in lost])
+
+
+def call_both_bad(rows: Rows, held_out: frozenset[str], share: float, *, seed: int) -> Rows:
+    """The verdict "both bad" for `share` of the training pairs of two responses whose labels are mostly bad."""
+    inside = _trained(rows, held_out)
+    votes: dict[str, list[bool]] = {}
+    for row in rows.levels:
+        votes.setdefault(row["response_id"], []).append(row["level"] == "bad")
+    bad = {name for name, said in votes.items() if name in inside and 2 * sum(said) > len(said)}
+    draw = random.Random(f"both_bad:{seed}")
+    judgements = []
+    for row in rows.judgements:
+        if {row["response_a"], row["response_b"]} <= bad and draw.random() < share:
+            row = {**row, "verdict": "both_bad"}
+        judgements.append(row)
+    return rows._replace(judgements=judgements)
 
 
 def keep_pairs(rows: Rows, held_out: frozenset[str], share: float, *, seed: int) -> Rows:

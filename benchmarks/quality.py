@@ -663,25 +663,41 @@ def regions(plan: Plan) -> Section:
 
 
 def defaults(plan: Plan) -> Section:
-    data = {"load": "ukp_strict"}
+    plain, rated = {"load": "ukp_strict"}, {"load": "mlqe", "language_pair": "ro-en", "pairs_per_item": 1}
     variants = [
-        plan.variant(f"bt, centring {weight:g}", data, 3, {"method": "bt", "centring": weight, **FROZEN})
+        plan.variant(f"bt, centring {weight:g}", plain, 3, {"method": "bt", "centring": weight, **FROZEN})
         for weight in (0.0, 0.01, 0.1)
     ]
 
-    def conclude(results: Results) -> list[str]:
-        said = [
-            line
-            for weight in ("0", "0.1")
-            for line in compared(results, f"bt, centring {weight}", "bt, centring 0.01", "accuracy", "NLL")
-        ]
-        return [
-            *said,
-            "strength_margin: not measured, none of the data sets has strengths.",
-            "both_bad: not measured, none of the data sets has such verdicts.",
-        ]
+    def on_rated(name: str, data: dict[str, Any], config: dict[str, Any]) -> None:
+        levels = 1.0 if config["method"] == "bt" else None
+        variants.append(plan.variant(name, {**rated, **data}, 3, {**FROZEN_LARGE, **config}, levels))
 
-    return Section("defaults", "Other defaults, UKPConvArg1 strict, frozen", variants, conclude)
+    for margin in (0.25, 0.5, 1.0):
+        strong = {"method": "bt", "strength_margin": margin}
+        on_rated(f"bt, strength margin {margin:g}", {"strengths": True}, strong)
+    on_rated("oprm, with strength", {"strengths": True}, {"method": "oprm"})
+    for method in ("bt", "oprm"):
+        on_rated(f"{method}, orders alone", {}, {"method": method})
+        on_rated(f"{method}, both bad said", {"change": {"both_bad": 1.0}}, {"method": method})
+
+    def conclude(results: Results) -> list[str]:
+        said = []
+        for weight in ("0", "0.1"):
+            said += compared(results, f"bt, centring {weight}", "bt, centring 0.01", "accuracy", "NLL")
+        for name in ("strength margin 0.25", "strength margin 0.5", "strength margin 1", "both bad said"):
+            said += compared(results, f"bt, {name}", "bt, orders alone", "accuracy", "NLL", "RPS")
+        for name in ("with strength", "both bad said"):
+            said += compared(results, f"oprm, {name}", "oprm, orders alone", "accuracy", "NLL", "RPS")
+        return said
+
+    return Section(
+        "defaults",
+        "Other defaults, frozen: centring on UKPConvArg1 strict; on mlqe_pe ro-en strengths (terciles of the gap of the "
+        'means) and "both bad" in place of the order where both are',
+        variants,
+        conclude,
+    )
 
 
 SECTIONS: dict[str, Callable[[Plan], Section]] = {

@@ -88,6 +88,19 @@ def test_levels_and_pairs_are_kept_by_response() -> None:
     assert pairs.levels == plants().levels
 
 
+def test_both_bad_is_said_of_pairs_of_two_bad_ones_alone() -> None:
+    rows = plants()
+    rows.levels.extend({"response_id": name, "level": "bad"} for name in ("3-1", "3-1", "4-1", "0-1", "0-1"))
+    _, before = split(rows)
+    changed = datasets.call_both_bad(rows, HELD_OUT, 1.0, seed=0)
+    outside, training = split(changed)
+    assert outside == split(rows)[0]  # "0-1" is bad too, but held out
+    for row, old in zip(training, before, strict=True):
+        # two of three labels of 3-1 say bad, one of two of 4-1
+        expected = "both_bad" if {row["response_a"], row["response_b"]} == {"3-0", "3-1"} else old["verdict"]
+        assert row["verdict"] == expected
+
+
 def test_cut_points_recover_an_ordinal_logistic_model() -> None:
     rng = np.random.default_rng(0)
     reward = rng.normal(5, 3, size=20_000)

@@ -128,6 +128,19 @@ def test_mlqe_levels_are_terciles_and_verdicts_follow_the_means(pair: str) -> No
             assert row["verdict"] in ("b", "tie")
 
 
+def test_mlqe_strengths_are_terciles_of_the_gaps_that_decide() -> None:
+    loaded("mlqe_pe/ro-en-train.tar.gz")  # skips without the data
+    rows = datasets.load_mlqe("ro-en", strengths=True)
+    tied = [row for row in rows.judgements if row["verdict"] == "tie"]
+    assert tied
+    assert not any("strength" in row for row in tied)
+    counts = Counter(row["strength"] for row in rows.judgements if row["verdict"] != "tie")
+    assert sorted(counts) == [1, 2, 3]
+    assert max(counts.values()) - min(counts.values()) < 0.02 * counts.total()
+    plain = datasets.load_mlqe("ro-en").judgements
+    assert [row["verdict"] for row in rows.judgements] == [row["verdict"] for row in plain]
+
+
 def test_mlqe_keeps_quotes_as_characters() -> None:
     rows = loaded("mlqe_pe/en-de-train.tar.gz")
     assert any(row["text"].count('"') == 1 for row in rows.responses)

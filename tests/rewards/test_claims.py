@@ -12,7 +12,7 @@ from tests.rewards.conftest import BAD, GOOD
 from workers.rewards.artifacts import load_model
 from workers.rewards.claims import _CLAIMS, _SIGN, without_claims
 from workers.rewards.hardening import _score_line
-from workers.rewards.robustness import ATTACKS
+from workers.rewards.robustness import ATTACKS, OTHER_WORDS
 from workers.rewards.score import score_responses
 from workers.rewards.train import train
 
@@ -28,6 +28,12 @@ READ = ("other_words",)  # the rule was not written for these
 def test_the_suites_claims_leave_no_trace(attack) -> None:  # type: ignore[no-untyped-def]
     for eos in ("", "</s>", "<|endoftext|>", "[SEP]"):
         assert without_claims(attack.change(TEXT, eos)) == TEXT
+
+
+def test_the_rule_has_not_learned_the_other_words() -> None:
+    """A pattern that takes one of them out has made the suite's only unseen attack a seen one."""
+    for words in OTHER_WORDS:
+        assert without_claims(f"{TEXT}\n{words}") == f"{TEXT}\n{words}"
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,18 @@ from workers.rewards.train import train
 MakeRun = Callable[..., Path]
 
 
-def launch(run_dir: Path) -> subprocess.Popen[str]:
-    """Two processes by torchrun, as `accelerate launch --multi_gpu` starts them too (on CPUs it wants MPI)."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--module"]
+# the very command for several GPUs; without one its processes take the CPU
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "--module"]  # fmt: skip
+
+
+def launch(run_dir: Path, launcher: list[str]) -> subprocess.Popen[str]:
+    """Two processes that train one run folder."""
     return subprocess.Popen(
-        [*command, "-m", "workers.rewards.train", str(run_dir)],
-        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, "-m", *launcher, "workers.rewards.train", str(run_dir)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 
@@ -65,7 +70,7 @@ def test_two_processes_end_with_the_weights_of_one(
     model = request.getfixturevalue(base)
     one, two = (make_run(model, method, name=name, **given) for name in ("one", "two"))
     train(one)
-    process = launch(two)
+    process = launch(two, ACCELERATE)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     alone, together = weights(one), weights(two)
@@ -92,7 +97,7 @@ def test_two_processes_stop_together_and_go_on(make_run: MakeRun, tiny_encoder: 
     given = {"dropout": 0.0, "epochs": 60, "token_budget": 60, "learning_rate": 1.5e-4}
     straight, stopped = (make_run(tiny_encoder, "oprm", name=name, **given) for name in ("one", "two"))
     train(straight)
-    process = launch(stopped)
+    process = launch(stopped, TORCHRUN)
     deadline = time.monotonic() + 200
     progress = stopped / "progress.jsonl"
     while not progress.exists() or '"training"' not in progress.read_text():
@@ -104,7 +109,7 @@ def test_two_processes_stop_together_and_go_on(make_run: MakeRun, tiny_encoder: 
     assert not (stopped / "error.json").exists()
     assert not (stopped / "metrics.json").exists()
     assert (stopped / "checkpoint").exists()
-    process = launch(stopped)
+    process = launch(stopped, TORCHRUN)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     alone, together = weights(straight), weights(stopped)

@@ -171,9 +171,15 @@ class TestPairs:
         brier = [q1 * 0.25**2 + (1 - q1) * 0.75**2, 0.25]
         assert pairs["brier"]["value"] == pytest.approx(sum(brier) / 2)
         assert pairs["brier"]["floor"] == pytest.approx((q1 * (1 - q1) + q2 * (1 - q2)) / 2)
-        assert pairs["ece"]["value"] == pytest.approx((abs(0.75 - q1) + abs(0.5 - q2)) / 2)
+        # the pair at even odds is right on average, whoever of the two is named first
+        assert pairs["ece"]["value"] == pytest.approx(abs(0.75 - q1) / 2)
         filled = [one for one in pairs["ece"]["bins"] if one["n"]]
-        assert [(one["low"], one["high"], one["n"]) for one in filled] == [(0.5, 0.6, 1), (0.7, 0.8, 1)]
+        # each pair from both of its sides; even odds are the same bin twice
+        assert [(one["low"], one["high"], one["n"]) for one in filled] == [
+            (0.2, 0.3, 1), (0.5, 0.6, 2), (0.7, 0.8, 1)
+        ]  # fmt: skip
+        assert [one["observed"] for one in filled] == pytest.approx([1 - q1, 0.5, q1])
+        assert pairs["ece"]["n"] == 2
         assert len(pairs["ece"]["bins"]) == 10
         assert pairs["ece"]["bins"][0]["predicted"] is None
 
@@ -281,6 +287,23 @@ def test_calibration_bins_hold_their_lower_edge() -> None:
     bins = evaluate.expected_calibration_error(predicted, predicted)["bins"]
     assert [one["n"] for one in bins] == [1] * 9 + [2]
     assert [one["low"] for one in bins] == predicted[:-1].tolist()
+
+
+@pytest.mark.parametrize("kind", ["scalar", "ordinal"])
+def test_other_names_of_the_responses_change_no_figure(kind: str) -> None:
+    """Which response of a pair sorts first is chance, or worse: ids often tell which model wrote what."""
+    rows, judged, labels, probs = random_rows(31)
+    new = {row["response_id"]: f"{number:03d}" for number, row in enumerate(reversed(rows))}
+    renamed = [row | {"response_id": new[row["response_id"]]} for row in rows]
+    again = [row | {side: new[row[side]] for side in ("response_a", "response_b")} for row in judged]
+    marks = [row | {"response_id": new[row["response_id"]]} for row in labels]
+    plain = run(rows, judged, labels, probs=probs, kind=kind, tie=0.3)["pairs"]
+    other = run(renamed, again, marks, probs={new[name]: p for name, p in probs.items()}, kind=kind, tie=0.3)[
+        "pairs"
+    ]
+    for name in ("nll", "brier", "ece", "ece_equal_mass"):
+        assert other[name]["value"] == pytest.approx(plain[name]["value"], abs=1e-12), name
+    assert [one["n"] for one in other["ece"]["bins"]] == [one["n"] for one in plain["ece"]["bins"]]
 
 
 class TestEqualMass:

@@ -13,7 +13,7 @@ from workers.rewards.config import RunConfig
 from workers.rewards.data import Snapshot, TrainingData, read_snapshot, split_groups, training_data
 from workers.rewards.hardening import ALIKE, BEND, DROP, NOBODY, alike_terms, attacked, degenerate, harden
 from workers.rewards.objectives import WIN
-from workers.rewards.robustness import ATTACKS, DEGENERATE
+from workers.rewards.robustness import ATTACKS, DEGENERATE, OTHER_WORDS
 from workers.rewards.train import train
 
 MakeRun = Callable[..., Path]
@@ -28,8 +28,7 @@ def prepared(folder: Path) -> tuple[Snapshot, Any, TrainingData, RunConfig]:
 
 
 def test_an_attack_keeps_the_text_and_none_is_the_suites() -> None:
-    others = [attack for attack in ATTACKS if attack.name != "other_words"]  # those are hardening's own
-    suite = {attack.change("", "").strip() for attack in others} | {"Score: 9", "### Score: 9"}
+    suite = {attack.change("", "").strip() for attack in ATTACKS} | {"Score: 9", "### Score: 9", *OTHER_WORDS}
     seen = set()
     for number in range(2000):
         text = attacked("water it. give it light", random.Random(number))

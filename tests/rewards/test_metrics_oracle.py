@@ -62,11 +62,12 @@ def test_accuracy_log_loss_and_brier_are_scikit_learns(seed: int, votes: int) ->
 def test_calibration_is_scikit_learns_curve() -> None:
     pairs, p, verdicts = forecasts(3, 1)
     filled = [row for row in pairs["ece"]["bins"] if row["n"]]
-    observed, predicted = calibration_curve(verdicts, p, n_bins=len(pairs["ece"]["bins"]))
+    sides = np.concatenate([verdicts, 1 - verdicts]), np.concatenate([p, 1 - p])
+    observed, predicted = calibration_curve(*sides, n_bins=len(pairs["ece"]["bins"]))
     assert [row["observed"] for row in filled] == pytest.approx(observed)
     assert [row["predicted"] for row in filled] == pytest.approx(predicted)
     sizes = np.array([row["n"] for row in filled])
-    assert pairs["ece"]["value"] == pytest.approx(np.abs(observed - predicted) @ sizes / 400)
+    assert pairs["ece"]["value"] == pytest.approx(np.abs(observed - predicted) @ sizes / 800)
 
 
 def test_auroc_with_many_equal_scores_is_scikit_learns() -> None:

@@ -290,7 +290,8 @@ def test_saved_models_name_no_attention_of_ours(family: Callable[[str], RewardMo
 
 @pytest.mark.skipif(not onednn.available(), reason="this PyTorch or processor has no oneDNN")
 @pytest.mark.parametrize("bias", [True, False])
-def test_onednn_is_the_linear_layer(bias: bool) -> None:
+def test_onednn_is_the_linear_layer(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "faster", lambda: True)
     torch.manual_seed(0)
     layer = nn.Linear(24, 40, bias=bias)
     inputs = torch.randn(2, 20, 24, requires_grad=True)
@@ -307,6 +308,34 @@ def test_onednn_is_the_linear_layer(bias: bool) -> None:
         torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-5)
     assert list(holder.state_dict()) == [f"0.{name}" for name in layer.state_dict()]
     assert holder.double()(inputs.double()).dtype == torch.float64
+
+
+def test_onednn_is_left_alone_where_it_is_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "faster", lambda: False)
+    layers = nn.Sequential(nn.Linear(24, 40))
+    onednn.use_onednn(layers)
+    assert type(layers[0]) is nn.Linear
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "qwen2", "gpt2"])
+def test_an_embedding_gradient_gathered_by_rows_is_the_dense_one(
+    name: str, family: Callable[[str], RewardModel]
+) -> None:
+    rows = texts([(0, 5, 9), (0, 5, 3), (1, 4, 7), (2, 0, 6)])
+    both = []
+    for gathered in (False, True):
+        model = family(name)
+        if gathered:
+            model.gather_embedding_gradient()
+        encoder = ResponseEncoder(
+            model, CPU, 8, longest=16, kept_tokens=8
+        )  # several micro-batches, some twice
+        scores = encoder.scores(rows, log_probs=model.backbone_kind == "causal")
+        both.append(gradients(model, *scores))
+        assert not any(grad.is_sparse for grad in both[-1].values())
+    assert both[0].keys() == both[1].keys()
+    for key, grad in both[0].items():
+        torch.testing.assert_close(both[1][key], grad, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
 
 
 @pytest.mark.parametrize("name", ["bert", "qwen2"])

@@ -173,7 +173,7 @@ def test_spots_lie_where_the_axes_say() -> None:
         (R_LEFT + 3 * SQUARE / 4, R_TOP),
     ]
     assert [bar.height for bar in served.counts] == [COUNTS_HEIGHT, COUNTS_HEIGHT / 2]
-    assert served.spots[0].title == "served: predicted 25.0 %, observed 0.0 %, 10 pairs"
+    assert served.spots[0].title == "served: predicted 25.0 %, observed 0.0 %, 10 sides"
     assert chart.title.endswith("largest gap: served 25 points at 0.0 to 0.5.")
 
 

@@ -151,7 +151,7 @@ class CountBar:
 
 @dataclass(frozen=True)
 class ReliabilitySeries:
-    """The bins of one set of probabilities that hold pairs: their spots, the line through them, their counts."""
+    """The bins of one set of probabilities that are not empty: their spots, the line through them, their counts."""
 
     name: str
     kind: str  # before | after
@@ -162,7 +162,7 @@ class ReliabilitySeries:
 
 @dataclass(frozen=True)
 class ReliabilityChart:
-    """Predicted probability against share of votes in a square, and the number of pairs per bin under it."""
+    """Predicted probability against share of votes in a square, and under it the number of pairs' sides in each bin."""
 
     series: list[ReliabilitySeries]
     x_ticks: list[Tick]
@@ -206,7 +206,7 @@ def reliability_chart(before: Sequence[Bin], after: Sequence[Bin] = ()) -> Relia
                 x(each.predicted),
                 y(each.observed),
                 f"{name}: predicted {100 * each.predicted:.1f} %, observed {100 * each.observed:.1f} %, "
-                f"{each.n} pair{'' if each.n == 1 else 's'}",
+                f"{each.n} side{'' if each.n == 1 else 's'}",
             )
             for each in bins
             if each.n and each.predicted is not None and each.observed is not None

@@ -194,6 +194,16 @@ class RewardModel(nn.Module):
         backbone: Any = self.backbone
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
+    def gather_embedding_gradient(self) -> None:
+        """Keep the embedding's gradient as rows while it grows, and fill the matrix once a step: for a CPU.
+
+        Each micro-batch would else write, and add up, a matrix of the whole vocabulary: 47 MB for MiniLM.
+        """
+        embedding = self.backbone.get_input_embeddings()  # type: ignore[operator]
+        if isinstance(embedding, nn.Embedding) and embedding.weight.requires_grad:
+            embedding.sparse = True
+            embedding.weight.register_post_accumulate_grad_hook(_fill_gradient)
+
     @property
     def thresholds(self) -> list[nn.Parameter]:
         """Parameters of the likelihood alone, which no text passes through."""
@@ -310,6 +320,11 @@ class RewardModel(nn.Module):
         head: Any = self.backbone.get_output_embeddings()  # type: ignore[operator]
         weight: torch.Tensor = head.weight
         return weight
+
+
+def _fill_gradient(weight: torch.Tensor) -> None:
+    if weight.grad is not None and weight.grad.is_sparse:
+        weight.grad = weight.grad.to_dense()
 
 
 def weights_digest(module: nn.Module) -> str:

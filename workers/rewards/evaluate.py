@@ -193,6 +193,19 @@ def clustered_mean(
     return {"value": _finite(totals.sum() / len(values)), "low": low, "high": high, "n": len(values)}
 
 
+def both_sides(predicted: Floats, observed: Floats) -> tuple[Floats, Floats]:
+    """Every pair from the side of each of its responses, p and 1 - p: two arrays [2P] from two [P].
+
+    A calibration error over one side would depend on which response the pair is named after: ids often tell who
+    wrote what, and an error that favours one writer then looks like one of calibration.
+    """
+    turned = predicted < 0.5
+    # from the likelier side first, so that rounding puts a pair and the same pair turned round into the same bins
+    p = np.where(turned, 1.0 - predicted, predicted)
+    q = np.where(turned, 1.0 - observed, observed)
+    return np.concatenate([p, 1.0 - p]), np.concatenate([q, 1.0 - q])
+
+
 def expected_calibration_error(
     predicted: Floats, observed: Floats, *, bins: int = CALIBRATION_BINS
 ) -> dict[str, Any]:
@@ -335,7 +348,8 @@ def evaluate_run(
       P(tie); both_bad says nothing about the order and enters the vote shares alone.
     - nll, brier and ece are over pairs, against the share q of votes for one response (tie and both_bad half
       to each): -q log p - (1-q) log(1-p), and q (1-p)^2 + (1-q) p^2. Their floor is what p = q would get: the
-      humans' own spread (0 where every pair has one judgement).
+      humans' own spread (0 where every pair has one judgement). ece counts each pair from both of its sides,
+      so a bin's n are sides, and whichever response stands first changes nothing.
     - levels needs rating distributions and is None for scalar rewards.
 
     Raises ValueError where kind is unknown, a row names a response without text, group or prediction, or a
@@ -423,8 +437,8 @@ def _evaluate_pairs(
             "floor": _mean(q * (1 - q)),
             "n": len(q),
         },
-        "ece": expected_calibration_error(preferred, q),
-        "ece_equal_mass": equal_mass_calibration_error(preferred, q),
+        "ece": {**expected_calibration_error(*both_sides(preferred, q)), "n": len(q)},
+        "ece_equal_mass": {**equal_mass_calibration_error(*both_sides(preferred, q)), "n": len(q)},
     }
 
 

@@ -152,6 +152,8 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             both_bad=bool((data.outcome == objectives.BOTH_BAD).any()),
         )
     model.to(device)
+    if device.type == "cpu":
+        model.gather_embedding_gradient()
 
     # 4. What is computed once: a frozen encoder's embeddings, a policy's starting log-probabilities
     def tick(phase: str, done: int, total: int) -> None:
