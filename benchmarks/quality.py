@@ -693,8 +693,8 @@ def defaults(plan: Plan) -> Section:
 
     return Section(
         "defaults",
-        "Other defaults, frozen: centring on UKPConvArg1 strict; on mlqe_pe ro-en strengths (terciles of the gap of the "
-        'means) and "both bad" in place of the order where both are',
+        "Other defaults, frozen: centring on UKPConvArg1 strict; on mlqe_pe ro-en strengths (terciles of the gap "
+        'of means) and "both bad" in place of the order where both are',
         variants,
         conclude,
     )
