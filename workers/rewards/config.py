@@ -222,8 +222,8 @@ class RunConfig:
 BUDGET_BOUNDS = (512, 2048)
 SPARED = 1024  # tokens of a budget whose activations are computed twice rather than kept
 
-# Encoder, tuned: bt on UKPConvArg1 strict, four folds of benchmarks/ukp_accuracy.py, accuracy .836 with these; .840 at
-# 2.5e-4 (one seed, not yet run in full) and .831 with five epochs at 1e-4.
+# Encoder, tuned: bt on UKPConvArg1 strict (benchmarks/quality.py, six folds, three seeds) has accuracy .835 with these and
+# at 2.5e-4; .831 with five epochs at 1e-4 (four folds, one seed, where these had .836).
 TUNED_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("encoder", "frozen"): {
         "epochs": 40,
