@@ -222,8 +222,8 @@ class RunConfig:
 BUDGET_BOUNDS = (512, 2048)
 SPARED = 1024  # tokens of a budget whose activations are computed twice rather than kept
 
-# Encoder, tuned: bt on UKPConvArg1 strict (benchmarks/quality.py, six folds, three seeds) has accuracy .835 with these and
-# at 2.5e-4; .831 with five epochs at 1e-4 (four folds, one seed, where these had .836).
+# Encoder, tuned: bt on UKPConvArg1 strict (benchmarks/quality.py, six folds, three seeds) has accuracy .835 with these
+# and at 2.5e-4; .831 with five epochs at 1e-4 (four folds, one seed, where these had .836).
 TUNED_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("encoder", "frozen"): {
         "epochs": 40,
