@@ -47,7 +47,7 @@ def bradley_terry(
 ) -> Floats:
     """Logistic regression of differences, both ways round and without intercept: BT with a linear reward."""
     gaps = features[chosen] - features[rejected]
-    model = LogisticRegression(C=0.01, fit_intercept=False, max_iter=2000)
+    model = LogisticRegression(C=0.01, fit_intercept=False, solver="newton-cholesky")
     model.fit(np.concatenate([gaps, -gaps]), np.repeat([1, 0], len(gaps)))
     rewards: Floats = model.decision_function(features)
     return rewards
@@ -69,10 +69,10 @@ def classified(make: Callable[[int], LogisticRegression | HistGradientBoostingCl
 
 METHODS: dict[str, Fit] = {
     "bt, linear": bradley_terry,
-    "clf, logistic regression": classified(lambda seed: LogisticRegression(C=0.01, max_iter=2000)),
+    "clf, logistic regression": classified(lambda seed: LogisticRegression(C=0.01, solver="newton-cholesky")),
     "clf, gradient boosting": classified(
         lambda seed: HistGradientBoostingClassifier(
-            max_iter=200, learning_rate=0.05, max_leaf_nodes=15, max_features=0.1, random_state=seed
+            max_iter=200, learning_rate=0.05, max_leaf_nodes=15, max_bins=32, random_state=seed
         )
     ),
 }
