@@ -222,6 +222,18 @@ def test_ties_and_both_bad_of_oprm() -> None:
     assert both.item() == pytest.approx(2 * math.log(3))
 
 
+@given(st.lists(st.floats(-8, 8), min_size=18, max_size=18))
+def test_outcomes_of_oprm_with_both_bad_are_one_distribution(logits: list[float]) -> None:
+    log_a, log_b = o.log_ratings(torch.tensor(logits, dtype=torch.float64).reshape(2, 1, 9))
+    below, bad = o.region_mask(SCALE, "none", UNKNOWN, UNKNOWN)[None], SCALE.masks()[BAD]
+    total = (-o.oprm_terms(log_a, log_b, torch.tensor([o.BOTH_BAD]), below, bad)).exp()
+    for mask, outcome in ((below, o.WIN), (below, o.TIE), (below.mT, o.WIN)):
+        log_p = -o.oprm_terms(log_a, log_b, torch.tensor([outcome]), mask, bad)
+        total = total + (log_p + o.log_not_both_bad(log_a, log_b, bad)).exp()
+    assert total.item() == pytest.approx(1.0, abs=1e-6)
+    assert o.log_not_both_bad(UNIFORM, UNIFORM, bad).item() == pytest.approx(math.log(8 / 9))
+
+
 def test_a_level_alone_is_its_mass() -> None:
     masks = SCALE.masks()[[GOOD, UNKNOWN]]
     terms = o.level_terms(UNIFORM.expand(2, 9), masks)

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -325,7 +326,7 @@ def test_contradictions_and_crossings_are_dropped_and_counted(make_run: MakeRun,
         {"response_a": "0-good", "response_b": "0-bad", "verdict": "a"},
         {"response_a": "1-good", "response_b": "0-bad", "verdict": "a"},
     ]
-    config = RunConfig(method="rgft", held_out_groups=("p1",))
+    config = RunConfig(method="rgft", held_out_groups=("p1",), level_terms="unpaired")
     snapshot = read_snapshot(make_run("x", "rgft", judgements=judged) / "snapshot")
     check_labels(snapshot, config)
     data = training_data(snapshot, split_groups(snapshot, config), config)
@@ -333,6 +334,8 @@ def test_contradictions_and_crossings_are_dropped_and_counted(make_run: MakeRun,
     assert data.dropped == {"contradicts_levels": 3, "crosses_split": 1}
     # levels of the 31 other responses of training groups, which have no pair left, teach on their own
     assert len(data.level_response) == 31
+    every = training_data(snapshot, split_groups(snapshot, config), replace(config, level_terms="all"))
+    assert len(every.level_response) == 33
     plain = training_data(
         snapshot, split_groups(snapshot, config), RunConfig(method="oprm", held_out_groups=("p1",))
     )

@@ -96,7 +96,7 @@ def test_loss_and_gradients_are_those_of_trl(
     snapshot = Snapshot(chosen, [row for row in whole.judgements if row["response_a"] in inside], [])
     data = training_data(snapshot, Split(frozenset(), "none"), config)
     assert data.outcome.eq(WIN).all()
-    assert config.use_strength == (data.strength.unique().numel() > 1)
+    assert config.uses_strength == (data.strength.unique().numel() > 1)
     tokenizer = load_tokenizer("tiny", str(path))
     # rows of many lengths, so that both sides pad, and differently
     responses = [

@@ -55,9 +55,10 @@ class RunConfig:
 
     # objective
     region: str = "intersect"  # rgft: flood | intersect | rectangle | none
-    level_terms: str = "unpaired"  # rgft: whose levels teach on their own, beside the region masks
-    use_strength: bool = True  # strength m asks for i - j >= m; bt adds strength_margin a step above 1
-    strength_margin: float = 0.5
+    level_terms: str = "all"  # rgft: whose levels teach on their own, beside the region masks
+    # Strength m: bt, haf add strength_margin a step above 1; ordinal i - j >= m.  None: scalar rewards alone.
+    use_strength: bool | None = None
+    strength_margin: float = 1.0
     margin: float = 0.0  # bt: asked of every preference
     centring: float = 0.01  # bt, haf: weight of (r_a + r_b)^2
     alpha: float = 0.2  # haf: weight of the policy term
@@ -100,6 +101,11 @@ class RunConfig:
     def ordinal(self) -> bool:
         """Whether the model predicts a distribution over the ratings rather than one number."""
         return self.method in ORDINAL_METHODS or (self.method == "haf" and self.haf_head == "ordinal")
+
+    @property
+    def uses_strength(self) -> bool:
+        """Whether a judgement's strength counts."""
+        return not self.ordinal if self.use_strength is None else self.use_strength
 
     @property
     def kind(self) -> str:

@@ -259,7 +259,7 @@ def training_data(snapshot: Snapshot, split: Split, config: RunConfig) -> Traini
         if with_levels and _contradicts(outcome, int(level[a]), int(level[b])):
             dropped["contradicts_levels"] += 1
             continue
-        strength = int(row["strength"] or 1) if config.use_strength else 1
+        strength = int(row["strength"] or 1) if config.uses_strength else 1
         first_left = -1 if row.get("left") is None else int(row["left"] == first_side)
         person = people.setdefault(row["annotator"] or ANONYMOUS, len(people))
         rows.append((a, b, outcome, strength, person, first_left))

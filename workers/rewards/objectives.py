@@ -173,12 +173,22 @@ def oprm_terms(
     """OPRM and, with region masks, RgFT (arXiv 2602.12660).  log p [P, 9] x 2, outcome [P], mask [P, 9, 9] -> [P]
 
     WIN is -log of the mask's mass (W, or RgFT's region); TIE is -log T, T = sum_i p_a(i) p_b(i); BOTH_BAD is
-    -log P(s_a bad) - log P(s_b bad), with `bad` the ratings of that level, [9] bool.
+    -log P(s_a bad) - log P(s_b bad), with `bad` the ratings of that level, [9] bool.  Where people may say "both bad",
+    log_not_both_bad belongs to their other verdicts.
     """
     diagonal = torch.eye(RATINGS, dtype=torch.bool, device=log_a.device)
     mask = torch.where((outcome == TIE).view(-1, 1, 1), diagonal, win_mask)
     both_bad = -log_mass(log_a, log_b, bad.unsqueeze(1) & bad.unsqueeze(0))
     return torch.where(outcome == BOTH_BAD, both_bad, -log_mass(log_a, log_b, mask))
+
+
+def log_not_both_bad(log_a: torch.Tensor, log_b: torch.Tensor, bad: torch.Tensor) -> torch.Tensor:
+    """log(1 - P(s_a bad) P(s_b bad)), beside its order what a verdict not "both bad" says.  [P, 9] x 2, [9] -> [P]
+
+    As in bt_terms, the person first sees whether both are bad and only otherwise compares.  So P(both bad) and
+    (1 - P(both bad)) times W, T and W' add up to one; without the factor nothing would ever speak against bad.
+    """
+    return _log1mexp(-level_terms(log_a, bad) - level_terms(log_b, bad))
 
 
 def level_terms(log_p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -44,6 +44,8 @@ class StepLoss:
         self.masks = config.scale.masks().to(device)
         region = config.region if config.method == "rgft" else "none"
         self.regions = objectives.region_table(config.scale, region).to(device)
+        # where "both bad" was among the verdicts, the others say that not both were
+        self.may_be_bad = config.ordinal and bool((data.outcome == objectives.BOTH_BAD).any())
         self.place = torch.zeros(len(rows), dtype=torch.int64)  # a response's position within the step
         self.reference: torch.Tensor | None = None
 
@@ -126,6 +128,9 @@ class StepLoss:
             terms = attention * terms
             if config.ordinal:  # that one was preferred is the model's to explain, whoever looked
                 terms = terms - (1 - attention) * log_sided
+        if self.may_be_bad:
+            compared = judged.to(self.device) & (outcome != objectives.BOTH_BAD)
+            terms = terms - compared * objectives.log_not_both_bad(log_p[at_a], log_p[at_b], self.masks[0])
         return (total + (weight * terms).sum()) / count
 
     def _log_side(self, log_a: torch.Tensor, log_b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
