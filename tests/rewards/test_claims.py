@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tests.rewards.conftest import BAD, GOOD
 from workers.rewards.artifacts import load_model
+from workers.rewards.attacks import ATTACKS, OTHER_WORDS
 from workers.rewards.claims import _CLAIMS, _SIGN, without_claims
 from workers.rewards.hardening import _score_line
-from workers.rewards.robustness import ATTACKS, OTHER_WORDS
 from workers.rewards.score import score_responses
 from workers.rewards.train import train
 

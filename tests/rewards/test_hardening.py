@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from workers.rewards.attacks import ATTACKS, DEGENERATE, OTHER_WORDS
 from workers.rewards.config import RunConfig
 from workers.rewards.data import Snapshot, TrainingData, read_snapshot, split_groups, training_data
 from workers.rewards.hardening import ALIKE, BEND, DROP, NOBODY, alike_terms, attacked, degenerate, harden
 from workers.rewards.objectives import WIN
-from workers.rewards.robustness import ATTACKS, DEGENERATE, OTHER_WORDS
 from workers.rewards.train import train
 
 MakeRun = Callable[..., Path]

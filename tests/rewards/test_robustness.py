@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from workers.rewards.attacks import ATTACKS, DEGENERATE
 from workers.rewards.robustness import (
-    ATTACKS,
-    DEGENERATE,
     MAX_CHARACTERS,
     MAX_RESPONSES,
     MIN_ORDERS,

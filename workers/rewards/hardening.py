@@ -11,7 +11,7 @@ Two kinds, both built from the training side of the split and used in training a
 Each copy weighs as much as a response does through its judgements.  No verdict of a person is repeated, so what is
 said about annotators stays theirs.
 
-No wording is one of robustness.ATTACKS, and three of its families have nothing like them here, so the suite measures
+No wording is one of attacks.ATTACKS, and three of its families have nothing like them here, so the suite measures
 what carries over.
 """
 
