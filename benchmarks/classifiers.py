@@ -24,7 +24,8 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.cells import Estimate, ratio
 from benchmarks.datasets import Rows, flip_verdicts, load_ukp_strict
-from benchmarks.quality import NOISE, Plan
+from benchmarks.figures import Plan
+from benchmarks.quality import NOISE
 from workers.rewards.backbones import (
     PACKAGED,
     RewardModel,

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import quality
+from benchmarks import figures
 from benchmarks.cells import Cell, Measured
 from benchmarks.datasets import DATA
-from benchmarks.quality import SECTIONS, Plan, Results, Variant, compared, print_table, row_of
+from benchmarks.figures import Plan, Results, Variant, compared, row_of
+from benchmarks.quality import SECTIONS, print_table
 
 GROUPS = 12
 
@@ -45,7 +46,7 @@ def fold(right: float, seed: int = 0, levels: int = 0) -> Measured:
         level=np.arange(levels) % 3,
         level_cluster=np.array([f"g{i % GROUPS}" for i in range(levels)], dtype=np.str_),
         level_own=masses,
-        level_cut=np.tile(masses, (len(quality.CUT_SHARES), 1, 1)),
+        level_cut=np.tile(masses, (len(figures.CUT_SHARES), 1, 1)),
         metrics=metrics,
     )
 
@@ -65,7 +66,7 @@ def test_a_method_that_helps_hurts_or_does_nothing_is_called_so() -> None:
 
 
 def test_differences_are_paired() -> None:
-    gap = quality.difference(results(good=0.9, plain=0.7), "good", "plain", quality.accuracy)
+    gap = figures.difference(results(good=0.9, plain=0.7), "good", "plain", figures.accuracy)
     assert gap.value == pytest.approx(0.2, abs=0.03)
     assert gap.n == 3 * 1080  # decisive votes
 
@@ -82,9 +83,9 @@ def test_rows_and_bars(capsys: pytest.CaptureFixture[str]) -> None:
     table = capsys.readouterr().out.splitlines()
     assert len({line.count("|") for line in table}) == 1
     assert "**votes**: made up" in table[2]
-    assert quality._bar("ece", 0.031, 0.03, less=True).endswith("MISSED.")
-    assert quality._bar("accuracy", 0.84, 0.84).endswith("reached.")
-    assert "not measured" in quality._bar("accuracy", None, 0.84)
+    assert figures.bar("ece", 0.031, 0.03, less=True).endswith("MISSED.")
+    assert figures.bar("accuracy", 0.84, 0.84).endswith("reached.")
+    assert "not measured" in figures.bar("accuracy", None, 0.84)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is absent")
