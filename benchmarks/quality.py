@@ -429,7 +429,7 @@ def defaults(plan: Plan) -> Section:
     for margin in (0.25, 0.5, 1.0):
         strong = {"method": "bt", "strength_margin": margin}
         on_rated(f"bt, strength margin {margin:g}", {"strengths": True}, strong)
-    on_rated("oprm, with strength", {"strengths": True}, {"method": "oprm"})
+    on_rated("oprm, with strength", {"strengths": True}, {"method": "oprm", "use_strength": True})
     for method in ("bt", "oprm"):
         on_rated(f"{method}, orders alone", {}, {"method": method})
         on_rated(f"{method}, both bad said", {"change": {"both_bad": 1.0}}, {"method": method})

@@ -77,7 +77,7 @@ def test_the_gradient_is_the_naive_pairwise_one(
 ) -> None:
     """A step's loss and gradient equal those of encoding both sides of every judgement on its own, by weight."""
     folder = make_run(tiny_encoder, method)
-    config = RunConfig.from_dict({"method": method, "micro_batch_tokens": 60})
+    config = RunConfig.from_dict({"method": method, "micro_batch_tokens": 60, "use_strength": True})
     config = dataclasses.replace(config.resolved("encoder", 32), level_terms="all")
     data = training_data(read_snapshot(folder / "snapshot"), Split(frozenset(), "none"), config)
     data.weight = torch.rand(len(data.first), generator=torch.Generator().manual_seed(0)) + 0.5

@@ -343,6 +343,27 @@ def test_contradictions_and_crossings_are_dropped_and_counted(make_run: MakeRun,
     assert plain.dropped == {"crosses_split": 1}
 
 
+@pytest.mark.parametrize(
+    ("given", "uses"),
+    [
+        ({"method": "bt"}, True),
+        ({"method": "haf"}, True),
+        ({"method": "oprm"}, False),
+        ({"method": "haf", "haf_head": "ordinal"}, False),
+        ({"method": "oprm", "use_strength": True}, True),
+        ({"method": "bt", "use_strength": False}, False),
+    ],
+)
+def test_strength_counts_for_scalar_rewards_unless_told(
+    given: dict[str, Any], uses: bool, make_run: MakeRun
+) -> None:
+    judged = [{"response_a": "0-good", "response_b": "0-bad", "verdict": "a", "strength": 3}]
+    snapshot = read_snapshot(make_run("x", "bt", judgements=judged) / "snapshot")
+    config = RunConfig.from_dict({**given, "holdout": 0.0})
+    data = training_data(snapshot, split_groups(snapshot, config), config)
+    assert data.strength.tolist() == [3 if uses else 1]
+
+
 def test_sides_and_weights_are_read_and_older_snapshots_lack_them(make_run: MakeRun, rows: Any) -> None:
     pair = {"response_a": "0-good", "response_b": "0-bad"}
     judged = [
