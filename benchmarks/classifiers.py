@@ -22,7 +22,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.cells import Estimate, ratio
+from benchmarks.cells import Estimate, Floats, ratio
 from benchmarks.datasets import Rows, flip_verdicts, load_ukp_strict
 from benchmarks.figures import Plan
 from benchmarks.quality import NOISE
@@ -37,7 +37,6 @@ from workers.rewards.embeddings import embed_cached
 from workers.rewards.encoding import MICRO_BATCH_TOKENS, ResponseEncoder
 from workers.rewards.templates import Template
 
-Floats = NDArray[np.float64]
 FOLDS = 3
 # features [N, H], chosen and rejected [P] -> rewards [N]
 Fit = Callable[[Floats, NDArray[np.int64], NDArray[np.int64], int], Floats]
@@ -112,19 +111,19 @@ def main() -> int:
     length = np.array([len(row["text"]) for row in rows.responses], dtype=np.float64)
     features = embedded(rows)
     print(f"UKPConvArg1 strict, {len(rows.judgements)} pairs, {FOLDS} folds of whole debates, frozen MiniLM")
+    folds = Plan(options.seeds, quick=False).folds(rows.groups, FOLDS)
     for noise in options.noise:
         right: dict[str, list[Floats]] = {name: [] for name in (*METHODS, "the longer one wins")}
         clusters: list[NDArray[np.str_]] = []
-        for number, held_out in enumerate(Plan(options.seeds, quick=False).folds(rows.groups, FOLDS)):
+        for number, held_out in enumerate(folds):
             seed = options.seeds[number % len(options.seeds)]
             flipped = flip_verdicts(rows, frozenset(held_out), noise, seed=seed)
+            sides = [[place[row["response_a"]], place[row["response_b"]]] for row in flipped.judgements]
+            verdicts = [row["verdict"] for row in flipped.judgements]
             pairs = np.array(
                 [
-                    [
-                        place[row[f"response_{row['verdict']}"]],
-                        place[row[f"response_{'ab'[row['verdict'] == 'a']}"]],
-                    ]
-                    for row in flipped.judgements
+                    ends if verdict == "a" else ends[::-1]
+                    for ends, verdict in zip(sides, verdicts, strict=True)
                 ]
             )  # [P, 2]: chosen, rejected
             outside = np.isin(group[pairs[:, 0]], held_out)

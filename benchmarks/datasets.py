@@ -295,20 +295,19 @@ def load_mlqe(
         for other in draw.sample(others, min(pairs_per_item, len(others))):
             if (other, number) not in gaps:
                 gaps[number, other] = item[4] - items[other][4]
-    decided = [abs(gap) for gap in gaps.values() if abs(gap) >= tie_below]
-    wide = np.quantile(decided, [1 / 3, 2 / 3])
-    judgements = [
-        {
+    wide = np.quantile([abs(gap) for gap in gaps.values() if abs(gap) >= tie_below], [1 / 3, 2 / 3])
+    judgements: list[dict[str, Any]] = []
+    for (number, other), gap in gaps.items():
+        tied = abs(gap) < tie_below
+        row = {
             "response_a": f"m{number}",
             "response_b": f"m{other}",
-            "verdict": "tie" if abs(gap) < tie_below else "a" if gap > 0 else "b",
+            "verdict": "tie" if tied else "a" if gap > 0 else "b",
             "annotator": "mean rating",
-            **(
-                {"strength": 1 + int(np.sum(abs(gap) >= wide))} if strengths and abs(gap) >= tie_below else {}
-            ),
         }
-        for (number, other), gap in gaps.items()
-    ]
+        judgements.append(
+            row if tied or not strengths else {**row, "strength": 1 + int(np.sum(abs(gap) >= wide))}
+        )
     return Rows(responses, judgements, levels)
 
 

@@ -327,9 +327,8 @@ def test_an_embedding_gradient_gathered_by_rows_is_the_dense_one(
         model = family(name)
         if gathered:
             model.gather_embedding_gradient()
-        encoder = ResponseEncoder(
-            model, CPU, 8, longest=16, kept_tokens=8
-        )  # several micro-batches, some twice
+        # several micro-batches, some computed twice
+        encoder = ResponseEncoder(model, CPU, 8, longest=16, kept_tokens=8)
         scores = encoder.scores(rows, log_probs=model.backbone_kind == "causal")
         both.append(gradients(model, *scores))
         assert not any(grad.is_sparse for grad in both[-1].values())

@@ -413,6 +413,7 @@ def _evaluate_pairs(
         return clustered_mean(values[chosen], cluster[pair_of][chosen], seed=seed)
 
     q = pairs.share
+    sides = both_sides(preferred, q)
     return {
         "n": len(q),
         "groups": len(np.unique(cluster)),
@@ -437,8 +438,8 @@ def _evaluate_pairs(
             "floor": _mean(q * (1 - q)),
             "n": len(q),
         },
-        "ece": {**expected_calibration_error(*both_sides(preferred, q)), "n": len(q)},
-        "ece_equal_mass": {**equal_mass_calibration_error(*both_sides(preferred, q)), "n": len(q)},
+        "ece": {**expected_calibration_error(*sides), "n": len(q)},
+        "ece_equal_mass": {**equal_mass_calibration_error(*sides), "n": len(q)},
     }
 
 

@@ -178,7 +178,7 @@ def oprm_terms(
     """
     diagonal = torch.eye(RATINGS, dtype=torch.bool, device=log_a.device)
     mask = torch.where((outcome == TIE).view(-1, 1, 1), diagonal, win_mask)
-    both_bad = -log_mass(log_a, log_b, bad.unsqueeze(1) & bad.unsqueeze(0))
+    both_bad = level_terms(log_a, bad) + level_terms(log_b, bad)
     return torch.where(outcome == BOTH_BAD, both_bad, -log_mass(log_a, log_b, mask))
 
 
