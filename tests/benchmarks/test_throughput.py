@@ -16,7 +16,17 @@ import workers.rewards.train as trainer
 from benchmarks import trl_leg
 from benchmarks.datasets import DATA, Rows, load_hh_rlhf, load_qa_feedback, load_ukp_strict
 from benchmarks.gpu import texts
-from benchmarks.train_throughput import ROOT, Bench, StepRecord, curve, prepare, record_training
+from benchmarks.train_throughput import (
+    ROOT,
+    Bench,
+    Case,
+    StepRecord,
+    compare,
+    curve,
+    prepare,
+    record_training,
+    table,
+)
 from workers.rewards.backbones import load_tokenizer
 from workers.rewards.starter import build_starter_lm
 from workers.rewards.templates import Template
@@ -88,6 +98,39 @@ def test_a_recorded_run_is_the_real_one_and_ends_when_told(
 def test_curve_splits_a_step_at_the_boundary() -> None:
     records = [[0.0, 4, 0, 0, 1.0], [0.0, 4, 0, 0, 2.0], [0.0, 4, 0, 0, 4.0]]
     assert curve(records, [2, 6, 12]) == pytest.approx([1.0, 1.5, (2 * 2 + 4 * 4) / 6])
+
+
+def leg(judgements_per_second: float, mebibytes: int) -> dict[str, Any]:
+    """Five steps, a second apart."""
+    records = [[float(at), judgements_per_second, 100.0, 100.0, 0.7] for at in range(5)]
+    return {
+        "records": records,
+        "peak_memory": mebibytes * 2**20,
+        "trl": "1.16.0",
+        "torch": "2.13.0",
+        "update": 8,
+    }
+
+
+@pytest.mark.parametrize(
+    ("best", "mebibytes", "to_best", "reached"),
+    [(leg(12, 300), 200, 2.0, True), (None, 200, 6.0, True), (leg(12, 150), 200, 2.0, False)],
+)
+def test_the_bar_holds_against_trl_as_it_comes_and_memory_against_both(
+    best: dict[str, Any] | None, mebibytes: int, to_best: float, reached: bool, tmp_path: Path
+) -> None:
+    legs = {"ours": [leg(24, mebibytes)], "trl": [leg(4, 400)], **({"best": [best]} if best else {})}
+    found = compare(Case("qa_feedback", "qwen2", tmp_path, {}, {}, {}), legs, [(8, "random", 4.0)])
+    assert (found["ratio"], found["ratio_to_best"], found["bar"]) == (6.0, to_best, 3.0)
+    assert found["reached"] is reached
+    assert table([found]).endswith("reached" if reached else "MISSED (memory)")
+    slow = compare(
+        Case("qa_feedback", "qwen2", tmp_path, {}, {}, {}),
+        {**legs, "ours": [leg(8, 1)]},
+        [(8, "random", 4.0)],
+    )
+    assert not slow["reached"]
+    assert table([slow]).endswith("MISSED")
 
 
 def test_accuracy_is_compared_on_held_out_debates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

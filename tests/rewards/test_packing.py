@@ -223,8 +223,17 @@ def test_micro_batches_hold_every_row_once_within_the_budget(
     batches = packed_batches(rows, budget, share=share)
     assert sorted(position for batch in batches for position in batch) == list(range(len(rows)))
     for batch in batches:
-        size = len(pack([rows[position] for position in batch], CPU, share=share).ids)
-        assert size <= budget or len(batch) == 1
+        members = [rows[position] for position in batch]
+        size = len(pack(members, CPU, share=share).ids)
+        assert size == packing.packed_tokens(members, share=share)
+        most = max(budget, 2 * members[0].start) if share else budget
+        assert size <= most or len(batch) == 1
+
+
+def test_a_prompt_longer_than_the_budget_is_computed_once_for_its_responses() -> None:
+    rows = texts([(0, 40, 5), (1, 30, 7), (0, 40, 9), (0, 40, 8), (0, 40, 30)])
+    assert packed_batches(rows, 16, share=True) == [[1], [0, 3, 2], [4]]
+    assert len(packed_batches(rows, 16, share=False)) == len(rows)
 
 
 @pytest.mark.parametrize("name", ["bert", "qwen2"])
@@ -308,6 +317,23 @@ def test_onednn_is_the_linear_layer(bias: bool, monkeypatch: pytest.MonkeyPatch)
         torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-5)
     assert list(holder.state_dict()) == [f"0.{name}" for name in layer.state_dict()]
     assert holder.double()(inputs.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("capability", "vendor", "faster"),
+    [
+        ("AVX512", "vendor_id\t: AuthenticAMD\n", True),
+        ("AVX2", "vendor_id\t: AuthenticAMD\n", False),
+        ("AVX512", "vendor_id\t: GenuineIntel\n", False),
+        ("AVX512", "", False),
+    ],
+)
+def test_onednn_is_for_amd_with_avx512(
+    capability: str, vendor: str, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(onednn, "_vendor", lambda: vendor)
+    assert onednn.faster.__wrapped__() is faster
 
 
 def test_onednn_is_left_alone_where_it_is_slower(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from tests.training.conftest import metrics_of
 from webapp import celery
 from webapp.accounts.models import User
 from webapp.corpus.models import Project, Prompt
+from webapp.corpus.options import BOUNDS, CHOICES, FLAGS, Method, Tuning
 from webapp.jobs import State
 from webapp.training.gate import gate_check
 from webapp.training.models import ModelVersion, TrainingRun
@@ -308,3 +309,28 @@ def test_many_starts_at_once_queue_one_run(labelled: Project, sent: list[Any]) -
     assert len(set(results)) == 1
     assert TrainingRun.objects.count() == 1
     assert len(sent) == 1
+
+
+# ---- what the form offers and what the trainer takes are written down twice, since web code loads no PyTorch
+
+
+def test_the_trainer_takes_whatever_the_form_offers() -> None:
+    trainer = pytest.importorskip("workers.rewards.config")
+    for name, bounds in BOUNDS.items():
+        for value in bounds:
+            trainer.RunConfig.from_dict({name: value})
+    words = {"method": trainer.METHODS, "tuning": trainer.TUNINGS}
+    for name, offered in {"method": Method.values, "tuning": Tuning.values}.items():
+        assert sorted(offered) == sorted(words[name])
+    for name, known in {
+        "votes": trainer.VOTES,
+        "region": trainer.REGIONS,
+        "haf_head": trainer.HAF_HEADS,
+        "policy_loss": trainer.POLICY_LOSSES,
+    }.items():
+        assert sorted(CHOICES[name]) == sorted(known)
+    defaults = trainer.RunConfig()
+    assert {name: offered[0] for name, offered in CHOICES.items()} == {
+        name: getattr(defaults, name) for name in CHOICES
+    }
+    assert all(getattr(defaults, name) is True for name in FLAGS)

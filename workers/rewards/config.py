@@ -204,17 +204,13 @@ class RunConfig:
         """Fill token_budget from the tokens of all trained responses: a sixteenth, within BUDGET_BOUNDS.
 
         A small project would otherwise be one step an epoch; a large one gains nothing from larger blocks, since by
-        then most pairs meet inside one.  Activations are kept of all but SPARED of them (half and a micro-batch at
-        least): MiniLM on UKPConvArg1 then takes 150 MiB less than with all, and an eighth more time.  A CPU's
-        micro-batches are a quarter of the budget, 512 to 1,024: larger ones gain nothing, and smaller ones take
-        less memory.
+        then most pairs meet inside one.  A step keeps the activations of one budget, and computes those of what goes
+        beyond it again.  A CPU's micro-batches are half the budget, 512 to 1,024: larger ones gain little.
         """
         low, high = BUDGET_BOUNDS
         budget = self.token_budget or min(high, max(low, tokens // 16))
-        micro = self.micro_batch_tokens or min(1024, max(512, budget // 4))
-        kept = self.kept_tokens
-        if kept is None:
-            kept = max(budget - SPARED, budget // 2, micro)
+        micro = self.micro_batch_tokens or min(1024, max(512, budget // 2))
+        kept = max(budget, micro) if self.kept_tokens is None else self.kept_tokens
         return dataclasses.replace(self, token_budget=budget, micro_batch_tokens=micro, kept_tokens=kept)
 
     def to_json(self) -> dict[str, Any]:
@@ -226,7 +222,6 @@ class RunConfig:
 
 
 BUDGET_BOUNDS = (512, 2048)
-SPARED = 1024  # tokens of a budget whose activations are computed twice rather than kept
 
 # Encoder, tuned: bt on UKPConvArg1 strict (benchmarks/quality.py, six folds, three seeds) has accuracy .835 with these
 # and at 2.5e-4; .831 with five epochs at 1e-4 (four folds, one seed, where these had .836).

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from .backbones import RewardModel
 from .batches import micro_batches, restore_order
 from .distributed import Group
-from .packing import Unpackable, by_prompt, pack, packed_batches
+from .packing import Unpackable, by_prompt, pack, packed_batches, packed_tokens
 from .templates import Encoded, collate
 
 # Of one forward pass, by kind of device: a CPU gains nothing above 512, a GPU wants filling.
@@ -114,7 +114,8 @@ class ResponseEncoder:
             return 0
         kept = 0
         for number in reversed(range(len(batches))):
-            kept += sum(len(rows[position]) for position in batches[number])
+            members = [rows[position] for position in batches[number]]
+            kept += packed_tokens(members, share=self.share and self.packed)
             if kept > self.kept_tokens:
                 return min(number + 1, len(batches) - 1)  # a lone one would be the peak all the same
         return 0

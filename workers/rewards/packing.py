@@ -87,8 +87,9 @@ def by_prompt(rows: Sequence[Encoded]) -> list[list[int]]:
 def packed_batches(rows: Sequence[Encoded], max_tokens: int, *, share: bool) -> list[list[int]]:
     """Positions of `rows` in micro-batches of at most max_tokens tokens in the row (a longer text stands alone).
 
-    Sorted by length, so that texts of one length are neighbours; with `share` prompt by prompt, since a prompt
-    shared by a micro-batch counts once.
+    Sorted by length, so that texts of one length are neighbours.  With `share` prompt by prompt: a prompt that a
+    micro-batch shares counts once, and where it leaves less room than it takes, as many tokens of responses as it has
+    itself may follow, since it would else be computed again for each of them.
     """
     groups = by_prompt(rows) if share else [[position] for position in range(len(rows))]
     for group in groups:
@@ -103,14 +104,21 @@ def packed_batches(rows: Sequence[Encoded], max_tokens: int, *, share: bool) -> 
             batches[-1].extend(group)
             used += prompt + sum(tokens)
             continue
+        most = max(max_tokens, 2 * prompt)
         for number, (position, count) in enumerate(zip(group, tokens, strict=True)):
-            if number and used + count <= max_tokens:
+            if number and used + count <= most:
                 batches[-1].append(position)
                 used += count
             else:
                 batches.append([position])
                 used = prompt + count
     return batches
+
+
+def packed_tokens(rows: Sequence[Encoded], *, share: bool) -> int:
+    """Tokens of the row that `pack` makes of these."""
+    prompts = {row.ids[: row.start] for row in rows} if share else set()
+    return sum(map(len, prompts)) + sum(len(row) - (row.start if share else 0) for row in rows)
 
 
 def pack(rows: Sequence[Encoded], device: torch.device, *, share: bool, offset: int = 0) -> Packed:
