@@ -463,8 +463,8 @@ def training(plan: Plan) -> Section:
         "learning rate halved": {"learning_rate": 7.5e-5},
         "learning rate doubled": {"learning_rate": 3e-4},
         "head's learning rate 3e-3": {"head_learning_rate": 3e-3},
-        "token budget 1,024": {"token_budget": 1024},
-        "token budget 4,096": {"token_budget": 4096},
+        "token budget 1,024, two epochs": {"token_budget": 1024, "epochs": 2, "learning_rate": 1e-4},
+        "token budget 4,096, four epochs": {"token_budget": 4096, "epochs": 4, "learning_rate": 2e-4},
         "no warm-up": {"warmup": 0.0},
     }
     variants = [plan.variant(name, data, 3, {**base, **config}) for name, config in settings.items()]
