@@ -270,15 +270,18 @@ def haf_weights(plan: Plan) -> Section:
         "haf, ipo": {"policy_loss": "ipo"},
     }
     variants = [plan.variant(name, data, 3, {**base, **config}) for name, config in settings.items()]
+    return Section(
+        "haf_weights",
+        "haf's weights, as in section haf",
+        variants,
+        lambda results: against_first(results, variants, "accuracy"),
+    )
 
-    def conclude(results: Results) -> list[str]:
-        return [
-            line
-            for name in list(settings)[1:]
-            for line in compared(results, name, "haf, starter LM", "accuracy")
-        ]
 
-    return Section("haf_weights", "haf's weights, as in section haf", variants, conclude)
+def against_first(results: Results, variants: list[Variant], *figures: str) -> list[str]:
+    """The other variants, each compared with the first."""
+    first, *others = variants
+    return [line for other in others for line in compared(results, other.name, first.name, *figures)]
 
 
 def noise(plan: Plan) -> Section:
@@ -455,8 +458,6 @@ def defaults(plan: Plan) -> Section:
 
 def training(plan: Plan) -> Section:
     data = {"load": "ukp_strict"}
-    # all activations kept: a fifth faster, the same weights
-    base = {"method": "bt", "kept_tokens": 100_000}
     settings: dict[str, dict[str, Any]] = {
         "bt, tuned": {},
         "the base model's dropout": {"dropout": None},
@@ -467,16 +468,13 @@ def training(plan: Plan) -> Section:
         "token budget 4,096, four epochs": {"token_budget": 4096, "epochs": 4, "learning_rate": 2e-4},
         "no warm-up": {"warmup": 0.0},
     }
-    variants = [plan.variant(name, data, 3, {**base, **config}) for name, config in settings.items()]
-
-    def conclude(results: Results) -> list[str]:
-        return [
-            line
-            for name in list(settings)[1:]
-            for line in compared(results, name, "bt, tuned", "accuracy", "NLL")
-        ]
-
-    return Section("training", "Defaults of the training, UKPConvArg1 strict, tuned", variants, conclude)
+    variants = [plan.variant(name, data, 3, {"method": "bt", **config}) for name, config in settings.items()]
+    return Section(
+        "training",
+        "Defaults of the training, UKPConvArg1 strict, tuned",
+        variants,
+        lambda results: against_first(results, variants, "accuracy", "NLL"),
+    )
 
 
 SECTIONS: dict[str, Callable[[Plan], Section]] = {

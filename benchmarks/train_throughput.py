@@ -157,18 +157,18 @@ class Bench:
                 self.folder / f"{data}-{model}", data, model, paths[model], loaded[data], self.extra
             )
             rates = self.probe(case)
-            per_device, sampling, _ = max(rates, key=lambda row: row[2])
-            batchings = {"trl": CANDIDATES[0], "best": (per_device, sampling)}
-            if batchings["best"] == batchings["trl"]:
-                del batchings["best"]
+            batchings = {"trl": CANDIDATES[0]}
+            size, order, _ = max(rates, key=lambda row: row[2])
+            if (size, order) != CANDIDATES[0]:
+                batchings["best"] = (size, order)
             legs: dict[str, list[dict[str, Any]]] = {side: [] for side in ("ours", *batchings)}
             for _ in range(repeats):
                 for side in list(legs)[:: 1 if turn % 2 == 0 else -1]:
                     if side == "ours":
                         legs[side].append(self.ours(case))
-                        continue
-                    case.trl["per_device"], case.trl["sampling"] = batchings[side]
-                    legs[side].append(self.trl(case, self.seconds))
+                    else:
+                        size, order = batchings[side]
+                        legs[side].append(self.trl(case, self.seconds, per_device=size, sampling=order))
                 turn += 1
             cases.append(compare(case, legs, rates))
             print(describe(cases[-1]), flush=True)
@@ -275,8 +275,8 @@ class Bench:
         predicted = pq.read_table(case.folder / "predictions.parquet").to_pylist()
         scores = {"ours": {row["response_id"]: row["score"] for row in predicted}}
         started = time.monotonic()
-        case.trl |= {"per_device": 8, "sampling": "trainer"}
-        result = self.trl(case, None, score=str(case.folder / "responses.parquet"))
+        responses = str(case.folder / "responses.parquet")
+        result = self.trl(case, None, per_device=8, sampling="trainer", score=responses)
         seconds["trl"] = time.monotonic() - started
         names = [row["response_id"] for row in rows.responses]
         scores["trl"] = dict(zip(names, result["scores"], strict=True))

@@ -319,16 +319,15 @@ def test_the_trainer_takes_whatever_the_form_offers() -> None:
     for name, bounds in BOUNDS.items():
         for value in bounds:
             trainer.RunConfig.from_dict({name: value})
-    words = {"method": trainer.METHODS, "tuning": trainer.TUNINGS}
-    for name, offered in {"method": Method.values, "tuning": Tuning.values}.items():
-        assert sorted(offered) == sorted(words[name])
-    for name, known in {
-        "votes": trainer.VOTES,
-        "region": trainer.REGIONS,
-        "haf_head": trainer.HAF_HEADS,
-        "policy_loss": trainer.POLICY_LOSSES,
-    }.items():
-        assert sorted(CHOICES[name]) == sorted(known)
+    for offered, known in (
+        (Method.values, trainer.METHODS),
+        (Tuning.values, trainer.TUNINGS),
+        (CHOICES["votes"], trainer.VOTES),
+        (CHOICES["region"], trainer.REGIONS),
+        (CHOICES["haf_head"], trainer.HAF_HEADS),
+        (CHOICES["policy_loss"], trainer.POLICY_LOSSES),
+    ):
+        assert sorted(offered) == sorted(known)
     defaults = trainer.RunConfig()
     assert {name: offered[0] for name, offered in CHOICES.items()} == {
         name: getattr(defaults, name) for name in CHOICES
