@@ -477,6 +477,43 @@ def training(plan: Plan) -> Section:
     )
 
 
+POOLED: dict[str, dict[str, Any]] = {
+    "qa_feedback": {"load": "qa_feedback", "passages": False},
+    "pandalm": {"load": "pandalm"},
+    "autoj": {"load": "autoj"},
+    "hh_rlhf": {"load": "hh_rlhf"},
+}
+
+
+def pooling(plan: Plan) -> Section:
+    """UKPConvArg1's arguments stand without a prompt, so it has no say here."""
+    variants = [
+        plan.variant(
+            f"{name}, {tuning}, {over}", data, 3, {"method": "bt", "pool_prompt": pool_prompt, **settings}
+        )
+        for tuning, settings in (("frozen", FROZEN_LARGE), ("tuned", {}))
+        for name, data in POOLED.items()
+        for over, pool_prompt in (("whole text", True), ("response", False))
+    ]
+
+    def conclude(results: Results) -> list[str]:
+        return [
+            line
+            for tuning in ("frozen", "tuned")
+            for name in POOLED
+            for line in compared(
+                results, f"{name}, {tuning}, response", f"{name}, {tuning}, whole text", "accuracy", "NLL"
+            )
+        ]
+
+    return Section(
+        "pooling",
+        "An encoder's mean over prompt and response, or over the response in view of its prompt; bt, 3 folds",
+        variants,
+        conclude,
+    )
+
+
 SECTIONS: dict[str, Callable[[Plan], Section]] = {
     "ukp_strict": strict,
     "votes": votes,
@@ -492,8 +529,9 @@ SECTIONS: dict[str, Callable[[Plan], Section]] = {
     "haf_weights": haf_weights,
     "qa_tuned": qa_tuned,
     "training": training,
+    "pooling": pooling,
 }
-ON_REQUEST = ("haf_weights", "qa_tuned", "training")  # slower than what they tell
+ON_REQUEST = ("haf_weights", "qa_tuned", "training", "pooling")  # slower than what they tell
 
 
 # -- the table -------------------------------------------------------------------------------------------------

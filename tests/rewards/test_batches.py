@@ -152,7 +152,7 @@ def test_scores_do_not_depend_on_the_batch(
     with torch.no_grad():
         together = model(*collate(rows, cpu))
         alone = torch.cat([model(*collate([row], cpu)) for row in rows])
-        ids, lengths = collate(rows, cpu)
+        ids, lengths, _ = collate(rows, cpu)
         for number, row in enumerate(rows):
             ids[number, len(row) :] = int(ids.max())  # another padding id
         other = model(ids, lengths)
@@ -205,7 +205,7 @@ def test_haf_is_its_reward_loss_and_alpha_times_the_policy_loss(
         sides = []
         for response in (int(data.first[row]), int(data.second[row])):
             encoded, cpu = rows[response], torch.device("cpu")
-            ids, lengths = collate([encoded], cpu)
+            ids, lengths, _ = collate([encoded], cpu)
             backbone: Any = model.backbone
             table = backbone(input_ids=ids).logits[0].log_softmax(-1)
             own = range(encoded.start, encoded.stop)

@@ -90,12 +90,12 @@ def test_the_position_comes_from_the_length(
     ]
     rows = [*rows, *inside]
     expected = alone(model, rows)
-    ids, lengths = collate(rows, CPU)
+    ids, lengths, pooled = collate(rows, CPU)
     for padding in (0, end, int(ids.max())):
         for number, row in enumerate(rows):
             ids[number, len(row) :] = padding
         with torch.no_grad():
-            torch.testing.assert_close(model(ids, lengths), expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(model(ids, lengths, pooled), expected, rtol=1e-4, atol=1e-5)
     if backbone == "encoder":
         return
     # What reading the position from token ids would have given: it is another score on these very texts.

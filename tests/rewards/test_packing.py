@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from workers.rewards import onednn, packing
 from workers.rewards.backbones import RewardModel, load_backbone, longest_text, set_dropout
 from workers.rewards.config import RunConfig
+from workers.rewards.distributed import Group
 from workers.rewards.encoding import ResponseEncoder, packable
 from workers.rewards.packing import Segments, pack, packed_batches
 from workers.rewards.templates import Encoded, collate
@@ -32,27 +33,36 @@ SMALL = {
 MODERN = SMALL | {
     f"{name}_token_id": number for number, name in enumerate(("pad", "bos", "eos", "cls", "sep"))
 }
-FAMILIES: dict[str, tuple[str, str, dict[str, Any], bool]] = {  # config, model, settings, packs
-    "bert": ("BertConfig", "BertModel", SMALL, True),
-    "roberta": ("RobertaConfig", "RobertaModel", {**SMALL, "pad_token_id": 1}, True),
+# config, model, settings, whether it packs, whether its last layer then computes only what is read
+FAMILIES: dict[str, tuple[str, str, dict[str, Any], bool, bool]] = {
+    "bert": ("BertConfig", "BertModel", SMALL, True, True),
+    "roberta": ("RobertaConfig", "RobertaModel", {**SMALL, "pad_token_id": 1}, True, True),
     "distilbert": (
         "DistilBertConfig",
         "DistilBertModel",
         {"vocab_size": VOCABULARY, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
         True,
+        False,
     ),
     # relative positions are computed over the whole row
-    "mpnet": ("MPNetConfig", "MPNetModel", SMALL, False),
-    "modernbert": ("ModernBertConfig", "ModernBertModel", MODERN, True),
+    "mpnet": ("MPNetConfig", "MPNetModel", SMALL, False, False),
+    "modernbert": ("ModernBertConfig", "ModernBertModel", MODERN, True, True),
     # its window is narrower than the longest text
-    "modernbert-narrow": ("ModernBertConfig", "ModernBertModel", {**MODERN, "local_attention": 16}, False),
-    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", {**SMALL, "num_key_value_heads": 2}, True),
-    "llama": ("LlamaConfig", "LlamaForCausalLM", {**SMALL, "num_key_value_heads": 1}, True),
+    "modernbert-narrow": (
+        "ModernBertConfig",
+        "ModernBertModel",
+        {**MODERN, "local_attention": 16},
+        False,
+        False,
+    ),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", {**SMALL, "num_key_value_heads": 2}, True, True),
+    "llama": ("LlamaConfig", "LlamaForCausalLM", {**SMALL, "num_key_value_heads": 1}, True, True),
     "gpt2": (
         "GPT2Config",
         "GPT2LMHeadModel",
         {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96},
         True,
+        False,  # it gives its last states the shape of its input
     ),
 }
 
@@ -63,7 +73,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RewardMo
     folders: dict[str, Path] = {}
 
     def load(name: str) -> RewardModel:
-        config, architecture, given, _ = FAMILIES[name]
+        config, architecture, given, *_ = FAMILIES[name]
         if name not in folders:
             torch.manual_seed(0)
             network = getattr(transformers, architecture)(getattr(transformers, config)(**given))
@@ -81,7 +91,10 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RewardMo
 
 
 def texts(lengths: list[tuple[int, int, int]], seed: int = 0) -> list[Encoded]:
-    """Rows from (prompt, prompt's length, response's length): rows of one prompt share its tokens."""
+    """Rows from (prompt, prompt's length, response's length): rows of one prompt share its tokens.
+
+    An encoder's head reads every second row whole, of the others the response.
+    """
     rows = []
     for number, (prompt, head, tail) in enumerate(lengths):
         shared = torch.Generator().manual_seed(1000 * seed + 31 * prompt + head)
@@ -89,7 +102,8 @@ def texts(lengths: list[tuple[int, int, int]], seed: int = 0) -> list[Encoded]:
         # all ids are drawn, whatever pads or ends a text in this vocabulary; RoBERTa takes positions from its own
         ids = torch.randint(2, VOCABULARY, (head,), generator=shared).tolist()
         ids += torch.randint(2, VOCABULARY, (tail,), generator=own).tolist()
-        rows.append(Encoded(tuple(ids), head, head + tail, False))
+        pooled = min(head, head + tail - 1) if number % 2 == 0 else 0
+        rows.append(Encoded(tuple(ids), head, head + tail, False, pooled))
     return rows
 
 
@@ -98,8 +112,8 @@ def one_by_one(model: RewardModel, rows: list[Encoded]) -> tuple[torch.Tensor, t
     scores, log_pi = [], []
     backbone: Any = model.backbone
     for row in rows:
-        ids, lengths = collate([row], CPU)
-        scores.append(model(ids, lengths))
+        ids, lengths, pooled = collate([row], CPU)
+        scores.append(model(ids, lengths, pooled))
         if model.backbone_kind == "causal":
             table = backbone(input_ids=ids).logits[0].log_softmax(-1)
             log_pi.append(
@@ -122,8 +136,14 @@ def gradients(
 
 
 def same(model: RewardModel, rows: list[Encoded], **options: Any) -> None:
-    policy = model.backbone_kind == "causal"
+    """Scores alone, with a causal model log-probabilities too."""
+    for policy in (False, True) if model.backbone_kind == "causal" else (False,):
+        same_with(model, rows, policy, **options)
+
+
+def same_with(model: RewardModel, rows: list[Encoded], policy: bool, **options: Any) -> None:
     scores, log_pi = one_by_one(model, rows)
+    log_pi = log_pi if policy else None
     expected = gradients(model, scores, log_pi)
     encoder = ResponseEncoder(model, CPU, 40, longest=max(map(len, rows)), **options)
     got, got_pi = encoder.scores(rows, log_probs=policy)
@@ -147,8 +167,10 @@ def test_every_architecture_gives_the_same_packed_or_says_that_it_can_not(
 ) -> None:
     model = family(name)
     rows = texts([(0, 5, 20), (0, 5, 3), (1, 9, 11), (0, 5, 20), (2, 4, 6)])
-    assert packable(model, CPU, longest=25) == FAMILIES[name][3]
-    assert ResponseEncoder(model, CPU, 40, longest=25).packed == FAMILIES[name][3]
+    packs, narrows = FAMILIES[name][3:]
+    assert packable(model, CPU, longest=25, narrow=False) == packs
+    encoder = ResponseEncoder(model, CPU, 40, longest=25)
+    assert (encoder.packed, encoder.narrow) == (packs, narrows)
     same(model, rows)
     same(model, rows, packing="sorted")
     assert not ResponseEncoder(model, CPU, 40, longest=25, packing="sorted").packed
@@ -203,15 +225,41 @@ def test_lora_trains_the_same_way(family: Callable[[str], RewardModel], packing:
 
 def test_a_shared_prompt_stands_in_the_row_once(family: Callable[[str], RewardModel]) -> None:
     rows = texts([(0, 6, 3), (0, 6, 4), (1, 5, 4), (0, 6, 0)])
-    packed = pack(rows, CPU, share=True)
+    packed = pack(rows, CPU, causal=True, share=True)
     assert len(packed.ids) == 6 + 3 + 4 + (5 + 4)
     assert packed.positions.tolist() == [*range(6), 6, 7, 8, 6, 7, 8, 9, *range(9)]
-    assert packed.last.tolist() == [8, 12, 21, 5]  # an empty response is scored at its prompt's last token
+    assert packed.pooled.tolist() == [8, 12, 21, 5]  # an empty response is scored at its prompt's last token
     assert packed.segments.queries == (6, 3, 4, 9)
     assert packed.segments.lengths == (6, 9, 10, 9)
-    alone = pack(rows, CPU, share=False)
+    alone = pack(rows, CPU, causal=True, share=False)
     assert len(alone.ids) == sum(map(len, rows))
     assert alone.segments.keys is None
+
+
+def test_the_last_layer_attends_for_what_is_read(family: Callable[[str], RewardModel]) -> None:
+    rows = texts([(0, 6, 3), (0, 6, 4), (1, 5, 4), (0, 6, 0)])
+    packed = pack(rows, CPU, causal=True, share=True, narrow=True)
+    last = packed.segments.last
+    assert last is not None
+    assert (last.queries, last.lengths) == ((1, 1, 1, 1), (9, 10, 9, 6))
+    assert last.read is packed.pooled
+    assert last.keys is not None
+    assert last.keys.tolist() == [*range(9), *range(6), *range(9, 13), *range(13, 22), *range(6)]
+    encoder = pack(rows, CPU, causal=False, share=False, narrow=True)
+    assert encoder.segments.last is not None
+    assert encoder.segments.last.queries == (3, 10, 4, 6)
+    assert encoder.segments.last.lengths == (9, 10, 9, 6)
+    # nothing is saved where more is read than stands in the row
+    twice = texts([(0, 1, 0), (0, 1, 0)])
+    assert pack(twice, CPU, causal=True, share=True, narrow=True).segments.last is None
+    assert pack(texts([(0, 0, 5)]), CPU, causal=False, share=False, narrow=True).segments.last is None
+    model = family("qwen2")
+    calls: list[int] = []
+    body: Any = model.backbone
+    body.model.layers[1].mlp.register_forward_hook(lambda *call: calls.append(call[2].shape[1]))
+    with torch.no_grad():
+        ResponseEncoder(model, CPU, 100, longest=10)(rows)
+    assert calls[-1] == len(rows)
 
 
 @settings(max_examples=50, deadline=None)
@@ -224,7 +272,7 @@ def test_micro_batches_hold_every_row_once_within_the_budget(
     assert sorted(position for batch in batches for position in batch) == list(range(len(rows)))
     for batch in batches:
         members = [rows[position] for position in batch]
-        size = len(pack(members, CPU, share=share).ids)
+        size = len(pack(members, CPU, causal=True, share=share).ids)
         assert size == packing.packed_tokens(members, share=share)
         most = max(budget, 2 * members[0].start) if share else budget
         assert size <= most or len(batch) == 1
@@ -234,6 +282,17 @@ def test_a_prompt_longer_than_the_budget_is_computed_once_for_its_responses() ->
     rows = texts([(0, 40, 5), (1, 30, 7), (0, 40, 9), (0, 40, 8), (0, 40, 30)])
     assert packed_batches(rows, 16, share=True) == [[1], [0, 3, 2], [4]]
     assert len(packed_batches(rows, 16, share=False)) == len(rows)
+
+
+def test_processes_divide_the_tokens_that_they_compute(family: Callable[[str], RewardModel]) -> None:
+    """A shared prompt counts once, so its responses may stay with one process."""
+    rows = texts([(0, 40, 5), (0, 40, 5), (1, 8, 20), (0, 40, 5), (2, 8, 20)])
+    encoder = ResponseEncoder(family("qwen2"), CPU, 60, longest=45, group=Group(size=2, device=CPU))
+    assert encoder.shares(rows) == [[0, 1, 3], [2, 4]]
+    apart = ResponseEncoder(
+        family("qwen2"), CPU, 60, longest=45, group=Group(size=2, device=CPU), share_prefix=False
+    )
+    assert sorted(map(len, apart.shares(rows))) == [2, 3]
 
 
 @pytest.mark.parametrize("name", ["bert", "qwen2"])

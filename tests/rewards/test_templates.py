@@ -139,12 +139,18 @@ def test_a_digit_token_may_swallow_the_space(lm: Any) -> None:
 
 
 def test_collate_pads_on_the_right(encoder: Any) -> None:
-    rows = Template(encoder, backbone="encoder", ordinal=False, max_length=64).encode(
-        [row("water"), row("no", None)]
-    )
-    ids, lengths = collate(rows, torch.device("cpu"))
+    template = Template(encoder, backbone="encoder", ordinal=False, max_length=64, pool_prompt=False)
+    rows = template.encode([row("water"), row("no", None)])
+    ids, lengths, pooled = collate(rows, torch.device("cpu"))
     assert ids.shape == (2, len(rows[0]))
     assert lengths.tolist() == [len(rows[0]), len(rows[1])]
+    assert pooled.tolist() == [rows[0].start, 0]  # a text without a prompt is read whole
+    whole = Template(encoder, backbone="encoder", ordinal=False, max_length=64)
+    assert [one.pooled for one in whole.encode([row("water"), row("no", None)])] == [0, 0]
+    assert template.describe()["pooled"] == "response"
+    assert "pooled" not in whole.describe()
+    causal = Template(encoder, backbone="causal", ordinal=False, max_length=64, pool_prompt=False)
+    assert "pooled" not in causal.describe()
 
 
 # --- Text as hostile as it can be ---------------------------------------------------------------------------

@@ -31,6 +31,8 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("tiny_encoder", "rgft", {"partition": [2, 7], "region": "rectangle"}),
     ("tiny_encoder", "bt", {"tuning": "frozen"}),
     ("tiny_encoder", "rgft", {"tuning": "frozen"}),
+    ("tiny_encoder", "bt", {"pool_prompt": False}),
+    ("tiny_encoder", "oprm", {"tuning": "frozen", "pool_prompt": False}),
     ("tiny_lm", "bt", {}),
     ("tiny_lm", "oprm", {}),
     ("tiny_lm", "haf", {}),
@@ -479,7 +481,7 @@ def test_the_embedding_cache_is_used_and_survives_damage(
     original = RewardModel.hidden_packed
 
     def counted(model: RewardModel, packed: Packed) -> torch.Tensor:
-        encoded.append(len(packed.lengths))
+        encoded.append(len(packed.counts))
         return original(model, packed)
 
     monkeypatch.setattr(RewardModel, "hidden_packed", counted)

@@ -107,6 +107,7 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
             max_length=config["max_length"],
             nonce_key=config["template"].get("nonce_key"),
             claims="claims" not in config["template"],
+            pool_prompt="pooled" not in config["template"],
         )
         if template.describe() != config["template"]:
             raise ArtifactError(

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .calibration import Calibration
 from .config import Refused, RunConfig
+from .last_layer import LastLayer
 from .onednn import use_onednn
 from .packing import ATTENTION, Packed
 from .scale import RATINGS
@@ -155,7 +156,8 @@ class RewardModel(nn.Module):
         self.kind = kind
         self.head_hidden = head_hidden
         self._lora: Any = None
-        self.packable: dict[tuple[torch.device, int], bool] = {}  # what encoding.packable has found
+        self.packable: dict[tuple[torch.device, int, bool], bool] = {}  # what encoding.packable has found
+        self._last_layer = LastLayer.of(backbone)
         pooler = getattr(backbone, "pooler", None)
         if isinstance(pooler, nn.Module):
             pooler.requires_grad_(False)  # BERT's own pooler is not read here
@@ -225,12 +227,25 @@ class RewardModel(nn.Module):
         wrapper: Any = get_peft_model(self.backbone, adapters)
         object.__setattr__(self, "_lora", wrapper)
         self.backbone = wrapper.base_model.model
+        self._hook_last_layer()
 
     def merge_lora(self) -> None:
         """Fold the adapters into the weights; scores change by rounding only."""
         if self._lora is not None:
             self.backbone = self._lora.merge_and_unload()
             object.__setattr__(self, "_lora", None)
+            self._hook_last_layer()
+
+    def _hook_last_layer(self) -> None:
+        """Again, since other modules stand in it now."""
+        if self._last_layer is not None:
+            self._last_layer.remove()
+        self._last_layer = LastLayer.of(self.backbone)
+
+    @property
+    def narrows(self) -> bool:
+        """Whether the last layer can compute the states that the head reads alone."""
+        return self._last_layer is not None
 
     def reference(self) -> AbstractContextManager[Any]:
         """Context in which the backbone is the starting model (LoRA: adapters off)."""
@@ -253,7 +268,8 @@ class RewardModel(nn.Module):
         return output
 
     def hidden_packed(self, packed: Packed) -> torch.Tensor:
-        """Last hidden states of a packed row.  [T, H]"""
+        """Last hidden states of a packed row, or where `segments.last` is given those at `pooled` alone.
+        [T, H] or [Q, H]"""
         output: torch.Tensor = self._body(
             input_ids=packed.ids.unsqueeze(0),
             position_ids=packed.positions.unsqueeze(0),
@@ -266,21 +282,25 @@ class RewardModel(nn.Module):
         """Where the architecture's positions begin."""
         return position_offset(self.backbone)
 
-    def pool(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Mean over real tokens (encoder) or the last real token (causal).  [B, L, H] -> [B, H]"""
+    def pool(self, hidden: torch.Tensor, lengths: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """Mean over the tokens from `pooled` to the end (encoder), or the last one (causal).
+        [B, L, H], [B], [B] -> [B, H]"""
         if self.backbone_kind == "causal":
             return hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1]
-        mask = torch.arange(hidden.shape[1], device=hidden.device) < lengths.unsqueeze(1)
+        token = torch.arange(hidden.shape[1], device=hidden.device)
+        mask = (token >= pooled.unsqueeze(1)) & (token < lengths.unsqueeze(1))
         total = (hidden * mask.unsqueeze(2)).sum(1)
-        return total / lengths.unsqueeze(1)
+        return total / (lengths - pooled).unsqueeze(1)
 
     def pool_packed(self, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
-        """The same from a packed row.  [T, H] -> [B, H]"""
+        """The same from what hidden_packed returns.  [T, H] or [Q, H] -> [B, H]"""
+        whole = self.backbone_kind == "encoder" and len(packed.pooled) == len(hidden)
+        states = hidden if whole or packed.segments.last is not None else hidden[packed.pooled]  # [Q, H]
         if self.backbone_kind == "causal":
-            return hidden[packed.last]
-        text = torch.repeat_interleave(packed.lengths)  # [T]
-        total = hidden.new_zeros(len(packed.lengths), hidden.shape[1]).index_add(0, text, hidden)
-        return total / packed.lengths.unsqueeze(1)
+            return states
+        text = torch.repeat_interleave(packed.counts)  # [Q]
+        total = states.new_zeros(len(packed.counts), states.shape[1]).index_add(0, text, states)
+        return total / packed.counts.unsqueeze(1)
 
     def score(self, features: torch.Tensor) -> torch.Tensor:
         """Scores from pooled features, fp32 at least.  [B, H] -> [B] (scalar) or [B, 9] (ordinal logits)"""
@@ -291,9 +311,13 @@ class RewardModel(nn.Module):
         scores: torch.Tensor = self.head(features.to(next(self.head.parameters()).dtype))
         return scores.squeeze(-1) if self.kind == "scalar" else scores
 
-    def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """[B, L], [B] -> [B] or [B, 9]"""
-        return self.score(self.pool(self.hidden(ids, lengths), lengths))
+    def forward(
+        self, ids: torch.Tensor, lengths: torch.Tensor, pooled: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """`pooled` None: an encoder's mean is over the whole text.  [B, L], [B], [B] -> [B] or [B, 9]"""
+        if pooled is None:
+            pooled = torch.zeros_like(lengths)
+        return self.score(self.pool(self.hidden(ids, lengths), lengths, pooled))
 
     def token_log_probs(
         self, states: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor, count: int

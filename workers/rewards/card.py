@@ -214,9 +214,15 @@ def _what(config: Row, run: Row, report: Row) -> str:
 
 def _use(config: Row, report: Row) -> str:
     template = config["template"]
+    pooled = (
+        " Its mean is over the response alone, in view of the prompt: the tokenizer's token types say which tokens."
+        if "pooled" in template
+        else ""
+    )
     return (
         f"```python\n{usage(config, report)}```\n\n"
-        "The tokenizer frames prompt and response by itself, and special tokens inside a text are read as plain text. "
+        "The tokenizer frames prompt and response by itself, and special tokens inside a text are read as plain text."
+        f"{pooled} "
         f"The ids are those of the template `{template['name']}`:\n\n"
         f"```text\n{template['text']}\n```\n\n"
         f"On {report['probes']} difficult texts the ids are equal to the training program's, and scores differ by at "

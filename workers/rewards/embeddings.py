@@ -1,7 +1,7 @@
 """Pooled features of responses, encoded once; for a frozen encoder kept on disk between runs.
 
-A cached vector's key is the model's weights (a folder) and the exact token ids (a row), so template, tokenizer
-and truncation are part of it, and nothing stale can be read.
+A cached vector's key is the model's weights (a folder), the exact token ids and which of them are pooled (a row), so
+template, tokenizer and truncation are part of it, and nothing stale can be read.
 """
 
 from __future__ import annotations
@@ -74,4 +74,4 @@ def embed_cached(
 
 
 def _key(row: Encoded) -> bytes:
-    return hashlib.sha256(",".join(map(str, row.ids)).encode()).digest()
+    return hashlib.sha256(f"{row.pooled}:{','.join(map(str, row.ids))}".encode()).digest()

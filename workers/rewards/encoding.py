@@ -59,12 +59,18 @@ class ResponseEncoder:
     @functools.cached_property
     def packed(self) -> bool:
         """Whether rows are packed; found out at the first use, since cached embeddings need no model at all."""
-        if self.packing == "sorted":
-            return False
-        known = self.model.packable
-        if (self.device, self.longest) not in known:
-            known[self.device, self.longest] = packable(self.model, self.device, self.longest)
-        return known[self.device, self.longest]
+        return self.packing != "sorted" and self._seen(narrow=False)
+
+    @functools.cached_property
+    def narrow(self) -> bool:
+        """Whether the last layer of packed rows computes only what the head reads (last_layer.py)."""
+        return self.packed and self.model.narrows and self._seen(narrow=True)
+
+    def _seen(self, *, narrow: bool) -> bool:
+        known, key = self.model.packable, (self.device, self.longest, narrow)
+        if key not in known:
+            known[key] = packable(self.model, self.device, self.longest, narrow=narrow)
+        return known[key]
 
     def batches(self, rows: Sequence[Encoded]) -> list[list[int]]:
         """Positions of `rows` in micro-batches."""
@@ -142,15 +148,28 @@ class ResponseEncoder:
 
     def shares(self, rows: Sequence[Encoded]) -> list[list[int]]:
         """Which process encodes which rows; a prompt's responses stay together unless they are more than a share."""
-        fair = sum(map(len, rows)) / self.group.size
+        share = self.packed and self.share
+
+        def tokens(members: list[int]) -> int:
+            return packed_tokens([rows[position] for position in members], share=share)
+
+        whole = by_prompt(rows) if share else [[position] for position in range(len(rows))]
+        fair = sum(map(tokens, whole)) / self.group.size
         groups: list[list[int]] = []
-        for members in by_prompt(rows) if self.packed and self.share else [list(range(len(rows)))]:
-            together = sum(len(rows[position]) for position in members) <= fair
+        for members in whole:
+            together = tokens(members) <= fair
             groups.extend([members] if together else [[position] for position in members])
-        return self.group.divide(groups, [sum(len(rows[p]) for p in members) for members in groups])
+        return self.group.divide(groups, [tokens(members) for members in groups])
 
     def _packed(self, rows: list[Encoded], log_probs: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        packed = pack(rows, self.device, share=self.share, offset=self.model.position_offset)
+        packed = pack(
+            rows,
+            self.device,
+            causal=self.model.backbone_kind == "causal",
+            share=self.share,
+            narrow=not log_probs and self.narrow,
+            offset=self.model.position_offset,
+        )
         hidden = self.model.hidden_packed(packed)  # [T, H]
         features = self.model.pool_packed(hidden, packed)
         if not log_probs:
@@ -159,9 +178,9 @@ class ResponseEncoder:
         return features, self.model.token_log_probs(states, packed.targets, packed.owner, len(rows))
 
     def _sorted(self, rows: list[Encoded], log_probs: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        ids, lengths = collate(rows, self.device)
+        ids, lengths, pooled = collate(rows, self.device)
         hidden = self.model.hidden(ids, lengths)  # [B, L, H]
-        features = self.model.pool(hidden, lengths)
+        features = self.model.pool(hidden, lengths, pooled)
         if not log_probs:
             return features, None
         token = torch.arange(ids.shape[1], device=self.device)
@@ -173,8 +192,9 @@ class ResponseEncoder:
 
 
 @torch.no_grad()
-def packable(model: RewardModel, device: torch.device, longest: int) -> bool:
-    """Whether texts up to `longest` tokens get the same hidden states in a packed row as alone.
+def packable(model: RewardModel, device: torch.device, longest: int, *, narrow: bool) -> bool:
+    """Whether texts up to `longest` tokens get the same features from a packed row as alone; with `narrow` from a
+    last layer that computes the states that are read alone.
 
     It is tried rather than looked up: an architecture may take no positions, keep relative ones, ignore the
     attention registry or mix tokens outside attention.
@@ -182,20 +202,24 @@ def packable(model: RewardModel, device: torch.device, longest: int) -> bool:
     vocabulary = model.backbone.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     tokens = [(7 * place + 11) % vocabulary for place in range(24)]
     rows = [
-        Encoded(tuple(tokens[first:stop]), first_own, stop - first, False)
+        Encoded(tuple(tokens[first:stop]), first_own, stop - first, False, first_own if narrow else 0)
         for first, stop, first_own in ((0, 9, 4), (9, 14, 2), (14, 24, 3))
     ]
-    rows.append(Encoded((*rows[0].ids[:4], *tokens[20:23]), 4, 7, False))
+    rows.append(Encoded((*rows[0].ids[:4], *tokens[20:23]), 4, 7, False, 4 if narrow else 0))
     training = model.training
     model.eval()
     try:
-        packed = pack(rows, device, share=model.backbone_kind == "causal", offset=model.position_offset)
+        causal = model.backbone_kind == "causal"
+        packed = pack(rows, device, causal=causal, share=causal, narrow=narrow, offset=model.position_offset)
         segments = dataclasses.replace(packed.segments, longest=max(longest, packed.segments.longest))
         together = model.pool_packed(
             model.hidden_packed(dataclasses.replace(packed, segments=segments)), packed
         )
         alone = torch.cat(
-            [model.pool(model.hidden(*batch), batch[1]) for batch in (collate([row], device) for row in rows)]
+            [
+                model.pool(model.hidden(*batch[:2]), *batch[1:])
+                for batch in (collate([r], device) for r in rows)
+            ]
         )
     except (Unpackable, TypeError, ValueError, RuntimeError, IndexError, AttributeError):
         return False

@@ -58,7 +58,7 @@ def export_model(model_dir: Path, out_dir: Path, metrics: dict[str, Any] | None 
         tokenizer = _tokenizer(template, model_dir)
         about = _about(config, metrics)
         if model.backbone_kind == "encoder":
-            exported = _encoder(model, about)
+            exported = _encoder(model, template, about)
         elif model.kind == "ordinal":
             exported = _language_model(model, about, tokenizer)
         else:
@@ -149,13 +149,16 @@ def _tokenizer(template: Template, model_dir: Path) -> Any:
     start, middle, end = template.frame
     pieces = {"START": start, "MIDDLE": middle, "END": end}
 
-    def rule(*parts: str) -> str:
-        return " ".join(f"{part}:0" for part in parts if part.startswith("$") or pieces[part])
+    def rule(parts: tuple[str, ...], pooled: str) -> str:
+        """Where the mean leaves the prompt out, it is over the parts from `pooled` on, which are of type 1."""
+        first = len(parts) if template.pool_prompt else parts.index(pooled)
+        kept = [(part, int(place >= first)) for place, part in enumerate(parts)]
+        return " ".join(f"{part}:{kind}" for part, kind in kept if part.startswith("$") or pieces[part])
 
     alone = ("START", "$A", "END") if template.backbone == "encoder" else ("START", "MIDDLE", "$A", "END")
     core.post_processor = processors.TemplateProcessing(
-        single=rule(*alone),
-        pair=rule("START", "$A", "MIDDLE", "$B", "END"),
+        single=rule(alone, "START"),
+        pair=rule(("START", "$A", "MIDDLE", "$B", "END"), "$B"),
         special_tokens=[
             {"id": name, "ids": ids, "tokens": [core.id_to_token(i) for i in ids]}
             for name, ids in pieces.items()
@@ -178,20 +181,22 @@ def _tokenizer(template: Template, model_dir: Path) -> Any:
         model_max_length=template.max_length,
         padding_side="right",
         truncation_side="left",
-        model_input_names=["input_ids", "attention_mask"],
+        model_input_names=["input_ids", "attention_mask"]
+        + ([] if template.pool_prompt else ["token_type_ids"]),
     )
 
 
 # -- the three kinds --
 
 
-def _encoder(model: RewardModel, about: dict[str, Any]) -> Any:
+def _encoder(model: RewardModel, template: Template, about: dict[str, Any]) -> Any:
     backbone: Any = model.backbone
     outputs = RATINGS if model.kind == "ordinal" else 1
     encoder = backbone.config.to_dict()
     config = modeling_caliper.CaliperRewardConfig(
         backbone=encoder,
         head_hidden=model.head_hidden,
+        pooled="text" if template.pool_prompt else "response",
         caliper=about,
         auto_map={
             "AutoConfig": "modeling_caliper.CaliperRewardConfig",

@@ -1,5 +1,7 @@
 """A reward model on a text encoder: the mean over the encoder's last hidden states, and a head on it.
 
+The mean is over the whole text, or (`pooled` "response") over the tokens of type 1, which are the response's.
+
 This file travels with every encoder that Caliper exports and needs torch and transformers alone:
 
     AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
@@ -17,14 +19,22 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 class CaliperRewardConfig(PretrainedConfig):
-    """`backbone` is the encoder's own configuration; `head_hidden` the width of the head's hidden layer, or 0."""
+    """`backbone` is the encoder's own configuration; `head_hidden` the width of the head's hidden layer, or 0;
+    `pooled` what the mean is over, "text" or "response"."""
 
     model_type = "caliper_reward"
 
-    def __init__(self, backbone: dict[str, Any] | None = None, head_hidden: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        backbone: dict[str, Any] | None = None,
+        head_hidden: int = 0,
+        pooled: str = "text",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.backbone = backbone or {}
         self.head_hidden = head_hidden
+        self.pooled = pooled
 
 
 class CaliperRewardModel(PreTrainedModel):
@@ -51,14 +61,28 @@ class CaliperRewardModel(PreTrainedModel):
         self.post_init()
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **unused: Any
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        **unused: Any,
     ) -> SequenceClassifierOutput:
-        """input_ids, attention_mask [B, L] -> logits [B, num_labels]; token types play no part in these models."""
+        """input_ids, attention_mask, token_type_ids [B, L] -> logits [B, num_labels].
+
+        The tokenizer of this folder gives token types; they say what is pooled and don't reach the encoder.
+        """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        pooled_mask = attention_mask
+        if self.config.pooled == "response":
+            if token_type_ids is None:
+                raise ValueError(
+                    "token_type_ids are needed: pass on all that this folder's tokenizer returns"
+                )
+            pooled_mask = attention_mask * token_type_ids
         hidden = self.backbone(
             input_ids=input_ids, attention_mask=attention_mask
         ).last_hidden_state  # [B, L, H]
-        mask = attention_mask.to(hidden.dtype).unsqueeze(2)
-        pooled = (hidden * mask).sum(1) / mask.sum(1)  # [B, H]
+        mask = pooled_mask.to(hidden.dtype).unsqueeze(2)
+        pooled = (hidden * mask).sum(1) / mask.sum(1).clamp_min(1)  # [B, H]
         return SequenceClassifierOutput(logits=self.head(pooled))

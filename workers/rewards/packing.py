@@ -44,6 +44,9 @@ class Segments:
     cumulative_queries: torch.Tensor  # [S + 1] int32
     cumulative_keys: torch.Tensor  # [S + 1] int32
     longest: int  # of all texts that the model will be given, not only these
+    last: Segments | None = None  # what the last layer attends with, see last_layer.py
+    read: torch.Tensor | None = None  # [Q] row positions of the queries; None: all, in order
+    rows: torch.Tensor | None = None  # [1, T, H] what the last layer was given, on the way to its attention
 
     @functools.cached_property
     def runs(self) -> list[tuple[int, int, int]]:
@@ -61,16 +64,16 @@ class Segments:
 class Packed:
     """One packed row.  Order B is that of the rows it was made from.
 
-    ids, positions [T]: tokens, and their places in their texts.  lengths, last [B]: tokens of each response with
-    its prompt, and the row position of its last one.  before, targets, owner [R]: row position of the state that
-    predicts each response token, that token, and whose it is.
+    ids, positions [T]: tokens, and their places in their texts.  pooled [Q]: row positions of the states that the head
+    reads, response by response; counts [B]: how many of each.  before, targets, owner [R]: row position of the state
+    that predicts each response token, that token, and whose it is.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
     segments: Segments
-    lengths: torch.Tensor
-    last: torch.Tensor
+    pooled: torch.Tensor
+    counts: torch.Tensor
     before: torch.Tensor
     targets: torch.Tensor
     owner: torch.Tensor
@@ -121,8 +124,20 @@ def packed_tokens(rows: Sequence[Encoded], *, share: bool) -> int:
     return sum(map(len, prompts)) + sum(len(row) - (row.start if share else 0) for row in rows)
 
 
-def pack(rows: Sequence[Encoded], device: torch.device, *, share: bool, offset: int = 0) -> Packed:
-    """Lay rows out one after the other; `offset` is what the architecture adds to positions (RoBERTa's 2)."""
+def pack(
+    rows: Sequence[Encoded],
+    device: torch.device,
+    *,
+    causal: bool,
+    share: bool,
+    narrow: bool = False,
+    offset: int = 0,
+) -> Packed:
+    """Lay rows out one after the other; `offset` is what the architecture adds to positions (RoBERTa's 2).
+
+    The head reads a response's last token on a causal model, on an encoder all from its `pooled` on.  With `narrow`
+    the last layer computes those alone, where that saves anything.
+    """
     ids: list[int] = []
     positions: list[torch.Tensor] = []
     queries: list[int] = []
@@ -131,7 +146,9 @@ def pack(rows: Sequence[Encoded], device: torch.device, *, share: bool, offset: 
     heads: list[int] = []  # row position and length of the part that a response shares
     shared: list[int] = []
     tails: list[int] = []
+    own: list[int] = []  # the segment in which a response ends
     prompts: dict[tuple[int, ...], int] = {}
+    ends: dict[tuple[int, ...], int] = {}  # a prompt's segment
     uses: dict[tuple[int, ...], int] = {}
     if share:
         for row in rows:
@@ -141,8 +158,8 @@ def pack(rows: Sequence[Encoded], device: torch.device, *, share: bool, offset: 
         at = len(ids)
         ids.extend(tokens)
         positions.append(torch.arange(begin, begin + len(tokens)))
-        own = torch.arange(at, at + len(tokens))
-        keys.append(own if seen is None else torch.cat((seen, own)))
+        these = torch.arange(at, at + len(tokens))
+        keys.append(these if seen is None else torch.cat((seen, these)))
         queries.append(len(tokens))
         lengths.append(len(keys[-1]))
 
@@ -152,12 +169,15 @@ def pack(rows: Sequence[Encoded], device: torch.device, *, share: bool, offset: 
             heads.append(0)
             shared.append(0)
             tails.append(len(ids))
+            own.append(len(queries))
             segment(row.ids, 0, None)
             continue
         if prompt not in prompts:
             prompts[prompt] = len(ids)
+            ends[prompt] = len(queries)
             segment(prompt, 0, None)
         at = prompts[prompt]
+        own.append(len(queries) if len(row) > row.start else ends[prompt])
         heads.append(at)
         shared.append(row.start)
         tails.append(len(ids))
@@ -170,10 +190,23 @@ def pack(rows: Sequence[Encoded], device: torch.device, *, share: bool, offset: 
         head, count, tail = heads[number], shared[number], tails[number]
         return torch.where(token < count, head + token, tail + token - count)
 
-    last = torch.cat([place(number, len(row) - 1, len(row)) for number, row in enumerate(rows)])
+    counts = [1 if causal else len(row) - row.pooled for row in rows]
+    pooled = torch.cat([place(n, len(row) - counts[n], len(row)) for n, row in enumerate(rows)]).to(device)
     before = torch.cat([place(number, row.start - 1, row.stop - 1) for number, row in enumerate(rows)])
     targets = [token for row in rows for token in row.ids[row.start : row.stop]]
     owner = torch.repeat_interleave(torch.tensor([row.stop - row.start for row in rows]))
+    last = None
+    if narrow and len(pooled) < len(ids):
+        seen = [lengths[segment] for segment in own]
+        last = Segments(
+            tuple(counts),
+            tuple(seen),
+            torch.cat([keys[segment] for segment in own]).to(device) if prompts else None,
+            _cumulative(counts).to(device),
+            _cumulative(seen).to(device),
+            max(lengths),
+            read=pooled,
+        )
     segments = Segments(
         tuple(queries),
         tuple(lengths),
@@ -181,13 +214,14 @@ def pack(rows: Sequence[Encoded], device: torch.device, *, share: bool, offset: 
         _cumulative(queries).to(device),
         _cumulative(lengths).to(device),
         max(lengths),
+        last=last,
     )
     return Packed(
         torch.tensor(ids).to(device),
         torch.cat(positions).add_(offset).to(device),
         segments,
-        torch.tensor([len(row) for row in rows]).to(device),
-        last.to(device),
+        pooled,
+        torch.tensor(counts).to(device),
         before.to(device),
         torch.tensor(targets, dtype=torch.int64).to(device),
         owner.to(device),
@@ -208,7 +242,8 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface for a packed row; without `segments` it is plain SDPA.
 
-    query [1, heads, T, d], key and value [1, key heads, T, d] -> [1, T, heads, d].  Raises Unpackable.
+    query [1, heads, T, d], key and value [1, key heads, T, d] -> [1, T, heads, d]: of its rows the first Q where
+    `segments` read Q queries, the others are zero.  Raises Unpackable.
     """
     if segments is None:
         output: tuple[torch.Tensor, None] = sdpa_attention_forward(
@@ -224,6 +259,9 @@ def attention(
         raise Unpackable(f"{type(module).__name__} has a sliding window of {window}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, d]
+    total = len(q)
+    if segments.read is not None:
+        q = q[segments.read]  # [Q, heads, d]
     if segments.keys is not None:
         k, v = k[segments.keys], v[segments.keys]  # [K, heads, d]
     kernel = _varlen() if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) else None
@@ -233,6 +271,8 @@ def attention(
         mixed = _padded(q, k, v, segments, scale, causal, dropout)
     else:
         mixed = _by_runs(q, k, v, segments, scale, causal, dropout)
+    if len(mixed) < total:
+        mixed = F.pad(mixed, (0, 0, 0, 0, 0, total - len(mixed)))
     return mixed.unsqueeze(0), None
 
 

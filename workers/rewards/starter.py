@@ -110,7 +110,7 @@ def _fit(
             done = max(step / total, spent)
             for group in optimizer.param_groups:
                 group["lr"] = 2e-3 * min(1.0, (step + 1) / 10) * (1 - 0.9 * done)
-            ids, lengths = collate([rows[position] for position in batch], torch.device("cpu"))
+            ids, lengths, _ = collate([rows[position] for position in batch], torch.device("cpu"))
             real = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)  # [B, L]
             hidden = model.base_model(
                 input_ids=ids, attention_mask=real.long(), use_cache=False

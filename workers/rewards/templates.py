@@ -37,12 +37,16 @@ _MARKER = re.compile(f"[{_HASH}](?:[{_NO_WIDTH}]*[{_HASH}]){{2,}}")
 
 @dataclass(frozen=True)
 class Encoded:
-    """One response with its prompt as ids; `start` is the first token of the response, `stop` one past its last."""
+    """One response with its prompt as ids; `start` is the first token of the response, `stop` one past its last.
+
+    An encoder's head reads the mean over the tokens from `pooled` to the end.
+    """
 
     ids: tuple[int, ...]
     start: int
     stop: int
     truncated: bool
+    pooled: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,6 +64,8 @@ class Template:
     response.  The word is a function of key and prompt, so scores repeat and a prompt's responses share a prefix.
 
     Without `claims` a response is read without what it says of its own grade (claims.py).
+
+    Without `pool_prompt` an encoder's mean leaves the prompt's states out; the response has attended to it already.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class Template:
         max_length: int,
         nonce_key: str | None = None,
         claims: bool = True,
+        pool_prompt: bool = True,
     ) -> None:
         """Raises Refused if the tokenizer can't do what the method needs."""
         if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -81,6 +88,7 @@ class Template:
         self.max_length = max_length
         self.nonce_key = nonce_key if backbone == "causal" else None
         self.claims = claims
+        self.pool_prompt = pool_prompt or backbone != "encoder"
         self._header = RESPONSE_HEADER
         self.digit_ids: tuple[int, ...] | None = None
         self._cut_mark = self._ids(CUT_MARK)
@@ -111,7 +119,12 @@ class Template:
 
     def describe(self) -> dict[str, Any]:
         """What an artifact stores, so that another program can rebuild the same ids."""
-        return self._described() | ({} if self.claims else {"claims": "left out"})
+        described = self._described()
+        if not self.claims:
+            described["claims"] = "left out"
+        if not self.pool_prompt:
+            described["pooled"] = "response"
+        return described
 
     def _described(self) -> dict[str, Any]:
         if self.backbone == "encoder":
@@ -173,7 +186,8 @@ class Template:
         ids = (*head, *response, *end)
         # an end token right after the response is the response's own last word
         stop = len(head) + len(response) if self.ordinal or self.nonce_key else len(ids)
-        return Encoded(ids, len(head), stop, truncated)
+        pooled = 0 if self.pool_prompt or not prompt else min(len(head), len(ids) - 1)
+        return Encoded(ids, len(head), stop, truncated, pooled)
 
     def _cut(self, ids: list[int], room: int) -> list[int]:
         """The tail that fits, behind a mark that says that something is missing."""
@@ -225,13 +239,17 @@ class Template:
         return ids
 
 
-def collate(rows: Sequence[Encoded], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids and lengths; which id pads doesn't matter, since masks come from lengths.  [B, L], [B]"""
+def collate(rows: Sequence[Encoded], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Right-padded ids, lengths, and where an encoder's mean begins.  [B, L], [B], [B]
+
+    Which id pads doesn't matter, since masks come from lengths.
+    """
     lengths = torch.tensor([len(row) for row in rows])
     ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)  # [B, L]
     for number, row in enumerate(rows):
         ids[number, : len(row)] = torch.tensor(row.ids)
-    return ids.to(device), lengths.to(device)
+    pooled = torch.tensor([row.pooled for row in rows])
+    return ids.to(device), lengths.to(device), pooled.to(device)
 
 
 def plain(text: str) -> str:

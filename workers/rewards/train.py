@@ -102,6 +102,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         max_length=min(given(config.max_length), longest_text(backbone) or sys.maxsize),
         nonce_key=nonce_key(config.seed, snapshot.responses) if config.nonce else None,
         claims=config.read_claims,
+        pool_prompt=config.pool_prompt,
     )
     stop.check()
 
