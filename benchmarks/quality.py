@@ -483,6 +483,7 @@ POOLED: dict[str, dict[str, Any]] = {
     "autoj": {"load": "autoj"},
     "hh_rlhf": {"load": "hh_rlhf"},
 }
+POOLED_TUNED = ("qa_feedback", "pandalm")  # the others would take an hour more
 
 
 def pooling(plan: Plan) -> Section:
@@ -493,6 +494,7 @@ def pooling(plan: Plan) -> Section:
         )
         for tuning, settings in (("frozen", FROZEN_LARGE), ("tuned", {}))
         for name, data in POOLED.items()
+        if tuning == "frozen" or name in POOLED_TUNED
         for over, pool_prompt in (("whole text", True), ("response", False))
     ]
 
@@ -501,6 +503,7 @@ def pooling(plan: Plan) -> Section:
             line
             for tuning in ("frozen", "tuned")
             for name in POOLED
+            if tuning == "frozen" or name in POOLED_TUNED
             for line in compared(
                 results, f"{name}, {tuning}, response", f"{name}, {tuning}, whole text", "accuracy", "NLL"
             )

@@ -92,8 +92,8 @@ RUNS = {
     "haf-ordinal": ("tiny_lm", {"method": "haf", "haf_head": "ordinal"}),
     "oprm-lora": ("tiny_lm", {"method": "oprm", "tuning": "lora"}),
     "encoder-bt": ("tiny_encoder", {"method": "bt"}),
-    "encoder-frozen": ("tiny_encoder", {"method": "bt", "tuning": "frozen", "pool_prompt": False}),
-    "encoder-response": ("tiny_encoder", {"method": "bt", "pool_prompt": False}),
+    "encoder-frozen": ("tiny_encoder", {"method": "bt", "tuning": "frozen", "pool_prompt": True}),
+    "encoder-whole": ("tiny_encoder", {"method": "bt", "pool_prompt": True}),
     "encoder-rgft": ("tiny_encoder", {"method": "rgft"}),
 }
 

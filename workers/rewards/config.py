@@ -70,9 +70,7 @@ class RunConfig:
     hardening: float = 0.0  # share of the trained responses that get an attacked copy, see hardening.py
 
     read_claims: bool = False  # whether a model reads what a response says of its own grade ("Score: 9")
-    pool_prompt: bool = (
-        True  # encoder: the head reads the mean over the prompt's states too, not the response's alone
-    )
+    pool_prompt: bool = False  # encoder: whether the head's mean takes in the prompt, or the response alone
     nonce: bool = False  # causal: delimit the response by a word that its text can't know
 
     # optimisation
