@@ -31,6 +31,7 @@ from workers.rewards.backbones import (
     load_tokenizer,
     resolve_base_model,
 )
+from workers.rewards.config import RunConfig
 from workers.rewards.encoding import MICRO_BATCH_TOKENS
 from workers.rewards.score import score_encoded
 from workers.rewards.starter import build_starter_lm
@@ -75,7 +76,13 @@ def measure(
     """Prints one line; returns scoring's speed as a share of the faster bare forward."""
     backbone = load_backbone(name, path, kind)
     limit = 256 if kind == "encoder" else 1024
-    template = Template(load_tokenizer(name, path), backbone=kind, ordinal=False, max_length=limit)
+    template = Template(
+        load_tokenizer(name, path),
+        backbone=kind,
+        ordinal=False,
+        max_length=limit,
+        pool_prompt=RunConfig().pool_prompt,
+    )
     model = RewardModel(backbone, backbone_kind=kind, kind="scalar").eval()
     some = data.responses[:responses]
     rows = template.encode([{"messages": [], **row} for row in some])

@@ -152,10 +152,10 @@ def test_scores_do_not_depend_on_the_batch(
     with torch.no_grad():
         together = model(*collate(rows, cpu))
         alone = torch.cat([model(*collate([row], cpu)) for row in rows])
-        ids, lengths, _ = collate(rows, cpu)
+        ids, lengths, pooled = collate(rows, cpu)
         for number, row in enumerate(rows):
             ids[number, len(row) :] = int(ids.max())  # another padding id
-        other = model(ids, lengths)
+        other = model(ids, lengths, pooled)
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together, other, rtol=0, atol=0)
 
@@ -205,13 +205,13 @@ def test_haf_is_its_reward_loss_and_alpha_times_the_policy_loss(
         sides = []
         for response in (int(data.first[row]), int(data.second[row])):
             encoded, cpu = rows[response], torch.device("cpu")
-            ids, lengths, _ = collate([encoded], cpu)
+            ids, lengths, pooled = collate([encoded], cpu)
             backbone: Any = model.backbone
             table = backbone(input_ids=ids).logits[0].log_softmax(-1)
             own = range(encoded.start, encoded.stop)
             log_pi = torch.stack([table[place - 1, encoded.ids[place]] for place in own]).sum()[None]
             start = given_reference(loss)[response : response + 1]
-            sides.append((model(ids, lengths), log_pi, start, torch.tensor([len(own)])))
+            sides.append((model(ids, lengths, pooled), log_pi, start, torch.tensor([len(own)])))
         (score_a, pi_a, ref_a, n_a), (score_b, pi_b, ref_b, n_b) = sides
         outcome = data.outcome[row : row + 1]
         if head == "ordinal":

@@ -42,7 +42,11 @@ kinds = pytest.mark.parametrize(("base", "backbone", "kind"), KINDS)
 def reward_model(path: Path, backbone: str, kind: str, max_length: int = 128) -> tuple[RewardModel, Template]:
     """A model whose head is not near zero, so that a wrong position shows in the score."""
     template = Template(
-        load_tokenizer("tiny", str(path)), backbone=backbone, ordinal=kind == "ordinal", max_length=max_length
+        load_tokenizer("tiny", str(path)),
+        backbone=backbone,
+        ordinal=kind == "ordinal",
+        max_length=max_length,
+        pool_prompt=False,
     )
     torch.manual_seed(1)
     model = RewardModel(
@@ -70,7 +74,12 @@ def texts(template: Template) -> list[dict[str, Any]]:
 
 def alone(model: RewardModel, rows: list[Encoded]) -> torch.Tensor:
     with torch.no_grad():
-        return torch.cat([model(torch.tensor([row.ids]), torch.tensor([len(row)])) for row in rows])
+        return torch.cat(
+            [
+                model(torch.tensor([row.ids]), torch.tensor([len(row)]), torch.tensor([row.pooled]))
+                for row in rows
+            ]
+        )
 
 
 # -- the position that is read --
@@ -119,7 +128,9 @@ def test_a_tokenizer_that_pads_or_cuts_elsewhere_gives_the_same_ids(
     tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
     tokenizer.backend_tokenizer.enable_padding(length=60, direction="left")
     tokenizer.backend_tokenizer.enable_truncation(7)
-    other = Template(tokenizer, backbone=backbone, ordinal=kind == "ordinal", max_length=128)
+    other = Template(
+        tokenizer, backbone=backbone, ordinal=kind == "ordinal", max_length=128, pool_prompt=False
+    )
     rows = texts(template)
     assert [row.ids for row in other.encode(rows)] == [row.ids for row in template.encode(rows)]
     for row in rows:

@@ -179,7 +179,7 @@ def test_ordinal_scores_are_the_digit_rows_of_the_lm_head(tiny_lm: Path) -> None
     ids, lengths = torch.randint(10, 200, (2, 9)), torch.tensor([9, 6])
     whole = backbone(input_ids=ids).logits
     expected = torch.stack([whole[0, 8, list(digits)], whole[1, 5, list(digits)]])
-    torch.testing.assert_close(model(ids, lengths), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(ids, lengths, torch.zeros_like(lengths)), expected, rtol=1e-4, atol=1e-5)
 
 
 # -- refusals --

@@ -311,12 +311,8 @@ class RewardModel(nn.Module):
         scores: torch.Tensor = self.head(features.to(next(self.head.parameters()).dtype))
         return scores.squeeze(-1) if self.kind == "scalar" else scores
 
-    def forward(
-        self, ids: torch.Tensor, lengths: torch.Tensor, pooled: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """`pooled` None: an encoder's mean is over the whole text.  [B, L], [B], [B] -> [B] or [B, 9]"""
-        if pooled is None:
-            pooled = torch.zeros_like(lengths)
+    def forward(self, ids: torch.Tensor, lengths: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """What templates.collate makes of rows.  [B, L], [B], [B] -> [B] or [B, 9]"""
         return self.score(self.pool(self.hidden(ids, lengths), lengths, pooled))
 
     def token_log_probs(
