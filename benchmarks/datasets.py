@@ -38,11 +38,12 @@ class Rows(NamedTuple):
         return sorted({row["group"] for row in self.responses})
 
 
-def load_ukp_strict(path: Path | None = None) -> Rows:
+def load_ukp_strict(path: Path | None = None, *, topics: bool = False) -> Rows:
     """UKPConvArg1 strict: 11,650 pairs of 1,038 texts, one cleaned verdict each, no ties, no annotators.
 
     A response is a text within a topic; a topic is "<debate>_<stance>", and the group is the debate (16), so both
-    stances are held out together.  No prompt: the arguments are read by themselves.
+    stances are held out together.  No prompt: the arguments are read by themselves; with `topics` the prompt is the
+    debate and the stance ("ban plastic water bottles: yes emergencies only"), which people saw as they judged.
     """
     ids: dict[tuple[str, str], str] = {}
     responses: list[dict[str, Any]] = []
@@ -59,11 +60,17 @@ def load_ukp_strict(path: Path | None = None) -> Rows:
                         "prompt_id": row["topic"],
                         "group": _debate(row["topic"]),
                         "text": text,
+                        **({"messages": _topic(row["topic"])} if topics else {}),
                     }
                 )
             sides.append(ids[key])
         judgements.append({"response_a": sides[0], "response_b": sides[1], "verdict": row["label"]})
     return Rows(responses, judgements, [])
+
+
+def _topic(name: str) -> list[dict[str, str]]:
+    """A topic's name, "debate_stance" with hyphens for spaces, as a user's message."""
+    return [{"role": "user", "content": name.replace("_", ": ").replace("-", " ")}]
 
 
 def load_ukp_votes(path: Path | None = None) -> Rows:

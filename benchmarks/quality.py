@@ -73,13 +73,7 @@ def strict(plan: Plan) -> Section:
     ]
 
     def conclude(results: Results) -> list[str]:
-        said = []
-        for variant in variants:
-            if results.has(variant.name):
-                folds = results.folds[variant.name]
-                whole, near = ratio(*joined(folds, accuracy)), ratio(*joined(folds, near_accuracy))
-                said.append(bar(f"{variant.name}, accuracy", whole.value, BARS["accuracy"]))
-                said.append(bar(f"{variant.name}, accuracy at nearly equal length", near.value, BARS["near"]))
+        said = accuracy_bars(results, variants)
         for first, second in (
             ("oprm, tuned", "bt, tuned"),
             ("bt, trained on votes", "bt, tuned"),
@@ -91,6 +85,35 @@ def strict(plan: Plan) -> Section:
         return said
 
     return Section("ukp_strict", "UKPConvArg1 strict, 6 folds of whole debates", variants, conclude)
+
+
+def topics(plan: Plan) -> Section:
+    """ukp_strict, with the debate and the stance as the prompt."""
+    data = {"load": "ukp_strict", "topics": True}
+    votes = {**data, "change": {"votes": 1.0}}
+    variants = [
+        plan.variant("oprm, topic read, trained on votes", votes, 6, {"method": "oprm"}),
+        plan.variant("bt, topic read", data, 6, {"method": "bt"}),
+    ]
+
+    return Section(
+        "topics",
+        "UKPConvArg1 strict, debate and stance as the prompt, 6 folds of whole debates",
+        variants,
+        lambda results: accuracy_bars(results, variants),
+    )
+
+
+def accuracy_bars(results: Results, variants: list[Variant]) -> list[str]:
+    """Accuracy of each variant, and at nearly equal length, beside the bars of UKPConvArg1 strict."""
+    said = []
+    for variant in variants:
+        if results.has(variant.name):
+            folds = results.folds[variant.name]
+            whole, near = ratio(*joined(folds, accuracy)), ratio(*joined(folds, near_accuracy))
+            said.append(bar(f"{variant.name}, accuracy", whole.value, BARS["accuracy"]))
+            said.append(bar(f"{variant.name}, accuracy at nearly equal length", near.value, BARS["near"]))
+    return said
 
 
 def robust(results: Results, name: str) -> list[str]:
@@ -533,8 +556,9 @@ SECTIONS: dict[str, Callable[[Plan], Section]] = {
     "qa_tuned": qa_tuned,
     "training": training,
     "pooling": pooling,
+    "topics": topics,
 }
-ON_REQUEST = ("haf_weights", "qa_tuned", "training", "pooling")  # slower than what they tell
+ON_REQUEST = ("haf_weights", "qa_tuned", "training", "pooling", "topics")  # slower than what they tell
 
 
 # -- the table -------------------------------------------------------------------------------------------------
