@@ -524,12 +524,8 @@ def pooling(plan: Plan) -> Section:
     def conclude(results: Results) -> list[str]:
         return [
             line
-            for tuning in ("frozen", "tuned")
-            for name in POOLED
-            if tuning == "frozen" or name in POOLED_TUNED
-            for line in compared(
-                results, f"{name}, {tuning}, response", f"{name}, {tuning}, whole text", "accuracy", "NLL"
-            )
+            for whole, response in zip(variants[::2], variants[1::2], strict=True)
+            for line in compared(results, response.name, whole.name, "accuracy", "NLL")
         ]
 
     return Section(

@@ -154,12 +154,13 @@ class ResponseEncoder:
             return packed_tokens([rows[position] for position in members], share=share)
 
         whole = by_prompt(rows) if share else [[position] for position in range(len(rows))]
-        fair = sum(map(tokens, whole)) / self.group.size
-        groups: list[list[int]] = []
-        for members in whole:
-            together = tokens(members) <= fair
-            groups.extend([members] if together else [[position] for position in members])
-        return self.group.divide(groups, [tokens(members) for members in groups])
+        costs = [tokens(members) for members in whole]
+        fair = sum(costs) / self.group.size
+        parts: list[tuple[list[int], int]] = []
+        for members, cost in zip(whole, costs, strict=True):
+            together = cost <= fair
+            parts.extend([(members, cost)] if together else [([row], tokens([row])) for row in members])
+        return self.group.divide([members for members, _ in parts], [cost for _, cost in parts])
 
     def _packed(self, rows: list[Encoded], log_probs: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         packed = pack(
