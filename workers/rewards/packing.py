@@ -195,27 +195,23 @@ def pack(
     before = torch.cat([place(number, row.start - 1, row.stop - 1) for number, row in enumerate(rows)])
     targets = [token for row in rows for token in row.ids[row.start : row.stop]]
     owner = torch.repeat_interleave(torch.tensor([row.stop - row.start for row in rows]))
-    last = None
-    if narrow and len(pooled) < len(ids):
-        seen = [lengths[segment] for segment in own]
-        last = Segments(
-            tuple(counts),
+
+    def segments_of(which: Sequence[int], asked: Sequence[int], **more: Any) -> Segments:
+        """These segments' keys, attended to by so many queries each."""
+        seen = [lengths[segment] for segment in which]
+        return Segments(
+            tuple(asked),
             tuple(seen),
-            torch.cat([keys[segment] for segment in own]).to(device) if prompts else None,
-            _cumulative(counts).to(device),
+            torch.cat([keys[segment] for segment in which]).to(device) if prompts else None,
+            _cumulative(asked).to(device),
             _cumulative(seen).to(device),
             max(lengths),
-            read=pooled,
+            **more,
         )
-    segments = Segments(
-        tuple(queries),
-        tuple(lengths),
-        torch.cat(keys).to(device) if prompts else None,
-        _cumulative(queries).to(device),
-        _cumulative(lengths).to(device),
-        max(lengths),
-        last=last,
-    )
+
+    saves = narrow and len(pooled) < len(ids)
+    last = segments_of(own, counts, read=pooled) if saves else None
+    segments = segments_of(range(len(queries)), queries, last=last)
     return Packed(
         torch.tensor(ids).to(device),
         torch.cat(positions).add_(offset).to(device),
