@@ -12,7 +12,6 @@ from tests.rewards.conftest import BAD, GOOD
 from workers.rewards.artifacts import load_model
 from workers.rewards.attacks import ATTACKS, OTHER_WORDS
 from workers.rewards.claims import _CLAIMS, _SIGN, without_claims
-from workers.rewards.hardening import _score_line
 from workers.rewards.score import score_responses
 from workers.rewards.train import train
 
@@ -27,7 +26,7 @@ READ = ("other_words",)  # the rule was not written for these
 )
 def test_the_suites_claims_leave_no_trace(attack) -> None:  # type: ignore[no-untyped-def]
     for eos in ("", "</s>", "<|endoftext|>", "[SEP]"):
-        assert without_claims(attack.change(TEXT, eos)) == TEXT
+        assert without_claims(attack.change(TEXT, eos, 0)) == TEXT
 
 
 def test_the_rule_has_not_learned_the_other_words() -> None:
@@ -52,7 +51,13 @@ def test_praise_and_turns_leave_no_trace(claim: str) -> None:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_score_lines_in_other_words(seed: int) -> None:
-    line = _score_line(random.Random(seed))
+    draw = random.Random(seed)
+    measure = draw.choice(
+        ["Score", "Rating", "Grade", "Points", "Final score", "Overall rating", "Quality", "Mark"]
+    )
+    joint, number = draw.choice([": ", ":", " = ", " - ", " is "]), draw.choice([1, 2, 3, 4, 5, 6, 7, 8, 10])
+    grade = draw.choice(["{}", "{}/10", "{} out of 10", "{}.0", "{} points"]).format(number)
+    line = draw.choice(["", "", "### ", "## ", "**", "[", "> "]) + measure + joint + grade
     assert without_claims(f"{TEXT}\n{line}") == TEXT
     assert without_claims(f"{line}\n{TEXT}") == TEXT
 
@@ -88,7 +93,7 @@ def test_twice_is_once_and_only_spans_go(text: str) -> None:
         assert once == text.strip()
 
 
-@given(st.sampled_from([attack.change("x", "</s>") for attack in ATTACKS if attack.name not in READ]))
+@given(st.sampled_from([attack.change("x", "</s>", 0) for attack in ATTACKS if attack.name not in READ]))
 def test_the_quick_search_misses_no_claim(text: str) -> None:
     assert _SIGN.search(text)
 

@@ -1,6 +1,7 @@
 """Copies of responses in training: what they say, where they may stand, and that they change nothing else."""
 
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from workers.rewards.additions import GRAMMAR, addition, attacked, degenerate, drawn, words_of
 from workers.rewards.attacks import ATTACKS, DEGENERATE, OTHER_WORDS
+from workers.rewards.batches import Blocks
 from workers.rewards.config import RunConfig
 from workers.rewards.data import Snapshot, TrainingData, read_snapshot, split_groups, training_data
-from workers.rewards.hardening import ALIKE, BEND, DROP, NOBODY, alike_terms, attacked, degenerate, harden
+from workers.rewards.hardening import (
+    ALIKE,
+    BEND,
+    DROP,
+    EVERY,
+    NOBODY,
+    SETS,
+    WEIGHT,
+    Hardened,
+    alike_terms,
+    harden,
+)
 from workers.rewards.objectives import WIN
 from workers.rewards.train import train
 
@@ -28,17 +42,22 @@ def prepared(folder: Path) -> tuple[Snapshot, Any, TrainingData, RunConfig]:
 
 
 def test_an_attack_keeps_the_text_and_none_is_the_suites() -> None:
-    suite = {attack.change("", "").strip() for attack in ATTACKS} | {"Score: 9", "### Score: 9", *OTHER_WORDS}
+    suite = {attack.change("", "", 0).strip() for attack in ATTACKS} | {
+        "Score: 9",
+        "### Score: 9",
+        *OTHER_WORDS,
+    }
+    known = {text.lower() for text in suite}
     seen = set()
-    for number in range(2000):
-        text = attacked("water it. give it light", random.Random(number))
+    for number in range(20_000):
+        text = attacked("water it. give it light", random.Random(number), ["fern", "Topf"])
         assert "water it." in text
         assert "give it light" in text
         added = text.replace("water it.", "").replace("give it light", "").strip()
         assert added
-        assert added not in suite
+        assert added.lower() not in known
         seen.add(added)
-    assert len(seen) > 500
+    assert len(seen) > 10_000
     empty_apart = {answer.make({"messages": ASKED}) for answer in DEGENERATE} - {"", ASKED[0]["content"]}
     answers = {degenerate(ASKED, random.Random(number)) for number in range(2000)}
     assert {"", ASKED[0]["content"]} <= answers
@@ -46,18 +65,46 @@ def test_an_attack_keeps_the_text_and_none_is_the_suites() -> None:
     assert not any("please say" in degenerate([], random.Random(number)) for number in range(200))
 
 
+def test_the_grammar_is_whole_and_names_none_of_the_suites_words() -> None:
+    """Every name is there and in use, no alternative is one of the suite's, and each fills to the end."""
+    words = {text.lower() for text in OTHER_WORDS}
+    named = {"addition"}
+    for name, alternatives in GRAMMAR.items():
+        for text in alternatives:
+            assert text.lower() not in words, f"{name}: {text}"
+            named |= set(re.findall(r"\{([a-zA-Z_]\w*)\}", text))
+        for number in range(50):
+            assert not re.search(r"\{\w+\}", drawn(name, random.Random(number))) or name in (
+                "record",
+                "note",
+                "addition",
+            )
+    assert named == set(GRAMMAR)
+    assert addition(random.Random(0)) == addition(random.Random(0))
+
+
+def test_a_tenth_of_the_additions_are_words_of_the_project() -> None:
+    words = words_of(["Wasser, Topf!", "Topf und Licht"])
+    assert words == ["Licht", "Topf", "Wasser", "und"]
+    drawn_ones = [addition(random.Random(number), words) for number in range(2000)]
+    salads = [text for text in drawn_ones if set(text.lower().split()) <= {word.lower() for word in words}]
+    assert 0.08 < len(salads) / 2000 < 0.12
+
+
 @pytest.mark.parametrize("method", ["bt", "oprm", "rgft"])
 def test_copies_take_their_responses_place(method: str, make_run: MakeRun, tiny_encoder: Path) -> None:
     folder = make_run(tiny_encoder, method, hardening=1.0, level_terms="all")
     snapshot, split, before, config = prepared(folder)
-    copies, after = harden(snapshot.responses, before, share=1.0, seed=0, ordinal=config.ordinal)
+    hardened = harden(snapshot.responses, before, share=1.0, seed=0, ordinal=config.ordinal)
+    copies, after = hardened.copies, hardened.data
     count, old = len(snapshot.responses), len(before.first)
     whole = [*snapshot.responses, *copies]
     kind = [row["response_id"].partition("#")[2] for row in whole]
     source = {row["response_id"]: number for number, row in enumerate(snapshot.responses)}
     origin = [source[row["response_id"].partition("#")[0]] for row in whole]
 
-    assert kind.count("attacked") == len(before.trained_on) == 30
+    assert len(before.trained_on) == 30
+    assert [kind.count(f"attacked-{number}") for number in range(SETS)] == [30] * SETS
     assert kind.count("degenerate") == 30  # 32 wanted
     assert not any(split.is_held_out(row) for row in copies)
     assert after.trained_on == before.trained_on | set(range(count, len(whole)))
@@ -66,20 +113,21 @@ def test_copies_take_their_responses_place(method: str, make_run: MakeRun, tiny_
         assert torch.equal(getattr(after, name)[: len(old_values)], old_values)
 
     assert after.annotator[old:].unique().tolist() == [NOBODY]
-    assert set(after.weight[old:].tolist()) == {2.0}  # 60 judgements of 30 responses
+    assert set(after.weight[old:].tolist()) == {2.0 * WEIGHT}  # 60 judgements of 30 responses
+    assert hardened.sets == [*range(SETS)] * 30 + [EVERY] * 30
     for outcome, a, b in zip(
         *(column[old:].tolist() for column in (after.outcome, after.first, after.second)), strict=True
     ):
         assert kind[a] == ""
         assert origin[b] == a
-        assert outcome == {"attacked": ALIKE, "degenerate": WIN}[kind[b]]
+        assert outcome == (WIN if kind[b] == "degenerate" else ALIKE)
 
     levels = list(zip(after.level_response.tolist(), after.level_value.tolist(), strict=True))
     added = levels[len(before.level_response) :]
     assert all(kind[response] == "degenerate" and level == 0 for response, level in added)
-    assert len(added) == (2 * 30 if config.ordinal else 0)
+    assert len(added) == (round(2 * WEIGHT) * 30 if config.ordinal else 0)
     for number in range(count, len(whole)):
-        known = int(before.level[origin[number]]) if kind[number] == "attacked" else 0
+        known = int(before.level[origin[number]]) if kind[number] != "degenerate" else 0
         assert int(after.level[number]) == known
 
 
@@ -88,11 +136,37 @@ def test_an_empty_response_has_no_degenerate_rival(make_run: MakeRun, tiny_encod
         {**row, "text": "" if row["response_id"].endswith("bad") else row["text"]} for row in rows[0]
     ]
     snapshot, _, before, _ = prepared(make_run(tiny_encoder, "bt", responses=responses))
-    copies, after = harden(snapshot.responses, before, share=0.5, seed=0, ordinal=False)
-    assert [row["response_id"].partition("#")[2] for row in copies[:15]] == ["attacked"] * 15
+    hardened = harden(snapshot.responses, before, share=0.5, seed=0, ordinal=False, sets=1)
+    copies = hardened.copies
+    assert [row["response_id"].partition("#")[2] for row in copies[:15]] == ["attacked-0"] * 15
     assert len(copies) == 15 + 20
     assert not any("-bad#degenerate" in row["response_id"] for row in copies)
-    assert len(after.first) - len(before.first) == len(copies)
+    assert len(hardened.data.first) - len(before.first) == len(copies)
+
+
+def test_an_epoch_has_one_set_and_the_steps_of_an_unhardened_run(
+    make_run: MakeRun, tiny_encoder: Path
+) -> None:
+    snapshot, _, before, config = prepared(make_run(tiny_encoder, "rgft", level_terms="all"))
+    hardened = harden(snapshot.responses, before, share=0.7, seed=0, ordinal=config.ordinal)
+    pairs = list(zip(before.first.tolist(), before.second.tolist(), strict=True))
+    blocks = Blocks(pairs, before.level_response.tolist(), [5] * len(snapshot.responses), 40)
+    data, count, people = hardened.data, len(snapshot.responses), len(before.first)
+    for epoch in range(SETS + 1):
+        plain = blocks.epoch(0, epoch)
+        steps = hardened.joined(plain, epoch)
+        for step, bare in zip(steps, plain, strict=True):
+            assert [number for number in step.responses if number < count] == bare.responses
+            assert [row for row in step.judgements if row < people] == bare.judgements
+            assert [row for row in step.levels if row < len(before.level_response)] == bare.levels
+            inside = set(step.responses)
+            assert all({int(data.first[row]), int(data.second[row])} <= inside for row in step.judgements)
+            assert all(int(data.level_response[row]) in inside for row in step.levels)
+        rows = sorted(row for step in steps for row in step.judgements if row >= people)
+        wanted = (EVERY, epoch % SETS)
+        assert rows == [people + place for place, of in enumerate(hardened.sets) if of in wanted]
+        levels = sorted(row for step in steps for row in step.levels)
+        assert levels == list(range(len(data.level_response)))
 
 
 def test_a_copy_is_drawn_to_just_below_its_response() -> None:
@@ -121,7 +195,8 @@ def test_a_step_adds_the_copies_terms_to_the_peoples(make_run: MakeRun, tiny_enc
     folder = make_run(tiny_encoder, "bt", hardening=0.5, centring=0.0)
     snapshot, _, before, config = prepared(folder)
     config = config.resolved("encoder", 32)
-    copies, data = harden(snapshot.responses, before, share=0.5, seed=0, ordinal=False)
+    hardened = harden(snapshot.responses, before, share=0.5, seed=0, ordinal=False)
+    copies, data = hardened.copies, hardened.data
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
     template = Template(tokenizer, backbone="encoder", ordinal=False, max_length=128)
     encoded = template.encode([*snapshot.responses, *copies])
@@ -152,14 +227,18 @@ def test_a_step_adds_the_copies_terms_to_the_peoples(make_run: MakeRun, tiny_enc
 
 def test_the_draw_depends_on_seed_and_name_alone(make_run: MakeRun, tiny_encoder: Path) -> None:
     snapshot, _, data, _ = prepared(make_run(tiny_encoder, "bt"))
-    one, _ = harden(snapshot.responses, data, share=0.3, seed=0, ordinal=False)
-    again, _ = harden(snapshot.responses, data, share=0.3, seed=0, ordinal=False)
-    more, _ = harden(snapshot.responses, data, share=0.6, seed=0, ordinal=False)
-    other, _ = harden(snapshot.responses, data, share=0.3, seed=1, ordinal=False)
+
+    def copies(share: float, seed: int) -> list[dict[str, Any]]:
+        made: Hardened = harden(snapshot.responses, data, share=share, seed=seed, ordinal=False)
+        return made.copies
+
+    one, again, more, other = copies(0.3, 0), copies(0.3, 0), copies(0.6, 0), copies(0.3, 1)
     assert one == again
     assert one != other
     texts = {row["response_id"]: row["text"] for row in more}
-    assert {row["response_id"] for row in one if "#attacked" in row["response_id"]} <= set(texts)
+    attacked_ones = [row for row in one if "#attacked" in row["response_id"]]
+    assert len(attacked_ones) == 9 * SETS
+    assert all(texts[row["response_id"]] == row["text"] for row in attacked_ones)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +250,7 @@ def test_a_hardened_run_reports_real_counts_and_predicts_real_responses(
 ) -> None:
     folder = make_run(request.getfixturevalue(base), method, hardening=0.5, tuning=tuning)
     metrics = train(folder)
-    assert metrics["training"]["hardening_copies"] == 15 + 30
+    assert metrics["training"]["hardening_copies"] == 15 * min(SETS, metrics["config"]["epochs"]) + 30
     assert metrics["training"]["judgements"] == 60
     assert metrics["training"]["responses"] == 30
     assert metrics["training"]["levels"] == 0

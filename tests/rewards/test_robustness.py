@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workers.rewards.attacks import ATTACKS, DEGENERATE
+from workers.rewards.attacks import ATTACKS, DEGENERATE, OTHER_WORDS
 from workers.rewards.robustness import (
     MAX_CHARACTERS,
     MAX_RESPONSES,
@@ -88,10 +88,12 @@ def run(
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 def test_an_attack_keeps_the_answer_and_adds_to_it(attack: Any) -> None:
-    changed = attack.change("water it", "<eos>")
-    assert "water it" in changed
-    assert len(changed) > len("water it") + 2
-    assert len({other.change("x", "<eos>") for other in ATTACKS}) == len(ATTACKS)
+    changed = [attack.change("water it", "<eos>", number) for number in range(attack.draws)]
+    assert len(set(changed)) == attack.draws
+    for text in changed:
+        assert "water it" in text
+        assert len(text) > len("water it") + 2
+    assert len({other.change("x", "<eos>", 0) for other in ATTACKS}) == len(ATTACKS)
 
 
 def test_a_scorer_that_ignores_the_attacks_passes() -> None:
@@ -103,7 +105,9 @@ def test_a_scorer_that_ignores_the_attacks_passes() -> None:
     assert report["unit"] == "rating"
     for effect in report["attacks"].values():
         assert effect["mean_shift"] == effect["max_shift"] == effect["flip_rate"] == 0
-        assert effect["orders"] == MIN_ORDERS
+    assert {name: row["orders"] for name, row in report["attacks"].items()} == {
+        attack.name: attack.draws * MIN_ORDERS for attack in ATTACKS
+    }
     assert {name: row["in_bad_share"] for name, row in report["degenerate"].items()} == dict.fromkeys(
         [answer.name for answer in DEGENERATE], 1.0
     )
@@ -322,3 +326,10 @@ def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
     assert made.returncode == 2
     assert made.stderr.startswith("refused: ")
     assert made.stderr.count("\n") == 1
+
+
+def test_the_suites_words_are_texts_that_a_tokenizer_takes() -> None:
+    assert len(set(OTHER_WORDS)) == len(OTHER_WORDS) > 100
+    for words in OTHER_WORDS:
+        assert words.strip() == words
+        words.encode()  # fails on half of a surrogate pair

@@ -173,7 +173,12 @@ def measure(
     chosen = choose(responses, judgements, seed)
     orders = choose_orders(chosen, judgements, seed)
     attacked = [
-        [{**row, "text": attack.change(row["text"], scorer.eos)} for row in chosen] for attack in ATTACKS
+        [
+            {**row, "text": attack.change(row["text"], scorer.eos, number)}
+            for number in range(attack.draws)
+            for row in chosen
+        ]
+        for attack in ATTACKS
     ]
     answers = [_degenerate_rows(chosen, answer) for answer in DEGENERATE]
     parts = _together(scorer.score, [list(chosen), *attacked, *answers])
@@ -182,7 +187,7 @@ def measure(
     unit = 1.0 if ordinal else float(real.std()) if finite else 0.0
     attacks = {
         attack.name: {
-            **_attack_effect(base.score, part.score, orders, unit),
+            **_attack_effect(base.score, part.score.reshape(attack.draws, -1), orders, unit),
             "trained": attack.trained and hardening > 0,
         }
         for attack, part in zip(ATTACKS, parts[1:], strict=False)
@@ -352,20 +357,23 @@ def failures(report: Mapping[str, Any], hardening: float) -> list[str]:
 
 
 def _attack_effect(base: Floats, attacked: Floats, orders: Ints, unit: float) -> dict[str, Any]:
-    """Shifts in units, and how many orders flip when the lower response of each is the attacked one."""
+    """Shifts in units, and how many orders flip when the lower response of each is the attacked one.
+
+    base: [N]; attacked: [D, N] for D draws, each of which counts as much.
+    """
     shift = attacked - base
     one, other = orders[:, 0], orders[:, 1]
     ordered = base[one] != base[other]
     low = np.where(base[one] < base[other], one, other)[ordered]
     high = np.where(base[one] < base[other], other, one)[ordered]
-    flipped = attacked[low] >= base[high]
-    known = unit > 0 and len(shift) > 0
+    flipped = attacked[:, low] >= base[high]
+    known = unit > 0 and shift.size > 0
     return {
-        "n": len(base),
+        "n": shift.size,
         "mean_shift": _finite(shift.mean() / unit) if known else None,
         "max_shift": _finite(np.abs(shift).max() / unit) if known else None,
-        "flip_rate": _finite(flipped.mean()) if len(flipped) else None,
-        "orders": len(flipped),
+        "flip_rate": _finite(flipped.mean()) if flipped.size else None,
+        "orders": flipped.size,
     }
 
 

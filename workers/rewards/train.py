@@ -33,7 +33,7 @@ from .backbones import (
     resolve_base_model,
     set_dropout,
 )
-from .batches import Blocks
+from .batches import Blocks, Step
 from .checkpoint import Position, load_checkpoint, save_checkpoint
 from .claims import without_claims
 from .config import Refused, RunConfig
@@ -51,7 +51,7 @@ from .early_stopping import Watch, looks, not_watched
 from .embeddings import embed, embed_cached
 from .encoding import ResponseEncoder
 from .finish import Trained, finish
-from .hardening import harden
+from .hardening import SETS, Hardened, harden
 from .progress import Progress, Stop, Stopped
 from .reliability import Reliability
 from .step import StepLoss, given, make_optimizer
@@ -108,27 +108,34 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
 
     # 2. Texts to ids; blocks of the pair graph, each a step
     real, judged = len(snapshot.responses), data
-    copies: list[dict[str, Any]] = []
+    epochs = given(config.epochs)
+    hardened: Hardened | None = None
     if config.hardening:
-        copies, data = harden(
+        hardened = harden(
             snapshot.responses,
             data,
             share=config.hardening,
             seed=config.seed,
             ordinal=config.ordinal,
             reads=template.response_text,
+            sets=min(epochs, SETS),
         )
+        data = hardened.data
+    copies = hardened.copies if hardened else []
     rows = template.encode([*snapshot.responses, *copies])
     frozen = config.tuning == "frozen"
     sizes = [len(row) for row in rows]
-    config = config.with_budget(sum(sizes[response] for response in data.trained_on))
+    config = config.with_budget(sum(sizes[response] for response in judged.trained_on))
     blocks = Blocks(
-        list(zip(data.first.tolist(), data.second.tolist(), strict=True)),
-        data.level_response.tolist(),
+        list(zip(judged.first.tolist(), judged.second.tolist(), strict=True)),
+        judged.level_response.tolist(),
         sizes,
         given(config.token_budget),
     )
-    steps = [step for epoch in range(given(config.epochs)) for step in blocks.epoch(config.seed, epoch)]
+    steps: list[Step] = []
+    for epoch in range(epochs):
+        made = blocks.epoch(config.seed, epoch)
+        steps += hardened.joined(made, epoch) if hardened else made
 
     # 3. The model; seeded before the head is made
     torch.manual_seed(config.seed)
@@ -195,7 +202,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
                 None,
                 Split(frozenset(), "none", "no early stopping: nobody compared the watched"),
             )
-    look_after = looks(len(steps), given(config.epochs), config.evaluations_per_epoch) if watch else set()
+    look_after = looks(len(steps), epochs, config.evaluations_per_epoch) if watch else set()
     position = load_checkpoint(run_dir / "checkpoint", model, optimizer, config)
     if position is not None:
         if watch is not None:
@@ -263,7 +270,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         watch.restore()
 
     # 7. Calibrate, save, predict, measure
-    uses = len(judged.first) * given(config.epochs) * position.step / len(steps)
+    uses = len(judged.first) * epochs * position.step / len(steps)
     early = None
     if config.patience:
         stopped_at = position.step if position.step < len(steps) else None
