@@ -49,10 +49,11 @@ class Results:
 
 @dataclass
 class Plan:
-    """What the options ask for."""
+    """What the options ask for.  `encoder`: a larger one than MiniLM, by hub id or path."""
 
     seeds: list[int]
     quick: bool
+    encoder: str = "sentence-transformers/all-mpnet-base-v2"
 
     def folds(self, groups: Sequence[str], count: int) -> list[list[str]]:
         """The groups in `count` folds of nearly equal number, shuffled once; --quick keeps two of them."""

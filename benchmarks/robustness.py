@@ -1,10 +1,10 @@
 """How far injected text moves a score, without and with hardening, and what hardening costs.
 
-    python -m benchmarks.robustness [--methods bt oprm] [--hardening 0 0.3] [--characters N] [--set KEY=VALUE ...]
+    python -m benchmarks.robustness [--methods bt oprm] [--hardening 0 0.3] [--folds 0 1] [--set KEY=VALUE ...]
 
-UKPConvArg1 strict with the topic as the prompt, four of its 16 debates held out.  `--characters` keeps only the texts
-up to that length, for a machine that has little time.  Prints, for each run, accuracy and seconds, then every attack:
-mean shift, and the share of orders that flip (workers/rewards/robustness.py).  Goals: flips at most 1 %, shifts
+UKPConvArg1 strict with the topic as the prompt; a fold holds out four of its 16 debates.  `--characters N` keeps only the
+texts up to N characters, for a machine that has little time.  Prints, over the folds, accuracy and seconds, then every
+attack: mean shift, and the share of orders that flip (workers/rewards/robustness.py).  Goals: flips at most 1 %, shifts
 below 0.2, degenerate answers in bad.
 """
 
@@ -14,7 +14,9 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.datasets import Rows, load_ukp_strict
@@ -37,39 +39,54 @@ def prepared(rows: Rows, characters: int) -> Rows:
     return Rows(list(kept.values()), judgements, [])
 
 
-def run(rows: Rows, config: dict[str, Any]) -> dict[str, Any]:
+def run(rows: Rows, fold: int, config: dict[str, Any]) -> dict[str, Any]:
     """metrics.json of one run."""
     folds = folds_of(rows.groups)
     with tempfile.TemporaryDirectory() as folder:
         write_snapshot(Path(folder) / "snapshot", *rows)
-        config = {"held_out_groups": folds[0] + folds[1], "checkpoint_seconds": 3600, **config}
+        held_out = folds[2 * fold] + folds[2 * fold + 1]
+        config = {"held_out_groups": held_out, "checkpoint_seconds": 3600, **config}
         (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
         return train(Path(folder))
 
 
-def report(metrics: dict[str, Any]) -> str:
-    """The run as lines of text."""
-    robustness, accuracy = metrics["robustness"], metrics["held_out"]["pairs"]["accuracy"]
-    training = metrics["training"]
-    effects = robustness["attacks"].values()
-    lines = [
-        f"{metrics['method']}, hardening {metrics['config']['hardening']:g}: accuracy {accuracy['value']:.3f} of "
-        f"{accuracy['n']}, {training['seconds']:.0f} s, {training['tokens']} tokens, "
-        f"{training['hardening_copies']} copies; mean of the attacks: |shift| "
-        f"{sum(abs(effect['mean_shift']) for effect in effects) / len(effects):.3f} {robustness['unit']}, flips "
-        f"{sum(effect['flip_rate'] for effect in effects) / len(effects):.1%} of {robustness['orders']} orders; "
-        f"{'passed' if robustness['passed'] else 'FAILED'}"
-    ]
-    for name, effect in robustness["attacks"].items():
-        new = (
-            ""
-            if effect["trained"] or not metrics["config"]["hardening"]
-            else "  (none of its kind in training)"
+def report(runs: Sequence[dict[str, Any]]) -> str:
+    """The runs of one configuration, together, as lines of text."""
+    pairs = [metrics["held_out"]["pairs"] for metrics in runs]
+    training = [metrics["training"] for metrics in runs]
+    suites = [metrics["robustness"] for metrics in runs]
+    hardening = runs[0]["config"]["hardening"]
+
+    def pooled(name: str) -> str:
+        """By the number of pairs."""
+        parts = [part[name] for part in pairs if part[name] is not None]
+        count = sum(part["n"] for part in parts)
+        return (
+            f"{sum(part['value'] * part['n'] for part in parts) / count:.3f} of {count}"
+            if parts
+            else "unknown"
         )
-        lines.append(f"  {name:18} shift {effect['mean_shift']:+.3f}  flips {effect['flip_rate']:6.1%}{new}")
-    for name, answer in robustness["degenerate"].items():
-        if answer["n"]:
-            lines.append(f"  {name:18} in bad {answer['in_bad_share']:.0%} of {answer['n']}")
+
+    lines = [
+        f"{runs[0]['method']}, hardening {hardening:g}: accuracy {pooled('accuracy')}, at nearly equal length "
+        f"{pooled('near_equal_length')}, {mean(part['seconds'] for part in training):.0f} s, "
+        f"{mean(part['tokens'] for part in training):.0f} tokens, "
+        f"{mean(part['hardening_copies'] for part in training):.0f} copies; the suite passed in "
+        f"{sum(suite['passed'] for suite in suites)} of {len(suites)} runs"
+    ]
+    for name, attack in suites[0]["attacks"].items():
+        new = "" if attack["trained"] or not hardening else "  (none of its kind in training)"
+        effects = [suite["attacks"][name] for suite in suites]
+        lines.append(
+            f"  {name:18} shift {mean(effect['mean_shift'] for effect in effects):+.3f} {suites[0]['unit']}  flips "
+            f"{mean(effect['flip_rate'] for effect in effects):6.2%} of {effects[0]['orders']} orders{new}"
+        )
+    for name in suites[0]["degenerate"]:
+        answers = [suite["degenerate"][name] for suite in suites]
+        count = sum(answer["n"] for answer in answers)
+        if count:
+            bad = sum(answer["n"] * answer["in_bad_share"] for answer in answers if answer["n"])
+            lines.append(f"  {name:18} in bad {bad:.0f} of {count}")
     return "\n".join(lines)
 
 
@@ -79,6 +96,7 @@ def main() -> int:
     )
     parser.add_argument("--methods", nargs="+", default=["bt", "oprm"])
     parser.add_argument("--hardening", nargs="+", type=float, default=[0.0, 0.3])
+    parser.add_argument("--folds", nargs="+", type=int, choices=range(4), default=[0])
     parser.add_argument("--characters", type=int, default=100_000)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=JSON", help="other keys of config.json")
     options = parser.parse_args()
@@ -91,7 +109,8 @@ def main() -> int:
     print(f"UKPConvArg1 strict: {len(rows.responses)} texts, {len(rows.judgements)} pairs", flush=True)
     for method in options.methods:
         for share in options.hardening:
-            print(report(run(rows, {"method": method, "hardening": share, **extra})), flush=True)
+            config = {"method": method, "hardening": share, **extra}
+            print(report([run(rows, fold, config) for fold in options.folds]), flush=True)
     return 0
 
 

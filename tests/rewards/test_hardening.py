@@ -20,9 +20,9 @@ from workers.rewards.hardening import (
     BEND,
     DROP,
     EVERY,
+    MOST,
     NOBODY,
     SETS,
-    WEIGHT,
     Hardened,
     alike_terms,
     harden,
@@ -113,7 +113,8 @@ def test_copies_take_their_responses_place(method: str, make_run: MakeRun, tiny_
         assert torch.equal(getattr(after, name)[: len(old_values)], old_values)
 
     assert after.annotator[old:].unique().tolist() == [NOBODY]
-    assert set(after.weight[old:].tolist()) == {2.0 * WEIGHT}  # 60 judgements of 30 responses
+    # 60 judgements of 30 responses, all of them copied
+    assert after.weight[old:].tolist() == pytest.approx([2.0 * MOST] * len(hardened.sets))
     assert hardened.sets == [*range(SETS)] * 30 + [EVERY] * 30
     for outcome, a, b in zip(
         *(column[old:].tolist() for column in (after.outcome, after.first, after.second)), strict=True
@@ -125,7 +126,7 @@ def test_copies_take_their_responses_place(method: str, make_run: MakeRun, tiny_
     levels = list(zip(after.level_response.tolist(), after.level_value.tolist(), strict=True))
     added = levels[len(before.level_response) :]
     assert all(kind[response] == "degenerate" and level == 0 for response, level in added)
-    assert len(added) == (round(2 * WEIGHT) * 30 if config.ordinal else 0)
+    assert len(added) == (round(2 * MOST) * 30 if config.ordinal else 0)
     for number in range(count, len(whole)):
         known = int(before.level[origin[number]]) if kind[number] != "degenerate" else 0
         assert int(after.level[number]) == known

@@ -32,7 +32,7 @@ ALIKE = 3  # the outcome of a row (response, attacked copy), beside WIN, TIE and
 NOBODY = -1  # the annotator of a row that nobody judged
 DROP = 0.2  # ratings (scalar: nats) that a copy should lie below its response
 BEND = 0.5  # beyond this distance the pull stays as it is
-WEIGHT = 0.5  # of a copy's term, in what a response weighs through its judgements
+MOST = 0.3  # of the judgements' weight: what attacked copies may weigh together
 SETS = 3  # of attacked copies
 EVERY = -1  # the set of a term that all epochs have
 DEGENERATE_SHARE = 0.5  # degenerate answers for an attacked copy
@@ -132,7 +132,8 @@ def harden(
             bad.append(add(number, "degenerate", text, 0))
             terms.append((WIN, number, bad[-1], EVERY))
 
-    weight = WEIGHT * max(1.0, float(data.weight.sum()) / len(order))
+    # as much as a response has through its judgements; were every response copied so, they would drown what people said
+    weight = max(1.0, float(data.weight.sum()) / len(order)) * min(1.0, MOST / share)
     outcome, first, second, of_set = torch.tensor(terms, dtype=torch.int64).reshape(-1, 4).T
     levels = torch.tensor(bad * max(1, round(weight)) if ordinal else [], dtype=torch.int64)
     added = replace(
