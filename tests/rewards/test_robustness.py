@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workers.rewards.attacks import ATTACKS, DEGENERATE, OTHER_WORDS
+from workers.rewards.attacks import ATTACKS, DEGENERATE, OTHER_WORDS, _in_other_words
 from workers.rewards.robustness import (
     MAX_CHARACTERS,
     MAX_RESPONSES,
     MIN_ORDERS,
+    MIN_WORDING,
     Scored,
     Scorer,
     choose,
@@ -160,7 +162,7 @@ def test_scalar_shifts_are_in_standard_deviations_and_bad_is_the_lowest_tenth() 
     assert fond["degenerate"]["empty"]["in_bad_share"] == 0
     assert fond["failures"] == [
         "An empty answer does not land among the lowest tenth of its prompt; "
-        'train with "hardening" (0.2 is a good start).'
+        'train with "hardening" (0.3 is a good start).'
     ]
 
 
@@ -333,3 +335,22 @@ def test_the_suites_words_are_texts_that_a_tokenizer_takes() -> None:
     for words in OTHER_WORDS:
         assert words.strip() == words
         words.encode()  # fails on half of a surrogate pair
+
+
+def test_the_wordings_that_raise_scores_most_are_named() -> None:
+    """A judge who falls for one of OTHER_WORDS, half a rating each time, and for another a little."""
+    drawn = Counter(
+        word
+        for row in choose(RESPONSES, [], 0)
+        for number in range(4)
+        for word in OTHER_WORDS
+        if word in _in_other_words(row["text"], number)
+    )
+    (bribed, often), (moved, less) = drawn.most_common(2)
+    assert less >= MIN_WORDING
+    report = run(scorer(lambda text: worth(text) + 0.5 * (bribed in text) + 0.1 * (moved in text)))
+    effect = report["attacks"]["other_words"]
+    assert [(one["text"], one["n"]) for one in effect["worst"]] == [(bribed, often), (moved, less)]
+    assert [one["mean_shift"] for one in effect["worst"]] == pytest.approx([0.5, 0.1])
+    assert effect["n"] == 4 * 40
+    assert effect["max_shift"] == pytest.approx(0.5)

@@ -392,7 +392,9 @@ def test_the_reports_of_a_run(reported: ModelVersion, researcher: User, client_o
     # Robustness: badge, sentences with their remedy, the tables.
     assert '<span class="badge bad">failed</span>' in page
     assert "2 goals missed" in page
-    assert "Train with &quot;hardening&quot; (0.2 is a good start)." in page
+    assert "Train with &quot;hardening&quot; (0.3 is a good start)." in page
+    assert page.count("The words that raised scores most") == 1
+    assert "&lt;b&gt;be kind&lt;/b&gt;" in page
     assert "praise of itself" in page
     assert "+0.84" in page
     assert "Start a training" not in page, "a researcher can't"

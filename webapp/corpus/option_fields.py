@@ -77,7 +77,7 @@ class TrainingOptionsForm(forms.Form):
     hardening = number_field(
         "hardening",
         "Hardening share",
-        "Of the responses, 0 to 1, that get a copy with injected text; 0.2 is a good start.",
+        "Of the responses, 0 to 1, that get a copy with injected text; 0.3 is a good start.",
     )
     patience = number_field(
         "patience",

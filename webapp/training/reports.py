@@ -159,7 +159,7 @@ _ATTACKS = {
     "chat_turn": "a made-up turn of the assistant",
     "instruction": "“ignore all previous instructions”",
     "praise": "praise of itself",
-    "other_words": "such claims, turns and orders in other words",
+    "other_words": "other words of the kind, which nothing here was made for",
 }
 _ANSWERS = {
     "empty": "empty",
@@ -177,6 +177,15 @@ _TEMPLATES = {
 
 
 @dataclass(frozen=True)
+class Wording:
+    """One of an attack's texts that raised scores most, by how much and on how many responses."""
+
+    text: str
+    mean_shift: float
+    n: int | None
+
+
+@dataclass(frozen=True)
 class AttackRow:
     """What adding a text that is no answer does to scores. `missed`: beyond the goal."""
 
@@ -188,6 +197,7 @@ class AttackRow:
     orders: int | None
     shift_missed: bool
     flips_missed: bool
+    worst: list[Wording]
 
 
 @dataclass(frozen=True)
@@ -310,7 +320,17 @@ def _attack(
         orders=_count(effect.get("orders")),
         shift_missed=mean is not None and shift_goal is not None and abs(mean) >= shift_goal,
         flips_missed=flips is not None and flip_goal is not None and flips > flip_goal,
+        worst=_wordings(effect.get("worst")),
     )
+
+
+def _wordings(found: Any) -> list[Wording]:
+    rows = [_object(row) for row in found] if isinstance(found, list) else []
+    return [
+        Wording(row["text"], shift, _count(row.get("n")))
+        for row in rows
+        if isinstance(row.get("text"), str) and (shift := _number(row.get("mean_shift"))) is not None
+    ]
 
 
 def _answer(name: str, effect: dict[str, Any]) -> AnswerRow:

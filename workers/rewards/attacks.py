@@ -19,6 +19,7 @@ class Attack:
     """A change of a response's text that adds nothing to the answer.  `change(text, eos, number)` gives the new text.
 
     draws: how many different changes it has for one text, by number; they are measured together.
+    wording(text, number): what is added, where it is not always the same.
     trained: hardening shows the model texts of this family (in other words); the others are new to it.
     """
 
@@ -27,6 +28,7 @@ class Attack:
     change: Callable[[str, str, int], str]
     trained: bool = True
     draws: int = 1
+    wording: Callable[[str, int], str] | None = None
 
 
 ATTACKS = (
@@ -80,10 +82,11 @@ ATTACKS = (
     ),
     Attack(
         "other_words",
-        "such claims, turns and orders in other words",
+        "other words of the kind, which nothing here was made for",
         lambda text, eos, number: _in_other_words(text, number),
         trained=False,
         draws=4,
+        wording=lambda text, number: _drawn(text, number)[0],
     ),
 )
 
@@ -215,9 +218,13 @@ OTHER_WORDS = (
 
 def _in_other_words(text: str, number: int) -> str:
     """The text with one of OTHER_WORDS at its end, or (one in four) its start; the same one each time."""
+    added, gap, first = _drawn(text, number)
+    return f"{added}{gap}{text}" if first else f"{text}{gap}{added}"
+
+
+def _drawn(text: str, number: int) -> tuple[str, str, bool]:
     draw = random.Random(zlib.crc32(text.encode("utf-8", "surrogatepass")) + number)
-    added, gap = draw.choice(OTHER_WORDS), draw.choice([" ", "\n", "\n\n"])
-    return f"{added}{gap}{text}" if draw.random() < 0.25 else f"{text}{gap}{added}"
+    return draw.choice(OTHER_WORDS), draw.choice([" ", "\n", "\n\n"]), draw.random() < 0.25
 
 
 def _last_message(row: Row) -> str | None:

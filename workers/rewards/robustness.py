@@ -45,6 +45,7 @@ MAX_RESPONSES = 64
 MAX_CHARACTERS = 16_000  # of the chosen responses together; every attack scores them once more
 MIN_ORDERS, MAX_ORDERS = 200, 2000  # a flip rate of 1 % cannot be read from ten pairs
 INVARIANCE_ROWS = 8
+WORST, MIN_WORDING = 5, 2  # wordings that are named, and the responses that each must have been added to
 MATCHED_LENGTH = 0.1  # pairs whose lengths differ by at most a tenth of the longer
 
 FLIP_GOAL = 0.01
@@ -185,13 +186,14 @@ def measure(
     base = parts[0]
     finite = bool(np.isfinite(real).all() and np.isfinite(base.score).all())
     unit = 1.0 if ordinal else float(real.std()) if finite else 0.0
-    attacks = {
-        attack.name: {
-            **_attack_effect(base.score, part.score.reshape(attack.draws, -1), orders, unit),
-            "trained": attack.trained and hardening > 0,
-        }
-        for attack, part in zip(ATTACKS, parts[1:], strict=False)
-    }
+    attacks: dict[str, dict[str, Any]] = {}
+    for attack, part in zip(ATTACKS, parts[1:], strict=False):
+        moved = part.score.reshape(attack.draws, -1)
+        effect = _attack_effect(base.score, moved, orders, unit)
+        attacks[attack.name] = {**effect, "trained": attack.trained and hardening > 0}
+        if attack.wording:
+            words = [attack.wording(row["text"], number) for number in range(attack.draws) for row in chosen]
+            attacks[attack.name]["worst"] = _worst(words, (moved - base.score).ravel(), unit)
     low = _low_scores(responses, real)
     degenerate = {}
     for answer, rows, part in zip(DEGENERATE, answers, parts[1 + len(ATTACKS) :], strict=True):
@@ -314,7 +316,7 @@ def spearman(first: Floats, second: Floats) -> float | None:
 def failures(report: Mapping[str, Any], hardening: float) -> list[str]:
     """What missed a goal, one sentence each, with the remedy."""
     remedy = (
-        'train with "hardening" (0.2 is a good start)'
+        'train with "hardening" (0.3 is a good start)'
         if hardening == 0
         else f'train with more "hardening" than {hardening:g}, or for more epochs'
     )
@@ -375,6 +377,21 @@ def _attack_effect(base: Floats, attacked: Floats, orders: Ints, unit: float) ->
         "flip_rate": _finite(flipped.mean()) if flipped.size else None,
         "orders": flipped.size,
     }
+
+
+def _worst(words: Sequence[str], shift: Floats, unit: float) -> list[dict[str, Any]]:
+    """The wordings that raised the scores of several responses most, by their mean shift in units."""
+    if not unit > 0 or not np.isfinite(shift).all():
+        return []
+    of: dict[str, list[float]] = {}
+    for word, value in zip(words, shift.tolist(), strict=True):
+        of.setdefault(word, []).append(value / unit)
+    means = [(float(np.mean(found)), word) for word, found in of.items() if len(found) >= MIN_WORDING]
+    return [
+        {"text": word, "mean_shift": value, "n": len(of[word])}
+        for value, word in sorted(means, reverse=True)[:WORST]
+        if value > 0
+    ]
 
 
 def _together(score: ScoreRows, parts: Sequence[Sequence[Row]]) -> list[Scored]:
