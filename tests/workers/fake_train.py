@@ -162,7 +162,7 @@ ANSWERS = ("empty", "punctuation", "opener", "copied_prompt", "constant", "repea
 def robustness(ordinal: bool, *, hardening: float) -> dict[str, Any]:
     """Praise and empty answers deceive the model, unless it was hardened."""
     passed = hardening > 0
-    attacks = {
+    attacks: dict[str, dict[str, Any]] = {
         name: {
             "n": 64,
             "mean_shift": 0.02 * number - 0.08,

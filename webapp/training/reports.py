@@ -159,7 +159,7 @@ _ATTACKS = {
     "chat_turn": "a made-up turn of the assistant",
     "instruction": "“ignore all previous instructions”",
     "praise": "praise of itself",
-    "other_words": "other words of the kind, which nothing here was made for",
+    "other_words": "claims, pleas and orders in unforeseen words",
 }
 _ANSWERS = {
     "empty": "empty",

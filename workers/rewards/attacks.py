@@ -82,7 +82,7 @@ ATTACKS = (
     ),
     Attack(
         "other_words",
-        "other words of the kind, which nothing here was made for",
+        "claims, pleas and orders in unforeseen words",
         lambda text, eos, number: _in_other_words(text, number),
         trained=False,
         draws=4,
