@@ -170,6 +170,16 @@ def test_an_epoch_has_one_set_and_the_steps_of_an_unhardened_run(
         assert levels == list(range(len(data.level_response)))
 
 
+def test_a_share_too_small_for_a_copy_still_shows_empty_answers(
+    make_run: MakeRun, tiny_encoder: Path
+) -> None:
+    folder = make_run(tiny_encoder, "bt", hardening=0.01)
+    snapshot, _, before, _ = prepared(folder)
+    hardened = harden(snapshot.responses, before, share=0.01, seed=0, ordinal=False)
+    assert hardened.sets == [EVERY] * 30
+    assert train(folder)["training"]["hardening_copies"] == 30
+
+
 def test_a_copy_is_drawn_to_just_below_its_response() -> None:
     response = torch.tensor([3.0, 3.0, 3.0], dtype=torch.float64, requires_grad=True)
     copy = torch.tensor([3.0 - DROP, 3.2, 5.0], dtype=torch.float64, requires_grad=True)

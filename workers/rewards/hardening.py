@@ -59,7 +59,7 @@ class Hardened:
     def joined(self, steps: Sequence[Step], epoch: int) -> list[Step]:
         """The steps of one epoch, each response's copies in the first that holds it."""
         terms: dict[int, list[int]] = {}
-        now = epoch % (1 + max(self.sets, default=0))
+        now = epoch % (1 + max([0, *self.sets]))
         for row, of in enumerate(self.sets, start=self.judged):
             if of in (EVERY, now):
                 terms.setdefault(int(self.data.first[row]), []).append(row)
