@@ -41,7 +41,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("base", "method", "extra"),
     [
-        ("tiny_encoder", "oprm", {"dropout": None}),  # BERT's own 0.1
+        ("tiny_encoder", "oprm", {"dropout": None, "hardening": 0.5}),  # BERT's own dropout of 0.1
         ("tiny_lm", "haf", {}),
         ("tiny_lm", "haf", {"tuning": "lora", "lora_rank": 2}),
         ("tiny_lm", "haf", {"haf_head": "ordinal"}),
