@@ -83,10 +83,11 @@ def test_all_cards_by_keys_until_nothing_is_left(page: Any, cards: Project, anno
 
 
 def test_the_next_card_is_there_before_the_server_answers(page: Any, cards: Project) -> None:
+    waiting: list[Any] = []
+    # before the page is there: a renderer that is told later may still send its first request past the route
+    page.route("**/annotate/*-*/", lambda route: waiting.append(route))
     page.goto(ANNOTATE)
     first = key_in_sight(page)
-    waiting: list[Any] = []
-    page.route("**/annotate/*-*/", lambda route: waiting.append(route))
     for key in "a31":
         page.keyboard.press(key)
     wait_for_other_card(page, first)
@@ -108,9 +109,9 @@ def test_the_next_card_is_there_before_the_server_answers(page: Any, cards: Proj
 def test_receipts_that_arrive_in_the_other_order(page: Any, cards: Project, annotator: User) -> None:
     for card in assignments_for(project=cards, annotator=annotator, count=6)[:4]:
         judgement_submit(key=card.key, annotator=annotator, verdict="skip")
-    page.goto(ANNOTATE)
     replies: list[Any] = []
     page.route("**/annotate/*-*/", lambda route: replies.append((route, route.fetch())))
+    page.goto(ANNOTATE)
     for count, keys in enumerate(("a31", "b13"), start=1):
         for key in keys:
             page.keyboard.press(key)
@@ -208,9 +209,9 @@ def test_undo_brings_the_card_back_with_its_answer_and_goes_further(page: Any, c
 
 def test_a_lost_connection_keeps_the_answer(page: Any, cards: Project) -> None:
     page.expected_errors += ["Failed to load resource", "net::ERR", "htmx:"]
+    page.route("**/annotate/*-*/", lambda route: route.abort())
     page.goto(ANNOTATE)
     first = key_in_sight(page)
-    page.route("**/annotate/*-*/", lambda route: route.abort())
     for key in "aa31":
         page.keyboard.press(key)
     error = page.locator(f"#card-{first} .card-error")
