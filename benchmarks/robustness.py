@@ -20,23 +20,17 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.datasets import Rows, load_ukp_strict
-from benchmarks.ukp_accuracy import folds_of
+from benchmarks.ukp_accuracy import folds_of, pooled
 from workers.rewards.data import write_snapshot
 from workers.rewards.train import train
 
 
-def prepared(rows: Rows, characters: int) -> Rows:
-    """Texts up to a length, with the topic as what was asked."""
-    kept = {
-        row["response_id"]: {
-            **row,
-            "messages": [{"role": "user", "content": row["prompt_id"].replace("-", " ").replace("_", ": ")}],
-        }
-        for row in rows.responses
-        if len(row["text"]) <= characters
-    }
-    judgements = [row for row in rows.judgements if {row["response_a"], row["response_b"]} <= kept.keys()]
-    return Rows(list(kept.values()), judgements, [])
+def up_to(rows: Rows, characters: int) -> Rows:
+    """The texts up to a length, and the pairs of two such."""
+    responses = [row for row in rows.responses if len(row["text"]) <= characters]
+    kept = {row["response_id"] for row in responses}
+    judgements = [row for row in rows.judgements if {row["response_a"], row["response_b"]} <= kept]
+    return Rows(responses, judgements, [])
 
 
 def run(rows: Rows, fold: int, config: dict[str, Any]) -> dict[str, Any]:
@@ -57,19 +51,15 @@ def report(runs: Sequence[dict[str, Any]]) -> str:
     suites = [metrics["robustness"] for metrics in runs]
     hardening = runs[0]["config"]["hardening"]
 
-    def pooled(name: str) -> str:
-        """By the number of pairs."""
-        parts = [part[name] for part in pairs if part[name] is not None]
-        count = sum(part["n"] for part in parts)
-        return (
-            f"{sum(part['value'] * part['n'] for part in parts) / count:.3f} of {count}"
-            if parts
-            else "unknown"
-        )
+    def figure(name: str) -> str:
+        if all(part[name] is None for part in pairs):
+            return "unknown"
+        value, count = pooled(pairs, name)
+        return f"{value:.3f} of {count}"
 
     lines = [
-        f"{runs[0]['method']}, hardening {hardening:g}: accuracy {pooled('accuracy')}, at nearly equal length "
-        f"{pooled('near_equal_length')}, {mean(part['seconds'] for part in training):.0f} s, "
+        f"{runs[0]['method']}, hardening {hardening:g}: accuracy {figure('accuracy')}, at nearly equal length "
+        f"{figure('near_equal_length')}, {mean(part['seconds'] for part in training):.0f} s, "
         f"{mean(part['tokens'] for part in training):.0f} tokens, "
         f"{mean(part['hardening_copies'] for part in training):.0f} copies; the suite passed in "
         f"{sum(suite['passed'] for suite in suites)} of {len(suites)} runs"
@@ -101,7 +91,7 @@ def main() -> int:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=JSON", help="other keys of config.json")
     options = parser.parse_args()
     try:
-        rows = prepared(load_ukp_strict(), options.characters)
+        rows = up_to(load_ukp_strict(topics=True), options.characters)
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 2

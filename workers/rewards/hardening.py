@@ -18,6 +18,7 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -63,10 +64,7 @@ class Hardened:
         for row, of in enumerate(self.sets, start=self.judged):
             if of in (EVERY, now):
                 terms.setdefault(int(self.data.first[row]), []).append(row)
-        levels: dict[int, list[int]] = {}
-        for row, response in enumerate(self.data.level_response.tolist()):
-            if response >= self.responses:
-                levels.setdefault(response, []).append(row)
+        levels = self._levels
         whole: list[Step] = []
         for step in steps:
             added = [row for response in step.responses for row in terms.pop(response, [])]
@@ -79,6 +77,15 @@ class Hardened:
                 )
             )
         return whole
+
+    @cached_property
+    def _levels(self) -> dict[int, list[int]]:
+        """The level rows of each copy; the same in every epoch."""
+        rows: dict[int, list[int]] = {}
+        for row, response in enumerate(self.data.level_response.tolist()):
+            if response >= self.responses:
+                rows.setdefault(response, []).append(row)
+        return rows
 
 
 def harden(
