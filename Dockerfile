@@ -16,7 +16,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 FROM base AS web
 COPY webapp webapp
 COPY workers/__init__.py workers/__init__.py
-RUN pip install -c constraints.txt -e .
+RUN pip install -c constraints.txt -e '.[sso]'
 COPY manage.py ./
 COPY templates templates
 COPY static static

@@ -198,6 +198,9 @@ def measure(shape: str, options: argparse.Namespace, folder: Path, peak: float |
         else:
             out = json.loads((folder / f"out-{number}.json").read_text(encoding="utf-8"))
             legs.setdefault(program, []).append(out)
+            if "judgements" in out:  # a machine that is lent may go before the last leg
+                rate = out["judgements"] / out["seconds"]
+                print(f"  {shape} {program}: {rate:.1f} judgements/s, {out['note']}", flush=True)
     return summarise(shape, legs, config, peak)
 
 

@@ -450,3 +450,23 @@ def test_a_half_precision_base_scores_in_full(family: Callable[[str], RewardMode
     assert log_pi is not None
     assert scores.dtype == log_pi.dtype == torch.float32
     torch.testing.assert_close(scores, whole, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama"])
+def test_attention_is_computed_in_the_autocast_type(
+    name: str, family: Callable[[str], RewardModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rotary positions turn queries and keys of fp32 weights into fp32; kernels for whole rows take bf16 alone."""
+    seen: set[torch.dtype] = set()
+    plain = packing._by_runs
+
+    def watched(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.update((q.dtype, k.dtype, v.dtype))
+        return plain(q, k, v, *rest)
+
+    monkeypatch.setattr(packing, "_by_runs", watched)
+    model = family(name)
+    packed = pack(texts([(0, 5, 20), (0, 5, 3)]), CPU, causal=True, share=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.hidden_packed(packed)
+    assert seen == {torch.bfloat16}

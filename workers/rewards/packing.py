@@ -254,6 +254,10 @@ def attention(
     if window is not None and segments.longest > (window if causal else window // 2):
         raise Unpackable(f"{type(module).__name__} has a sliding window of {window}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if torch.is_autocast_enabled(query.device.type):
+        # rotary positions multiply by fp32 numbers: queries and keys come back as fp32, which no varlen kernel takes
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, d]
     total = len(q)
     if segments.read is not None:
