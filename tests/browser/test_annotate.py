@@ -366,3 +366,35 @@ def test_without_javascript(page_of: Callable[..., Any], cards: Project, annotat
     assert Judgement.objects.count() == 1
     page.locator("#undo button").click()
     assert Assignment.objects.get(key=first).state == "open"
+
+
+def test_texts_as_they_were_written_with_their_difference(
+    page: Any, project: Project, make_prompt: Callable[..., Prompt]
+) -> None:
+    make_prompt(project, "sum", ["It is **12** eggs.", "It is **13** eggs."])
+    page.goto(ANNOTATE)
+    card = page.locator(".judge:not([hidden])")
+    assert card.locator("strong").first.is_visible()
+    assert not card.locator("pre.as-written").first.is_visible()
+    page.keyboard.press("r")
+    assert not card.locator("strong").first.is_visible()
+    assert sorted(card.locator("mark").all_inner_texts()) == ["12", "13"]
+    assert sorted(card.locator(".answer pre.as-written").all_inner_texts()) == [
+        "It is **12** eggs.",
+        "It is **13** eggs.",
+    ]
+    page.get_by_role("button", name="As written").click()
+    assert card.locator("strong").first.is_visible()
+
+
+def test_texts_that_would_be_drawn_alike_are_shown_as_written(
+    page: Any, project: Project, make_prompt: Callable[..., Prompt]
+) -> None:
+    make_prompt(project, "list", ["- one\n- two", "* one\n* two"])
+    page.goto(ANNOTATE)
+    card = page.locator(".judge:not([hidden])")
+    assert card.get_by_text("A and B would look alike").count() == 2
+    assert sorted(card.locator(".answer pre.as-written:visible").all_inner_texts()) == [
+        "* one\n* two",
+        "- one\n- two",
+    ]

@@ -30,11 +30,12 @@ class Turn:
 
 @dataclass
 class SideView:
-    """One response of a card: `name` A or B is its position, never its identity."""
+    """One response of a card: `name` A or B is its position, never its identity; `rival` the other one's text."""
 
     name: str
     position: str
     response: Response
+    rival: str = ""
     level: str = ""
     turns: list[Turn] = field(default_factory=list)
 
@@ -189,7 +190,7 @@ def _card(assignment: Assignment) -> Card:
     if assignment.left == Side.B:
         responses.reverse()
     left, right = responses
-    sides = [SideView("A", "left", left), SideView("B", "right", right)]
+    sides = [SideView("A", "left", left, right.text), SideView("B", "right", right, left.text)]
     if left.prompt_id == right.prompt_id:
         return Card(assignment, _turns(left.prompt), sides)
     # Answers to different prompts: each stands under its own.

@@ -9,7 +9,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from webapp.corpus.rendering import render_markdown
+from webapp.corpus.rendering import as_written, look_alike, render_markdown
 
 register = template.Library()
 
@@ -18,6 +18,18 @@ register = template.Library()
 def markdown(text: str) -> SafeString:
     """Sanitised HTML of a Markdown text."""
     return render_markdown(text)
+
+
+@register.filter
+def written(text: str, rival: str = "") -> SafeString:
+    """The text as it was written; with a rival, the words in which they differ are marked."""
+    return as_written(text, rival)
+
+
+@register.filter
+def looks_like(text: str, rival: str) -> bool:
+    """Whether another text would be drawn as this one is."""
+    return look_alike(text, rival)
 
 
 @register.filter
