@@ -1,0 +1,73 @@
+"""Single sign-on and the second factor, where they are on: how django-allauth is to behave here.
+
+Who comes from the provider is known by the provider's own subject, never by an e-mail address: addresses here are not
+proven, so whoever wrote somebody else's into their account would be handed that person's sign-in. Somebody with an
+account connects the two on the account page.
+"""
+
+import base64
+import hashlib
+from typing import Any
+
+from allauth.account.adapter import DefaultAccountAdapter
+from allauth.account.internal.flows.login import perform_password_login
+from allauth.account.models import Login
+from allauth.mfa.adapter import DefaultMFAAdapter
+from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
+from cryptography.fernet import Fernet
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+
+from webapp.accounts.addresses import counted_address
+from webapp.accounts.models import User
+
+
+def password_accepted(request: HttpRequest, user: Any, redirect_url: str) -> HttpResponse:
+    """The password was right: ask for the code where somebody has a second factor, else sign them in."""
+    login = Login(user=user, redirect_url=redirect_url, email_verification="none")
+    return perform_password_login(request, {"username": user.get_username()}, login)
+
+
+class AccountAdapter(DefaultAccountAdapter):
+    """Accounts come from invitations and from the provider, never from allauth's own sign-up."""
+
+    def is_open_for_signup(self, request: HttpRequest) -> bool:
+        return False
+
+    def get_client_ip(self, request: HttpRequest) -> str:
+        return counted_address(request) or "0.0.0.0"  # noqa: S104 - a name for "unknown", nothing is bound to it
+
+    def add_message(self, request: HttpRequest, level: int, message_template: Any = None, **kwargs: Any) -> None:
+        # Signing in and out says enough by itself.
+        if message_template not in ("account/messages/logged_in.txt", "account/messages/logged_out.txt"):
+            super().add_message(request, level, message_template=message_template, **kwargs)
+
+    def respond_user_inactive(self, request: HttpRequest, user: User) -> HttpResponse:
+        return redirect("account_inactive")
+
+
+class SocialAccountAdapter(DefaultSocialAccountAdapter):
+    """Everybody whom the provider lets in gets an account; it has no project until an invitation is used."""
+
+    def is_open_for_signup(self, request: HttpRequest, sociallogin: Any) -> bool:
+        return True
+
+    def get_connect_redirect_url(self, request: HttpRequest, socialaccount: Any) -> str:
+        return reverse("accounts:account")
+
+
+class MFAAdapter(DefaultMFAAdapter):
+    """Secrets of one-time codes are encrypted in the database: a copy of it alone makes no codes."""
+
+    @property
+    def _fernet(self) -> Fernet:
+        key = hashlib.blake2b(settings.SECRET_KEY.encode(), digest_size=32, person=b"caliper totp").digest()
+        return Fernet(base64.urlsafe_b64encode(key))
+
+    def encrypt(self, text: str) -> str:
+        return self._fernet.encrypt(text.encode()).decode()
+
+    def decrypt(self, encrypted_text: str) -> str:
+        return self._fernet.decrypt(encrypted_text.encode()).decode()
