@@ -20,12 +20,11 @@ class SignedInMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
         # Where nobody asked who this is, or asked in vain (a health check with the database down), don't ask now.
-        user = getattr(request, "_cached_user", None)
-        if not isinstance(user, User):
+        if not hasattr(request, "_cached_user") or not isinstance(request.user, User):
             return response
         # Shared computers: neither the browser's cache nor its Back button shows pages after the sign-out.
         response.headers.setdefault("Cache-Control", "no-store, private")
         key = request.session.session_key
         if key and cache.add(f"seen:{key}", True, SEEN_EVERY_SECONDS):
-            services.session_seen(request=request, user=user)
+            services.session_seen(request=request, user=request.user)
         return response

@@ -90,7 +90,9 @@ def user_reactivate(*, user: User, by: User | None = None) -> bool:
 def reset_path(*, user: User, by: User | None = None) -> str:
     """The path of a page on which somebody sets a new password; for a day, and until one is set. Raises Refused."""
     if user.kind != User.Kind.PERSON or not user.is_active:
-        raise Refused(f"{user.username} can't sign in, so a new password would not help. Reactivate them first.")
+        raise Refused(
+            f"{user.username} can't sign in, so a new password would not help. Reactivate them first."
+        )
     logger.warning("reset link: for %r by %r", user.username, by.username if by else "manage.py")
     uid = urlsafe_base64_encode(force_bytes(user.pk))
     return reverse("accounts:reset", args=[uid, default_token_generator.make_token(user)])
@@ -109,7 +111,9 @@ def second_factor_remove(*, user: User, by: User | None = None) -> bool:
     """For somebody who lost their telephone and their recovery codes. False if there was none."""
     removed = second_factor_of(user).delete()[0] > 0
     if removed:
-        logger.warning("second factor removed: of %r by %r", user.username, by.username if by else "manage.py")
+        logger.warning(
+            "second factor removed: of %r by %r", user.username, by.username if by else "manage.py"
+        )
     return removed
 
 

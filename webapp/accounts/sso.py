@@ -39,7 +39,9 @@ class AccountAdapter(DefaultAccountAdapter):
     def get_client_ip(self, request: HttpRequest) -> str:
         return counted_address(request) or "0.0.0.0"  # noqa: S104 - a name for "unknown", nothing is bound to it
 
-    def add_message(self, request: HttpRequest, level: int, message_template: Any = None, **kwargs: Any) -> None:
+    def add_message(
+        self, request: HttpRequest, level: int, message_template: Any = None, **kwargs: Any
+    ) -> None:
         # Signing in and out says enough by itself.
         if message_template not in ("account/messages/logged_in.txt", "account/messages/logged_out.txt"):
             super().add_message(request, level, message_template=message_template, **kwargs)

@@ -35,7 +35,9 @@ if settings.OIDC_ISSUER:
         """
         response = oidc_views.login(request, provider_id)
         if isinstance(response, HttpResponseRedirect):
-            return render(request, "accounts/sso_continue.html", {"url": response.url, "name": settings.OIDC_NAME})
+            return render(
+                request, "accounts/sso_continue.html", {"url": response.url, "name": settings.OIDC_NAME}
+            )
         return response
 
     urlpatterns += [

@@ -50,9 +50,7 @@ class SignInHandler(AxesDatabaseHandler):
     @staticmethod
     def _known(name: str | None, address: str | None) -> bool:
         since = timezone.now() - KNOWN_FOR
-        return AccessLog.objects.filter(
-            username=name, ip_address=address, attempt_time__gte=since
-        ).exists()
+        return AccessLog.objects.filter(username=name, ip_address=address, attempt_time__gte=since).exists()
 
     def filter_user_attempts(
         self, request: Any, credentials: dict[str, Any] | None = None
@@ -67,13 +65,13 @@ class SignInHandler(AxesDatabaseHandler):
     def user_login_failed(
         self, sender: Any, credentials: dict[str, Any], request: Any = None, **kwargs: Any
     ) -> None:
+        refused = bool(request and request.axes_locked_out)
         super().user_login_failed(sender, credentials, request, **kwargs)
         if request is not None:
+            word = "refused after too many failures" if refused else "failed"
             # %r: a name may hold a line break, and is no second line of the log.
-            word = "refused, too many failures" if request.axes_locked_out else "failed"
-            logger.warning(
-                "sign-in %s: name %r from %s", word, credentials.get("username"), request.axes_ip_address
-            )
+            name = credentials.get("username")
+            logger.warning("sign-in %s: name %r from %s", word, name, request.axes_ip_address)
 
     def user_logged_in(self, sender: Any, request: Any, user: Any, **kwargs: Any) -> None:
         super().user_logged_in(sender, request, user, **kwargs)

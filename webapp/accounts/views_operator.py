@@ -38,7 +38,9 @@ def people(request: HttpRequest) -> HttpResponse:
     operator_of(request)
     search = request.GET.get("q", "").strip()
     found = User.objects.people().search(search).order_by("-is_active", "username")
-    page = Paginator(found.prefetch_related("memberships__project"), PER_PAGE).get_page(request.GET.get("page"))
+    page = Paginator(found.prefetch_related("memberships__project"), PER_PAGE).get_page(
+        request.GET.get("page")
+    )
     return render(request, "accounts/people.html", {"page": page, "search": search})
 
 
@@ -70,7 +72,9 @@ def deactivate(request: HttpRequest, pk: int) -> HttpResponse:
     except services.Refused as refusal:
         messages.error(request, str(refusal))
     else:
-        messages.success(request, f"{person.display_name} can't sign in any more, and is signed out everywhere.")
+        messages.success(
+            request, f"{person.display_name} can't sign in any more, and is signed out everywhere."
+        )
     return redirect("accounts:person", pk)
 
 

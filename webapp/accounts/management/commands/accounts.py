@@ -1,4 +1,4 @@
-"""`manage.py accounts list|deactivate|reactivate|reset-link|remove-second-factor`: what the operator's pages do, for whoever has a shell."""
+"""`manage.py accounts ACTION`: what the operator's pages do, for whoever has a shell."""
 
 import os
 from argparse import ArgumentParser
@@ -42,7 +42,9 @@ class Command(BaseCommand):
             return self.list(options["search"])
         user = User.objects.filter(username=options["username"]).first()
         if user is None:
-            raise CommandError(f"no account is named {options['username']}; `manage.py accounts list` names all")
+            raise CommandError(
+                f"no account is named {options['username']}; `manage.py accounts list` names all"
+            )
         try:
             self.stdout.write(self.act(user, options))
         except services.Refused as refusal:
@@ -51,7 +53,11 @@ class Command(BaseCommand):
     def act(self, user: User, options: dict[str, Any]) -> str:
         if options["action"] == "deactivate":
             done = services.user_deactivate(user=user)
-            return f"{user.username} can't sign in any more" if done else f"{user.username} was not active before"
+            return (
+                f"{user.username} can't sign in any more"
+                if done
+                else f"{user.username} was not active before"
+            )
         if options["action"] == "reactivate":
             done = services.user_reactivate(user=user)
             return f"{user.username} can sign in again" if done else f"{user.username} was active before"
