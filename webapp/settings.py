@@ -1,5 +1,6 @@
 """All settings of Caliper. Every one can be set by an environment variable; NAME_FILE reads it from a file."""
 
+import importlib.util
 import secrets
 import shlex
 import sys
@@ -167,6 +168,10 @@ OIDC_CLIENT_SECRET = env.str("CALIPER_OIDC_CLIENT_SECRET", default="")
 OIDC_NAME = env.str("CALIPER_OIDC_NAME", default="single sign-on")
 TOTP = env.bool("CALIPER_TOTP", default=False)
 if OIDC_ISSUER or TOTP:
+    if importlib.util.find_spec("allauth") is None:
+        raise ImproperlyConfigured(
+            "CALIPER_OIDC_ISSUER or CALIPER_TOTP is set, but django-allauth is not installed: pip install -e '.[sso]'."
+        )
     from webapp.accounts.sso_settings import *  # noqa: F403 - names of allauth's own
 
     INSTALLED_APPS += ["allauth", "allauth.account"]

@@ -16,6 +16,7 @@ from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
 from cryptography.fernet import Fernet
 from django.conf import settings
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -40,11 +41,20 @@ class AccountAdapter(DefaultAccountAdapter):
         return counted_address(request) or "0.0.0.0"  # noqa: S104 - a name for "unknown", nothing is bound to it
 
     def add_message(
-        self, request: HttpRequest, level: int, message_template: Any = None, **kwargs: Any
+        self, request: HttpRequest, level: int, template: Any = None, *more: Any, **kwargs: Any
     ) -> None:
         # Signing in and out says enough by itself.
-        if message_template not in ("account/messages/logged_in.txt", "account/messages/logged_out.txt"):
-            super().add_message(request, level, message_template=message_template, **kwargs)
+        template = kwargs.pop("message_template", template)
+        if template not in ("account/messages/logged_in.txt", "account/messages/logged_out.txt"):
+            super().add_message(request, level, template, *more, **kwargs)
+
+    def get_reauthentication_methods(self, user: Any) -> list[dict[str, Any]]:
+        methods = super().get_reauthentication_methods(user)
+        if not methods:
+            raise PermissionDenied(
+                "You have no password here, so your second factor is your provider's to ask for."
+            )
+        return methods
 
     def respond_user_inactive(self, request: HttpRequest, user: User) -> HttpResponse:
         return redirect("account_inactive")

@@ -1,5 +1,6 @@
 """Addresses of django-allauth's views that are used here, and only those. Their names are allauth's."""
 
+import logging
 from typing import Any
 
 from allauth.account import views as account_views
@@ -10,6 +11,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import include, path
 from django.views.generic import RedirectView
+
+logger = logging.getLogger(__name__)
 
 urlpatterns: list[Any] = [
     path(
@@ -23,6 +26,7 @@ urlpatterns: list[Any] = [
 ]
 
 if settings.OIDC_ISSUER:
+    import requests
     from allauth.socialaccount import views as social_views
     from allauth.socialaccount.providers.openid_connect import views as oidc_views
 
@@ -33,7 +37,11 @@ if settings.OIDC_ISSUER:
         A redirect would not do: browsers hold it to the policy of the form that led to it (form-action 'self'), and so
         every further redirect among the provider's hosts.
         """
-        response = oidc_views.login(request, provider_id)
+        try:
+            response = oidc_views.login(request, provider_id)
+        except requests.RequestException:
+            logger.exception("single sign-on: %s does not answer as it should", settings.OIDC_ISSUER)
+            return render(request, "socialaccount/authentication_error.html", status=502)
         if isinstance(response, HttpResponseRedirect):
             return render(
                 request, "accounts/sso_continue.html", {"url": response.url, "name": settings.OIDC_NAME}

@@ -74,7 +74,7 @@ def _account_page(request: HttpRequest, **forms: BaseForm) -> HttpResponse:
         "email_form": EmailForm(request, instance=user) if settings.MAIL_IS_ON else None,
         "sessions": user.sessions.all(),
         "here": request.session.session_key,
-        "totp": settings.TOTP,
+        "totp": settings.TOTP and user.has_usable_password(),
         "oidc_name": settings.OIDC_NAME if settings.OIDC_ISSUER else "",
         **forms,
     }
