@@ -53,7 +53,7 @@ def test_a_link_comes_by_mail_and_works_once(on: None, uma: User) -> None:
     (message,) = sent()
     assert message.to == ["uma@example.org"]
     assert message.subject == "A new password for Caliper"
-    link = re.search(r"http://testserver(/reset/\S+)", message.body)[1]
+    link = re.search(r"http://testserver(/reset/\S+)", message.body)[1]  # type: ignore[index]
     visitor = Client()
     assert visitor.post(visitor.get(link)["Location"], NEW).status_code == 302
     assert sign_in("uma", NEW["new_password1"]).status_code == 302

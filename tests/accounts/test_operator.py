@@ -131,7 +131,7 @@ def test_a_reset_link_is_shown_once_and_works_once(uma: User, root: User, client
     client, person = client_of(root), signed_in()
     fail(throttling.PAIR_LIMIT, "uma")
     page = client.post(f"/accounts/{uma.pk}/reset-link/")
-    link = re.search(r'value="(http://testserver/reset/[^"]+)"', page.content.decode())[1]
+    link = re.search(r'value="(http://testserver/reset/[^"]+)"', page.content.decode())[1]  # type: ignore[index]
     assert "/reset/" not in client.get(f"/accounts/{uma.pk}/").content.decode()
     assert page["Cache-Control"] == "no-store, private"
 

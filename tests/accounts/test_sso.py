@@ -39,4 +39,4 @@ def test_with_both_on(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
-    assert int(re.search(r"(\d+) passed", result.stdout)[1]) >= 25
+    assert int(re.search(r"(\d+) passed", result.stdout)[1]) >= 25  # type: ignore[index]

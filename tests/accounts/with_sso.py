@@ -52,7 +52,7 @@ def sign_in_at_provider(client: Client, form: str = "/sso/oidc/login/") -> Any:
     """Press the button, let the provider send the browser back, and follow to the end."""
     page = client.post(form)
     assert page.status_code == 200, page.headers
-    onward = html.unescape(re.search(r'<a href="([^"]+)">go there', page.content.decode())[1])
+    onward = html.unescape(re.search(r'<a href="([^"]+)">go there', page.content.decode())[1])  # type: ignore[index]
     assert onward.startswith(f"{live.OIDC_ISSUER}/authorize?")
     back = requests.get(onward, allow_redirects=False, timeout=5).headers["Location"]
     parts = urlsplit(back)
@@ -128,7 +128,7 @@ def test_an_invitation_survives_the_sign_in(provider: Provider, project: Project
     client = Client()
     assert f"/sign-in/?next=/join/{token}/" in client.get(f"/join/{token}/").content.decode()
     page = client.get(f"/sign-in/?next=/join/{token}/").content.decode()
-    form = html.unescape(re.search(r'action="(/sso/oidc/login/[^"]*)"', page)[1])
+    form = html.unescape(re.search(r'action="(/sso/oidc/login/[^"]*)"', page)[1])  # type: ignore[index]
     end = sign_in_at_provider(client, form)
     assert end.redirect_chain[-1][0] == f"/join/{token}/"
     client.post(f"/join/{token}/")

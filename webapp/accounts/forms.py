@@ -2,7 +2,7 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.contrib.auth import authenticate
@@ -30,7 +30,7 @@ class OwnPasswordForm(PasswordChangeForm):
     """A new password, against the old one."""
 
     def __init__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
-        super().__init__(request.user, *args, **kwargs)
+        super().__init__(cast(User, request.user), *args, **kwargs)
         self.request = request
         # The page has other forms too.
         self.fields["old_password"].widget.attrs.pop("autofocus", None)

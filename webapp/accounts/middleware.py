@@ -26,5 +26,5 @@ class SignedInMiddleware:
         response.headers.setdefault("Cache-Control", "no-store, private")
         key = request.session.session_key
         if key and cache.add(f"seen:{key}", True, SEEN_EVERY_SECONDS):
-            services.session_seen(request=request, user=request.user)
+            services.session_seen(request=request, user=request.user, key=key)
         return response

@@ -1,5 +1,7 @@
 """People, and where they are signed in. What they may do in a project is written beside it (corpus.Membership)."""
 
+from typing import ClassVar
+
 from django.contrib.auth.models import AbstractUser
 from django.contrib.auth.models import UserManager as DjangoUserManager
 from django.contrib.auth.validators import UnicodeUsernameValidator
@@ -53,7 +55,7 @@ class User(AbstractUser):
     )
     kind = models.CharField(max_length=10, choices=Kind.choices, default=Kind.PERSON)
 
-    objects = UserManager()
+    objects: ClassVar[UserManager] = UserManager()
 
     @property
     def display_name(self) -> str:

@@ -27,11 +27,11 @@ class Refused(ValueError):
     """What was asked for cannot be done; the message says why and what helps."""
 
 
-def session_seen(*, request: HttpRequest, user: User) -> None:
-    """Note that a session is in use, from where and with what."""
+def session_seen(*, request: HttpRequest, user: User, key: str) -> None:
+    """Note that the session with a key is in use, from where and with what."""
     address = client_address(request)
     row = UserSession(
-        session_id=request.session.session_key,
+        session_id=key,
         user=user,
         address=str(address) if address else None,
         user_agent=request.headers.get("User-Agent", "")[:300],

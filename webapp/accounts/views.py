@@ -6,7 +6,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import update_session_auth_hash
 from django.contrib.auth import views as auth_views
-from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.forms import AuthenticationForm, SetPasswordForm
 from django.forms import BaseForm
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -58,7 +58,7 @@ class ResetView(auth_views.PasswordResetConfirmView):
     template_name = "accounts/reset.html"
     success_url = reverse_lazy("accounts:sign-in")
 
-    def form_valid(self, form: BaseForm) -> HttpResponse:
+    def form_valid(self, form: "SetPasswordForm[User]") -> HttpResponse:
         response = super().form_valid(form)
         user = cast(User, self.user)
         services.sessions_end(user=user)
