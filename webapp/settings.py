@@ -150,6 +150,7 @@ AXES_RESET_ON_SUCCESS = True
 # Forms are not kept, whatever else was typed into them.
 AXES_SENSITIVE_PARAMETERS = ["username", "next", "csrfmiddlewaretoken"]
 AXES_VERBOSE = False
+AXES_DISABLE_ACCESS_LOG = True
 
 # Mail, for people who forgot their password; without it there is no such link.
 MAIL_IS_ON = bool(env.str("CALIPER_EMAIL_URL", default=""))

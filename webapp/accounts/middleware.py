@@ -1,4 +1,4 @@
-"""What every answer to somebody signed in needs: no copy kept on the way, and a note of where they were seen."""
+"""What every answer to somebody signed in needs: no copy kept on the way, and a note of where they are signed in."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ from django.http import HttpRequest, HttpResponse
 
 from webapp.accounts import services
 from webapp.accounts.models import User
+from webapp.accounts.throttling import device_remember
 
 SEEN_EVERY_SECONDS = 60
 
@@ -26,5 +27,6 @@ class SignedInMiddleware:
         response.headers.setdefault("Cache-Control", "no-store, private")
         key = request.session.session_key
         if key and cache.add(f"seen:{key}", True, SEEN_EVERY_SECONDS):
+            device_remember(request=request, response=response, name=request.user.username)
             services.session_seen(request=request, user=request.user, key=key)
         return response

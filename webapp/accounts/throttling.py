@@ -1,32 +1,73 @@
 """Guessing passwords is slow work: failures are counted in the database, and too many are answered without hashing.
 
-Three counts, each of failures with no pause of COOL_OFF between them:
+Three counts, each of failures with no pause of AXES_COOLOFF_TIME between them:
 
 - PAIR_LIMIT of one name from one address: somebody guesses at one account;
 - ADDRESS_LIMIT from one address: somebody tries a few passwords on many names;
-- NAME_LIMIT of one name from all addresses together: many machines guess at one account. This one doesn't hold where
-  the person has signed in from lately, so that a stranger cannot keep anybody out of their own account.
+- NAME_LIMIT of one name from all addresses together: many machines guess at one account.
+
+None of them holds on a device on which that name has signed in before (a signed cookie says so): only PAIR_LIMIT
+failures of its own keep it out. So no stranger, not even one behind the same address, keeps anybody from signing in.
 """
 
 import logging
+import secrets
 from datetime import timedelta
 from typing import Any
 
 from axes.handlers.database import AxesDatabaseHandler
-from axes.models import AccessAttempt, AccessLog
+from axes.models import AccessAttempt
 from django.conf import settings
+from django.core import signing
 from django.db.models import Q, QuerySet, Sum
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 
 logger = logging.getLogger(__name__)
 
 PAIR_LIMIT = 5
 ADDRESS_LIMIT = 50
 NAME_LIMIT = 20
-KNOWN_FOR = timedelta(days=30)
-"""How long an address counts as one of a person's own, after a sign-in from it."""
+
+DEVICE_COOKIE = "caliper_device"
+DEVICE_AGE = timedelta(days=180)
+DEVICE_NAMES = 5
+"""How many names one device is known for, the latest; more than that share no device."""
+
+
+def _mark(name: str) -> str:
+    return salted_hmac(DEVICE_COOKIE, name).hexdigest()[:16]
+
+
+def _device(request: HttpRequest) -> dict[str, Any] | None:
+    try:
+        return signing.loads(request.COOKIES.get(DEVICE_COOKIE, ""), salt=DEVICE_COOKIE, max_age=DEVICE_AGE)
+    except signing.BadSignature:
+        return None
+
+
+def device_of(request: HttpRequest, name: str | None) -> str | None:
+    """What failures from a device are counted under, where the name has signed in on it before."""
+    device = _device(request)
+    return f"device {device['id']}" if device and name and _mark(name) in device["names"] else None
+
+
+def device_remember(*, request: HttpRequest, response: HttpResponse, name: str) -> None:
+    """Leave a cookie on a device whose user is signed in, unless it is there."""
+    device = _device(request) or {"id": secrets.token_hex(8), "names": []}
+    if (mark := _mark(name)) in device["names"]:
+        return
+    names = [mark, *device["names"]][:DEVICE_NAMES]
+    response.set_cookie(
+        DEVICE_COOKIE,
+        signing.dumps({"id": device["id"], "names": names}, salt=DEVICE_COOKIE),
+        max_age=DEVICE_AGE,
+        secure=settings.SESSION_COOKIE_SECURE,
+        httponly=True,
+        samesite="Lax",
+    )
 
 
 class SignInHandler(AxesDatabaseHandler):
@@ -38,40 +79,45 @@ class SignInHandler(AxesDatabaseHandler):
         recent = AccessAttempt.objects.filter(
             attempt_time__gte=request.axes_attempt_time - settings.AXES_COOLOFF_TIME
         )
+        if device := device_of(request, name):
+            own = recent.filter(username=name, user_agent=device).aggregate(count=Sum("failures_since_start"))
+            return int((own["count"] or 0) >= PAIR_LIMIT)
         counts = recent.aggregate(
             pair=Sum("failures_since_start", filter=Q(username=name, ip_address=address)),
             address=Sum("failures_since_start", filter=Q(ip_address=address)),
             name=Sum("failures_since_start", filter=Q(username=name)),
         )
-        if (counts["pair"] or 0) >= PAIR_LIMIT or (counts["address"] or 0) >= ADDRESS_LIMIT:
-            return 1
-        return int((counts["name"] or 0) >= NAME_LIMIT and not self._known(name, address))
-
-    @staticmethod
-    def _known(name: str | None, address: str | None) -> bool:
-        since = timezone.now() - KNOWN_FOR
-        return AccessLog.objects.filter(username=name, ip_address=address, attempt_time__gte=since).exists()
+        limits = {"pair": PAIR_LIMIT, "address": ADDRESS_LIMIT, "name": NAME_LIMIT}
+        return int(any((counts[each] or 0) >= limit for each, limit in limits.items()))
 
     def filter_user_attempts(
         self, request: Any, credentials: dict[str, Any] | None = None
     ) -> list[QuerySet[Any]]:
-        """What a right password forgives: this name's failures from this address.
+        """What a right password forgives: this name's failures on this device, else from this address.
 
         Not the address's others: whoever has one account could else clear the count of guesses at another.
         """
         name = (credentials or {}).get("username")
+        if device := device_of(request, name):
+            return [AccessAttempt.objects.filter(username=name, user_agent=device)]
         return [AccessAttempt.objects.filter(username=name, ip_address=request.axes_ip_address)]
 
     def user_login_failed(
         self, sender: Any, credentials: dict[str, Any], request: Any = None, **kwargs: Any
     ) -> None:
         refused = bool(request and request.axes_locked_out)
+        if request is not None and (device := device_of(request, credentials.get("username"))):
+            request.axes_user_agent = device
         super().user_login_failed(sender, credentials, request, **kwargs)
         if request is not None:
             word = "refused after too many failures" if refused else "failed"
             # %r: a name may hold a line break, and is no second line of the log.
             name = credentials.get("username")
             logger.warning("sign-in %s: name %r from %s", word, name, request.axes_ip_address)
+            if settings.BEHIND_TLS and "X-Forwarded-For" not in request.headers:
+                logger.warning(
+                    "the proxy sends no X-Forwarded-For: everybody's sign-ins count as from one address"
+                )
 
     def user_logged_in(self, sender: Any, request: Any, user: Any, **kwargs: Any) -> None:
         super().user_logged_in(sender, request, user, **kwargs)
@@ -96,6 +142,6 @@ def failures_forget(*, username: str) -> None:
 
 def throttling_sweep() -> int:
     """Throw away what no count looks at any more; returns how many rows."""
-    now = timezone.now()
-    failures = AccessAttempt.objects.filter(attempt_time__lt=now - settings.AXES_COOLOFF_TIME).delete()[0]
-    return failures + AccessLog.objects.filter(attempt_time__lt=now - KNOWN_FOR).delete()[0]
+    return AccessAttempt.objects.filter(
+        attempt_time__lt=timezone.now() - settings.AXES_COOLOFF_TIME
+    ).delete()[0]
