@@ -174,6 +174,16 @@ def test_a_made_up_link_is_no_error(uma: User, uid: str, token: str) -> None:
     assert "can't be used" in answer.content.decode()
 
 
+@pytest.mark.parametrize("number", ["0", "9" * 30, "9" * 5000])
+def test_a_made_up_number_is_not_found(root: User, client_of: ClientOf, number: str) -> None:
+    client = client_of(root)
+    assert client.get(f"/accounts/{number}/").status_code == 404
+    for action in ("deactivate", "reactivate", "reset-link", "second-factor"):
+        assert client.post(f"/accounts/{number}/{action}/").status_code == 404
+    assert client.post(f"/account/sessions/{number}/end/").status_code in (302, 404)
+    assert client.get(f"/accounts/?page={number}&q={number}").status_code == 200
+
+
 def test_the_same_by_command(uma: User, root: User, settings: Any) -> None:
     settings.CSRF_TRUSTED_ORIGINS = ["https://caliper.example.org"]
     lines = command("list").splitlines()

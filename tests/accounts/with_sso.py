@@ -178,7 +178,8 @@ def test_an_answer_nobody_asked_for_is_refused(provider: Provider) -> None:
     assert not is_signed_in(client)
     # And a link on another page begins nothing: that takes the button.
     assert "go there yourself" not in client.get("/sso/oidc/login/").content.decode()
-    assert client.get("/sso/another/login/").status_code == 404
+    for name in ("another", "%00", "9" * 5000):
+        assert client.post(f"/sso/{name}/login/").status_code == 404
 
 
 def test_a_provider_that_is_down_is_said(client: Client) -> None:

@@ -48,9 +48,10 @@ if settings.OIDC_ISSUER:
             )
         return response
 
+    only = {"provider_id": "oidc"}
     urlpatterns += [
-        path("<provider_id>/login/", oidc_start, name="openid_connect_login"),
-        path("<provider_id>/login/callback/", oidc_views.callback, name="openid_connect_callback"),
+        path("oidc/login/", oidc_start, only, name="openid_connect_login"),
+        path("oidc/login/callback/", oidc_views.callback, only, name="openid_connect_callback"),
         path("connected/", social_views.connections, name="socialaccount_connections"),
         path("cancelled/", social_views.login_cancelled, name="socialaccount_login_cancelled"),
         path("error/", social_views.login_error, name="socialaccount_login_error"),
