@@ -1,4 +1,4 @@
-"""Single sign-on and second factor, as test_sso.py runs them: in a process whose settings have both on."""
+"""Single sign-on and second factor, as test_sso.py runs them: in a process whose settings have one or both on."""
 
 import base64
 import hashlib
@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from allauth.mfa.models import Authenticator
 from django.conf import settings as live
 from django.core.cache import cache
 from django.core.checks import run_checks
@@ -33,6 +32,9 @@ PERSON = {
     "name": "Jo March",
     "preferred_username": "jo",
 }
+
+with_oidc = pytest.mark.skipif(not live.OIDC_ISSUER, reason="single sign-on is off")
+with_codes = pytest.mark.skipif(not live.TOTP, reason="the second factor is off")
 
 
 @pytest.fixture
@@ -85,6 +87,7 @@ def test_the_settings_contradict_nothing() -> None:
     ] == []
 
 
+@with_oidc
 def test_somebody_new_gets_an_account_without_a_project(provider: Provider) -> None:
     client = Client()
     page = client.get("/sign-in/").content.decode()
@@ -98,8 +101,10 @@ def test_somebody_new_gets_an_account_without_a_project(provider: Provider) -> N
     assert (user.is_staff, user.is_superuser) == (False, False)
     account = client.get("/account/").content.decode()
     assert "You have no password here" in account
+    assert "You can sign in by Our House" in account
 
 
+@with_oidc
 def test_the_same_person_is_found_by_the_subject_alone(provider: Provider) -> None:
     sign_in_at_provider(Client())
     provider.person |= {"email": "josephine@example.org", "preferred_username": "josephine"}
@@ -109,6 +114,7 @@ def test_the_same_person_is_found_by_the_subject_alone(provider: Provider) -> No
     assert is_signed_in(again)
 
 
+@with_oidc
 @pytest.mark.parametrize("verified", [True, False])
 def test_an_address_opens_nobodys_account(
     provider: Provider, make_user: Callable[..., User], verified: bool
@@ -123,6 +129,7 @@ def test_an_address_opens_nobodys_account(
     assert newcomer.username != "jo"
 
 
+@with_oidc
 def test_an_invitation_survives_the_sign_in(provider: Provider, project: Project, admin: User) -> None:
     token = services.invitation_create(project=project, role="annotator", note="", created_by=admin).token
     client = Client()
@@ -135,16 +142,20 @@ def test_an_invitation_survives_the_sign_in(provider: Provider, project: Project
     assert Membership.objects.get(user__username="jo").role == "annotator"
 
 
+@with_oidc
 def test_no_way_out_to_another_site(provider: Provider) -> None:
     end = sign_in_at_provider(Client(), "/sso/oidc/login/?next=https://evil.example/")
     assert end.redirect_chain[-1][0] == "/"
 
 
+@with_oidc
 def test_somebody_with_an_account_connects_it(provider: Provider, make_user: Callable[..., User]) -> None:
     make_user("uma")
     client = Client()
     client.post("/sign-in/", {"username": "uma", "password": RIGHT})
-    end = sign_in_at_provider(client, "/sso/oidc/login/?process=connect")
+    page = client.get("/account/").content.decode()
+    form = html.unescape(re.search(r'action="(/sso/oidc/login/[^"]*)"', page)[1])  # type: ignore[index]
+    end = sign_in_at_provider(client, form)
     assert end.redirect_chain[-1][0] == "/account/"
     assert "Our House" in client.get("/sso/connected/").content.decode()
     other = Client()
@@ -153,6 +164,7 @@ def test_somebody_with_an_account_connects_it(provider: Provider, make_user: Cal
     assert "You sign in as <strong>uma</strong>" in other.get("/account/").content.decode()
 
 
+@with_oidc
 def test_the_deactivated_stay_out(provider: Provider) -> None:
     sign_in_at_provider(Client())
     User.objects.update(is_active=False)
@@ -162,6 +174,7 @@ def test_the_deactivated_stay_out(provider: Provider) -> None:
     assert not is_signed_in(client)
 
 
+@with_oidc
 @pytest.mark.parametrize("claims", [{"aud": "another"}, {"iss": "http://evil.example"}, {"exp": 1}])
 def test_a_token_for_somebody_else_is_refused(provider: Provider, claims: dict[str, Any]) -> None:
     provider.claims = claims
@@ -172,6 +185,7 @@ def test_a_token_for_somebody_else_is_refused(provider: Provider, claims: dict[s
     assert not User.objects.exists()
 
 
+@with_oidc
 def test_an_answer_nobody_asked_for_is_refused(provider: Provider) -> None:
     client = Client()
     client.get("/sso/oidc/login/callback/?code=1&state=made-up")
@@ -182,12 +196,16 @@ def test_an_answer_nobody_asked_for_is_refused(provider: Provider) -> None:
         assert client.post(f"/sso/{name}/login/").status_code == 404
 
 
+@with_oidc
 def test_a_provider_that_is_down_is_said(client: Client) -> None:
     page = client.post("/sso/oidc/login/")
     assert "did not work" in page.content.decode()
 
 
+@with_codes
 def test_the_second_factor(make_user: Callable[..., User]) -> None:
+    from allauth.mfa.models import Authenticator
+
     make_user("uma")
     client = Client()
     client.post("/sign-in/", {"username": "uma", "password": RIGHT})
@@ -220,6 +238,7 @@ def test_the_second_factor(make_user: Callable[..., User]) -> None:
     assert not is_signed_in(reused)
 
 
+@with_codes
 def test_codes_cannot_be_guessed(make_user: Callable[..., User]) -> None:
     make_user("uma")
     client = Client()
@@ -234,6 +253,8 @@ def test_codes_cannot_be_guessed(make_user: Callable[..., User]) -> None:
     assert not is_signed_in(guesser)
 
 
+@with_oidc
+@with_codes
 def test_the_second_factor_is_asked_for_after_single_sign_on(
     provider: Provider, make_user: Callable[..., User]
 ) -> None:
@@ -248,6 +269,8 @@ def test_the_second_factor_is_asked_for_after_single_sign_on(
     assert not is_signed_in(again)
 
 
+@with_oidc
+@with_codes
 def test_without_a_password_the_second_factor_is_the_providers(provider: Provider) -> None:
     client = Client()
     sign_in_at_provider(client)
@@ -257,6 +280,7 @@ def test_without_a_password_the_second_factor_is_the_providers(provider: Provide
     assert "your provider" in page.content.decode()
 
 
+@with_codes
 def test_the_operator_removes_a_lost_second_factor(
     make_user: Callable[..., User], client_of: Callable[[User], Client]
 ) -> None:
@@ -285,6 +309,8 @@ def test_no_other_door_of_the_library_is_open(path: str) -> None:
     assert Client().get(f"/sso/{path}").status_code == 404
 
 
+@with_oidc
+@with_codes
 def test_all_pages_wear_the_house_style(provider: Provider, make_user: Callable[..., User]) -> None:
     make_user("uma")
     client = Client()

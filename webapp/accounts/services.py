@@ -98,6 +98,15 @@ def reset_path(*, user: User, by: User | None = None) -> str:
     return reverse("accounts:reset", args=[uid, default_token_generator.make_token(user)])
 
 
+def is_connected(user: User) -> bool:
+    """Whether somebody can sign in by single sign-on."""
+    if not settings.OIDC_ISSUER:
+        return False
+    from allauth.socialaccount.models import SocialAccount
+
+    return SocialAccount.objects.filter(user=user).exists()
+
+
 def second_factor_of(user: User) -> QuerySet[Any]:
     """The one-time and recovery codes of somebody; nothing where the second factor is off."""
     if not settings.TOTP:

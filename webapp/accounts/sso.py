@@ -1,25 +1,13 @@
-"""Single sign-on and the second factor, where they are on: how django-allauth is to behave here.
+"""How django-allauth is to behave here, where single sign-on (oidc.py) or the second factor (codes.py) is on."""
 
-Who comes from the provider is known by the provider's own subject, never by an e-mail address: addresses here are not
-proven, so whoever wrote somebody else's into their account would be handed that person's sign-in. Somebody with an
-account connects the two on the account page.
-"""
-
-import base64
-import hashlib
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.internal.flows.login import perform_password_login
 from allauth.account.models import Login
-from allauth.mfa.adapter import DefaultMFAAdapter
-from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
-from cryptography.fernet import Fernet
-from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.urls import reverse
 
 from webapp.accounts.addresses import counted_address
 from webapp.accounts.models import User
@@ -58,28 +46,3 @@ class AccountAdapter(DefaultAccountAdapter):
 
     def respond_user_inactive(self, request: HttpRequest, user: User) -> HttpResponse:
         return redirect("account_inactive")
-
-
-class SocialAccountAdapter(DefaultSocialAccountAdapter):
-    """Everybody whom the provider lets in gets an account; it has no project until an invitation is used."""
-
-    def is_open_for_signup(self, request: HttpRequest, sociallogin: Any) -> bool:
-        return True
-
-    def get_connect_redirect_url(self, request: HttpRequest, socialaccount: Any) -> str:
-        return reverse("accounts:account")
-
-
-class MFAAdapter(DefaultMFAAdapter):
-    """Secrets of one-time codes are encrypted in the database: a copy of it alone makes no codes."""
-
-    @property
-    def _fernet(self) -> Fernet:
-        key = hashlib.blake2b(settings.SECRET_KEY.encode(), digest_size=32, person=b"caliper totp").digest()
-        return Fernet(base64.urlsafe_b64encode(key))
-
-    def encrypt(self, text: str) -> str:
-        return self._fernet.encrypt(text.encode()).decode()
-
-    def decrypt(self, encrypted_text: str) -> str:
-        return self._fernet.decrypt(encrypted_text.encode()).decode()

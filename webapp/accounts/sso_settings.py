@@ -10,7 +10,7 @@ ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_EMAIL_NOTIFICATIONS = False
 # Asked again before the second factor is changed. A code by mail would prove an address that nobody has proven.
 ACCOUNT_REAUTHENTICATION_METHODS = ["password", "mfa"]
-SOCIALACCOUNT_ADAPTER = "webapp.accounts.sso.SocialAccountAdapter"
+SOCIALACCOUNT_ADAPTER = "webapp.accounts.oidc.SocialAccountAdapter"
 SOCIALACCOUNT_EMAIL_AUTHENTICATION = False
 SOCIALACCOUNT_EMAIL_VERIFICATION = "none"
 SOCIALACCOUNT_AUTO_SIGNUP = True
@@ -19,7 +19,7 @@ SOCIALACCOUNT_STORE_TOKENS = False
 SOCIALACCOUNT_LOGIN_ON_GET = False
 SOCIALACCOUNT_OPENID_CONNECT_URL_PREFIX = ""
 SOCIALACCOUNT_REQUESTS_TIMEOUT = 10
-MFA_ADAPTER = "webapp.accounts.sso.MFAAdapter"
+MFA_ADAPTER = "webapp.accounts.codes.MFAAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
 MFA_TOTP_ISSUER = "Caliper"
 # A telephone's clock may be half a minute off.

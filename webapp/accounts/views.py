@@ -76,6 +76,7 @@ def _account_page(request: HttpRequest, **forms: BaseForm) -> HttpResponse:
         "here": request.session.session_key,
         "totp": settings.TOTP and user.has_usable_password(),
         "oidc_name": settings.OIDC_NAME if settings.OIDC_ISSUER else "",
+        "connected": services.is_connected(user),
         **forms,
     }
     return render(request, "accounts/account.html", context, status=422 if forms else 200)
