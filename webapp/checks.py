@@ -88,6 +88,72 @@ def check_database_choice(app_configs: Sequence[Any] | None, **_: Any) -> list[C
 
 
 @register("caliper")
+def check_sign_in(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
+    """Single sign-on is wholly there or not at all, and secrets are kept secret on their way."""
+    found: list[CheckMessage] = []
+    oidc = {
+        "CALIPER_OIDC_ISSUER": settings.OIDC_ISSUER,
+        "CALIPER_OIDC_CLIENT_ID": settings.OIDC_CLIENT_ID,
+        "CALIPER_OIDC_CLIENT_SECRET": settings.OIDC_CLIENT_SECRET,
+    }
+    missing = [name for name, value in oidc.items() if not value]
+    if 0 < len(missing) < len(oidc):
+        found.append(
+            Error(
+                f"Single sign-on is set up by halves: {' and '.join(missing)} not set.",
+                hint="Set all of CALIPER_OIDC_ISSUER, CALIPER_OIDC_CLIENT_ID and CALIPER_OIDC_CLIENT_SECRET, or none.",
+                id="caliper.E020",
+            )
+        )
+    issuer = urlsplit(settings.OIDC_ISSUER)
+    if (
+        settings.OIDC_ISSUER
+        and issuer.scheme != "https"
+        and issuer.hostname not in ("127.0.0.1", "localhost")
+    ):
+        found.append(
+            Error(
+                f"CALIPER_OIDC_ISSUER is {settings.OIDC_ISSUER}, but what a provider says counts only over TLS.",
+                hint="Write it as https://...",
+                id="caliper.E021",
+            )
+        )
+    if settings.HEALTH_TOKEN and len(settings.HEALTH_TOKEN) < 32:
+        found.append(
+            Error(
+                "CALIPER_HEALTH_TOKEN is shorter than 32 characters: it can be guessed.",
+                hint="Draw a longer one, as for CALIPER_SECRET_KEY, or unset it.",
+                id="caliper.E022",
+            )
+        )
+    return found
+
+
+@register("caliper")
+def check_mail(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
+    """Mail needs a sender, and links in it a host that nobody can choose."""
+    found: list[CheckMessage] = []
+    if settings.MAIL_IS_ON and settings.DEFAULT_FROM_EMAIL == "caliper@localhost":
+        found.append(
+            Warning(
+                "CALIPER_EMAIL_URL is set, but mail would come from caliper@localhost, which most servers refuse.",
+                hint="Set CALIPER_EMAIL_FROM to an address of yours.",
+                id="caliper.W023",
+            )
+        )
+    if settings.MAIL_IS_ON and "*" in settings.ALLOWED_HOSTS and not settings.DEBUG:
+        found.append(
+            Error(
+                "CALIPER_ALLOWED_HOSTS is *, and mail is on: a stranger could have somebody sent a link for a new "
+                "password that leads to the stranger's own host.",
+                hint="Name the hosts under which people reach Caliper.",
+                id="caliper.E024",
+            )
+        )
+    return found
+
+
+@register("caliper")
 def check_limits(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
     """Sizes and times that leave nothing possible."""
     found: list[CheckMessage] = []

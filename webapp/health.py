@@ -9,10 +9,12 @@ from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
 from django.db import connection
 from django.http import HttpRequest, JsonResponse
+from django.utils.crypto import constant_time_compare
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from webapp import heartbeat
+from webapp.accounts.addresses import is_this_machine
 from webapp.heartbeat import redis_client
 
 logger = logging.getLogger(__name__)
@@ -65,16 +67,28 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+def may_see_parts(request: HttpRequest) -> bool:
+    """This machine itself (the supervisor, a container's own check), a monitor with the token, or staff."""
+    if is_this_machine(request):
+        return True
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme == "Bearer":
+        return bool(settings.HEALTH_TOKEN) and constant_time_compare(token, settings.HEALTH_TOKEN)
+    # Without a cookie nobody is asked for in the database, which may be what is down.
+    return settings.SESSION_COOKIE_NAME in request.COOKIES and bool(getattr(request.user, "is_staff", False))
+
+
 @never_cache
 @login_not_required
 @require_safe
 def healthz(request: HttpRequest) -> JsonResponse:
     """JSON of every part; 503 when one is down. `?only=database,broker` asks about those parts.
 
-    Open to everybody, so a part that is down is named, but its error text, which may hold addresses, is
-    only logged.
+    Everybody learns whether all is well; the parts are for the people and programs that look after them. The error
+    text of a part that is down, which may hold addresses, is only logged.
     """
-    asked = request.GET.get("only")
+    insider = may_see_parts(request)
+    asked = request.GET.get("only") if insider else None
     names = asked.split(",") if asked else list(PARTS)
     if unknown := [name for name in names if name not in PARTS]:
         message = f"unknown part: {', '.join(unknown)[:80]}; there are {', '.join(PARTS)}"
@@ -87,7 +101,7 @@ def healthz(request: HttpRequest) -> JsonResponse:
             logger.exception("health check: %s is down", name)
             parts[name] = {"ok": False, "error": f"{name} is down; the web log says why"}
     healthy = all(part["ok"] for part in parts.values())
-    response = JsonResponse({"ok": healthy, **parts}, status=200 if healthy else 503)
+    response = JsonResponse({"ok": healthy, **(parts if insider else {})}, status=200 if healthy else 503)
     # Django would log each 503 as an error of this view; what is down has been logged above.
     response._has_been_logged = True  # type: ignore[attr-defined]
     return response

@@ -1,8 +1,10 @@
 """All settings of Caliper. Every one can be set by an environment variable; NAME_FILE reads it from a file."""
 
+import importlib.util
 import secrets
 import shlex
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import environ
@@ -52,6 +54,7 @@ INSTALLED_APPS = [
     "django_htmx",
     "template_partials",
     "csp",
+    "axes",
     "webapp",
     "webapp.accounts",
     "webapp.corpus",
@@ -73,6 +76,9 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "webapp.accounts.middleware.SignedInMiddleware",
+    # Last: turns what the throttle refused into its own answer.
+    "axes.middleware.AxesMiddleware",
 ]
 
 ROOT_URLCONF = "webapp.urls"
@@ -115,11 +121,80 @@ AUTH_USER_MODEL = "accounts.User"
 LOGIN_URL = "accounts:sign-in"
 LOGIN_REDIRECT_URL = "corpus:projects"
 LOGOUT_REDIRECT_URL = "accounts:sign-in"
+AUTHENTICATION_BACKENDS = [
+    # Asked first: whoever guessed too often is refused before a password is hashed.
+    "axes.backends.AxesStandaloneBackend",
+    "django.contrib.auth.backends.ModelBackend",
+]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
-    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "webapp.accounts.passwords.LongestValidator", "OPTIONS": {"longest": 128}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+    {"NAME": "webapp.accounts.passwords.NotBlankValidator"},
 ]
+# A link for a new password.
+PASSWORD_RESET_TIMEOUT = 24 * 3600
+
+# The limits themselves stand in accounts/throttling.py.
+AXES_HANDLER = "webapp.accounts.throttling.SignInHandler"
+AXES_CLIENT_IP_CALLABLE = "webapp.accounts.addresses.counted_address"
+AXES_LOCKOUT_CALLABLE = "webapp.accounts.throttling.locked_out"
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_FAILURE_LIMIT = 1
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+# What is refused doesn't count again: the wait ends however often somebody tries meanwhile.
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
+AXES_RESET_ON_SUCCESS = True
+# Forms are not kept, whatever else was typed into them.
+AXES_SENSITIVE_PARAMETERS = ["username", "next", "csrfmiddlewaretoken"]
+AXES_VERBOSE = False
+AXES_DISABLE_ACCESS_LOG = True
+
+# Mail, for people who forgot their password; without it there is no such link.
+MAIL_IS_ON = bool(env.str("CALIPER_EMAIL_URL", default=""))
+if MAIL_IS_ON:
+    vars().update(env.email_url("CALIPER_EMAIL_URL"))
+    EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.str("CALIPER_EMAIL_FROM", default="caliper@localhost")
+
+# Who may read /healthz part by part from elsewhere: `Authorization: Bearer` with this.
+HEALTH_TOKEN = env.str("CALIPER_HEALTH_TOKEN", default="")
+
+# Single sign-on by OpenID Connect and a second factor by one-time codes: django-allauth, there only when asked for.
+OIDC_ISSUER = env.str("CALIPER_OIDC_ISSUER", default="")
+OIDC_CLIENT_ID = env.str("CALIPER_OIDC_CLIENT_ID", default="")
+OIDC_CLIENT_SECRET = env.str("CALIPER_OIDC_CLIENT_SECRET", default="")
+OIDC_NAME = env.str("CALIPER_OIDC_NAME", default="single sign-on")
+TOTP = env.bool("CALIPER_TOTP", default=False)
+if OIDC_ISSUER or TOTP:
+    if importlib.util.find_spec("allauth") is None:
+        raise ImproperlyConfigured(
+            "CALIPER_OIDC_ISSUER or CALIPER_TOTP is set, but django-allauth is not installed: pip install -e '.[sso]'."
+        )
+    from webapp.accounts.sso_settings import *  # noqa: F403 - names of allauth's own
+
+    INSTALLED_APPS += ["allauth", "allauth.account"]
+    MIDDLEWARE += ["allauth.account.middleware.AccountMiddleware"]
+if OIDC_ISSUER:
+    INSTALLED_APPS += ["allauth.socialaccount", "allauth.socialaccount.providers.openid_connect"]
+    SOCIALACCOUNT_PROVIDERS = {
+        "openid_connect": {
+            "OAUTH_PKCE_ENABLED": True,
+            "APPS": [
+                {
+                    "provider_id": "oidc",
+                    "name": OIDC_NAME,
+                    "client_id": OIDC_CLIENT_ID,
+                    "secret": OIDC_CLIENT_SECRET,
+                    "settings": {"server_url": OIDC_ISSUER},
+                }
+            ],
+        }
+    }
+if TOTP:
+    INSTALLED_APPS += ["allauth.mfa"]
 
 LANGUAGE_CODE = "en-gb"
 TIME_ZONE = env.str("CALIPER_TIME_ZONE", default="UTC")
@@ -188,4 +263,6 @@ LOGGING = {
     "formatters": {"plain": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "root": {"handlers": ["console"], "level": env.str("CALIPER_LOG_LEVEL", default="INFO")},
+    # accounts/throttling.py says the same in one line each, with the address.
+    "loggers": {"axes": {"level": "ERROR"}},
 }

@@ -1,5 +1,6 @@
 """URLs by prefix; each app keeps its own list."""
 
+from django.conf import settings
 from django.urls import include, path
 
 from webapp.health import healthz
@@ -7,6 +8,7 @@ from webapp.health import healthz
 urlpatterns = [
     path("healthz", healthz, name="healthz"),
     path("", include("webapp.accounts.urls")),
+    *([path("sso/", include("webapp.accounts.sso_urls"))] if settings.OIDC_ISSUER or settings.TOTP else []),
     path("", include("webapp.corpus.urls")),
     path("", include("webapp.labels.urls")),
     path("", include("webapp.snapshots.urls")),

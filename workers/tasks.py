@@ -22,6 +22,7 @@ from webapp.celery import app, enqueue
 if not apps.ready:
     django.setup()
 
+from webapp.accounts.services import accounts_sweep
 from webapp.corpus.models import Import
 from webapp.heartbeat import redis_client
 from webapp.jobs import Job
@@ -106,6 +107,12 @@ def tick() -> None:
             part()
         except Exception:
             logger.exception("tick: %s failed", part.__name__)
+
+
+@app.task(name="workers.tasks.sweep")
+def sweep() -> None:
+    """Throw away what has run out: sessions, and failed sign-ins that nothing counts any more."""
+    accounts_sweep()
 
 
 def jobs_reap() -> int:

@@ -36,6 +36,15 @@ def test_a_sound_public_installation_contradicts_nothing(
         ({"MAX_TEXT_BYTES": 0}, "caliper.E007"),
         ({"TICK_SECONDS": 60, "JOB_LOST_AFTER_SECONDS": 60}, "caliper.E008"),
         ({"TICK_SECONDS": 0}, "caliper.E008"),
+        ({"OIDC_ISSUER": "https://sso.example.org", "OIDC_CLIENT_ID": "caliper"}, "caliper.E020"),
+        ({"OIDC_CLIENT_SECRET": "secret"}, "caliper.E020"),
+        (
+            {"OIDC_ISSUER": "http://sso.example.org", "OIDC_CLIENT_ID": "a", "OIDC_CLIENT_SECRET": "b"},
+            "caliper.E021",
+        ),
+        ({"HEALTH_TOKEN": "short"}, "caliper.E022"),
+        ({"MAIL_IS_ON": True}, "caliper.W023"),
+        ({"MAIL_IS_ON": True, "ALLOWED_HOSTS": ["*"]}, "caliper.E024"),
     ],
 )
 def test_a_contradiction_is_named(settings: Any, changes: dict[str, Any], expected: str) -> None:

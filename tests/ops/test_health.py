@@ -1,4 +1,4 @@
-"""/healthz says what is up and what is down, to everybody, and gives nothing away."""
+"""/healthz says to everybody whether all is well, and what is up and down to those who look after it."""
 
 import json
 import subprocess
@@ -120,6 +120,50 @@ def test_parts_can_be_asked_for(client: Client) -> None:
     response = client.get("/healthz?only=moon")
     assert response.status_code == 400
     assert response.json()["error"] == "unknown part: moon; there are database, broker, workers, disk"
+
+
+TOKEN = "a token of thirty-two characters or more"
+
+
+@pytest.mark.parametrize("behind_tls", [False, True])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"REMOTE_ADDR": "192.0.2.1"},
+        # A proxy on this machine: what it passes on doesn't come from here.
+        {"HTTP_X_FORWARDED_FOR": "192.0.2.1"},
+        {"HTTP_X_FORWARDED_FOR": "192.0.2.1, 127.0.0.1"},
+        {"REMOTE_ADDR": "192.0.2.1", "HTTP_AUTHORIZATION": "Bearer another token of thirty-two characters"},
+        {"REMOTE_ADDR": "192.0.2.1", "HTTP_AUTHORIZATION": "Bearer "},
+        {"REMOTE_ADDR": "192.0.2.1", "HTTP_COOKIE": "sessionid=made-up"},
+    ],
+)
+def test_strangers_learn_whether_all_is_well_and_no_more(
+    broker: str, settings: Any, more: dict[str, str], behind_tls: bool
+) -> None:
+    settings.BEHIND_TLS, settings.HEALTH_TOKEN = behind_tls, TOKEN
+    client = Client(**more)
+    for query in ("", "?only=database", "?only=moon"):
+        down = client.get(f"/healthz{query}")
+        assert (down.status_code, down.json()) == (503, {"ok": False})
+    sign("default", "train")
+    well = client.get("/healthz")
+    assert (well.status_code, well.json()) == (200, {"ok": True})
+
+
+def test_no_token_opens_nothing_where_none_is_set() -> None:
+    answer = Client(REMOTE_ADDR="192.0.2.1", HTTP_AUTHORIZATION="Bearer ").get("/healthz")
+    assert answer.json().keys() == {"ok"}
+
+
+def test_a_monitor_and_staff_see_the_parts(settings: Any, make_user: Any, client_of: Any) -> None:
+    settings.HEALTH_TOKEN = TOKEN
+    monitor = Client(REMOTE_ADDR="192.0.2.1", HTTP_AUTHORIZATION=f"Bearer {TOKEN}")
+    assert monitor.get("/healthz?only=disk").json().keys() == {"ok", "disk"}
+    for staff in (True, False):
+        client = client_of(make_user(f"staff-{staff}", is_staff=staff))
+        parts = client.get("/healthz?only=disk", REMOTE_ADDR="192.0.2.1").json().keys()
+        assert ("disk" in parts) == staff
 
 
 def test_it_is_only_read(client: Client) -> None:

@@ -1,6 +1,7 @@
 """What may be imported from where: by import-linter's contracts, and by looking at fresh interpreters."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,11 +22,12 @@ print(json.dumps({"walked": names, "loaded": sorted({name.partition(".")[0] for 
 DJANGO = "import django, os; os.environ['DJANGO_SETTINGS_MODULE'] = 'webapp.settings'; django.setup()\n"
 
 
-def walk(package: str, *, first: str = "") -> tuple[set[str], set[str]]:
+def walk(package: str, *, first: str = "", **environment: str) -> tuple[set[str], set[str]]:
     """Import every module of a package in a new interpreter: the modules, and all top-level names then loaded."""
     result = subprocess.run(
         [sys.executable, "-c", first + WALK, package],
         cwd=REPOSITORY,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -36,7 +38,9 @@ def walk(package: str, *, first: str = "") -> tuple[set[str], set[str]]:
 
 
 def test_the_web_half_loads_no_model_library() -> None:
-    walked, loaded = walk("webapp", first=DJANGO)
+    # With everything on, so that what is optional is walked as well.
+    on = {"CALIPER_TOTP": "true", "CALIPER_OIDC_ISSUER": "https://sso.example.org"}
+    walked, loaded = walk("webapp", first=DJANGO, **on)
     assert {"webapp.urls", "webapp.wsgi", "webapp.celery", "webapp.ratings.views"} <= walked
     models = {"torch", "transformers", "datasets", "pyarrow", "pandas", "sklearn", "accelerate", "peft"}
     assert not loaded & {"workers", *models}

@@ -8,6 +8,7 @@ from typing import Any
 
 import celery
 import pytest
+from django.contrib.sessions.models import Session
 from django.utils import timezone
 
 import webapp.celery
@@ -156,3 +157,14 @@ def test_the_worker_process_loads_no_torch() -> None:
     root = Path(__file__).parent.parent.parent
     found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_what_has_run_out_is_swept_every_hour(db: None) -> None:
+    Session.objects.create(
+        session_key="old", session_data="", expire_date=timezone.now() - timedelta(seconds=1)
+    )
+    Session.objects.create(session_key="new", session_data="", expire_date=timezone.now() + timedelta(days=1))
+    entry = tasks.app.conf.beat_schedule["sweep"]
+    tasks.app.tasks[entry["task"]]()
+    assert list(Session.objects.values_list("pk", flat=True)) == ["new"]
+    assert entry["schedule"] == 3600

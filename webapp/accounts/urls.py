@@ -1,22 +1,41 @@
-"""Signing in and out, one's own account, joining by invitation."""
+"""Signing in and out, one's own account, a forgotten password, and the operator's pages."""
 
 from django.contrib.auth import views as auth_views
 from django.contrib.auth.decorators import login_not_required
-from django.urls import path
+from django.urls import include, path
+from django.views.generic import TemplateView
 
-from webapp.accounts import views
+from webapp.accounts import views, views_operator
 
 app_name = "accounts"
-urlpatterns = [
+
+account = [
+    path("", views.account, name="account"),
+    path("email/", views.email_change, name="email"),
+    path("sessions/end/", views.sessions_end_others, name="sessions-end"),
+    path("sessions/<int:pk>/end/", views.session_end, name="session-end"),
+]
+forgotten = [
+    path("", login_not_required(views.ForgottenView.as_view()), name="forgotten"),
     path(
-        "sign-in/",
-        login_not_required(
-            auth_views.LoginView.as_view(
-                template_name="accounts/sign_in.html", redirect_authenticated_user=True
-            )
-        ),
-        name="sign-in",
+        "sent/",
+        login_not_required(TemplateView.as_view(template_name="accounts/forgotten_sent.html")),
+        name="forgotten-sent",
     ),
+]
+operator = [
+    path("", views_operator.people, name="people"),
+    path("<int:pk>/", views_operator.person, name="person"),
+    path("<int:pk>/deactivate/", views_operator.deactivate, name="deactivate"),
+    path("<int:pk>/reactivate/", views_operator.reactivate, name="reactivate"),
+    path("<int:pk>/reset-link/", views_operator.reset_link, name="reset-link"),
+    path("<int:pk>/second-factor/", views_operator.second_factor_remove, name="second-factor-remove"),
+]
+urlpatterns = [
+    path("sign-in/", login_not_required(views.SignInView.as_view()), name="sign-in"),
     path("sign-out/", auth_views.LogoutView.as_view(), name="sign-out"),
-    path("account/", views.account, name="account"),
+    path("account/", include(account)),
+    path("forgotten/", include(forgotten)),
+    path("reset/<uidb64>/<token>/", login_not_required(views.ResetView.as_view()), name="reset"),
+    path("accounts/", include(operator)),
 ]

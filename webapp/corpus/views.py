@@ -154,7 +154,7 @@ def join(request: HttpRequest, token: str) -> HttpResponse:
         except services.InvitationGone:
             return render(request, "corpus/join_gone.html", status=410)
         if signed_in is None:
-            login(request, user)
+            login(request, user, backend="django.contrib.auth.backends.ModelBackend")
         return redirect("corpus:guidelines", invitation.project.slug)
     return render(request, "corpus/join.html", {"form": form, "invitation": invitation})
 
