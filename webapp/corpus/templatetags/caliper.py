@@ -10,6 +10,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from webapp.corpus.rendering import render_markdown
+from webapp.paths import without_paths
 
 register = template.Library()
 
@@ -18,6 +19,12 @@ register = template.Library()
 def markdown(text: str) -> SafeString:
     """Sanitised HTML of a Markdown text."""
     return render_markdown(text)
+
+
+@register.filter
+def no_paths(text: str) -> str:
+    """A text without paths of the server; jobs of older versions stored them with their errors."""
+    return without_paths(text)
 
 
 @register.filter
