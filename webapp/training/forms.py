@@ -1,5 +1,6 @@
 """The form that starts a training by hand. It begins with the project's options."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
@@ -47,8 +48,11 @@ class RunForm(TrainingOptionsForm):
         field.attrs["placeholder"] = (
             f"{base_model_public(project.base_model)} (HaF: {base_model_public(project.causal_base_model)})"
         )
-        versions = ModelVersion.objects.filter(project=project)[:MOST_VERSIONS]
-        field.offer([*base_model_choices(), *(version.start_name for version in versions)], "base_model")
+
+    def offer(self, versions: Sequence[ModelVersion]) -> None:
+        """The base models that the page shows, the newest of the project's versions among them."""
+        names = [version.start_name for version in versions[:MOST_VERSIONS]]
+        self.fields["base_model"].widget.offer([*base_model_choices(), *names], "base_model")
 
     def clean_base_model(self) -> str:
         given: str = self.cleaned_data["base_model"]

@@ -85,6 +85,7 @@ def _list_context(request: HttpRequest, project: Project) -> dict[str, Any]:
 
 def _runs_page(request: HttpRequest, project: Project, form: RunForm, *, status: int = 200) -> HttpResponse:
     versions = list(ModelVersion.objects.filter(project=project))
+    form.offer(versions)
     judgements, levels = label_counts(project)
     context = _list_context(request, project) | {
         "form": form,

@@ -86,16 +86,16 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         team = Group(device=team.device)
     progress = Progress(run_dir / "progress.jsonl" if team.first else Path(os.devnull))
     progress.say("loading", message="; ".join(filter(None, (split.note, watched.note))) or None)
-    base = find_base(config.base_model, run_dir)
-    loaded = (config.base_model, base.path)
-    kind = backbone_kind(*loaded, base.revision) if config.backbone == "auto" else config.backbone
+    source = find_base(config.base_model, run_dir)
+    loaded = (config.base_model, source.path)
+    kind = backbone_kind(*loaded, source.revision) if config.backbone == "auto" else config.backbone
     device = team.device
     # weights that learn stay in fp32; LoRA's base doesn't learn
     half = device.type == "cuda" and config.tuning == "lora"
-    backbone = load_backbone(*loaded, kind, torch.bfloat16 if half else torch.float32, base.revision)
+    backbone = load_backbone(*loaded, kind, torch.bfloat16 if half else torch.float32, source.revision)
     backbone_config: Any = backbone.config
     config = config.resolved(kind, int(backbone_config.hidden_size), device.type)
-    tokenizer = load_tokenizer(*loaded, base.revision)
+    tokenizer = load_tokenizer(*loaded, source.revision)
     check_vocabulary(config.base_model, tokenizer)
     template = Template(
         tokenizer,
@@ -148,7 +148,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         head_hidden=given(config.head_hidden),
         digit_ids=template.digit_ids,
     )
-    if config.base_model.startswith("version:") and continue_head(model, Path(base.path)):
+    if config.base_model.startswith("version:") and continue_head(model, Path(source.path)):
         progress.say("loading", message=f"the head goes on from {config.base_model}'s")
     if config.dropout is not None:
         set_dropout(backbone, config.dropout)
@@ -290,7 +290,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         Trained(
             run_dir=run_dir,
             config=config,
-            base_revision=getattr(backbone_config, "_commit_hash", None) or base.revision,
+            base_revision=getattr(backbone_config, "_commit_hash", None) or source.revision,
             snapshot=snapshot,
             split=split,
             data=judged,
