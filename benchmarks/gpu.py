@@ -280,7 +280,7 @@ def random_weights(device: str) -> None:
             )
 
     setattr(transformers.AutoModelForCausalLM, "from_pretrained", build)  # noqa: B010
-    trainer.load_tokenizer = lambda name, path: tokenizer()
+    setattr(trainer, "load_tokenizer", lambda name, path, revision=None: tokenizer())  # noqa: B010
 
 
 def ours(job: dict[str, Any]) -> dict[str, Any]:

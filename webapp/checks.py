@@ -176,3 +176,22 @@ def check_limits(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessa
             )
         )
     return found
+
+
+@register("caliper")
+def check_base_model_folders(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
+    """What an operator offers to all projects must hold no project's own models."""
+    found: list[CheckMessage] = []
+    data = settings.DATA_DIR.resolve()
+    for folder in settings.BASE_MODEL_DIRS:
+        path = folder.resolve()
+        if not folder.is_absolute() or path.is_relative_to(data) or data.is_relative_to(path):
+            found.append(
+                Error(
+                    f"CALIPER_BASE_MODEL_DIRS has {folder}, which is no full path, or lies in or around the data "
+                    f"folder {data}: any project could train from any other's models.",
+                    hint="Name folders of their own by their full paths, separated by colons.",
+                    id="caliper.E020",
+                )
+            )
+    return found

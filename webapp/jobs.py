@@ -23,6 +23,8 @@ from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
+from webapp.paths import without_paths
+
 
 class State(models.TextChoices):
     QUEUED = "queued", "queued"
@@ -115,7 +117,9 @@ class Job(models.Model):
         )
 
     def fail(self, message: str) -> bool:
-        return self._move([State.RUNNING], State.FAILED, mine=True, finished_at=timezone.now(), error=message)
+        """RUNNING -> FAILED with a text for the job's page, which tells no path of this server."""
+        error = without_paths(message)
+        return self._move([State.RUNNING], State.FAILED, mine=True, finished_at=timezone.now(), error=error)
 
     def lose(self) -> bool:
         """RUNNING -> LOST, only while the heartbeat is still old."""

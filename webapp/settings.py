@@ -254,6 +254,8 @@ TRAIN_COMMAND = shlex.split(env.str("CALIPER_TRAIN_COMMAND", default="")) or [
     "-m",
     "workers.rewards.train",
 ]
+# Folders below which model folders lie that people may name as base models, separated by colons; never the data folder.
+BASE_MODEL_DIRS = [Path(each) for each in env.str("CALIPER_BASE_MODEL_DIRS", default="").split(":") if each]
 # The program that turns a model folder into one that plain transformers load; gets both folders.
 MODEL_EXPORT_COMMAND = [sys.executable, "-m", "workers.rewards.export"]
 

@@ -22,8 +22,80 @@ HURRIED_GRACE_SECONDS = 5.0
 LOCK_WAIT_SECONDS = 20.0
 # Labelling goes first on a machine that serves pages as well.
 NICENESS = 5
-# The child reads a folder and writes a folder; it has no business with these.
-SECRETS = ("CALIPER_SECRET_KEY", "CALIPER_SECRET_KEY_FILE", "DATABASE_URL", "DATABASE_URL_FILE", "REDIS_URL")
+# What the child gets of this process's environment, by name or by what a name begins with. The child reads a folder
+# and writes a folder, so it has no business with the keys, addresses and passwords that the worker is given; a list of
+# those would lack the next one. HF_TOKEN is among what it gets: models are downloaded with it. A launcher that needs
+# more is given it in CALIPER_TRAIN_COMMAND ("env NAME=value accelerate launch ...").
+_PASSED = frozenset(
+    {
+        *(
+            "PATH",
+            "HOME",
+            "USER",
+            "LOGNAME",
+            "SHELL",
+            "TERM",
+            "TZ",
+            "LANG",
+            "LANGUAGE",
+            "TMPDIR",
+            "TEMP",
+            "TMP",
+            "PWD",
+        ),
+        *(
+            "CALIPER_CACHE_DIR",
+            "VIRTUAL_ENV",
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
+            "REQUESTS_CA_BUNDLE",
+            "CURL_CA_BUNDLE",
+        ),
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    }
+)
+_PASSED_BEGINNINGS = (
+    *(
+        "LC_",
+        "LD_",
+        "DYLD_",
+        "PYTHON",
+        "XDG_",
+        "CONDA_",
+        "MALLOC_",
+        "GOMP_",
+        "OMP_",
+        "MKL_",
+        "KMP_",
+        "OPENBLAS_",
+    ),
+    *(
+        "DNNL_",
+        "ONEDNN_",
+        "CUDA_",
+        "NVIDIA_",
+        "NCCL_",
+        "CUBLAS_",
+        "ROCR_",
+        "HIP_",
+        "HSA_",
+        "GLOO_",
+        "UCX_",
+        "FI_",
+    ),
+    *(
+        "TORCH",
+        "PYTORCH_",
+        "TRITON_",
+        "ACCELERATE_",
+        "FSDP_",
+        "HF_",
+        "HUGGINGFACE_",
+        "TRANSFORMERS_",
+        "TOKENIZERS_",
+    ),
+    *("SAFETENSORS_", "SLURM_"),
+)
 
 
 class FolderBusy(Exception):
@@ -100,7 +172,9 @@ def folder_lock(folder: Path, *, wait: float = LOCK_WAIT_SECONDS) -> Iterator[in
                         signal_group(int(text), signal.SIGKILL)
                     killed = True
                 if left < 0:
-                    raise FolderBusy(f"An earlier process still works in {folder}.") from None
+                    raise FolderBusy(
+                        f"An earlier process still works in the folder of run {folder.name}."
+                    ) from None
                 time.sleep(0.1)
         os.ftruncate(descriptor, 0)
         yield descriptor
@@ -114,15 +188,22 @@ def signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
 
 
-def environment() -> dict[str, str]:
-    """The child's: no secrets, as many threads as it may use cores, and the parent it must not outlive."""
-    result = {name: value for name, value in os.environ.items() if name not in SECRETS}
+def _passed(name: str) -> bool:
+    known = name.upper() in _PASSED
+    return known or (name.startswith(_PASSED_BEGINNINGS) and not name.endswith("_FILE"))
+
+
+def environment(base_folders: Sequence[Path] = ()) -> dict[str, str]:
+    """The child's: what a training needs of ours, as many threads as it may use cores, the parent it must not outlive,
+    and the only folders on this machine that its base model may be loaded from."""
+    result = {name: value for name, value in os.environ.items() if _passed(name)}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     result.setdefault("OMP_NUM_THREADS", str(cores))
     # Threads that wait for each other sleep: on cores that pages and labelling use as well, spinning halves the speed.
     result.setdefault("OMP_WAIT_POLICY", "passive")
     result.update(
         CALIPER_PARENT_PID=str(os.getpid()),
+        CALIPER_BASE_FOLDERS=json.dumps([str(folder.resolve()) for folder in base_folders]),
         PYTHONUNBUFFERED="1",
         TOKENIZERS_PARALLELISM="false",
         HF_HUB_DISABLE_TELEMETRY="1",
@@ -138,6 +219,7 @@ def supervise(
     cwd: Path,
     each_second: Callable[[dict[str, Any] | None], bool],
     grace: float = STOP_GRACE_SECONDS,
+    base_folders: Sequence[Path] = (),
 ) -> int:
     """Run `command` until it ends, its output appended to RUN_DIR/log.txt; returns its exit status.
 
@@ -150,7 +232,7 @@ def supervise(
         child = subprocess.Popen(
             list(command),
             cwd=cwd,
-            env=environment(),
+            env=environment(base_folders),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -14,9 +14,10 @@ from typing import Any
 from django.conf import settings
 
 from webapp.celery import enqueue
+from webapp.corpus.base_models import base_model_public
 from webapp.snapshots.exporting import zip_folder
 from webapp.training.card import model_card, public_metrics
-from webapp.training.models import ModelExport
+from webapp.training.models import ARTIFACT_NAME, ModelExport
 from webapp.training.services import EXPORT_TASK
 from workers.child import FolderBusy, supervise
 from workers.results import BadResult, read_artifact
@@ -70,10 +71,9 @@ def export_model(pk: int, *, stopping: Callable[[], bool] = never) -> None:
 def _export(export: ModelExport, stopping: Callable[[], bool]) -> dict[str, Any]:
     """Make the folder and its archive; returns the report."""
     version, folder, out = export.version, export.folder, export.folder / "out"
-    if not version.path.is_dir():
+    if not version.is_there:
         raise ExportFailed(
-            f"The model's files are gone: {version.path} does not exist. Restore the data folder from a backup, or "
-            "train it again."
+            "The model's files are gone from the disk. Restore the data folder from a backup, or train it again."
         )
     # What an earlier attempt left is not this one's.
     shutil.rmtree(folder, ignore_errors=True)
@@ -104,7 +104,10 @@ def _caliper(export: ModelExport, out: Path, artifact: dict[str, Any]) -> None:
     """The model folder's own files, a card and the metrics."""
     version = export.version
     out.mkdir()
-    for name in ("reward_config.json", *artifact["files"]):
+    # Versions of old have a path of this server in it.
+    shown = {**artifact, "base_model": base_model_public(artifact.get("base_model"))}
+    (out / ARTIFACT_NAME).write_text(json.dumps(shown, indent=1), encoding="utf-8")
+    for name in artifact["files"]:
         source, target = version.path / Path(name).name, out / Path(name).name
         try:
             os.link(source, target)

@@ -4,24 +4,27 @@ The row is claimed, a snapshot is taken, the run's folder is written, a child pr
 is stored. Every way in which this can end is a state of the row with a text that a person can act upon.
 """
 
+import contextlib
 import errno
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, transaction
 
+from webapp.corpus.base_models import STARTER
+from webapp.corpus.options import RunRefused
 from webapp.ratings.services import BadPredictions, predictions_store
 from webapp.snapshots.services import snapshot_take
 from webapp.training.models import ModelVersion, TrainingRun
 from webapp.training.services import (
-    STARTER,
+    base_folder,
     finished_twin,
     run_hand_back,
     starter_command,
@@ -29,6 +32,7 @@ from webapp.training.services import (
     too_few_labels,
     version_promote,
     version_publish,
+    version_start,
 )
 from workers.child import FolderBusy, supervise
 from workers.results import BadResult, read_artifact, read_metrics, read_predictions
@@ -40,8 +44,14 @@ LOG_LINES = 12
 # Taking a snapshot and storing predictions say nothing meanwhile; on large projects they take minutes.
 LEASE_SECONDS = 600.0
 DISK_NEEDED_BYTES = 300 * 1024 * 1024
+# A child that ends without a word on a disk with less than this has most likely found it full: what it could not write
+# any more (a checkpoint, its part of a file) is larger, and is taken away when it fails.
+DISK_FULL_BYTES = DISK_NEEDED_BYTES
+NO_SPACE_SAID = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")
 # How long a finished training waits for a database that doesn't answer.
 DATABASE_PATIENCE_SECONDS = 600.0
+
+NO_SPACE = "No space is left on the disk of the data folder. Free some, then press Resume."
 
 T = TypeVar("T")
 
@@ -107,6 +117,8 @@ def _failed(run: TrainingRun, message: str) -> None:
 
 def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
     folder = run.folder
+    # Before anything is written: the row may be of a version that took any path.
+    base = _base_folder(run)
     # There is a checkpoint, or all of the work was done but for storing its result.
     kept = (folder / "checkpoint").is_dir() or (folder / "metrics.json").exists()
     resumed = kept and run.snapshot is not None
@@ -128,10 +140,34 @@ def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
     folder_write(run, resumed=resumed)
     if run.config["base_model"] == STARTER:
         _starter_build(run, stopping)
-    status = _supervised(run, [*settings.TRAIN_COMMAND, str(folder)], stopping)
+    with _base_linked(folder, base):
+        status = _supervised(
+            run, [*settings.TRAIN_COMMAND, str(folder)], stopping, base_folders=[base] if base else []
+        )
     if status != 0:
         raise RunFailed(failure_text(folder, status))
     _publish(run)
+
+
+def _base_folder(run: TrainingRun) -> Path | None:
+    """Where the run's base model lies; None for one that needs no folder. Raises RunFailed with what to do instead."""
+    try:
+        return base_folder(run.project, run.config["base_model"])
+    except RunRefused as refusal:
+        raise RunFailed(f"{refusal} Then start a new run.") from None
+
+
+@contextlib.contextmanager
+def _base_linked(folder: Path, base: Path | None) -> Iterator[None]:
+    """RUN_DIR/base leads to the base model while the child works: config.json and what is made of it tell no path."""
+    link = folder / "base"
+    link.unlink(missing_ok=True)
+    if base is not None:
+        link.symlink_to(base.resolve(), target_is_directory=True)
+    try:
+        yield
+    finally:
+        link.unlink(missing_ok=True)
 
 
 def folder_write(run: TrainingRun, *, resumed: bool) -> None:
@@ -149,8 +185,8 @@ def folder_write(run: TrainingRun, *, resumed: bool) -> None:
         (folder / name).unlink(missing_ok=True)
     if not source.is_dir():
         raise RunFailed(
-            f"The snapshot's files are gone: {source} does not exist. "
-            "Restore the data folder from a backup, or start a new run, which takes a new snapshot."
+            "The snapshot's files are gone from the disk. Restore the data folder from a backup, or start a new run, "
+            "which takes a new snapshot."
         )
     if not resumed:
         for name in ("checkpoint", "model", "snapshot"):
@@ -164,8 +200,9 @@ def folder_write(run: TrainingRun, *, resumed: bool) -> None:
             except OSError:
                 shutil.copyfile(path, target)
     config = {**run.config, "snapshot_digest": run.snapshot.digest}
-    if config["base_model"] == STARTER:
-        config["base_model"] = str(starter_path(run.project))
+    if (start := version_start(run.project, config["base_model"])) is not None:
+        # It has learnt the other groups' labels.
+        config["held_out_groups"] = start.metrics["split"]["held_out"]
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
@@ -182,7 +219,9 @@ def _starter_build(run: TrainingRun, stopping: Callable[[], bool]) -> None:
         raise RunFailed("The starter language model could not be built. " + failure_text(run.folder, status))
 
 
-def _supervised(run: TrainingRun, command: list[str], stopping: Callable[[], bool]) -> int:
+def _supervised(
+    run: TrainingRun, command: list[str], stopping: Callable[[], bool], *, base_folders: Sequence[Path] = ()
+) -> int:
     """Run the child and copy its progress into the row each second. Raises Stopped if it was told to stop."""
     reason = ""
 
@@ -202,7 +241,9 @@ def _supervised(run: TrainingRun, command: list[str], stopping: Callable[[], boo
             )
         return not reason
 
-    status = supervise(command, folder=run.folder, cwd=settings.BASE_DIR, each_second=each_second)
+    status = supervise(
+        command, folder=run.folder, cwd=settings.BASE_DIR, each_second=each_second, base_folders=base_folders
+    )
     if reason:
         raise Stopped(reason)
     return status
@@ -261,21 +302,22 @@ def _patiently(action: Callable[[], T]) -> T:
 def readable_os_error(error: OSError) -> str:
     """What a person can do about a disk that is full or a file that is missing."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"No space is left on the disk of {settings.DATA_DIR}. Free some, then press Resume."
+        return NO_SPACE
     if isinstance(error, FileNotFoundError):
         return f"Missing: {error.filename}. Was the data folder moved, or a part of it deleted?"
     if isinstance(error, PermissionError):
-        return (
-            f"The worker may not write {error.filename}. Give its user the data folder {settings.DATA_DIR}."
-        )
+        return f"The worker may not write {error.filename}. Give its user the data folder."
     return f"{error.strerror or error} ({error.filename})"
 
 
 def failure_text(folder: Path, status: int) -> str:
     """Why the child ended with this status, readable, with the end of its log where that is all there is."""
     told = _told(folder)
+    said = told or _log_end(folder, "refused: ")
+    if _no_space(folder, said, status):
+        return f"The training failed. {NO_SPACE}"
     if status == REFUSED_STATUS:
-        return told or _log_end(folder, "refused: ") or "The training refused to start; the log says why."
+        return said or "The training refused to start; the log says why."
     if status in (-9, 137):
         return (
             "The training process was killed (signal 9): most likely the machine ran out of memory. "
@@ -290,6 +332,14 @@ def failure_text(folder: Path, status: int) -> str:
     )
     lines = "" if told else _log_end(folder)
     return f"The training failed. {cause}" + (f"\n{lines}" if lines else "")
+
+
+def _no_space(folder: Path, said: str, status: int) -> bool:
+    """Whether the child failed for want of space: it says so, or could not even write what ended it."""
+    texts = [said] if said else log_tail(folder, LOG_LINES)
+    if any(words in text for text in texts for words in NO_SPACE_SAID):
+        return True
+    return not said and 0 < status < 128 and shutil.disk_usage(folder).free < DISK_FULL_BYTES
 
 
 def _told(folder: Path) -> str:

@@ -71,6 +71,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = f"{GOOD} {NORMAL} {BAD} how do i keep plant alive score the and".split()
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"0123456789[].,:#\\"]
     vocabulary += [word for word in dict.fromkeys(words) if word not in vocabulary]
+    vocabulary += [f"[unused{number}]" for number in range(300 - len(vocabulary))]
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -74,6 +74,8 @@ def make_run() -> Callable[..., TrainingRun]:
 def make_version(make_run: Callable[..., TrainingRun]) -> Callable[..., ModelVersion]:
     def make(project: Project, number: int, accuracy: float = 0.8, **fields: Any) -> ModelVersion:
         run = make_run(project, state=State.DONE, metrics=metrics_of(accuracy))
+        (run.folder / "model").mkdir(parents=True)
+        (run.folder / "model" / "reward_config.json").write_text("{}")
         return ModelVersion.objects.create(
             project=project,
             run=run,

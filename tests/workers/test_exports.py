@@ -125,7 +125,8 @@ def test_a_model_that_is_gone_or_damaged_is_not_packed(export: ModelExport, vers
     assert "Restore it from a backup" in export.error
     version.path.rename(version.path.with_name("elsewhere"))
     assert export.requeue()
-    assert "does not exist" in done(export).error
+    assert "files are gone from the disk" in done(export).error
+    assert str(version.path.parent) not in export.error
 
 
 def test_a_worker_that_shuts_down_hands_it_back(

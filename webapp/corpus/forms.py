@@ -6,9 +6,16 @@ from django import forms
 from django.contrib.auth.forms import UserCreationForm
 
 from webapp.accounts.models import User
+from webapp.corpus.base_models import (
+    WHAT_TO_NAME,
+    base_model_choices,
+    base_model_named,
+    base_model_public,
+    version_named,
+)
 from webapp.corpus.models import Membership, Project
-from webapp.corpus.option_fields import TrainingOptionsForm
-from webapp.corpus.options import PROJECT_OPTIONS, Method, given_options
+from webapp.corpus.option_fields import BaseModelInput, TrainingOptionsForm
+from webapp.corpus.options import PROJECT_OPTIONS, Method, RunRefused, given_options
 
 
 class ProjectForm(TrainingOptionsForm, forms.ModelForm):
@@ -48,13 +55,46 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
             "min_judgements": "Fewest labels to train on",
             "gate_max_drop": "Largest drop of held-out accuracy the gate lets through",
         }
-        widgets = {"guidelines": forms.Textarea(attrs={"rows": 10})}
+        help_texts = {
+            "base_model": "A text encoder or a causal language model: one of those offered, or a hub id (org/name or "
+            "org/name@revision).",
+            "causal_base_model": "A causal language model; “starter” is a tiny one made from this project's texts.",
+        }
+        widgets = {
+            "guidelines": forms.Textarea(attrs={"rows": 10}),
+            "base_model": BaseModelInput(),
+            "causal_base_model": BaseModelInput(),
+        }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.initial.update(self.instance.training_options)
+        for name in ("base_model", "causal_base_model"):
+            self.fields[name].widget.offer(base_model_choices(), name)
+            if base_model_public(self.initial[name]) != self.initial[name]:
+                # A path, as older versions took it.
+                self.initial[name] = ""
+                self.fields[name].help_text = f"The folder set here may not be used any more. {WHAT_TO_NAME}"
         self.fields["methods"].initial = self.instance.methods
         self.fields["main_method"].initial = self.instance.main_method
+
+    def clean_base_model(self) -> str:
+        return self._base_model("base_model")
+
+    def clean_causal_base_model(self) -> str:
+        return self._base_model("causal_base_model")
+
+    def _base_model(self, field: str) -> str:
+        try:
+            name = base_model_named(self.cleaned_data[field])
+        except RunRefused as refusal:
+            raise forms.ValidationError(str(refusal)) from None
+        if version_named(name):
+            # Retrains would pile up on each other, and which labels were held out would depend on all before.
+            raise forms.ValidationError(
+                "A version is a start for a single run: choose it on the Training page, and a base model here."
+            )
+        return name
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}

@@ -7,6 +7,18 @@ from django import forms
 from webapp.corpus.options import BOUNDS, CHOICES, WHOLE
 
 
+class BaseModelInput(forms.TextInput):
+    """A text with names to take from, which templates/corpus/field.html writes beside it: hub ids can't be listed."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.offered: list[str] = []
+
+    def offer(self, names: list[str], field: str) -> None:
+        self.offered = names
+        self.attrs["list"] = f"id_{field}_offered"
+
+
 def number_field(name: str, label: str, help_text: str = "") -> Any:
     low, high = BOUNDS[name]
     if name in WHOLE:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from webapp.corpus.base_models import base_model_public
 from webapp.training import reports
 from webapp.training.metrics import Cell, metric_rows
 from webapp.training.models import ModelVersion
@@ -12,13 +13,22 @@ PERSONAL = ("annotators", "annotator_count")
 
 
 def public_metrics(version: ModelVersion) -> dict[str, Any]:
-    """metrics.json without what it says about single people."""
-    return {name: value for name, value in version.metrics.items() if name not in PERSONAL}
+    """metrics.json without what it says about single people, and without a path of this server."""
+    public = {name: value for name, value in version.metrics.items() if name not in PERSONAL}
+    if isinstance(config := public.get("config"), dict):
+        public["config"] = public_config(config)
+    return public
+
+
+def public_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings as people may see them: a path, which older versions took as a base model, is not told."""
+    return {**config, "base_model": base_model_public(config.get("base_model", "unknown"))}
 
 
 def model_card(version: ModelVersion) -> str:
     """README.md: what the model is, what it was trained on, what it was measured to be worth, and its limits."""
     run = version.run
+    config = public_config(run.config)
     facts = version.metrics.get("training") or {}
     lines = [
         f"# {version.get_method_display()} v{version.number} of {version.project.name}",
@@ -30,7 +40,7 @@ def model_card(version: ModelVersion) -> str:
             else "a number of which only differences count."
         ),
         "",
-        f"- Base model: {run.config.get('base_model', 'unknown')}, tuning: {run.config.get('tuning', 'unknown')}",
+        f"- Base model: {config['base_model']}{_revision(version)}, tuning: {config.get('tuning', 'unknown')}",
         f"- Made: {version.created_at:%Y-%m-%d}, run {run.pk}, model digest `{version.digest}`",
     ]
     if run.snapshot is not None:
@@ -44,7 +54,7 @@ def model_card(version: ModelVersion) -> str:
     rows = metric_rows(version.metrics)
     lines += [f"- {row.name}: {_cell(row.new, share=row.share)}" for row in rows] or ["Nothing was held out."]
     lines += ["", "## Calibration", "", _calibration(version), "", "## Robustness", "", *_robustness(version)]
-    lines += ["", "## Settings", "", "```json", json.dumps(run.config, indent=1), "```", "", *_LIMITS, ""]
+    lines += ["", "## Settings", "", "```json", json.dumps(config, indent=1), "```", "", *_LIMITS, ""]
     return "\n".join(lines)
 
 
@@ -61,6 +71,12 @@ _LIMITS = (
     "It predicts what the people of one project preferred, on texts like theirs. Measure it again on yours before you "
     "optimise against it: what raises a reward is not always better. The base model's licence goes on.",
 )
+
+
+def _revision(version: ModelVersion) -> str:
+    """The commit of the hub that was loaded, where the base model came from there."""
+    revision = version.artifact.get("base_revision")
+    return f" (revision `{revision}`)" if revision else ""
 
 
 def _cell(cell: Cell, *, share: bool) -> str:

@@ -1,12 +1,17 @@
 """The form that starts a training by hand. It begins with the project's options."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
 
+from webapp.corpus.base_models import base_model_choices, base_model_named, base_model_public
 from webapp.corpus.models import Project
-from webapp.corpus.option_fields import TrainingOptionsForm, choice_field, number_field
-from webapp.corpus.options import OPTIONS, Method, Tuning
+from webapp.corpus.option_fields import BaseModelInput, TrainingOptionsForm, choice_field, number_field
+from webapp.corpus.options import OPTIONS, Method, RunRefused, Tuning
+from webapp.training.models import ModelVersion
+
+MOST_VERSIONS = 50
 
 
 class RunForm(TrainingOptionsForm):
@@ -19,7 +24,9 @@ class RunForm(TrainingOptionsForm):
         required=False,
         max_length=300,
         label="Base model",
-        help_text="Hub id or path; “starter” is a tiny causal model made from this project's texts.",
+        widget=BaseModelInput,
+        help_text="One of those offered, or a hub id (org/name or org/name@revision). “starter” is a tiny causal model "
+        "made from this project's texts; a version's name goes on from its weights and holds out the same groups.",
     )
     tuning = forms.ChoiceField(required=False, label="Tuning", choices=[("", "default"), *Tuning.choices])
     epochs = number_field("epochs", "Epochs")
@@ -37,9 +44,22 @@ class RunForm(TrainingOptionsForm):
         super().__init__(*args, **kwargs)
         self.initial.update(project.training_options)
         self.fields["method"].initial = project.main_method
-        self.fields["base_model"].widget.attrs["placeholder"] = (
-            f"{project.base_model} (HaF: {project.causal_base_model})"
+        field = self.fields["base_model"].widget
+        field.attrs["placeholder"] = (
+            f"{base_model_public(project.base_model)} (HaF: {base_model_public(project.causal_base_model)})"
         )
+
+    def offer(self, versions: Sequence[ModelVersion]) -> None:
+        """The base models that the page shows, the newest of the project's versions among them."""
+        names = [version.start_name for version in versions[:MOST_VERSIONS]]
+        self.fields["base_model"].widget.offer([*base_model_choices(), *names], "base_model")
+
+    def clean_base_model(self) -> str:
+        given: str = self.cleaned_data["base_model"]
+        try:
+            return base_model_named(given) if given else ""
+        except RunRefused as refusal:
+            raise forms.ValidationError(str(refusal)) from None
 
     def more_fields(self) -> list[forms.BoundField]:
         return [self[name] for name in self.MORE]

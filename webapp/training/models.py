@@ -3,7 +3,9 @@
 ModelExport: such an artifact as a file to take away.
 """
 
+import json
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import models
@@ -13,6 +15,8 @@ from django.utils import timezone
 from webapp.corpus.models import Method, Project
 from webapp.jobs import ACTIVE, Job
 from webapp.snapshots.models import Snapshot
+
+ARTIFACT_NAME = "reward_config.json"
 
 
 class TrainingRun(Job):
@@ -95,6 +99,25 @@ class ModelVersion(models.Model):
     @property
     def path(self) -> Path:
         return self.run.folder / "model"
+
+    @property
+    def start_name(self) -> str:
+        """The name under which a run of the same project may start from it."""
+        return f"version:{self.method}-{self.number}"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its files are still on the disk."""
+        return (self.path / ARTIFACT_NAME).is_file()
+
+    @property
+    def artifact(self) -> dict[str, Any]:
+        """reward_config.json; empty where it can't be read."""
+        try:
+            found = json.loads((self.path / ARTIFACT_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
 
 class ModelExport(Job):

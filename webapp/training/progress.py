@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from webapp.paths import without_paths
 from webapp.training.models import TrainingRun
 
 MAX_BYTES = 8 * 1024 * 1024
 MAX_RECORDS = 2000
 LOG_LINES = 40
+AFRESH = "started afresh"
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Progress:
     points: list[tuple[int, float]]
     left: timedelta | None
     validation: list[tuple[int, float]] = field(default_factory=list)
+    # Why it did not go on from its checkpoint, after a resume.
+    afresh: str = ""
 
 
 def read_progress(run: TrainingRun) -> Progress:
@@ -38,9 +42,11 @@ def read_progress(run: TrainingRun) -> Progress:
     losses: dict[int, float] = {}
     looks: dict[int, float] = {}
     times: list[tuple[datetime, int, int]] = []
+    afresh = ""
     for number, line in enumerate(lines):
-        # Looks are few and none is to be lost; of the other lines a share tells the same.
-        if number % stride and number != len(lines) - 1 and b'"validation"' not in line:
+        # Looks and messages are few and none is to be lost; of the other lines a share tells the same.
+        kept = b'"validation"' in line or AFRESH.encode() in line
+        if number % stride and number != len(lines) - 1 and not kept:
             continue
         try:
             record = json.loads(line)
@@ -49,15 +55,18 @@ def read_progress(run: TrainingRun) -> Progress:
             step, total, loss = int(record["step"]), int(record["total"]), record["loss"]
             moment = datetime.fromisoformat(record["time"])
             nll = (record.get("validation") or {}).get("nll")
+            message = record.get("message") or ""
         except (ValueError, TypeError, KeyError, AttributeError):
             continue
         if isinstance(nll, (int, float)) and math.isfinite(nll):
             looks[step] = float(nll)
+        if message.startswith(AFRESH):
+            afresh = message
         times.append((moment, step, total))
         # After a resume some steps come again; the later word stands.
         if isinstance(loss, (int, float)) and math.isfinite(loss):
             losses[step] = float(loss)
-    return Progress(sorted(losses.items()), _left(run, times), sorted(looks.items()))
+    return Progress(sorted(losses.items()), _left(run, times), sorted(looks.items()), afresh)
 
 
 def _left(run: TrainingRun, times: list[tuple[datetime, int, int]]) -> timedelta | None:
@@ -74,10 +83,10 @@ def _left(run: TrainingRun, times: list[tuple[datetime, int, int]]) -> timedelta
 
 
 def read_log(folder: Path, *, lines: int = LOG_LINES) -> str:
-    """The end of the run's log; empty if there is none."""
+    """The end of the run's log, without paths of this server; empty if there is none."""
     try:
         with (folder / "log.txt").open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 64 * 1024))
-            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+            return without_paths("\n".join(file.read().decode(errors="replace").splitlines()[-lines:]))
     except OSError:
         return ""

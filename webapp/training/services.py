@@ -14,6 +14,14 @@ from django.utils import timezone
 from webapp import __version__
 from webapp.accounts.models import User
 from webapp.celery import enqueue
+from webapp.corpus.base_models import (
+    FOLDER,
+    REFUSAL,
+    STARTER,
+    base_model_folder,
+    base_model_named,
+    version_named,
+)
 from webapp.corpus.models import Project
 from webapp.corpus.options import (
     TRAINER_OPTIONS,
@@ -33,8 +41,7 @@ TASK = "workers.tasks.train_run"
 QUEUE = "train"
 EXPORT_TASK = "workers.tasks.export_model"
 
-STARTER = "starter"
-"""The causal language model that a worker makes from the project's own texts (METHODS.md section 3)."""
+_GONE_REMEDY = "Restore the data folder from a backup, or train again."
 
 ENCODERS = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 """Base models known to be text encoders, so that a misfit is refused before a worker is asked."""
@@ -59,8 +66,9 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
     check_options(method, given)
 
     default_base = project.causal_base_model if method == Method.HAF else project.base_model
-    base_model = str(given.get("base_model", default_base)).strip()
-    if method == Method.HAF and base_model in ENCODERS:
+    base_model = base_model_named(str(given.get("base_model", default_base)))
+    kind = _base_kind(project, base_model)
+    if method == Method.HAF and kind == "encoder":
         raise RunRefused(
             f"HaF-RM needs a causal language model, and {base_model} is a text encoder. "
             f"Name a causal one, or “{STARTER}” for a tiny one made from this project's texts.",
@@ -70,7 +78,7 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
         "format": CONFIG_FORMAT,
         "method": str(method),
         "base_model": base_model,
-        "tuning": _tuning(project, method, base_model, given.get("tuning")),
+        "tuning": _tuning(project, method, base_model, kind, given.get("tuning")),
         "partition": [project.bad_to, project.normal_to],
         "seed": 0,
         "code_version": __version__,
@@ -79,12 +87,61 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
     return config
 
 
-def _tuning(project: Project, method: str, base_model: str, given: str | None) -> str:
+def version_start(project: Project, name: str) -> ModelVersion | None:
+    """The project's own version that version:METHOD-NUMBER names, as a start for a training; None for other names.
+
+    Raises RunRefused for one that the project doesn't have, in words that don't tell whether another project has it,
+    and for one that can't be a start.
+    """
+    if (named := version_named(name)) is None:
+        return None
+    method, number = named
+    version = ModelVersion.objects.filter(project=project, method=method, number=number).first()
+    if version is None:
+        raise RunRefused(REFUSAL, "base_model")
+    if not version.is_there:
+        raise RunRefused(f"{version} can't be a start: its files are gone. {_GONE_REMEDY}", "base_model")
+    split = version.metrics.get("split") or {}
+    if split.get("unit") != "group" or not split.get("held_out"):
+        # What the next training holds out would be among the labels that this one has learnt.
+        raise RunRefused(
+            f"{version} can't be a start: it did not hold out whole groups, so nothing that is measured afterwards "
+            "would be new to it. Start from its base model.",
+            "base_model",
+        )
+    return version
+
+
+def base_folder(project: Project, name: str) -> Path | None:
+    """Where a project's base model lies on this machine; None for a packaged name and a hub id, which need no folder.
+
+    The starter's folder may not have been made yet. Raises RunRefused for every name that may not be used.
+    """
+    named = base_model_named(name)
+    if named == STARTER:
+        return starter_path(project)
+    if (version := version_start(project, named)) is not None:
+        return version.path
+    return base_model_folder(named) if named.startswith(FOLDER) else None
+
+
+def _base_kind(project: Project, base_model: str) -> str | None:
+    """ "encoder" or "causal" where it is known without loading the model. Raises RunRefused as base_folder."""
+    if base_model in ENCODERS:
+        return "encoder"
+    if base_model == STARTER:
+        return "causal"
+    version = version_start(project, base_model)
+    kind = version.artifact.get("backbone") if version is not None else None
+    return kind if kind in ("encoder", "causal") else None
+
+
+def _tuning(project: Project, method: str, base_model: str, kind: str | None, given: str | None) -> str:
     """The tuning asked for, else the project's where it fits the base model. Raises RunRefused for a misfit."""
     if given is not None and given not in Tuning.values:
         raise RunRefused(f"Unknown tuning {given!r}. Known: {', '.join(Tuning.values)}.", "tuning")
-    causal = method == Method.HAF or base_model == STARTER
-    misfit = Tuning.FROZEN if causal else Tuning.LORA if base_model in ENCODERS else None
+    causal = method == Method.HAF or kind == "causal"
+    misfit = Tuning.FROZEN if causal else Tuning.LORA if kind == "encoder" else None
     if given is not None and given == misfit:
         what = "a causal language model" if causal else "a text encoder"
         fitting = " or ".join(tuning.value for tuning in Tuning if tuning != misfit)
@@ -201,7 +258,7 @@ def finished_twin(run: TrainingRun) -> TrainingRun | None:
         config_digest=run.config_digest,
         version__isnull=False,
     ).exclude(pk=run.pk)
-    return next((twin for twin in twins if (twin.folder / "model").is_dir()), None)
+    return next((twin for twin in twins if twin.version.is_there), None)
 
 
 def project_lock(project: Project) -> None:
@@ -238,9 +295,18 @@ def version_publish(*, run: TrainingRun, metrics: dict[str, Any], artifact: dict
     )
 
 
+class VersionRefused(Exception):
+    """A version that can't do what was asked of it; the message says why and what to do."""
+
+
 @transaction.atomic
 def version_promote(*, version: ModelVersion) -> bool:
-    """Let this version serve its method in its project, instead of the one that does. False: it serves already."""
+    """Let this version serve its method in its project, instead of the one that does. False: it serves already.
+
+    Raises VersionRefused if its files are gone.
+    """
+    if not version.is_there:
+        raise VersionRefused(f"{version} can't serve: its files are gone from the disk. {_GONE_REMEDY}")
     project_lock(version.project)
     versions = ModelVersion.objects.filter(project=version.project, method=version.method)
     versions.filter(is_serving=True).exclude(pk=version.pk).update(is_serving=False)

@@ -1,12 +1,13 @@
 """Pages of trainings and versions: a list with the start form, and one page per run that follows its progress."""
 
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, BinaryIO
 
 from django.conf import settings
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
@@ -16,7 +17,9 @@ from webapp.accounts.models import User
 from webapp.corpus.access import project_for
 from webapp.corpus.models import Method, Project
 from webapp.jobs import State
+from webapp.paths import without_paths
 from webapp.training import reports
+from webapp.training.card import public_config
 from webapp.training.charts import loss_chart, reliability_chart
 from webapp.training.forms import RunForm
 from webapp.training.metrics import headline, metric_rows
@@ -25,6 +28,7 @@ from webapp.training.progress import read_log, read_progress
 from webapp.training.services import (
     QUEUE,
     RunRefused,
+    VersionRefused,
     label_counts,
     model_export_start,
     run_resume,
@@ -81,6 +85,7 @@ def _list_context(request: HttpRequest, project: Project) -> dict[str, Any]:
 
 def _runs_page(request: HttpRequest, project: Project, form: RunForm, *, status: int = 200) -> HttpResponse:
     versions = list(ModelVersion.objects.filter(project=project))
+    form.offer(versions)
     judgements, levels = label_counts(project)
     context = _list_context(request, project) | {
         "form": form,
@@ -145,14 +150,20 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         run.error,
         len(progress.points),
         len(progress.validation),
+        progress.afresh,
         log,
     ]
-    seen += [waiting, version and (version.is_serving, version.promoted_at), other and other.pk]
+    seen += [
+        waiting,
+        version and (version.is_serving, version.promoted_at, version.is_there),
+        other and other.pk,
+    ]
     early = reports.early_stopping(run.metrics)
     calibration = reports.calibration(run.metrics)
     return {
         "run": run,
         "version": version,
+        "gone": version is not None and not version.is_there,
         "other": other,
         "waiting": waiting,
         "early": early,
@@ -166,11 +177,12 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         "robustness": reports.robustness(run.metrics),
         "annotators": reports.annotators(run.metrics),
         **(_downloads(version) if version is not None else {}),
+        "afresh": progress.afresh,
         "left": progress.left if run.state == State.RUNNING else None,
         "elapsed": end - run.started_at if run.started_at else None,
         "log": log,
         "rows": metric_rows(run.metrics, other.metrics if other else None),
-        "config": sorted(run.config.items()),
+        "config": sorted(public_config(run.config).items()),
         "token": change_token(seen),
     }
 
@@ -221,14 +233,21 @@ def run_progress(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 
 
 @require_safe
-def run_log(request: HttpRequest, slug: str, pk: int) -> FileResponse:
+def run_log(request: HttpRequest, slug: str, pk: int) -> StreamingHttpResponse:
     project = project_for(request, slug, "read")
     found = get_object_or_404(_runs(project), pk=pk)
     try:
         file = (found.folder / "log.txt").open("rb")
     except OSError:
         raise Http404("This run has no log.") from None
-    return FileResponse(file, content_type="text/plain; charset=utf-8")
+    return StreamingHttpResponse(_shown(file), content_type="text/plain; charset=utf-8")
+
+
+def _shown(log: BinaryIO) -> Iterator[str]:
+    """The lines of a log, without paths of the server."""
+    with log:
+        for line in log:
+            yield without_paths(line.decode(errors="replace"))
 
 
 @require_POST
@@ -257,7 +276,12 @@ def run_resume_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def version_promote_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
     version = get_object_or_404(ModelVersion.objects.select_related("run", "project"), project=project, pk=pk)
-    if version_promote(version=version):
+    try:
+        promoted = version_promote(version=version)
+    except VersionRefused as refusal:
+        messages.error(request, str(refusal))
+        return redirect("training:run", project.slug, version.run_id)
+    if promoted:
         messages.success(request, f"{version.get_method_display()} v{version.number} serves now.")
     else:
         messages.warning(request, f"{version.get_method_display()} v{version.number} was serving already.")

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .backbones import RewardModel, load_backbone, load_tokenizer
+from .base_models import public_name
 from .calibration import Calibration
 from .config import Refused
 from .scale import Partition
@@ -40,6 +41,7 @@ def save_model(
     method: str,
     partition: tuple[int, int],
     base_model: str,
+    base_revision: str | None = None,
 ) -> dict[str, Any]:
     """Write the model folder whole or not at all; returns reward_config.json's object.
 
@@ -70,7 +72,8 @@ def save_model(
         "bad_threshold": None if model.bad_threshold is None else model.bad_threshold.item(),
         "temperature": model.calibration.temperature,
         "calibration": model.calibration.to_json(),
-        "base_model": base_model,
+        "base_model": public_name(base_model),
+        "base_revision": base_revision,
         "digest": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
         "files": files,
     }
@@ -135,6 +138,23 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
     return model, template, config
 
 
+def continue_head(model: RewardModel, folder: Path) -> bool:
+    """Give a new model a trained one's head, if that has one of the same shapes.  Raises Refused if it is damaged."""
+    path = folder / HEAD_NAME
+    if model.head is None or not path.is_file():
+        return False
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise Refused(f"{path.name} of the base model is damaged: {error}; choose another") from None
+    if {name: tensor.shape for name, tensor in tensors.items()} != {
+        name: tensor.shape for name, tensor in model.head.state_dict().items()
+    }:
+        return False
+    model.head.load_state_dict(tensors)
+    return True
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """reward_config.json, checked for format and keys.  Raises ArtifactError."""
     path = folder / CONFIG_NAME
@@ -172,11 +192,14 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
     """One safetensors file, written beside, fsynced and renamed: there is always a whole one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, metadata
-    )
-    fsync(beside)
-    beside.replace(path)
+    try:
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, metadata
+        )
+        fsync(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)  # half a file on a full disk would keep it full
     fsync(path.parent)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import os
 import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -27,6 +28,7 @@ from .packing import ATTENTION, Packed
 from .scale import RATINGS
 
 PACKAGED = "all-MiniLM-L6-v2"
+FOLDERS_VARIABLE = "CALIPER_BASE_FOLDERS"  # set by a worker, see base_models.py
 _MARKER = re.compile(r"<\S+>|\[\S+\]|\{\S+\}|<\|.+\|>")
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -55,19 +57,29 @@ def resolve_base_model(name: str) -> str:
     return str(folder)
 
 
-def backbone_kind(name: str, path: str) -> str:
+def backbone_kind(name: str, path: str, revision: str | None = None) -> str:
     """ "causal" if the base model's configuration names a causal language model, else "encoder".  Raises Refused."""
-    from transformers import AutoConfig
-
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = _config(path, revision)
     except Exception as error:
-        raise _unloadable(name, error) from None
+        raise unloadable(name, error) from None
     names = getattr(config, "architectures", None) or []
     return "causal" if any(n.endswith(("ForCausalLM", "LMHeadModel")) for n in names) else "encoder"
 
 
-def load_tokenizer(name: str, path: str) -> Any:
+def _config(path: str, revision: str | None) -> Any:
+    """The base model's configuration, which has no say in how attention is computed: transformers' default for the
+    architecture holds.  "_attn_implementation": "org/kernel" would fetch compiled code from the hub."""
+    from transformers import AutoConfig
+
+    config: Any = AutoConfig.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if part is not None:
+            part._attn_implementation = None
+    return config
+
+
+def load_tokenizer(name: str, path: str, revision: str | None = None) -> Any:
     """The base model's tokenizer, in which every marker counts as special.  Raises Refused.
 
     Special tokens are split when they stand in a text (templates.py).  Some tokenizers list markers such as
@@ -76,9 +88,9 @@ def load_tokenizer(name: str, path: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
     except Exception as error:
-        raise _unloadable(name, error) from None
+        raise unloadable(name, error) from None
     markers = [
         token
         for token in getattr(tokenizer, "added_tokens_decoder", {}).values()
@@ -91,7 +103,9 @@ def load_tokenizer(name: str, path: str) -> Any:
     return tokenizer
 
 
-def load_backbone(name: str, path: str, kind: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+def load_backbone(
+    name: str, path: str, kind: str, dtype: torch.dtype = torch.float32, revision: str | None = None
+) -> nn.Module:
     """The base model, from safetensors only.  Raises Refused."""
     from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
@@ -99,9 +113,16 @@ def load_backbone(name: str, path: str, kind: str, dtype: torch.dtype = torch.fl
     logging.disable_progress_bar()
     loader = AutoModelForCausalLM if kind == "causal" else AutoModel
     try:
-        model: Any = loader.from_pretrained(path, use_safetensors=True, dtype=dtype)
+        model: Any = loader.from_pretrained(
+            path,
+            config=_config(path, revision),
+            use_safetensors=True,
+            dtype=dtype,
+            revision=revision or "main",
+            trust_remote_code=False,
+        )
     except Exception as error:
-        raise _unloadable(name, error) from None
+        raise unloadable(name, error) from None
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)  # SDPA too, and packed rows besides
     use_onednn(model)
@@ -369,9 +390,16 @@ def _head(hidden_size: int, width: int, outputs: int, *, bias: bool) -> nn.Modul
     )
 
 
-def _unloadable(name: str, error: Exception) -> Refused:
-    text = " ".join(str(error).split()) or type(error).__name__
+def unloadable(name: str, error: Exception | None = None) -> Refused:
+    """The one refusal of a base model.
+
+    The cause is told of a hub id alone, or to somebody with a shell: what a library says of a path tells whether it is
+    there and what it holds.
+    """
+    cause = ""
+    if error is not None and ("/" in name or FOLDERS_VARIABLE not in os.environ):
+        cause = f" ({(' '.join(str(error).split()) or type(error).__name__)[:200]})"
     return Refused(
-        f"base model {name!r} can't be loaded ({text[:200]}); give a folder with config.json, tokenizer.json and "
-        "safetensors weights, or a hub id that this machine can reach"
+        f"base model {name!r} can't be loaded{cause}; give a model with config.json, tokenizer.json and safetensors "
+        "weights, or a hub id that this machine can reach"
     )

@@ -5,11 +5,10 @@ Figures come from the run's metrics.json; what it doesn't hold, the card doesn't
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .backbones import PACKAGED
+from .base_models import STARTER, hub_id, public_name
 from .claims import CLAIMS, ROUNDS
 from .templates import _MARKER
 
@@ -159,7 +158,7 @@ def _front_matter(config: Row, report: Row) -> str:
     lines = ["---", "library_name: transformers"]
     pipeline = "text-generation" if report["auto_class"] == "AutoModelForCausalLM" else "text-classification"
     lines.append(f"pipeline_tag: {pipeline}")
-    if (base := _hub_id(config.get("base_model"))) is not None:
+    if (base := hub_id(config.get("base_model"))) is not None:
         lines.append(f"base_model: {base}")
     tags = ["reward-model", "preference", "caliper", config["method"]]
     if report["trust_remote_code"]:
@@ -167,16 +166,19 @@ def _front_matter(config: Row, report: Row) -> str:
     return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
 
-def _hub_id(name: Any) -> str | None:
-    """The base model as the hub names it, or None for a folder of one's own."""
-    if name == PACKAGED:
-        return f"sentence-transformers/{PACKAGED}"
-    return name if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) else None
+def _base(config: Row) -> str:
+    """The base model in words; where it came from the hub with the commit that was loaded."""
+    name = public_name(config.get("base_model"))
+    if (on_hub := hub_id(name)) is not None:
+        revision = config.get("base_revision")
+        return on_hub + (f", revision `{revision}`" if revision else "")
+    if name == STARTER:
+        return "a tiny language model made from the project's own texts"
+    kind, _, rest = name.partition(":")
+    return {"folder": f"{rest} (a local model)", "version": f"{rest} of the same project"}.get(kind, name)
 
 
 def _what(config: Row, run: Row, report: Row) -> str:
-    name = str(config.get("base_model") or "unknown")
-    base = _hub_id(name) or f"{name.rstrip('/').rsplit('/', 1)[-1]} (a local model)"
     output = (
         "one number, the reward: higher is better, and only differences between responses mean something"
         if config["kind"] == "scalar"
@@ -187,7 +189,7 @@ def _what(config: Row, run: Row, report: Row) -> str:
         "",
         f"It reads a conversation and a response and gives {output}. Made with Caliper.",
         "",
-        f"- Base model: {base}",
+        f"- Base model: {_base(config)}",
         f"- Objective: {OBJECTIVES[config['method']]}",
     ]
     if config["kind"] == "ordinal":

@@ -16,10 +16,14 @@ from safetensors import SafetensorError, safe_open
 
 from .artifacts import save_tensors
 from .backbones import RewardModel
-from .config import Refused, RunConfig
+from .config import CODE_VERSION, Refused, RunConfig
 
 FORMAT = 1
 NAME = "state.safetensors"
+
+
+class Afresh(Exception):
+    """The run has to start from its first step; the message says why."""
 
 
 @dataclass
@@ -44,6 +48,7 @@ def save_checkpoint(
     tensors |= {f"extra.{name}": value for name, value in position.extra.items()}
     header = {
         "format": FORMAT,
+        "code": CODE_VERSION,
         "step": position.step,
         "tokens": position.tokens,
         "seconds": position.seconds,
@@ -57,35 +62,39 @@ def load_checkpoint(
 ) -> Position | None:
     """Restore model and optimiser in place; None if there is no checkpoint.
 
-    Raises Refused if the file is damaged or was written under another configuration: going on would give weights
-    that no configuration describes, so neither wins.
+    Raises Afresh if no going on is possible and nobody asked for anything else: the file is damaged, or another version
+    of this program wrote it, whose steps this one would not have done alike.  Raises Refused if it was written under
+    another configuration: going on would give weights that no configuration describes, so neither wins.
     """
     path = folder / NAME
     if not path.exists():
         return None
-    remedy = f"delete {folder} to train from the start"
     try:
         with safe_open(path, "pt") as file:
             header: dict[str, Any] = json.loads(file.metadata()["caliper"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise Refused(f"{path} is damaged ({' '.join(str(error).split())[:120]}); {remedy}") from None
-    if header.get("format") != FORMAT:
-        raise Refused(f"{path} has format {header.get('format')!r}, this program reads {FORMAT}; {remedy}")
+        then = header["config"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        raise Afresh("its checkpoint is damaged") from None
     now = config.to_json()
-    changed = [key for key in now if now[key] != header["config"].get(key) and key != "checkpoint_seconds"]
+    code = header.get("code")  # missing up to 0.2.1
+    if header.get("format") != FORMAT or code != CODE_VERSION or set(then) != set(now):
+        raise Afresh(
+            f"its checkpoint was written by {f'Caliper {code}' if code else 'an earlier version of Caliper'}"
+        )
+    changed = [key for key in now if now[key] != then[key] and key != "checkpoint_seconds"]
     if changed:
         key = changed[0]
         raise Refused(
-            f"{path} was written with {key} {header['config'].get(key)!r}, config.json now says {now[key]!r}; "
-            f"put it back, or {remedy}"
+            f"{path} was written with {key} {then[key]!r}, config.json now says {now[key]!r}; "
+            f"put it back, or delete {folder} to train from the start"
         )
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
     saved = {
         name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")
     }
     if {name: value.shape for name, value in parameters.items()} != {n: v.shape for n, v in saved.items()}:
-        raise Refused(f"{path} belongs to another model than {config.base_model!r}; {remedy}")
+        raise Afresh(f"its checkpoint belongs to another model than {config.base_model!r} is now")
     with torch.no_grad():
         for name, value in parameters.items():
             value.copy_(saved[name])

@@ -29,6 +29,7 @@ import torch
 from . import modeling_caliper
 from .artifacts import ArtifactError, fsync, load_model, sha256_of, write_text
 from .backbones import RewardModel
+from .base_models import public_name
 from .card import model_card
 from .scale import RATINGS
 from .templates import RESPONSE_HEADER, SCORE_SUFFIX, Template, collate
@@ -128,7 +129,8 @@ def _about(config: dict[str, Any], metrics: dict[str, Any] | None) -> dict[str, 
         **{key: config.get(key) for key in kept},
         "temperature": config["temperature"],
         "calibration": config.get("calibration"),
-        "base_model": config.get("base_model"),
+        "base_model": public_name(config.get("base_model")),
+        "base_revision": config.get("base_revision"),
         "model_digest": config.get("digest"),
         "snapshot_digest": run.get("snapshot_digest") or None,
     }

@@ -12,6 +12,7 @@ import torch
 
 from .artifacts import save_model, write_text
 from .backbones import RewardModel
+from .base_models import public_name
 from .calibration import calibrate
 from .config import RunConfig
 from .data import Snapshot, Split, TrainingData, held_out_rows, shared_prompts
@@ -29,6 +30,7 @@ class Trained:
 
     run_dir: Path
     config: RunConfig  # resolved
+    base_revision: str | None  # the hub's commit that was loaded
     snapshot: Snapshot
     split: Split
     data: TrainingData
@@ -102,6 +104,7 @@ def finish(
         method=config.method,
         partition=config.partition,
         base_model=config.base_model,
+        base_revision=run.base_revision,
     )
     predicted = predictions(snapshot.responses, run.rows, distributions(model, features))
     for row, side in zip(predicted, run.splits(), strict=True):
@@ -143,7 +146,7 @@ def finish(
         },
         "training": training,
         **annotators,
-        "config": config.to_json(),
+        "config": {**config.to_json(), "base_model": public_name(config.base_model)},
         "early_stopping": early_stopping,
         "model_digest": artifact["digest"],
     }

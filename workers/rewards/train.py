@@ -23,18 +23,18 @@ from typing import Any
 import torch
 
 from . import objectives
-from .artifacts import write_text
+from .artifacts import continue_head, write_text
 from .backbones import (
     RewardModel,
     backbone_kind,
     load_backbone,
     load_tokenizer,
     longest_text,
-    resolve_base_model,
     set_dropout,
 )
+from .base_models import check_vocabulary, find_base
 from .batches import Blocks, Step
-from .checkpoint import Position, load_checkpoint, save_checkpoint
+from .checkpoint import Afresh, Position, load_checkpoint, save_checkpoint
 from .claims import without_claims
 from .config import Refused, RunConfig
 from .data import (
@@ -86,15 +86,17 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         team = Group(device=team.device)
     progress = Progress(run_dir / "progress.jsonl" if team.first else Path(os.devnull))
     progress.say("loading", message="; ".join(filter(None, (split.note, watched.note))) or None)
-    path = resolve_base_model(config.base_model)
-    kind = backbone_kind(config.base_model, path) if config.backbone == "auto" else config.backbone
+    source = find_base(config.base_model, run_dir)
+    loaded = (config.base_model, source.path)
+    kind = backbone_kind(*loaded, source.revision) if config.backbone == "auto" else config.backbone
     device = team.device
     # weights that learn stay in fp32; LoRA's base doesn't learn
     half = device.type == "cuda" and config.tuning == "lora"
-    backbone = load_backbone(config.base_model, path, kind, torch.bfloat16 if half else torch.float32)
+    backbone = load_backbone(*loaded, kind, torch.bfloat16 if half else torch.float32, source.revision)
     backbone_config: Any = backbone.config
     config = config.resolved(kind, int(backbone_config.hidden_size), device.type)
-    tokenizer = load_tokenizer(config.base_model, path)
+    tokenizer = load_tokenizer(*loaded, source.revision)
+    check_vocabulary(config.base_model, tokenizer)
     template = Template(
         tokenizer,
         backbone=kind,
@@ -146,6 +148,8 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         head_hidden=given(config.head_hidden),
         digit_ids=template.digit_ids,
     )
+    if config.base_model.startswith("version:") and continue_head(model, Path(source.path)):
+        progress.say("loading", message=f"the head goes on from {config.base_model}'s")
     if config.dropout is not None:
         set_dropout(backbone, config.dropout)
     if config.gradient_checkpointing:
@@ -203,7 +207,14 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
                 Split(frozenset(), "none", "no early stopping: nobody compared the watched"),
             )
     look_after = looks(len(steps), epochs, config.evaluations_per_epoch) if watch else set()
-    position = load_checkpoint(run_dir / "checkpoint", model, optimizer, config)
+    try:
+        position = load_checkpoint(run_dir / "checkpoint", model, optimizer, config)
+    except Afresh as reason:
+        position = None  # nothing was restored, and the next checkpoint replaces this one
+        words = f"started afresh from step 0: {reason}"
+        progress.say("training", 0, len(steps), message=words)
+        if team.first:
+            print(words, flush=True)
     if position is not None:
         if watch is not None:
             watch.load(position.extra)
@@ -279,6 +290,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         Trained(
             run_dir=run_dir,
             config=config,
+            base_revision=getattr(backbone_config, "_commit_hash", None) or source.revision,
             snapshot=snapshot,
             split=split,
             data=judged,

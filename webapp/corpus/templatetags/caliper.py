@@ -10,6 +10,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from webapp.corpus.rendering import as_written, look_alike, render_markdown
+from webapp.paths import without_paths
 
 register = template.Library()
 
@@ -30,6 +31,12 @@ def written(text: str, rival: str = "") -> SafeString:
 def looks_like(text: str, rival: str) -> bool:
     """Whether another text would be drawn as this one is."""
     return look_alike(text, rival)
+
+
+@register.filter
+def no_paths(text: str) -> str:
+    """A text without paths of the server; jobs of older versions stored them with their errors."""
+    return without_paths(text)
 
 
 @register.filter
