@@ -1,19 +1,27 @@
 """Reading one field of an imported row: a good value, or a `RowError` that names the field and the remedy."""
 
 import hashlib
+import json
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 from django.conf import settings
 from django.utils import timezone
+from django.utils.duration import duration_iso_string
 
 from webapp.corpus.reading import Row, json_kind
 
 MAX_ID = 200
 MAX_NAME = 80
 MAX_METADATA_BYTES = 64 * 1024
+MAX_METADATA_DEPTH = 50
+MAX_MESSAGES = 1000
+# Letters and signs that are drawn as nothing, beside white space, controls and format characters (zero-width ones).
+INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 ROLES = ("system", "user", "assistant", "tool")
 
 Message = dict[str, str]
@@ -25,6 +33,17 @@ class RowError(Exception):
     def __init__(self, field: str, message: str, remedy: str) -> None:
         super().__init__(f"{field}: {message} {remedy}")
         self.field, self.message, self.remedy = field, message, remedy
+
+
+def is_visible(text: str) -> bool:
+    """Whether anything of the text can be seen. The text itself is never changed for that."""
+    return any(
+        not character.isspace()
+        and character not in INVISIBLE
+        and not "\ufe00" <= character <= "\ufe0f"
+        and unicodedata.category(character) not in ("Cc", "Cf")
+        for character in text
+    )
 
 
 def check_text(field: str, value: Any, *, limit: int, empty: bool = False) -> str:
@@ -46,6 +65,8 @@ def check_text(field: str, value: Any, *, limit: int, empty: bool = False) -> st
         raise RowError(field, f"is {shown}.", "Shorten it.")
     if not empty and not value.strip():
         raise RowError(field, "is empty.", "Give it a text, or leave the row out.")
+    if not empty and not is_visible(value):
+        raise RowError(field, "has only invisible characters.", "Give it a text, or leave the row out.")
     return value
 
 
@@ -107,6 +128,10 @@ def messages_of(field: str, value: Any) -> list[Message]:
             f"is {json_kind(value) if value else 'empty'}.",
             "Write a list of {role, content} messages.",
         )
+    if len(value) > MAX_MESSAGES:
+        raise RowError(
+            field, f"has {len(value):,} messages, of {MAX_MESSAGES:,} allowed.", "Leave messages out."
+        )
     messages = []
     for place, message in enumerate(value, start=1):
         name = f"{field}[{place}]"
@@ -121,27 +146,30 @@ def messages_of(field: str, value: Any) -> list[Message]:
             f"{name}.content", message.get("content"), limit=settings.MAX_TEXT_BYTES, empty=True
         )
         messages.append({"role": role, "content": content})
-    if not any(message["content"].strip() for message in messages):
+    if not any(is_visible(message["content"]) for message in messages):
         raise RowError(field, "has no text in any message.", "Give the prompt a text.")
     if sum(len(message["content"].encode()) for message in messages) > settings.MAX_TEXT_BYTES:
         raise RowError(field, f"is longer than {settings.MAX_TEXT_BYTES // 1024} KB in all.", "Shorten it.")
     return messages
 
 
+def short_number(value: float) -> str:
+    """A number for a message; `str` refuses whole numbers of more than 4,300 digits."""
+    if isinstance(value, int) and value.bit_length() > 120:
+        return "a number of more than 36 digits"
+    return str(value)[:40]
+
+
 def number_of(row: Row, field: str, low: float, high: float) -> float | None:
     value = row.get(field)
     if value is None:
         return None
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or not low <= value <= high
-    ):
+    # The comparison comes first: a whole number may be too large to be a float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         shown = (
             json_kind(value)
             if isinstance(value, bool) or not isinstance(value, int | float)
-            else str(value)[:40]
+            else short_number(value)
         )
         raise RowError(
             field, f"is {shown}.", f"Write a number from {low:g} to {high:g}, or leave the field out."
@@ -171,25 +199,40 @@ def metadata_of(row: Row, field: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise RowError(field, f"is {json_kind(value)}.", "Write an object: {…}.")
-    _check_values(field, value)
-    if len(str(value)) > MAX_METADATA_BYTES:
+    kept: dict[str, Any] = _json_value(field, value)
+    if len(json.dumps(kept, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
         raise RowError(field, f"is longer than {MAX_METADATA_BYTES // 1024} KB.", "Shorten it.")
-    return value
+    return kept
 
 
-def _check_values(field: str, value: Any) -> None:
-    """Refuse what PostgreSQL's JSON cannot hold, at any depth."""
+def _json_value(field: str, value: Any, depth: int = 0) -> Any:
+    """The value as JSON that PostgreSQL can hold. Times and decimals, which Parquet has, become their exact texts."""
+    if depth > MAX_METADATA_DEPTH:
+        raise RowError(field, f"is nested more than {MAX_METADATA_DEPTH} deep.", "Flatten it.")
+    if value is None or isinstance(value, bool):
+        return value
     if isinstance(value, dict):
-        for key, inner in value.items():
-            check_text(field, key, limit=MAX_METADATA_BYTES, empty=True)
-            _check_values(field, inner)
-    elif isinstance(value, list):
-        for inner in value:
-            _check_values(field, inner)
-    elif isinstance(value, str):
-        check_text(field, value, limit=MAX_METADATA_BYTES, empty=True)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise RowError(field, "holds a number that is not finite.", "Remove it.")
+        return {
+            check_text(field, key, limit=MAX_METADATA_BYTES, empty=True): _json_value(field, inner, depth + 1)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_json_value(field, inner, depth + 1) for inner in value]
+    if isinstance(value, str):
+        return check_text(field, value, limit=MAX_METADATA_BYTES, empty=True)
+    if isinstance(value, int):
+        if value.bit_length() > 1024:
+            raise RowError(field, f"holds {short_number(value)}.", "Write it as text.")
+        return value
+    if isinstance(value, float | Decimal):
+        if not math.isfinite(value):
+            raise RowError(field, "holds a number that is not finite.", "Remove it.")
+        return value if isinstance(value, float) else str(value)
+    if isinstance(value, date | time):  # also datetime, and pandas' times with nanoseconds
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.isoformat() if hasattr(value, "isoformat") else duration_iso_string(value)
+    raise RowError(field, f"holds {json_kind(value)}.", "Write it as text.")
 
 
 def short_digest(*parts: str) -> str:

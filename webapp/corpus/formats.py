@@ -5,6 +5,7 @@ one row: it either returns all records of the row or raises `RowError`, so that 
 Ids of formats without ids are made from the content, so that importing a file again finds what is already there.
 """
 
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -30,9 +31,14 @@ from webapp.corpus.fields import (
     time_of,
 )
 from webapp.corpus.models import messages_digest
-from webapp.corpus.reading import ImportRefused, Problem, Row, Source, Tick, json_kind, rows
+from webapp.corpus.reading import ImportRefused, Problem, Row, Source, Tick, json_kind, printable, rows
+
+logger = logging.getLogger(__name__)
 
 VERDICTS = ("a", "b", "tie", "both_bad", "skip")
+# Far more than a project offers, or than people judge one pair.
+MAX_REASONS = 100
+MAX_VOTES = 1000
 LEVELS = ("bad", "normal", "good")
 
 
@@ -146,6 +152,10 @@ def _caliper_vote(row: Row) -> list[Record]:
     reasons = row.get("reasons") or []
     if not isinstance(reasons, list):
         raise RowError("reasons", f"is {json_kind(reasons)}.", "Write a list of short texts.")
+    if len(reasons) > MAX_REASONS:
+        raise RowError(
+            "reasons", f"has {len(reasons):,} reasons, of {MAX_REASONS} allowed.", "Leave some out."
+        )
     reasons = [check_text("reasons", reason, limit=MAX_ID) for reason in reasons]
     policy = optional(row, "policy", id_of)
     if len(policy) > 40:
@@ -197,14 +207,13 @@ def parse_trl(row: Row) -> list[Record]:
             messages = [{"role": "user", "content": text_of(row, "prompt")}]
         texts = text_of(row, "chosen"), text_of(row, "rejected")
     margin = row.get("margin")
-    if margin is not None and (
-        isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin)
-    ):
+    if margin is not None:
         try:  # CSV has only texts
             margin = float(margin) if isinstance(margin, str) and margin.strip() else margin
-        except ValueError:
-            pass
-        if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
+            fine = isinstance(margin, int | float) and not isinstance(margin, bool) and math.isfinite(margin)
+        except (ValueError, OverflowError):
+            fine = False
+        if not fine:
             raise RowError("margin", f"is {json_kind(margin)}.", "Write a number, or leave the field out.")
     comment = "" if margin is None else f"margin {margin:g}"
     return _preference("trl", messages, texts[0], texts[1], comment=comment)
@@ -365,6 +374,8 @@ def parse_ukp(row: Row) -> list[Record]:
     votes = row.get("votes")
     if not isinstance(votes, list):
         raise RowError("votes", f"is {json_kind(votes)}.", "Write a list of {annotator, choice, reason}.")
+    if len(votes) > MAX_VOTES:
+        raise RowError("votes", f"has {len(votes):,} votes, of {MAX_VOTES:,} allowed.", "Split the row.")
     messages = [{"role": "user", "content": text_of(row, "prompt")}]
     records: list[Record] = [
         PromptRecord(topic, messages, topic.rpartition("_")[0] or topic),
@@ -454,3 +465,8 @@ def records(source: Source, format_name: str, tick: Tick) -> Iterator[tuple[int,
             yield number, Problem(source.name, number, error.field, error.message, error.remedy)
         except RecursionError:
             yield number, Problem(source.name, number, "", "is nested too deeply.", "Flatten it.")
+        except (OverflowError, TypeError, ValueError) as error:
+            # A value of a kind that no field check thought of costs its row, not the file.
+            logger.exception("row %s of %s cannot be taken", number, source.name)
+            message = f"cannot be taken ({printable(f'{type(error).__name__}: {error}')[:200]})."
+            yield number, Problem(source.name, number, "", message, "Look for a value of an unusual kind.")

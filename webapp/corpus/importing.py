@@ -11,6 +11,7 @@ import json
 import re
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -28,12 +29,16 @@ from webapp.celery import enqueue
 from webapp.corpus import fields, formats
 from webapp.corpus.formats import LevelRecord, PairRecord, PromptRecord, Record, ResponseRecord, VoteRecord
 from webapp.corpus.models import Import, Pair, Project, Prompt, Response, messages_digest, text_digest
-from webapp.corpus.reading import Problem, Source, printable
+from webapp.corpus.reading import ImportRefused, Problem, Source, printable
 from webapp.jobs import State
 
 # Rows looked up and written at a time: below SQLite's limit of variables in one statement.
 CHUNK = 500
 SHOWN_ERRORS = 50
+# With more rows left out than this the file is not what it is taken for; the import is refused.
+MAX_LEFT_OUT = 10_000
+MAX_ERRORS_BYTES = 4 * 1024 * 1024
+MAX_KIND = 80
 # What an import itself writes into its folder, beside the files.
 ERRORS = "errors.jsonl"
 PROGRESS = "progress.json"
@@ -91,27 +96,58 @@ class Report:
 
 
 class Problems:
-    """Rows left out: every one goes to errors.jsonl, the first ones into the report. One problem per row."""
+    """Rows left out: they go to errors.jsonl, the first ones into the report. One problem per row.
+
+    There are bounds: a file of which too much is left out is refused with what was seen.
+    """
 
     def __init__(self, file: TextIO, report: Report) -> None:
         self._file, self._report = file, report
+        # At most MAX_LEFT_OUT of them.
         self._rows: set[tuple[str, int | None]] = set()
+        self._kinds: Counter[tuple[str, str]] = Counter()
+        self._written = 0
         self.first: Problem | None = None
 
     def add(self, problem: Problem) -> None:
         key = (problem.file, problem.row)
         if key in self._rows:
             return
+        if len(self._rows) >= MAX_LEFT_OUT:
+            raise ImportRefused(self._too_many(problem))
         self._rows.add(key)
+        self._kinds[(problem.field[:MAX_KIND], problem.message[:MAX_KIND])] += 1
         self.first = self.first or problem
         self._report.left_out += 1
         row = {
             name: printable(value) if isinstance(value, str) else value
             for name, value in problem._asdict().items()
         }
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
         if len(self._report.errors) < SHOWN_ERRORS:
             self._report.errors.append(row)
+        if self._written < MAX_ERRORS_BYTES:
+            line = json.dumps(row, ensure_ascii=False) + "\n"
+            self._written += len(line.encode())
+            self._file.write(line)
+            if self._written >= MAX_ERRORS_BYTES:
+                self._note(
+                    f"The list ends here, at {MAX_ERRORS_BYTES // 2**20} MB; further rows are counted only."
+                )
+
+    def _note(self, message: str) -> None:
+        note = {"file": "", "row": None, "field": "", "message": message, "remedy": "Mend these first."}
+        self._file.write(json.dumps(note, ensure_ascii=False) + "\n")
+
+    def _too_many(self, problem: Problem) -> str:
+        self._note(f"The import stopped here: more than {MAX_LEFT_OUT:,} rows were left out.")
+        seen = "; ".join(
+            f"{count:,} × {f'“{field}” ' if field else ''}{message.rstrip('.')}"
+            for (field, message), count in self._kinds.most_common(3)
+        )
+        return (
+            f"More than {MAX_LEFT_OUT:,} rows had to be left out, up to row {problem.row or 0:,} of {problem.file}. "
+            f"Most often: {seen}. The first: {self.first} Mend the files, or choose their format."
+        )
 
 
 KINDS: dict[str, Callable[..., Record]] = {

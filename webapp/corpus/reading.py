@@ -9,61 +9,46 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from django.conf import settings
 
-# One row (a line, a list's element): two responses and a prompt of the longest allowed kind, JSON-escaped, fit.
-MAX_ROW_BYTES = 16 * 1024 * 1024
-# A gzip file may grow this many times the largest upload before it is taken for a bomb.
-UNPACK_FACTOR = 5
+from webapp.corpus import parquet
+from webapp.corpus.sources import (
+    MAX_COLUMNS,
+    MAX_ROW_BYTES,
+    UNPACK_FACTOR,
+    ImportRefused,
+    Problem,
+    Row,
+    Source,
+    Tick,
+    json_kind,
+    printable,
+)
 
-Row = dict[str, Any]
-Tick = Callable[[int], None]
+__all__ = ["ImportRefused", "Problem", "Row", "Source", "Tick", "json_kind", "printable", "rows"]
 
-
-class ImportRefused(Exception):
-    """The whole import fails. The message says what is wrong and what to do, in one or two sentences."""
-
-
-class Problem(NamedTuple):
-    """Why one row (None: a whole file) was left out, and what to do about it."""
-
-    file: str
-    row: int | None
-    field: str
-    message: str
-    remedy: str
-
-    def __str__(self) -> str:
-        where = self.file + (f", row {self.row}" if self.row is not None else "")
-        field = f", field “{self.field}”" if self.field else ""
-        return f"{where}{field}: {self.message} {self.remedy}".strip()
-
-
-def printable(text: str) -> str:
-    """The text without what a database or a file can't keep; messages quote what stood in a bad row."""
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file to import, and the name under which messages speak of it."""
-
-    path: Path
-    name: str
+# A row of a megabyte may be one long text; as a list of two-byte values it would need a hundred times the memory.
+LARGE_ROW = 1024 * 1024
+MAX_ROW_VALUES = 100_000
+# Blank lines cost time and say nothing: so many are fine, and this many more for each row.
+BLANK_LINES = 10_000
+BLANK_LINES_PER_ROW = 10
 
 
 class _Limited(io.RawIOBase):
-    """Passes bytes on until there are too many; turns what a damaged gzip file raises into a refusal."""
+    """Passes bytes on until there are too many; turns what a damaged gzip file raises into a refusal.
 
-    def __init__(self, stream: Any, name: str, limit: int) -> None:
-        self.stream, self.name_of_file, self.limit, self.seen = stream, name, limit, 0
+    `tick` is called here, a block at a time, so that it is heard of whatever the bytes are: rows, blanks, one line.
+    """
+
+    def __init__(self, stream: Any, name: str, limit: int, tick: Callable[[], None]) -> None:
+        self.stream, self.name_of_file, self.limit, self.tick, self.seen = stream, name, limit, tick, 0
 
     def readable(self) -> bool:
         return True
@@ -75,6 +60,7 @@ class _Limited(io.RawIOBase):
             raise ImportRefused(
                 f"{self.name_of_file} is damaged and cannot be unpacked ({error}). Pack it again."
             ) from error
+        self.tick()
         self.seen += len(data)
         if self.seen > self.limit:
             raise ImportRefused(
@@ -85,14 +71,15 @@ class _Limited(io.RawIOBase):
 
 
 @contextmanager
-def open_bytes(source: Source) -> Iterator[tuple[io.BufferedReader, BinaryIO]]:
+def open_bytes(source: Source, tick: Tick) -> Iterator[tuple[io.BufferedReader, BinaryIO]]:
     """The file's bytes (unpacked if it is a gzip file) and the file as it lies on disk, for its position."""
     with source.path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         limit = UNPACK_FACTOR * settings.MAX_UPLOAD_BYTES
         inner = gzip.GzipFile(fileobj=raw) if packed else raw
-        yield io.BufferedReader(_Limited(inner, source.name, limit), 256 * 1024), raw
+        limited = _Limited(inner, source.name, limit, lambda: tick(raw.tell()))
+        yield io.BufferedReader(limited, 256 * 1024), raw
 
 
 def rows(source: Source, tick: Tick = lambda position: None) -> Iterator[tuple[int, Row | Problem]]:
@@ -103,10 +90,10 @@ def rows(source: Source, tick: Tick = lambda position: None) -> Iterator[tuple[i
     """
     if source.path.stat().st_size == 0:
         raise ImportRefused(f"{source.name} is empty. Choose a file with rows in it.")
-    with open_bytes(source) as (stream, raw):
+    with open_bytes(source, tick) as (stream, raw):
         start = stream.peek(4096)[:4096]
         if start.startswith(b"PAR1"):
-            yield from _parquet(source, tick)
+            yield from parquet.rows(source, tick)
             return
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise ImportRefused(f"{source.name} is UTF-16 text. Save it as UTF-8.")
@@ -123,10 +110,7 @@ def rows(source: Source, tick: Tick = lambda position: None) -> Iterator[tuple[i
                 f"{source.name} is neither JSON Lines, a JSON list, CSV nor Parquet (.gz of the first three is fine). "
                 "Convert it to one of them; the formats are described on the import page."
             )
-        for number, row in found:
-            yield number, row
-            if number % 200 == 0:
-                tick(raw.tell())
+        yield from found
         tick(raw.tell())
 
 
@@ -149,20 +133,47 @@ def _as_row(source: Source, number: int, value: Any) -> Row | Problem:
     )
 
 
-def json_kind(value: Any) -> str:
-    """What a JSON value is, in words that fit behind “is”."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    names: tuple[tuple[type | tuple[type, ...], str], ...] = (
-        (str, "text"), ((int, float), "a number"), (list, "a list"), (dict, "an object"), (bytes, "binary data"),
-    )  # fmt: skip
-    return next((name for kind, name in names if isinstance(value, kind)), f"a {type(value).__name__}")
+# A text (no backtracking: texts are long), or what opens, closes and parts values.
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\],]', re.DOTALL)
+
+
+def _too_many_values(text: str, position: int = 0) -> bool:
+    """Whether the JSON value that begins there holds too many values, as far as the text goes. It is not decoded."""
+    depth = values = 0
+    for token in _TOKEN.finditer(text, position):
+        kind = token[0] if token.end() - token.start() == 1 else ""
+        if kind == '"':
+            return False  # a text that has not ended yet
+        if kind:
+            values += kind in ",[{"
+            depth += (kind in "[{") - (kind in "]}")
+            if values > MAX_ROW_VALUES:
+                return True
+            if depth <= 0:
+                return False
+    return False
+
+
+class _Blanks:
+    """Counts blank lines; refuses a file that is little else."""
+
+    def __init__(self, source: Source) -> None:
+        self.name, self.count = source.name, 0
+
+    def add(self, rows: int) -> None:
+        self.count += 1
+        if self.count > BLANK_LINES + BLANK_LINES_PER_ROW * rows:
+            raise ImportRefused(
+                f"{self.name} has {self.count:,} blank lines among its first {rows:,} rows. Remove them."
+            )
+
+
+_MANY_VALUES = (f"holds more than {MAX_ROW_VALUES:,} values.", "Remove the fields that are not needed.")
 
 
 def _json_lines(source: Source, stream: io.BufferedReader) -> Iterator[tuple[int, Row | Problem]]:
     number = 0
+    blanks = _Blanks(source)
     while line := stream.readline(MAX_ROW_BYTES):
         number += 1
         if len(line) == MAX_ROW_BYTES and not line.endswith(b"\n"):
@@ -174,9 +185,14 @@ def _json_lines(source: Source, stream: io.BufferedReader) -> Iterator[tuple[int
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
+            blanks.add(number - 1 - blanks.count)
             continue
         try:
-            yield number, _as_row(source, number, _DECODER.decode(line.decode("utf-8")))
+            text = line.decode("utf-8")
+            if len(line) > LARGE_ROW and _too_many_values(text):
+                yield number, Problem(source.name, number, "", *_MANY_VALUES)
+                continue
+            yield number, _as_row(source, number, _DECODER.decode(text))
         except UnicodeDecodeError as error:
             message = f"is not UTF-8 text (byte {error.start + 1} of the line)."
             yield number, Problem(source.name, number, "", message, "Save the file as UTF-8.")
@@ -186,6 +202,9 @@ def _json_lines(source: Source, stream: io.BufferedReader) -> Iterator[tuple[int
                 number,
                 Problem(source.name, number, "", message, "Write one complete JSON object on each line."),
             )
+
+
+_BLANK = re.compile(r"[ \t\r\n]*")
 
 
 def _json_list(source: Source, stream: io.BufferedReader) -> Iterator[tuple[int, Row | Problem]]:
@@ -210,11 +229,16 @@ def _json_list(source: Source, stream: io.BufferedReader) -> Iterator[tuple[int,
 
     def next_character() -> str:
         nonlocal position
+        blank = 0
         while True:
-            while position < len(buffer) and buffer[position] in " \t\r\n":
-                position += 1
+            before, position = position, _BLANK.match(buffer, position).end()  # type: ignore[union-attr]
             if position < len(buffer):
                 return buffer[position]
+            blank += position - before
+            if blank > MAX_ROW_BYTES:
+                raise ImportRefused(
+                    f"{source.name} has {blank // 2**20} MB of blank space after element {number}. Remove it."
+                )
             if not more():
                 return ""
 
@@ -225,6 +249,10 @@ def _json_list(source: Source, stream: io.BufferedReader) -> Iterator[tuple[int,
     while True:
         next_character()
         try:
+            if len(buffer) - position > LARGE_ROW and _too_many_values(buffer, position):
+                raise ImportRefused(
+                    f"{source.name}: element {number + 1} of the JSON list {_MANY_VALUES[0]} {_MANY_VALUES[1]}"
+                )
             value, end = _DECODER.raw_decode(buffer, position)
         except (ValueError, RecursionError) as error:
             if not isinstance(error, RecursionError) and len(buffer) - position < MAX_ROW_BYTES and more():
@@ -250,46 +278,44 @@ def _csv(source: Source, stream: io.BufferedReader) -> Iterator[tuple[int, Row |
     csv.field_size_limit(MAX_ROW_BYTES)
     # Bytes that aren't UTF-8 come through as surrogates, which the field checks report with the row's number.
     text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.DictReader(text, strict=True)
-    number = 1
+    number, length, blanks = 0, 0, _Blanks(source)
+
+    def lines() -> Iterator[str]:
+        # A row may run over lines, inside quotes; neither a line nor a row fills the memory.
+        nonlocal length
+        while line := text.readline(MAX_ROW_BYTES):
+            length += len(line)
+            if length >= MAX_ROW_BYTES:
+                raise ImportRefused(
+                    f"{source.name}: row {number + 1} is longer than {MAX_ROW_BYTES // 2**20} MB. Is a quote not "
+                    "closed? Mend it, or shorten its texts."
+                )
+            yield line
+
+    header: list[str] = []
     try:
-        for row in reader:
+        for cells in csv.reader(lines(), strict=True):
+            length = 0
+            if not cells:
+                blanks.add(number)
+                continue
             number += 1
-            if None in row:
+            if not header:
+                header = cells
+                if len(header) > MAX_COLUMNS:
+                    raise ImportRefused(
+                        f"{source.name} has {len(header):,} columns, more than {MAX_COLUMNS:,}. "
+                        "Keep those of the format."
+                    )
+            elif len(cells) > len(header):
                 message = "has more cells than the header has columns."
                 yield (
                     number,
                     Problem(source.name, number, "", message, "Put texts with commas in double quotes."),
                 )
             else:
-                yield number, {name: value for name, value in row.items() if value is not None}
+                yield number, dict(zip(header, cells, strict=False))
     except csv.Error as error:
         raise ImportRefused(
             f"{source.name}: row {number + 1} is not readable CSV ({error}). Mend its quotes."
-        ) from error
-
-
-def _parquet(source: Source, tick: Tick) -> Iterator[tuple[int, Row | Problem]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    size = source.path.stat().st_size
-    try:
-        with pyarrow.parquet.ParquetFile(source.path) as file:
-            unpacked = sum(
-                file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)
-            )
-            if unpacked > UNPACK_FACTOR * settings.MAX_UPLOAD_BYTES:
-                raise ImportRefused(
-                    f"{source.name} is too large once unpacked ({unpacked // 2**20} MB). Split it."
-                )
-            number = 0
-            for batch in file.iter_batches(batch_size=200):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-                tick(size * number // max(1, file.metadata.num_rows))
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ImportRefused(
-            f"{source.name} is not a readable Parquet file ({error}). Write it again."
         ) from error
