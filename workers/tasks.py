@@ -16,6 +16,7 @@ from typing import Any
 import django
 from celery.signals import worker_shutting_down
 from django.apps import apps
+from django.core.management import call_command
 
 from webapp.celery import app, enqueue
 
@@ -32,7 +33,7 @@ from webapp.snapshots.models import Export
 from webapp.training.models import ModelExport, TrainingRun
 from webapp.training.services import EXPORT_TASK, QUEUE, TASK
 from webapp.training.triggers import retrain_all_due
-from workers import exports, runs
+from workers import exports, housekeeping, runs
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,16 @@ def tick() -> None:
             part()
         except Exception:
             logger.exception("tick: %s failed", part.__name__)
+
+
+@app.task(name="workers.tasks.housekeep")
+def housekeep() -> None:
+    housekeeping.housekeep()
+
+
+@app.task(name="workers.tasks.sessions_clear")
+def sessions_clear() -> None:
+    call_command("clearsessions")
 
 
 def jobs_reap() -> int:

@@ -177,7 +177,7 @@ def test_a_restore_that_breaks_off_leaves_all_as_it_was(
         return copy(self, name, source)
 
     monkeypatch.setattr(backups.Copier, "copy", full)
-    with pytest.raises(BackupRefused, match="Nothing was restored: .*No space left"):
+    with pytest.raises(BackupRefused, match=r"Nothing was restored: .*No space left"):
         backup_restore(folder=made, replace=True)
     after = {
         path: path.read_bytes() for path in data_dir.rglob("*") if path.is_file() and path.name[0] != "."

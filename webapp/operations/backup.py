@@ -246,8 +246,8 @@ def _check_fit(manifest: dict[str, Any]) -> None:
         app = differing[0]
         last, other = ((side.get(app) or ["none"])[-1] for side in (here, theirs))
         raise BackupRefused(
-            f"The backup is of Caliper {manifest['caliper']} with {app} at migration {other}; this database has {last}. "
-            f"Install the version that made the backup, run `manage.py migrate` and restore; then upgrade."
+            f"The backup is of Caliper {manifest['caliper']} with {app} at migration {other}; this database has {last}."
+            " Install the version that made the backup, run `manage.py migrate` and restore; then upgrade."
         )
     wanted = {model._meta.db_table: column_names(model) for model in tables()}
     found = {name: table["columns"] for name, table in manifest["tables"].items()}

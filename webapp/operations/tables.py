@@ -53,20 +53,20 @@ def _referred(model: Table) -> set[Table]:
 
 
 @cache
-def _drawn_by_migrate(model: Table) -> bool:
-    """Content types, and what hangs on them (permissions): each database numbers them by itself."""
-    if model is ContentType:
+def _left_out(model: Table) -> bool:
+    """Sessions (people sign in again), content types (each database numbers them by itself), what hangs on these."""
+    if model is ContentType or issubclass(model, AbstractBaseSession):
         return True
-    return any(_drawn_by_migrate(other) for other in _referred(model) if other is not model)
+    return any(_left_out(other) for other in _referred(model) if other is not model)
 
 
 def tables() -> list[Table]:
-    """The tables that a backup holds: all but sessions (people sign in again) and what `migrate` makes."""
-    return [m for m in _managed() if not issubclass(m, AbstractBaseSession) and not _drawn_by_migrate(m)]
+    """The tables that a backup holds: by rule, so that those of later apps are kept without a word here."""
+    return [model for model in _managed() if not _left_out(model)]
 
 
 def tables_left_out() -> list[Table]:
-    return [model for model in _managed() if model not in tables()]
+    return [model for model in _managed() if _left_out(model)]
 
 
 def columns(model: Table) -> list["models.Field[Any, Any]"]:
@@ -198,10 +198,10 @@ def filled_table() -> str:
 
 
 def tables_empty() -> None:
-    """Delete all rows that a restore replaces, and those of other tables that point to them."""
-    kept = set(tables())
+    """Delete all rows that a restore replaces, sessions, and rows of other tables that point to any of these."""
+    gone = {m for m in _managed() if not _left_out(m) or issubclass(m, AbstractBaseSession)}
     for model in _managed():
-        if model in kept or issubclass(model, AbstractBaseSession) or _referred(model) & kept:
+        if model in gone or _referred(model) & gone:
             model._base_manager.all()._raw_delete(connection.alias)  # type: ignore[attr-defined]
 
 

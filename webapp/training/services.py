@@ -238,11 +238,20 @@ def version_publish(*, run: TrainingRun, metrics: dict[str, Any], artifact: dict
     )
 
 
+class VersionRefused(Exception):
+    """A version that can't do what was asked of it; the message says why and what to do."""
+
+
 @transaction.atomic
 def version_promote(*, version: ModelVersion) -> bool:
-    """Let this version serve its method in its project, instead of the one that does. False: it serves already."""
+    """Let this version serve its method in its project, instead of the one that does. False: it serves already.
+
+    Raises VersionRefused if its weights were packed away.
+    """
     project_lock(version.project)
     versions = ModelVersion.objects.filter(project=version.project, method=version.method)
+    if versions.filter(pk=version.pk, packed_at__isnull=False).exists():
+        raise VersionRefused(f"{version} can't serve: its weights were packed away. Train it again.")
     versions.filter(is_serving=True).exclude(pk=version.pk).update(is_serving=False)
     now = timezone.now()
     moved = versions.filter(pk=version.pk, is_serving=False).update(is_serving=True, promoted_at=now) == 1

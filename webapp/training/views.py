@@ -25,6 +25,7 @@ from webapp.training.progress import read_log, read_progress
 from webapp.training.services import (
     QUEUE,
     RunRefused,
+    VersionRefused,
     label_counts,
     model_export_start,
     run_resume,
@@ -165,7 +166,7 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         "reliability": reliability_chart(calibration.before, calibration.after) if calibration else None,
         "robustness": reports.robustness(run.metrics),
         "annotators": reports.annotators(run.metrics),
-        **(_downloads(version) if version is not None else {}),
+        **(_downloads(version) if version is not None and not version.is_packed else {}),
         "left": progress.left if run.state == State.RUNNING else None,
         "elapsed": end - run.started_at if run.started_at else None,
         "log": log,
@@ -257,7 +258,12 @@ def run_resume_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def version_promote_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
     version = get_object_or_404(ModelVersion.objects.select_related("run", "project"), project=project, pk=pk)
-    if version_promote(version=version):
+    try:
+        promoted = version_promote(version=version)
+    except VersionRefused as refusal:
+        messages.error(request, str(refusal))
+        return redirect("training:run", project.slug, version.run_id)
+    if promoted:
         messages.success(request, f"{version.get_method_display()} v{version.number} serves now.")
     else:
         messages.warning(request, f"{version.get_method_display()} v{version.number} was serving already.")
