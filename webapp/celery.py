@@ -4,6 +4,7 @@ import logging
 import os
 
 from celery import Celery
+from celery.schedules import crontab
 from django.conf import settings
 from django.db import transaction
 
@@ -36,7 +37,16 @@ app.conf.update(
             # While no worker listens, ticks don't pile up.
             "options": {"expires": settings.TICK_SECONDS},
         },
-        "sweep": {"task": "workers.tasks.sweep", "schedule": 3600, "options": {"expires": 3600}},
+        "housekeep": {
+            "task": "workers.tasks.housekeep",
+            "schedule": 600,
+            "options": {"expires": 600, "queue": "housekeeping"},
+        },
+        "sessions_clear": {
+            "task": "workers.tasks.sessions_clear",
+            "schedule": crontab(hour=3, minute=17),
+            "options": {"expires": 3600, "queue": "housekeeping"},
+        },
     },
     beat_schedule_filename=str(settings.DATA_DIR / "celerybeat-schedule"),
 )

@@ -166,6 +166,14 @@ def check_limits(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessa
                 id="caliper.E007",
             )
         )
+    if settings.KEEP_VERSIONS < 0:
+        found.append(
+            Error(
+                f"CALIPER_KEEP_VERSIONS is {settings.KEEP_VERSIONS}, which is below 0.",
+                hint="Say how many of the newest versions of a method keep their weights, or 0 to keep all.",
+                id="caliper.E030",
+            )
+        )
     if not 0 < 2 * settings.TICK_SECONDS <= settings.JOB_LOST_AFTER_SECONDS:
         found.append(
             Error(

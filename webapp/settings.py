@@ -62,6 +62,7 @@ INSTALLED_APPS = [
     "webapp.snapshots",
     "webapp.training",
     "webapp.ratings",
+    "webapp.operations",
 ]
 
 MIDDLEWARE = [
@@ -248,6 +249,8 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
 JOB_LOST_AFTER_SECONDS = env.int("CALIPER_JOB_LOST_AFTER_SECONDS", default=60)
 # How often beat looks for due retrains, lost jobs and expired reservations.
 TICK_SECONDS = env.int("CALIPER_TICK_SECONDS", default=15)
+# Versions of a method that never served keep their weights while they are among the newest so many; 0 keeps all.
+KEEP_VERSIONS = env.int("CALIPER_KEEP_VERSIONS", default=0)
 # The program that trains a run folder; on several GPUs "accelerate launch -m workers.rewards.train".
 TRAIN_COMMAND = shlex.split(env.str("CALIPER_TRAIN_COMMAND", default="")) or [
     sys.executable,

@@ -14,4 +14,5 @@ urlpatterns = [
     path("", include("webapp.snapshots.urls")),
     path("", include("webapp.training.urls")),
     path("", include("webapp.ratings.urls")),
+    path("", include("webapp.operations.urls")),
 ]

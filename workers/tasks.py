@@ -33,7 +33,7 @@ from webapp.snapshots.models import Export
 from webapp.training.models import ModelExport, TrainingRun
 from webapp.training.services import EXPORT_TASK, QUEUE, TASK
 from webapp.training.triggers import retrain_all_due
-from workers import exports, runs
+from workers import exports, housekeeping, runs
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +109,14 @@ def tick() -> None:
             logger.exception("tick: %s failed", part.__name__)
 
 
-@app.task(name="workers.tasks.sweep")
-def sweep() -> None:
-    """Throw away what has run out: sessions, and failed sign-ins that nothing counts any more."""
+@app.task(name="workers.tasks.housekeep")
+def housekeep() -> None:
+    housekeeping.housekeep()
+
+
+@app.task(name="workers.tasks.sessions_clear")
+def sessions_clear() -> None:
+    """Throw away sessions that have run out, and failed sign-ins that nothing counts any more."""
     accounts_sweep()
 
 

@@ -83,6 +83,8 @@ class ModelVersion(models.Model):
     promoted_at = models.DateTimeField(null=True, blank=True)
     gate_passed = models.BooleanField(null=True)
     gate_reason = models.CharField(max_length=300, blank=True)
+    # When its weights were taken off the disk (webapp.training.retention); metrics and predictions stay.
+    packed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ["-pk"]
@@ -118,6 +120,10 @@ class ModelVersion(models.Model):
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
+
+    @property
+    def is_packed(self) -> bool:
+        return self.packed_at is not None
 
 
 class ModelExport(Job):

@@ -303,12 +303,14 @@ class VersionRefused(Exception):
 def version_promote(*, version: ModelVersion) -> bool:
     """Let this version serve its method in its project, instead of the one that does. False: it serves already.
 
-    Raises VersionRefused if its files are gone.
+    Raises VersionRefused if its weights were packed away, or its files are gone.
     """
-    if not version.is_there:
+    if not version.is_packed and not version.is_there:
         raise VersionRefused(f"{version} can't serve: its files are gone from the disk. {_GONE_REMEDY}")
     project_lock(version.project)
     versions = ModelVersion.objects.filter(project=version.project, method=version.method)
+    if versions.filter(pk=version.pk, packed_at__isnull=False).exists():
+        raise VersionRefused(f"{version} can't serve: its weights were packed away. Train it again.")
     versions.filter(is_serving=True).exclude(pk=version.pk).update(is_serving=False)
     now = timezone.now()
     moved = versions.filter(pk=version.pk, is_serving=False).update(is_serving=True, promoted_at=now) == 1

@@ -176,7 +176,7 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         "reliability": reliability_chart(calibration.before, calibration.after) if calibration else None,
         "robustness": reports.robustness(run.metrics),
         "annotators": reports.annotators(run.metrics),
-        **(_downloads(version) if version is not None else {}),
+        **(_downloads(version) if version is not None and not version.is_packed else {}),
         "afresh": progress.afresh,
         "left": progress.left if run.state == State.RUNNING else None,
         "elapsed": end - run.started_at if run.started_at else None,
