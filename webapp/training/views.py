@@ -14,6 +14,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from webapp.accounts.models import User
 from webapp.corpus.access import project_for
+from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Method, Project
 from webapp.jobs import State
 from webapp.training import reports
@@ -27,6 +28,7 @@ from webapp.training.services import (
     RunRefused,
     label_counts,
     model_export_start,
+    run_cancel,
     run_resume,
     run_start,
     too_few_labels,
@@ -232,10 +234,11 @@ def run_log(request: HttpRequest, slug: str, pk: int) -> FileResponse:
 
 
 @require_POST
-def run_cancel(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def run_cancel_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
     found = get_object_or_404(_runs(project), pk=pk)
-    if not found.request_cancel():
+    assert isinstance(request.user, User)
+    if not run_cancel(run=found, actor=request.user):
         messages.warning(
             request, f"Run {pk} is {found.get_state_display()} already; there was nothing to cancel."
         )
@@ -246,7 +249,8 @@ def run_cancel(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def run_resume_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
     found = get_object_or_404(_runs(project), pk=pk)
-    if not run_resume(run=found):
+    assert isinstance(request.user, User)
+    if not run_resume(run=found, actor=request.user):
         messages.warning(
             request, f"Run {pk} was not resumed: it runs already, or the same training is queued."
         )
@@ -257,7 +261,8 @@ def run_resume_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def version_promote_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
     version = get_object_or_404(ModelVersion.objects.select_related("run", "project"), project=project, pk=pk)
-    if version_promote(version=version):
+    assert isinstance(request.user, User)
+    if version_promote(version=version, actor=request.user):
         messages.success(request, f"{version.get_method_display()} v{version.number} serves now.")
     else:
         messages.warning(request, f"{version.get_method_display()} v{version.number} was serving already.")
@@ -309,4 +314,12 @@ def model_export_download(request: HttpRequest, slug: str, pk: int) -> FileRespo
         file = export.archive.open("rb")
     except OSError:
         raise Http404("The file is gone from the server's disk. Ask for the download again.") from None
+    assert isinstance(request.user, User)
+    detail = {
+        "export": pk,
+        "method": export.version.method,
+        "version": export.version.number,
+        "format": export.format,
+    }
+    audit(project=project, actor=request.user, action=Action.MODEL_DOWNLOADED, detail=detail)
     return FileResponse(file, as_attachment=True, filename=f"{export.name}.zip")
