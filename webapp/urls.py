@@ -3,6 +3,7 @@
 from django.conf import settings
 from django.urls import include, path
 
+from webapp import parameters  # noqa: F401 - the converters <key:...> and <token:...>
 from webapp.health import healthz
 
 urlpatterns = [

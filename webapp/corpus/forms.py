@@ -4,6 +4,7 @@ from typing import Any
 
 from django import forms
 from django.contrib.auth.forms import UserCreationForm
+from django.db.models import QuerySet
 
 from webapp.accounts.models import User
 from webapp.corpus.base_models import (
@@ -122,16 +123,24 @@ class ProjectNewForm(forms.ModelForm):
 
 
 class RoleForm(forms.Form):
-    """Give somebody who has an account one more role."""
+    """Give somebody known one more role."""
 
     username = forms.CharField(max_length=150, label="Name they sign in with")
     role = forms.ChoiceField(choices=Membership.Role.choices)
 
+    def __init__(self, *args: Any, known: QuerySet[User], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.known = known
+        self.user: User | None = None
+
     def clean_username(self) -> str:
         name = self.cleaned_data["username"].strip()
-        if not User.objects.filter(username=name, kind=User.Kind.PERSON, is_active=True).exists():
+        self.user = self.known.filter(username=name).first()
+        if self.user is None:
+            # One answer whether there is such an account or not.
             raise forms.ValidationError(
-                f"Nobody signs in as “{name}”. To add somebody new, make an invitation link below."
+                f"“{name}” is nobody whom you can give a role by name: that works for people of the projects that "
+                "you are admin of. For anybody else make an invitation link; people with an account can use it too."
             )
         return name
 

@@ -27,6 +27,7 @@ from django.utils import timezone
 from webapp.accounts.models import User
 from webapp.celery import enqueue
 from webapp.corpus import fields, formats
+from webapp.corpus.audit import Action, audit
 from webapp.corpus.formats import LevelRecord, PairRecord, PromptRecord, Record, ResponseRecord, VoteRecord
 from webapp.corpus.models import Import, Pair, Project, Prompt, Response, messages_digest, text_digest
 from webapp.corpus.reading import ImportRefused, Problem, Source, printable
@@ -595,6 +596,7 @@ def import_start(*, project: Project, files: Sequence[UploadedFile], format: str
                 folder=folder,
                 format=format,
             )
+            audit_import(row, Action.IMPORT_UPLOADED, created_by)
             enqueue("workers.tasks.import_file", row.pk)
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
@@ -612,15 +614,32 @@ def safe_name(name: str, *, taken: Iterable[str] = ()) -> str:
     return unique
 
 
-def import_retry(*, import_row: Import) -> bool:
+def audit_import(row: Import, action: Action, actor: User | str | None) -> None:
+    detail = {"import": row.pk, "files": row.file_name, "format": row.format}
+    audit(project=row.project, actor=actor, action=action, detail=detail)
+
+
+@transaction.atomic
+def import_cancel(*, import_row: Import, actor: User | None = None) -> bool:
+    """Ask a queued or running import to stop. False: it has ended."""
+    asked = import_row.request_cancel()
+    if asked:
+        audit_import(import_row, Action.IMPORT_CANCELLED, actor)
+    return asked
+
+
+@transaction.atomic
+def import_retry(*, import_row: Import, actor: User | None = None) -> bool:
     """FAILED | LOST | CANCELLED -> QUEUED; False if it was none of these."""
     queued = import_row.requeue()
     if queued:
+        audit_import(import_row, Action.IMPORT_RETRIED, actor)
         enqueue("workers.tasks.import_file", import_row.pk)
     return queued
 
 
-def import_confirm(*, import_row: Import) -> bool:
+@transaction.atomic
+def import_confirm(*, import_row: Import, actor: User | None = None) -> bool:
     """DONE (dry run) -> QUEUED (for real): one conditional UPDATE, so that a double click imports once."""
     confirmed = (
         Import.objects.filter(pk=import_row.pk, state=State.DONE, dry_run=True).update(
@@ -630,5 +649,6 @@ def import_confirm(*, import_row: Import) -> bool:
         == 1
     )  # fmt: skip
     if confirmed:
+        audit_import(import_row, Action.IMPORT_CONFIRMED, actor)
         enqueue("workers.tasks.import_file", import_row.pk)
     return confirmed

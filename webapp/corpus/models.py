@@ -161,6 +161,22 @@ def _invitation_token() -> str:
     return secrets.token_urlsafe(24)
 
 
+class InvitationQuerySet(models.QuerySet["Invitation"]):
+    def usable(self) -> "InvitationQuerySet":
+        """Neither used nor too old, and whoever made it may still invite: an active admin of that project."""
+        admins = Membership.objects.filter(
+            project=models.OuterRef("project"),
+            user=models.OuterRef("created_by"),
+            role=Membership.Role.ADMIN,
+        )
+        inviting = User.objects.filter(is_active=True, pk=models.OuterRef("created_by"))
+        return self.filter(
+            models.Exists(inviting.filter(is_superuser=True)) | models.Exists(inviting) & models.Exists(admins),
+            used_at__isnull=True,
+            expires_at__gt=timezone.now(),
+        )
+
+
 class Invitation(models.Model):
     """A link with which one new person joins a project in one role, once."""
 
@@ -175,6 +191,77 @@ class Invitation(models.Model):
     used_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
+
+    objects = InvitationQuerySet.as_manager()
+
+
+class AuditQuerySet(models.QuerySet["AuditEntry"]):
+    def of(self, project: Project) -> "AuditQuerySet":
+        return self.filter(project=project)
+
+    def update(self, **kwargs: Any) -> int:
+        raise TypeError("The audit log is only added to.")
+
+    def delete(self) -> Any:
+        raise TypeError("The audit log is only added to.")
+
+
+class AuditEntry(models.Model):
+    """Who did what, when and from where: written in the act's own transaction, never changed after."""
+
+    class Action(models.TextChoices):
+        PROJECT_CREATED = "project-created", "made the project"
+        SETTINGS_CHANGED = "settings-changed", "changed settings"
+        ROLE_GIVEN = "role-given", "gave a role"
+        ROLE_TAKEN = "role-taken", "took a role away"
+        INVITATION_MADE = "invitation-made", "made an invitation"
+        INVITATION_USED = "invitation-used", "joined by an invitation"
+        INVITATION_WITHDRAWN = "invitation-withdrawn", "withdrew an invitation"
+        IMPORT_UPLOADED = "import-uploaded", "uploaded files"
+        IMPORT_CONFIRMED = "import-confirmed", "imported"
+        IMPORT_CANCELLED = "import-cancelled", "cancelled an import"
+        IMPORT_RETRIED = "import-retried", "tried an import again"
+        EXPORT_STARTED = "export-started", "exported data"
+        EXPORT_RETRIED = "export-retried", "tried an export again"
+        EXPORT_DOWNLOADED = "export-downloaded", "downloaded data"
+        MODEL_EXPORT_STARTED = "model-export-started", "exported a model"
+        MODEL_DOWNLOADED = "model-downloaded", "downloaded a model"
+        TRAINING_STARTED = "training-started", "started a training"
+        TRAINING_RESUMED = "training-resumed", "resumed a training"
+        TRAINING_CANCELLED = "training-cancelled", "cancelled a training"
+        VERSION_PROMOTED = "version-promoted", "promoted a version"
+        VERSION_ROLLED_BACK = "version-rolled-back", "rolled back to a version"
+
+    # Empty for what concerns the whole installation.
+    project = models.ForeignKey(
+        Project, null=True, blank=True, on_delete=models.SET_NULL, related_name="audit_entries"
+    )
+    # Empty for Caliper's own acts and for commands; the name stays when the account goes.
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    actor_name = models.CharField(max_length=150)
+    action = models.CharField(max_length=40, choices=Action.choices)
+    detail = models.JSONField(default=dict, blank=True)
+    address = models.GenericIPAddressField(null=True, blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = AuditQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-pk"]
+        indexes = [models.Index(fields=["project", "action"])]
+
+    def __str__(self) -> str:
+        return f"{self.actor_name} {self.get_action_display()}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if self.pk is not None:
+            raise TypeError("The audit log is only added to.")
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("The audit log is only added to.")
 
 
 def messages_digest(messages: list[dict[str, str]]) -> str:

@@ -6,10 +6,9 @@ from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import Count, Q
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from webapp.accounts.models import User
@@ -17,6 +16,7 @@ from webapp.corpus import services
 from webapp.corpus.access import Access, project_for
 from webapp.corpus.forms import InvitationForm, JoinForm, ProjectForm, ProjectNewForm, RoleForm
 from webapp.corpus.models import Invitation, Membership, Project
+from webapp.parameters import int_parameter
 
 
 @require_GET
@@ -55,7 +55,8 @@ def project_settings(request: HttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug, "admin")
     form = ProjectForm(request.POST or None, instance=project)
     if request.method == "POST" and form.is_valid():
-        services.project_save(project=form.save(commit=False))
+        assert isinstance(request.user, User)
+        services.project_save(project=form.save(commit=False), actor=request.user)
         messages.success(request, "Saved.")
         return redirect("corpus:settings", slug)
     return render(request, "corpus/settings.html", {"form": form}, status=422 if form.errors else 200)
@@ -65,14 +66,15 @@ def people(request: HttpRequest, slug: str) -> HttpResponse:
     """Members with their roles; give a role to somebody known, or make an invitation link for somebody new."""
     project = project_for(request, slug, "admin")
     assert isinstance(request.user, User)
-    role_form, invitation_form = RoleForm(prefix="role"), InvitationForm(prefix="invitation")
+    known = services.people_known_to(request.user)
+    role_form, invitation_form = RoleForm(prefix="role", known=known), InvitationForm(prefix="invitation")
     if request.method == "POST" and "give-role" in request.POST:
-        role_form = RoleForm(request.POST, prefix="role")
-        if role_form.is_valid():
-            user = get_object_or_404(User, username=role_form.cleaned_data["username"])
-            given = services.membership_add(project=project, user=user, role=role_form.cleaned_data["role"])
+        role_form = RoleForm(request.POST, prefix="role", known=known)
+        if role_form.is_valid() and (user := role_form.user):
+            role = role_form.cleaned_data["role"]
+            given = services.membership_add(project=project, user=user, role=role, actor=request.user)
             text = "is now" if given else "was already"
-            messages.success(request, f"{user.display_name} {text} {role_form.cleaned_data['role']}.")
+            messages.success(request, f"{user.display_name} {text} {role}.")
             return redirect("corpus:people", slug)
     elif request.method == "POST":
         invitation_form = InvitationForm(request.POST, prefix="invitation")
@@ -99,9 +101,7 @@ def people(request: HttpRequest, slug: str) -> HttpResponse:
         roles.setdefault(membership.user_id, []).append(membership.role)
     invitations = [
         {"invitation": one, "url": request.build_absolute_uri(reverse("corpus:join", args=[one.token]))}
-        for one in project.invitations.filter(used_at__isnull=True, expires_at__gt=timezone.now()).order_by(
-            "-pk"
-        )
+        for one in Invitation.objects.usable().filter(project=project).order_by("-pk")
     ]
     context = {
         "members": [{"user": user, "roles": sorted(roles[user.pk])} for user in members.distinct()],
@@ -116,25 +116,33 @@ def people(request: HttpRequest, slug: str) -> HttpResponse:
 def person_remove(request: HttpRequest, slug: str) -> HttpResponse:
     """Take one role from one person; their labels stay."""
     project = project_for(request, slug, "admin")
-    user = get_object_or_404(
-        User, pk=request.POST.get("user", "0") if request.POST.get("user", "").isdigit() else 0
-    )
+    assert isinstance(request.user, User)
+    members = User.objects.filter(memberships__project=project).distinct()
+    user = get_object_or_404(members, pk=int_parameter(request.POST, "user"))
+    role = request.POST.get("role", "")
+    if role not in Membership.Role.values:
+        raise Http404("No such role.")
     try:
-        services.membership_remove(project=project, user=user, role=request.POST.get("role", ""))
+        removed = services.membership_remove(project=project, user=user, role=role, actor=request.user)
     except services.LastAdmin as error:
         messages.error(request, str(error))
     else:
-        messages.success(
-            request, f"{user.display_name} is no longer {request.POST.get('role', '')}. Their labels stay."
-        )
+        if removed:
+            messages.success(request, f"{user.display_name} is no longer {role}. Their labels stay.")
+        else:
+            messages.warning(request, f"{user.display_name} was not {role} (any more): nothing was changed.")
     return redirect("corpus:people", slug)
 
 
 @require_POST
 def invitation_withdraw(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
-    Invitation.objects.filter(pk=pk, project=project, used_at__isnull=True).delete()
-    messages.success(request, "The invitation link no longer works.")
+    assert isinstance(request.user, User)
+    invitation = get_object_or_404(Invitation, project=project, pk=pk)
+    if services.invitation_withdraw(invitation=invitation, actor=request.user):
+        messages.success(request, "The invitation link no longer works.")
+    else:
+        messages.warning(request, "Somebody joined by this link before: take the role away above instead.")
     return redirect("corpus:people", slug)
 
 

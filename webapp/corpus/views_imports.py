@@ -14,9 +14,10 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from webapp.accounts.models import User
 from webapp.corpus.access import project_for
-from webapp.corpus.importing import PROGRESS, SHOWN_ERRORS, import_confirm, import_retry, import_start
+from webapp.corpus.importing import PROGRESS, SHOWN_ERRORS, import_cancel, import_confirm, import_retry, import_start
 from webapp.corpus.models import Import, Project
 from webapp.jobs import ProgressFile, State
+from webapp.middleware import receives_files
 from webapp.waiting import change_token, waiting_for_worker
 
 PAGE_SIZE = 25
@@ -63,6 +64,7 @@ def _imports(project: Project) -> Any:
     return Import.objects.filter(project=project).select_related("created_by")
 
 
+@receives_files("admin")
 @require_http_methods(["GET", "HEAD", "POST"])
 def imports(request: HttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug, "admin")
@@ -135,15 +137,18 @@ def import_progress(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 @require_POST
 def import_confirm_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
-    if not import_confirm(import_row=get_object_or_404(_imports(project), pk=pk)):
+    assert isinstance(request.user, User)
+    row = get_object_or_404(_imports(project), pk=pk)
+    if not import_confirm(import_row=row, actor=request.user):
         messages.warning(request, "Nothing was started: this import isn't a finished preview (any more).")
     return redirect("corpus:import", project.slug, pk)
 
 
 @require_POST
-def import_cancel(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def import_cancel_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
-    if not get_object_or_404(_imports(project), pk=pk).request_cancel():
+    assert isinstance(request.user, User)
+    if not import_cancel(import_row=get_object_or_404(_imports(project), pk=pk), actor=request.user):
         messages.warning(request, "There was nothing to cancel: the import has ended.")
     return redirect("corpus:import", project.slug, pk)
 
@@ -151,7 +156,8 @@ def import_cancel(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 @require_POST
 def import_retry_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
-    if not import_retry(import_row=get_object_or_404(_imports(project), pk=pk)):
+    assert isinstance(request.user, User)
+    if not import_retry(import_row=get_object_or_404(_imports(project), pk=pk), actor=request.user):
         messages.warning(request, "Nothing was started: the import runs or is done.")
     return redirect("corpus:import", project.slug, pk)
 

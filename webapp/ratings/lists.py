@@ -15,6 +15,7 @@ from django.db.models.functions import Cast
 
 from webapp.corpus.models import Pair, Project, Response
 from webapp.labels.summaries import Levels, Votes, level_counts, vote_counts, with_levels
+from webapp.parameters import int_parameter
 from webapp.ratings.models import Prediction
 from webapp.ratings.probabilities import Outcome
 from webapp.ratings.queries import labels_state, outcome_of, predictions_of, preferences, tallies
@@ -76,18 +77,14 @@ class Query:
             state=state if state in states else "",
             sort=name,
             descending=asked.startswith("-"),
-            page=_number(parameters.get("page")) or 1,
-            response=_number(parameters.get("response")),
+            page=int_parameter(parameters, "page") or 1,
+            response=int_parameter(parameters, "response"),
         )
 
     @property
     def value(self) -> str:
         """The sort as the query string writes it."""
         return f"-{self.sort}" if self.descending else self.sort
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def sort_links(query: Query, sorts: dict[str, str]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ app_name = "ratings"
 urlpatterns = [
     path("p/<slug:slug>/", views.project, name="project"),
     path("p/<slug:slug>/responses/", views.responses, name="responses"),
-    path("p/<slug:slug>/responses/<int:pk>/", views.response, name="response"),
+    path("p/<slug:slug>/responses/<key:pk>/", views.response, name="response"),
     path("p/<slug:slug>/pairs/", views.pairs, name="pairs"),
-    path("p/<slug:slug>/pairs/<int:pk>/", views.pair, name="pair"),
+    path("p/<slug:slug>/pairs/<key:pk>/", views.pair, name="pair"),
 ]

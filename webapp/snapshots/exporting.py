@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from django.db import OperationalError
+from django.db import OperationalError, transaction
 
+from webapp.accounts.models import User
 from webapp.celery import enqueue
+from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Project
 from webapp.jobs import ProgressFile
 from webapp.labels.models import Judgement
@@ -135,10 +137,33 @@ def archive_name(export: Export) -> str:
     return f"{export.project.slug}-{export.format}-{export.pk}"
 
 
-def export_retry(*, export_row: Export) -> bool:
+@transaction.atomic
+def export_start(*, export_row: Export, project: Project, created_by: User) -> Export:
+    """Queue the export that a form describes."""
+    export_row.project, export_row.created_by = project, created_by
+    export_row.save()
+    chosen = {name: getattr(export_row, name) for name in ("format", "file_type", "aggregation", "superseded")}
+    audit(
+        project=project,
+        actor=created_by,
+        action=Action.EXPORT_STARTED,
+        detail={"export": export_row.pk, **chosen},
+    )
+    enqueue(TASK, export_row.pk)
+    return export_row
+
+
+@transaction.atomic
+def export_retry(*, export_row: Export, actor: User | None = None) -> bool:
     """FAILED | LOST | CANCELLED -> QUEUED; False if it was none of these."""
     queued = export_row.requeue()
     if queued:
+        audit(
+            project=export_row.project,
+            actor=actor,
+            action=Action.EXPORT_RETRIED,
+            detail={"export": export_row.pk},
+        )
         enqueue(TASK, export_row.pk)
     return queued
 

@@ -4,18 +4,17 @@ from typing import Any
 
 from django import forms
 from django.core.paginator import Paginator
-from django.db import transaction
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from webapp.accounts.models import User
-from webapp.celery import enqueue
 from webapp.corpus.access import project_for
+from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Project
 from webapp.jobs import ProgressFile, State
 from webapp.snapshots.card import left_out_words
-from webapp.snapshots.exporting import TASK, ExportRefused, archive_name, check_choice, export_retry
+from webapp.snapshots.exporting import ExportRefused, archive_name, check_choice, export_retry, export_start
 from webapp.snapshots.models import Export
 from webapp.waiting import change_token, waiting_for_worker
 
@@ -83,11 +82,7 @@ def exports(request: HttpRequest, slug: str) -> HttpResponse:
     assert isinstance(request.user, User)
     form = ExportForm(request.POST) if request.method == "POST" else ExportForm()
     if request.method == "POST" and form.is_valid():
-        with transaction.atomic():
-            export = form.save(commit=False)
-            export.project, export.created_by = project, request.user
-            export.save()
-            enqueue(TASK, export.pk)
+        export_start(export_row=form.save(commit=False), project=project, created_by=request.user)
         return redirect("snapshots:exports", project.slug)
     context = {**_context(request, project), "form": form}
     return render(request, "snapshots/exports.html", context, status=400 if form.errors else 200)
@@ -108,7 +103,8 @@ def export_progress(request: HttpRequest, slug: str) -> HttpResponse:
 @require_POST
 def export_retry_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "read")
-    export_retry(export_row=get_object_or_404(_exports(project), pk=pk))
+    assert isinstance(request.user, User)
+    export_retry(export_row=get_object_or_404(_exports(project), pk=pk), actor=request.user)
     return redirect("snapshots:exports", project.slug)
 
 
@@ -127,4 +123,7 @@ def export_download(request: HttpRequest, slug: str, pk: int, name: str) -> File
         file = path.open("rb")
     except OSError:
         raise Http404("The file is gone from the server's disk. Make the export again.") from None
+    assert isinstance(request.user, User)
+    detail = {"export": pk, "file": name}
+    audit(project=project, actor=request.user, action=Action.EXPORT_DOWNLOADED, detail=detail)
     return FileResponse(file, as_attachment=True, filename=name.rpartition("/")[2])

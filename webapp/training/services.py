@@ -14,6 +14,7 @@ from django.utils import timezone
 from webapp import __version__
 from webapp.accounts.models import User
 from webapp.celery import enqueue
+from webapp.corpus.audit import COMMAND, Action, audit
 from webapp.corpus.base_models import (
     FOLDER,
     REFUSAL,
@@ -212,13 +213,19 @@ def run_start(
         except IntegrityError:
             # Somebody queued the same between our look and our insert.
             return waiting.get()
+        audit(
+            project=project,
+            actor=created_by or (COMMAND if trigger == TrainingRun.Trigger.COMMAND else None),
+            action=Action.TRAINING_STARTED,
+            detail={"run": run.pk, "method": run.method, "trigger": run.trigger, "config": resolved},
+        )
         if send:
             enqueue(TASK, run.pk, queue=QUEUE)
     return run
 
 
 @transaction.atomic
-def run_resume(*, run: TrainingRun) -> bool:
+def run_resume(*, run: TrainingRun, actor: User | None = None) -> bool:
     """Queue a FAILED, LOST or CANCELLED run again; it goes on from its checkpoint where there is one.
 
     False: it is in another state by now, or the same training already waits.
@@ -229,8 +236,18 @@ def run_resume(*, run: TrainingRun) -> bool:
     except IntegrityError:
         return False
     if moved:
+        audit(project=run.project, actor=actor, action=Action.TRAINING_RESUMED, detail={"run": run.pk})
         enqueue(TASK, run.pk, queue=QUEUE)
     return moved
+
+
+@transaction.atomic
+def run_cancel(*, run: TrainingRun, actor: User | None = None) -> bool:
+    """Ask a queued or running training to stop. False: it has ended."""
+    asked = run.request_cancel()
+    if asked:
+        audit(project=run.project, actor=actor, action=Action.TRAINING_CANCELLED, detail={"run": run.pk})
+    return asked
 
 
 def run_hand_back(*, run: TrainingRun) -> bool:
@@ -300,7 +317,7 @@ class VersionRefused(Exception):
 
 
 @transaction.atomic
-def version_promote(*, version: ModelVersion) -> bool:
+def version_promote(*, version: ModelVersion, actor: User | None = None) -> bool:
     """Let this version serve its method in its project, instead of the one that does. False: it serves already.
 
     Raises VersionRefused if its weights were packed away, or its files are gone.
@@ -311,11 +328,24 @@ def version_promote(*, version: ModelVersion) -> bool:
     versions = ModelVersion.objects.filter(project=version.project, method=version.method)
     if versions.filter(pk=version.pk, packed_at__isnull=False).exists():
         raise VersionRefused(f"{version} can't serve: its weights were packed away. Train it again.")
+    replaced = versions.filter(is_serving=True).exclude(pk=version.pk).first()
     versions.filter(is_serving=True).exclude(pk=version.pk).update(is_serving=False)
     now = timezone.now()
     moved = versions.filter(pk=version.pk, is_serving=False).update(is_serving=True, promoted_at=now) == 1
     if moved:
         version.is_serving, version.promoted_at = True, now
+        back = replaced is not None and replaced.number > version.number
+        audit(
+            project=version.project,
+            actor=actor,
+            action=Action.VERSION_ROLLED_BACK if back else Action.VERSION_PROMOTED,
+            detail={
+                "method": version.method,
+                "version": version.number,
+                "instead_of": replaced.number if replaced else None,
+                "gate_passed": version.gate_passed,
+            },
+        )
     return moved
 
 
@@ -332,6 +362,12 @@ def model_export_start(*, version: ModelVersion, format: str, created_by: User) 
     except IntegrityError:
         # Somebody else asked between our look and our insert.
         return exports.active().get()
+    audit(
+        project=version.project,
+        actor=created_by,
+        action=Action.MODEL_EXPORT_STARTED,
+        detail={"export": export.pk, "method": version.method, "version": version.number, "format": format},
+    )
     enqueue(EXPORT_TASK, export.pk)
     return export
 

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from webapp.accounts.models import User
 from webapp.corpus.access import project_for
+from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Method, Project
 from webapp.jobs import State
 from webapp.paths import without_paths
@@ -31,6 +32,7 @@ from webapp.training.services import (
     VersionRefused,
     label_counts,
     model_export_start,
+    run_cancel,
     run_resume,
     run_start,
     too_few_labels,
@@ -251,10 +253,11 @@ def _shown(log: BinaryIO) -> Iterator[str]:
 
 
 @require_POST
-def run_cancel(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def run_cancel_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
     found = get_object_or_404(_runs(project), pk=pk)
-    if not found.request_cancel():
+    assert isinstance(request.user, User)
+    if not run_cancel(run=found, actor=request.user):
         messages.warning(
             request, f"Run {pk} is {found.get_state_display()} already; there was nothing to cancel."
         )
@@ -265,7 +268,8 @@ def run_cancel(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def run_resume_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
     found = get_object_or_404(_runs(project), pk=pk)
-    if not run_resume(run=found):
+    assert isinstance(request.user, User)
+    if not run_resume(run=found, actor=request.user):
         messages.warning(
             request, f"Run {pk} was not resumed: it runs already, or the same training is queued."
         )
@@ -276,8 +280,9 @@ def run_resume_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def version_promote_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
     version = get_object_or_404(ModelVersion.objects.select_related("run", "project"), project=project, pk=pk)
+    assert isinstance(request.user, User)
     try:
-        promoted = version_promote(version=version)
+        promoted = version_promote(version=version, actor=request.user)
     except VersionRefused as refusal:
         messages.error(request, str(refusal))
         return redirect("training:run", project.slug, version.run_id)
@@ -333,4 +338,12 @@ def model_export_download(request: HttpRequest, slug: str, pk: int) -> FileRespo
         file = export.archive.open("rb")
     except OSError:
         raise Http404("The file is gone from the server's disk. Ask for the download again.") from None
+    assert isinstance(request.user, User)
+    detail = {
+        "export": pk,
+        "method": export.version.method,
+        "version": export.version.number,
+        "format": export.format,
+    }
+    audit(project=project, actor=request.user, action=Action.MODEL_DOWNLOADED, detail=detail)
     return FileResponse(file, as_attachment=True, filename=f"{export.name}.zip")

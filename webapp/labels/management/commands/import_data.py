@@ -13,8 +13,9 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
+from webapp.corpus.audit import COMMAND, Action
 from webapp.corpus.commands import project_named
-from webapp.corpus.importing import ERRORS, Report
+from webapp.corpus.importing import ERRORS, Report, audit_import
 from webapp.corpus.models import Import
 from webapp.corpus.reading import ImportRefused, Source
 from webapp.jobs import State
@@ -58,6 +59,7 @@ class Command(BaseCommand):
                     report=report.as_json(),
                 )
             )
+            audit_import(finished[-1], Action.IMPORT_CONFIRMED, COMMAND)
 
         try:
             report = import_files(

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from webapp.corpus.audit import COMMAND, Action, audit
 from webapp.corpus.commands import project_named
 from webapp.snapshots.card import left_out_words
 from webapp.snapshots.exporting import ExportRefused, export_write
@@ -51,6 +52,8 @@ class Command(BaseCommand):
             )
         except (ExportRefused, OSError) as error:
             raise CommandError(f"Nothing was exported. {error}") from error
+        detail = {"format": options["format"], "snapshot": report["snapshot"], "rows": report["rows"]}
+        audit(project=project, actor=COMMAND, action=Action.EXPORT_STARTED, detail=detail)
         self.stdout.write(
             f"{report['rows']:,} rows in {options['out']} ({report['seconds']} s); snapshot {report['snapshot']}"
         )

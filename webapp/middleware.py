@@ -1,0 +1,70 @@
+"""What may come in: how large a body may be, and that nobody's body is read before we know that they may send it."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from webapp.corpus.access import Need, project_for
+from webapp.corpus.audit import request_address
+
+# Boundaries, headers and the small fields around the files of a form.
+_ENVELOPE_BYTES = 1024 * 1024
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def receives_files(needs: Need) -> Callable[[View], View]:
+    """Mark a project's view whose POST may be as large as an upload, by people who have this permission."""
+
+    def mark(view: View) -> View:
+        view.receives_files = needs  # type: ignore[attr-defined]
+        return view
+
+    return mark
+
+
+class BodyLimitMiddleware:
+    """Refuses a body that is too large, has no stated length, or comes from somebody who may not upload, unread.
+
+    It stands behind LoginRequiredMiddleware and before CsrfViewMiddleware, which reads the body of every POST: up to
+    here nothing has asked for a byte of it. Django reads no more than Content-Length says, so what is stated is also
+    the most that can come. A body without a stated length (chunked) is refused: Django would take it for empty.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        with request_address(request):
+            return self.get_response(request)
+
+    def process_view(
+        self, request: HttpRequest, view: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> HttpResponse | None:
+        if request.method in ("GET", "HEAD", "OPTIONS", "TRACE"):
+            return None
+        needs: Need | None = getattr(view, "receives_files", None)
+        if needs is not None:
+            # Raises 404 or 403 for whoever may not upload.
+            project_for(request, kwargs["slug"], needs)
+        files = settings.MAX_UPLOAD_BYTES if needs else 0
+        limit = files + _ENVELOPE_BYTES if files else settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        if request.META.get("HTTP_TRANSFER_ENCODING"):
+            return _refusal(request, status=411, files=files)
+        length = str(request.META.get("CONTENT_LENGTH") or "0")
+        # What is no number Django takes for 0, and reads nothing.
+        if length.isdigit() and (len(length) > 15 or int(length) > limit):
+            return _refusal(request, status=413, files=files)
+        return None
+
+
+def _refusal(request: HttpRequest, *, status: int, files: int) -> HttpResponse:
+    context = {
+        "chunked": status == 411,
+        "takes_files": bool(files),
+        "max_mb": (files or settings.DATA_UPLOAD_MAX_MEMORY_SIZE) // 2**20,
+    }
+    return render(request, "413.html", context, status=status)
