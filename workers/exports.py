@@ -17,7 +17,7 @@ from webapp.celery import enqueue
 from webapp.corpus.base_models import base_model_public
 from webapp.snapshots.exporting import zip_folder
 from webapp.training.card import model_card, public_metrics
-from webapp.training.models import ARTIFACT_NAME, ModelExport
+from webapp.training.models import ARCHIVE_FORMAT, ARTIFACT_NAME, ModelExport
 from webapp.training.services import EXPORT_TASK
 from workers.child import FolderBusy, supervise
 from workers.results import BadResult, read_artifact
@@ -92,7 +92,7 @@ def _export(export: ModelExport, stopping: Callable[[], bool]) -> dict[str, Any]
         if path.is_file()
     ]
     zip_folder(out, export.archive, export.name)
-    return {"files": files, "archive_bytes": export.archive.stat().st_size}
+    return {"format": ARCHIVE_FORMAT, "files": files, "archive_bytes": export.archive.stat().st_size}
 
 
 def _lease(export: ModelExport, size: int, phase: str) -> None:

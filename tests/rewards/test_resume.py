@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from workers.rewards.config import Refused
 from workers.rewards.progress import PARENT_VARIABLE, Progress, Stop, Stopped
@@ -88,7 +89,7 @@ def test_a_finished_run_is_not_trained_again(make_run: MakeRun, tiny_encoder: Pa
     assert train(folder) == first
 
 
-def test_a_checkpoint_of_other_settings_or_a_torn_one_is_refused(
+def test_a_checkpoint_of_other_settings_is_refused_and_a_torn_one_starts_afresh(
     make_run: MakeRun, tiny_encoder: Path
 ) -> None:
     folder = make_run(tiny_encoder, "bt")
@@ -101,10 +102,44 @@ def test_a_checkpoint_of_other_settings_or_a_torn_one_is_refused(
     (folder / "config.json").write_text(json.dumps(config))
     state = folder / "checkpoint" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
-    with pytest.raises(Refused, match="damaged"):
-        train(folder)
-    state.unlink()
     assert train(folder)["training"]["steps"] > 0
+    assert "started afresh from step 0: its checkpoint is damaged" in said(folder)
+
+
+def said(folder: Path) -> list[str]:
+    return [json.loads(line)["message"] for line in (folder / "progress.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("written", ["0.1.0", "without a word", "with a key less", "with a key more"])
+def test_a_run_of_another_version_starts_afresh_and_says_so(
+    written: str, make_run: MakeRun, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight, folder = (make_run(tiny_encoder, "bt", name=name) for name in ("straight", "broken"))
+    train(straight)
+    with pytest.raises(Stopped):
+        train(folder, StopAfter(4))
+    state = folder / "checkpoint" / "state.safetensors"
+    with safe_open(state, "pt") as file:
+        header = json.loads(file.metadata()["caliper"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    assert header["step"] > 0
+    if written == "with a key less":
+        del header["config"]["votes"]
+    elif written == "with a key more":
+        header["config"]["moustache"] = True
+    elif written == "0.1.0":
+        header["code"] = written
+    else:
+        del header["code"]
+    save_file(tensors, state, {"caliper": json.dumps(header)})
+    train(folder)
+    version = (
+        "an earlier version of Caliper" if written == "without a word" else f"Caliper {header.get('code')}"
+    )
+    words = f"started afresh from step 0: its checkpoint was written by {version}"
+    assert words in said(folder)
+    assert words in capsys.readouterr().out, "the log"
+    assert weights(folder) == weights(straight)
 
 
 def test_progress_is_thinned_but_keeps_ends_and_messages(tmp_path: Path) -> None:

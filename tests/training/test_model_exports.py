@@ -33,7 +33,7 @@ def packed(version: ModelVersion, researcher: User) -> ModelExport:
         format="caliper",
         created_by=researcher,
         state=State.DONE,
-        report={"archive_bytes": 6},
+        report={"format": 2, "archive_bytes": 6},
     )
     export.archive.parent.mkdir(parents=True)
     export.archive.write_bytes(b"zipped")
@@ -106,6 +106,16 @@ def test_an_archive_that_is_there_is_not_made_again(
     assert again.claim()
     assert again.fail("It broke.")
     assert ask() not in (packed, again), "the failed row stays as it is"
+
+
+def test_an_archive_of_an_earlier_version_is_packed_again(
+    version: ModelVersion, packed: ModelExport, client_of: ClientOf, admin: User, sent: list[Any]
+) -> None:
+    """It may tell a path of the server."""
+    ModelExport.objects.update(report={"archive_bytes": 6})
+    assert client_of(admin).get(url("model-export-download", packed.pk)).status_code == 404
+    assert model_export_start(version=version, format="caliper", created_by=admin) != packed
+    assert not packed.archive.exists()
 
 
 def test_the_download(

@@ -13,10 +13,11 @@ from django.db.models import Q
 from django.utils import timezone
 
 from webapp.corpus.models import Method, Project
-from webapp.jobs import ACTIVE, Job
+from webapp.jobs import ACTIVE, Job, State
 from webapp.snapshots.models import Snapshot
 
 ARTIFACT_NAME = "reward_config.json"
+ARCHIVE_FORMAT = 2  # 1 could hold a path
 
 
 class TrainingRun(Job):
@@ -159,6 +160,12 @@ class ModelExport(Job):
     @property
     def archive(self) -> Path:
         return settings.DATA_DIR / "model-exports" / f"{self.pk}.zip"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it can be downloaded; archives of earlier versions may tell a path, and are packed again."""
+        packed = self.state == State.DONE and self.report.get("format") == ARCHIVE_FORMAT
+        return packed and self.archive.is_file()
 
     @property
     def name(self) -> str:

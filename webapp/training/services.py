@@ -354,8 +354,10 @@ def model_export_start(*, version: ModelVersion, format: str, created_by: User) 
     """Queue the packing of a version; one that is on its way, or whose archive is there, is returned instead."""
     exports = ModelExport.objects.filter(version=version, format=format)
     newest = exports.first()
-    if newest is not None and (newest.is_active or (newest.state == State.DONE and newest.archive.is_file())):
+    if newest is not None and (newest.is_active or newest.is_there):
         return newest
+    if newest is not None:
+        newest.archive.unlink(missing_ok=True)
     try:
         with transaction.atomic():
             export = ModelExport.objects.create(version=version, format=format, created_by=created_by)

@@ -203,7 +203,7 @@ def _downloads(version: ModelVersion) -> dict[str, Any]:
     downloads = []
     for format, words in _FORMAT_HELP.items():
         export = next((each for each in exports if each.format == format), None)
-        there = export is not None and export.state == State.DONE and export.archive.is_file()
+        there = export is not None and export.is_there
         downloads.append({"format": format, "help": words, "export": export, "there": there})
     active = [export for export in exports if export.is_active]
     waiting = waiting_for_worker(active[-1]) if active else ""
@@ -334,10 +334,8 @@ def model_export_download(request: HttpRequest, slug: str, pk: int) -> FileRespo
         pk=pk,
         state=State.DONE,
     )
-    try:
-        file = export.archive.open("rb")
-    except OSError:
-        raise Http404("The file is gone from the server's disk. Ask for the download again.") from None
+    if not export.is_there:
+        raise Http404("The file is gone from the server's disk. Ask for the download again.")
     assert isinstance(request.user, User)
     detail = {
         "export": pk,
@@ -346,4 +344,4 @@ def model_export_download(request: HttpRequest, slug: str, pk: int) -> FileRespo
         "format": export.format,
     }
     audit(project=project, actor=request.user, action=Action.MODEL_DOWNLOADED, detail=detail)
-    return FileResponse(file, as_attachment=True, filename=f"{export.name}.zip")
+    return FileResponse(export.archive.open("rb"), as_attachment=True, filename=f"{export.name}.zip")

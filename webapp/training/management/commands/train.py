@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.module_loading import import_string
 
 from webapp import heartbeat
+from webapp.corpus.base_models import WHAT_TO_NAME
 from webapp.corpus.models import Project
 from webapp.corpus.options import CHOICES, METHOD_OF, OPTIONS, Method, RunRefused, Tuning
 from webapp.jobs import State
@@ -28,7 +29,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--project", required=True, metavar="SLUG")
         parser.add_argument("--method", required=True, choices=Method.values)
-        parser.add_argument("--base-model", help="hub id or path (default: the project's)")
+        parser.add_argument("--base-model", help=f"default: the project's. {WHAT_TO_NAME}")
         parser.add_argument("--tuning", choices=Tuning.values)
         parser.add_argument("--epochs", type=int)
         parser.add_argument("--seed", type=int)
