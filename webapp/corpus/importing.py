@@ -620,6 +620,13 @@ def import_retry(*, import_row: Import) -> bool:
     return queued
 
 
+def import_next(*, project: Project) -> None:
+    """Send the import of the project that has waited longest for another one to end, if there is one."""
+    waiting = Import.objects.filter(project=project, state=State.QUEUED).order_by("queued_at", "pk").first()
+    if waiting is not None:
+        enqueue("workers.tasks.import_file", waiting.pk)
+
+
 def import_confirm(*, import_row: Import) -> bool:
     """DONE (dry run) -> QUEUED (for real): one conditional UPDATE, so that a double click imports once."""
     confirmed = (

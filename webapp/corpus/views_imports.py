@@ -94,7 +94,9 @@ def _context(project: Project, pk: int) -> dict[str, Any]:
     step, total = row.step, row.total
     if row.state == State.RUNNING and row.phase == "writing":
         step, total = ProgressFile(settings.DATA_DIR / row.folder / PROGRESS).read() or (step, total)
-    waiting = waiting_for_worker(row)
+    other = row.waits_for
+    waiting = f"Waits for import {other} of this project, and begins when that one ends." if other else ""
+    waiting = waiting or waiting_for_worker(row)
     counts = row.report.get("counts", {})
     return {
         "row": row,
