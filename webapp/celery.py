@@ -21,6 +21,8 @@ app.conf.update(
     task_ignore_result=True,
     task_acks_late=True,
     task_reject_on_worker_lost=False,
+    # A process of the pool that has grown is replaced after its job (kilobytes); see also webapp.limits.
+    worker_max_memory_per_child=settings.JOB_MEMORY_BYTES // 1024,
     worker_prefetch_multiplier=1,
     task_default_queue="default",
     task_serializer="json",
@@ -34,8 +36,9 @@ app.conf.update(
         "tick": {
             "task": "workers.tasks.tick",
             "schedule": settings.TICK_SECONDS,
-            # While no worker listens, ticks don't pile up.
-            "options": {"expires": settings.TICK_SECONDS},
+            # A queue and a worker of its own, so that no import or export keeps it waiting. While no worker listens,
+            # ticks don't pile up.
+            "options": {"queue": "housekeeping", "expires": settings.TICK_SECONDS},
         },
         "housekeep": {
             "task": "workers.tasks.housekeep",

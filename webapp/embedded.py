@@ -30,8 +30,10 @@ FREE_MB = 1000
 READY_SECONDS = 120.0
 # Celery's queues; the web half names them in `enqueue`.
 WORKERS = (
-    ("worker", ("-Q", "default", "-c", "2", "-n", "default@%h", "-B")),
+    ("worker", ("-Q", "default", "-c", "2", "-n", "default@%h")),
     ("train", ("-Q", "train", "-c", "1", "-n", "train@%h")),
+    # One process and a thread: small, and its sign of life goes on while a tick waits for the database.
+    ("housekeeping", ("-Q", "housekeeping", "-P", "threads", "-c", "1", "-n", "housekeeping@%h", "-B")),
 )
 
 

@@ -19,8 +19,8 @@ from webapp.heartbeat import redis_client
 
 logger = logging.getLogger(__name__)
 
-QUEUES = ("default", "train")
-"""Queues that somebody has to read: without one of them imports, or trainings, would wait for ever."""
+QUEUES = ("default", "train", "housekeeping")
+"""Queues that somebody has to read: without one of them imports, trainings, or lost jobs would wait for ever."""
 
 DISK_NEEDED_BYTES = 500 * 1024 * 1024
 

@@ -23,6 +23,7 @@ from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
+from webapp import life
 from webapp.paths import without_paths
 
 
@@ -106,11 +107,6 @@ class Job(models.Model):
         """Say that the worker lives, with progress (phase, step, total ...). False: the row is no longer RUNNING."""
         return self._move([State.RUNNING], State.RUNNING, mine=True, heartbeat_at=timezone.now(), **progress)
 
-    def lease(self, seconds: float, **progress: Any) -> bool:
-        """Beat ahead, before a transaction during which the row cannot be written: silence is expected for so long."""
-        ahead = timezone.now() + timedelta(seconds=seconds)
-        return self._move([State.RUNNING], State.RUNNING, mine=True, heartbeat_at=ahead, **progress)
-
     def finish(self, **fields: Any) -> bool:
         return self._move(
             [State.RUNNING], State.DONE, mine=True, finished_at=timezone.now(), phase="", **fields
@@ -122,7 +118,9 @@ class Job(models.Model):
         return self._move([State.RUNNING], State.FAILED, mine=True, finished_at=timezone.now(), error=error)
 
     def lose(self) -> bool:
-        """RUNNING -> LOST, only while the heartbeat is still old."""
+        """RUNNING -> LOST, only while the heartbeat is still old and nothing else speaks for its worker."""
+        if life.heard_of(self):
+            return False
         limit = timezone.now() - timedelta(seconds=settings.JOB_LOST_AFTER_SECONDS)
         message = "The worker stopped answering (killed, out of memory, or its machine went away). Resume continues it."
         lost = (
@@ -130,13 +128,19 @@ class Job(models.Model):
             ._default_manager.filter(pk=self.pk, state=State.RUNNING, heartbeat_at__lt=limit)
             .update(state=State.LOST, finished_at=timezone.now(), error=message)
         )
+        if lost == 1:
+            life.forget(self)
         return lost == 1
 
     def request_cancel(self) -> bool:
         """QUEUED -> CANCELLED at once; a RUNNING job is told, and its worker moves it."""
+        # First of all, since the job's own transaction may keep the row from being changed until it has stopped.
+        noted = life.cancel_note(self)
         if self._move([State.QUEUED], State.CANCELLED, finished_at=timezone.now()):
             return True
-        return self._move([State.RUNNING], State.RUNNING, cancel_requested=True)
+        if self._move([State.RUNNING], State.RUNNING, cancel_requested=True):
+            return True
+        return noted and type(self)._default_manager.filter(pk=self.pk, state=State.CANCELLED).exists()
 
     def stop(self) -> bool:
         """RUNNING -> CANCELLED, by the worker that saw `cancel_requested`."""

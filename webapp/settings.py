@@ -249,6 +249,8 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
 
 # A running job whose heartbeat is older than this is LOST.
 JOB_LOST_AFTER_SECONDS = env.int("CALIPER_JOB_LOST_AFTER_SECONDS", default=60)
+# What an import or an export of data may take beyond what its process has already; it fails with words at more.
+JOB_MEMORY_BYTES = env.int("CALIPER_JOB_MEMORY_MB", default=2048) * 1024 * 1024
 # How often beat looks for due retrains, lost jobs and expired reservations.
 TICK_SECONDS = env.int("CALIPER_TICK_SECONDS", default=15)
 # Versions of a method that never served keep their weights while they are among the newest so many; 0 keeps all.

@@ -13,6 +13,7 @@ from typing import Any
 
 from django.conf import settings
 
+from webapp import life
 from webapp.celery import enqueue
 from webapp.corpus.base_models import base_model_public
 from webapp.snapshots.exporting import zip_folder
@@ -24,10 +25,6 @@ from workers.results import BadResult, read_artifact
 from workers.runs import log_tail, never, readable_os_error
 
 logger = logging.getLogger(__name__)
-
-# Nobody hears from the job while files are compared, copied and zipped; this is slower than any disk.
-LEASE_SECONDS = 120.0
-LEASE_BYTES_PER_SECOND = 10_000_000
 
 
 class ExportFailed(Exception):
@@ -46,8 +43,9 @@ def export_model(pk: int, *, stopping: Callable[[], bool] = never) -> None:
     if export is None or not export.claim():
         return
     try:
-        report = _export(export, stopping)
-        export.finish(report=report)
+        # Files are compared, copied and zipped in silence.
+        with life.alive(export):
+            export.finish(report=_export(export, stopping))
     except Stopped:
         if stopping() and export.hand_back():
             enqueue(EXPORT_TASK, export.pk)
@@ -78,14 +76,13 @@ def _export(export: ModelExport, stopping: Callable[[], bool]) -> dict[str, Any]
     # What an earlier attempt left is not this one's.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    size = sum(path.stat().st_size for path in version.path.iterdir())
-    _lease(export, size, "checking")
+    _phase(export, "checking")
     artifact = read_artifact(version.path, method=version.method)
     if export.format == ModelExport.Format.CALIPER:
         _caliper(export, out, artifact)
     else:
         _transformers(export, out, stopping)
-    _lease(export, size, "zipping")
+    _phase(export, "zipping")
     files = [
         {"name": path.relative_to(out).as_posix(), "bytes": path.stat().st_size}
         for path in sorted(out.rglob("*"))
@@ -95,8 +92,8 @@ def _export(export: ModelExport, stopping: Callable[[], bool]) -> dict[str, Any]
     return {"format": ARCHIVE_FORMAT, "files": files, "archive_bytes": export.archive.stat().st_size}
 
 
-def _lease(export: ModelExport, size: int, phase: str) -> None:
-    if not export.lease(LEASE_SECONDS + size / LEASE_BYTES_PER_SECOND, phase=phase):
+def _phase(export: ModelExport, phase: str) -> None:
+    if not export.beat(phase=phase):
         raise Stopped
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, transaction
 
+from webapp import life
 from webapp.corpus.base_models import STARTER
 from webapp.corpus.options import RunRefused
 from webapp.ratings.services import BadPredictions, predictions_store
@@ -41,8 +42,6 @@ logger = logging.getLogger(__name__)
 
 REFUSED_STATUS = 2
 LOG_LINES = 12
-# Taking a snapshot and storing predictions say nothing meanwhile; on large projects they take minutes.
-LEASE_SECONDS = 600.0
 DISK_NEEDED_BYTES = 300 * 1024 * 1024
 # A child that ends without a word on a disk with less than this has most likely found it full: what it could not write
 # any more (a checkpoint, its part of a file) is larger, and is taken away when it fails.
@@ -125,8 +124,9 @@ def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
     if not resumed:
         # What an earlier attempt said is of no use now.
         fresh = {"step": 0, "total": 0, "loss": None, "tokens_per_second": None}
-        _still_mine(run.lease(LEASE_SECONDS, phase="taking a snapshot", **fresh))
-        run.snapshot = snapshot_take(project=run.project)
+        _still_mine(run.beat(phase="taking a snapshot", **fresh))
+        with life.alive(run):
+            run.snapshot = snapshot_take(project=run.project)
     assert run.snapshot is not None
     counts = run.snapshot.counts
     labels = counts["judgements"] + counts["levels"]
@@ -146,7 +146,8 @@ def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
         )
     if status != 0:
         raise RunFailed(failure_text(folder, status))
-    _publish(run)
+    with life.alive(run):
+        _publish(run)
 
 
 def _base_folder(run: TrainingRun) -> Path | None:
@@ -252,20 +253,21 @@ def _supervised(
 def _publish(run: TrainingRun) -> None:
     """Check what the child left and store it: version, predictions, promotion and DONE, all of it or nothing."""
     folder = run.folder
-    _still_mine(_patiently(lambda: run.lease(LEASE_SECONDS, phase="storing predictions")))
+    _still_mine(_patiently(lambda: run.beat(phase="storing predictions")))
     metrics = read_metrics(folder)
     artifact = read_artifact(folder / "model", method=run.method)
     rows = read_predictions(folder)
 
     def store() -> ModelVersion:
         with transaction.atomic():
-            # Also a lock on the row: a cancel comes either before this or too late.
-            if TrainingRun.objects.select_for_update(no_key=True).get(pk=run.pk).cancel_requested:
-                raise Stopped("cancelled")
             version = version_publish(run=run, metrics=metrics, artifact=artifact)
             predictions_store(version=version, rows=rows)
             if version.gate_passed:
                 version_promote(version=version)
+            # Also a lock on the row: a cancel comes either before this or too late. It is the last act, since
+            # the signs of life need the row until then.
+            if TrainingRun.objects.select_for_update(no_key=True).get(pk=run.pk).cancel_requested:
+                raise Stopped("cancelled")
             _still_mine(run.finish(metrics=metrics))
             return version
 

@@ -16,6 +16,7 @@ from typing import Any
 import django
 from celery.signals import worker_shutting_down
 from django.apps import apps
+from django.db import DatabaseError, connection
 
 from webapp.celery import app, enqueue
 
@@ -102,11 +103,29 @@ def export_model(pk: int) -> None:
 @app.task(name="workers.tasks.tick")
 def tick() -> None:
     """Housekeeping, each part by itself: one that fails doesn't keep the others from their work."""
-    for part in (jobs_reap, jobs_send_again, reservations_expire, retrain_all_due):
-        try:
-            part()
-        except Exception:
-            logger.exception("tick: %s failed", part.__name__)
+    with _short_waits():
+        for part in (jobs_reap, jobs_send_again, reservations_expire, retrain_all_due):
+            try:
+                part()
+            except Exception:
+                logger.exception("tick: %s failed", part.__name__)
+
+
+@contextlib.contextmanager
+def _short_waits() -> Iterator[None]:
+    """Housekeeping waits for no import's locks: what it can't do now it does at a later tick."""
+    short, usual = (
+        ("SET lock_timeout = '2s'", "SET lock_timeout = DEFAULT")
+        if connection.vendor == "postgresql"
+        else ("PRAGMA busy_timeout = 2000", "PRAGMA busy_timeout = 30000")
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(short)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(DatabaseError), connection.cursor() as cursor:
+            cursor.execute(usual)
 
 
 @app.task(name="workers.tasks.housekeep")
@@ -136,6 +155,9 @@ def jobs_send_again() -> int:
     sent = 0
     for model, task, queue in JOBS:
         forgotten = list(model._default_manager.all().forgotten().values_list("pk", flat=True))
+        if model is Import:
+            # Those that wait for another import of their project are sent when that one ends.
+            forgotten = [row.pk for row in Import.objects.filter(pk__in=forgotten) if row.waits_for is None]
         if not forgotten:
             continue
         waiting = messages_waiting(queue)

@@ -42,6 +42,7 @@ def test_start_serve_survive_stop_and_start_again(start: Callable[[], Instance])
     assert {name: queue["workers"] for name, queue in health["workers"]["queues"].items()} == {
         "default": 1,
         "train": 1,
+        "housekeeping": 1,
     }
 
     # The demonstration has queued its trainings: one runs, in a session of its own below the worker.

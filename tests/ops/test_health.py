@@ -48,6 +48,7 @@ def sign(*queues: str, name: str = "worker@host", ago: float = 0.0) -> None:
 def test_all_is_well(client: Client, broker: str) -> None:
     sign("default", name="default@host")
     sign("train", name="train@host")
+    sign("housekeeping", name="housekeeping@host")
     with heartbeat.redis_client() as redis:
         redis.rpush("train", "a message", "another")
     response = client.get("/healthz")
@@ -58,13 +59,14 @@ def test_all_is_well(client: Client, broker: str) -> None:
     assert answer["workers"]["queues"] == {
         "default": {"workers": 1, "waiting": 0},
         "train": {"workers": 1, "waiting": 2},
+        "housekeeping": {"workers": 1, "waiting": 0},
     }
     assert answer["disk"]["free_mb"] > 0
     assert "no-cache" in response["Cache-Control"]
 
 
 def test_a_queue_that_nobody_reads(client: Client, broker: str) -> None:
-    sign("default")
+    sign("default", "housekeeping")
     sign("train", name="silent@host", ago=heartbeat.SILENT_AFTER_SECONDS + 1)
     response = client.get("/healthz")
     assert response.status_code == 503

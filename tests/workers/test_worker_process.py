@@ -68,7 +68,7 @@ def worker(
             "worker",
             "-B",
             "-Q",
-            "default,train",
+            "default,train,housekeeping",
         ]
         with (tmp_path / "worker.log").open("ab") as log:
             process = subprocess.Popen(

@@ -638,6 +638,13 @@ def import_retry(*, import_row: Import, actor: User | None = None) -> bool:
     return queued
 
 
+def import_next(*, project: Project) -> None:
+    """Send the import of the project that has waited longest for another one to end, if there is one."""
+    waiting = Import.objects.filter(project=project, state=State.QUEUED).order_by("queued_at", "pk").first()
+    if waiting is not None:
+        enqueue("workers.tasks.import_file", waiting.pk)
+
+
 @transaction.atomic
 def import_confirm(*, import_row: Import, actor: User | None = None) -> bool:
     """DONE (dry run) -> QUEUED (for real): one conditional UPDATE, so that a double click imports once."""

@@ -8,13 +8,13 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
-from django.db import models
+from django.db import IntegrityError, models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
 from webapp.accounts.models import User
 from webapp.corpus.options import Method, RunRefused, Tuning, check_options
-from webapp.jobs import Job
+from webapp.jobs import Job, State
 
 
 class ProjectQuerySet(models.QuerySet["Project"]):
@@ -171,7 +171,8 @@ class InvitationQuerySet(models.QuerySet["Invitation"]):
         )
         inviting = User.objects.filter(is_active=True, pk=models.OuterRef("created_by"))
         return self.filter(
-            models.Exists(inviting.filter(is_superuser=True)) | models.Exists(inviting) & models.Exists(admins),
+            models.Exists(inviting.filter(is_superuser=True))
+            | models.Exists(inviting) & models.Exists(admins),
             used_at__isnull=True,
             expires_at__gt=timezone.now(),
         )
@@ -412,6 +413,34 @@ class Import(Job):
 
     class Meta:
         ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project"],
+                condition=models.Q(state="running"),
+                name="one_running_import_of_a_project",
+            )
+        ]
+
+    def claim(self) -> bool:
+        """QUEUED -> RUNNING, unless another import of the project runs: each may take much memory and one lock.
+
+        The index decides between two that try at once.
+        """
+        if self.waits_for is not None:
+            return False
+        try:
+            with transaction.atomic():
+                return super().claim()
+        except IntegrityError:
+            return False
+
+    @property
+    def waits_for(self) -> int | None:
+        """The running import of the project that this queued one has to wait for."""
+        if self.state != State.QUEUED:
+            return None
+        running = Import.objects.filter(project=self.project_id, state=State.RUNNING).exclude(pk=self.pk)
+        return running.values_list("pk", flat=True).first()
 
     def error_file(self) -> Any:
         """Path of the per-row error file (JSONL), whether or not it exists."""

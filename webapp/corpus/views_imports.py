@@ -14,7 +14,14 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from webapp.accounts.models import User
 from webapp.corpus.access import project_for
-from webapp.corpus.importing import PROGRESS, SHOWN_ERRORS, import_cancel, import_confirm, import_retry, import_start
+from webapp.corpus.importing import (
+    PROGRESS,
+    SHOWN_ERRORS,
+    import_cancel,
+    import_confirm,
+    import_retry,
+    import_start,
+)
 from webapp.corpus.models import Import, Project
 from webapp.jobs import ProgressFile, State
 from webapp.middleware import receives_files
@@ -96,7 +103,9 @@ def _context(project: Project, pk: int) -> dict[str, Any]:
     step, total = row.step, row.total
     if row.state == State.RUNNING and row.phase == "writing":
         step, total = ProgressFile(settings.DATA_DIR / row.folder / PROGRESS).read() or (step, total)
-    waiting = waiting_for_worker(row)
+    other = row.waits_for
+    waiting = f"Waits for import {other} of this project, and begins when that one ends." if other else ""
+    waiting = waiting or waiting_for_worker(row)
     counts = row.report.get("counts", {})
     return {
         "row": row,

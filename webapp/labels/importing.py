@@ -28,6 +28,7 @@ from django.db import IntegrityError, OperationalError, transaction
 from django.db.models import F, Model
 from django.db.models.functions import Greatest
 
+from webapp import life
 from webapp.accounts.models import User
 from webapp.corpus.formats import PARSERS, LevelRecord, VoteRecord, recognise
 from webapp.corpus.importing import (
@@ -42,6 +43,7 @@ from webapp.corpus.importing import (
     Report,
     Spool,
     Where,
+    import_next,
     in_chunks,
     shorten,
     spool_records,
@@ -52,13 +54,11 @@ from webapp.jobs import ProgressFile
 from webapp.labels.models import Judgement, QualityLabel, Verdict
 from webapp.labels.models import Source as LabelSource
 from webapp.labels.names import imported_username
+from webapp.limits import OUT_OF_MEMORY, memory_limited
 
 logger = logging.getLogger(__name__)
 
 _SWAPPED = {"a": "b", "b": "a"}
-# While the write transaction is open nobody hears from the job; it announces how long that may take.
-LEASE_SECONDS = 120
-LEASE_RECORDS_PER_SECOND = 1000
 
 
 class Stopped(Exception):
@@ -480,6 +480,12 @@ def import_run(import_row: Import) -> None:
     """
     if not import_row.claim():
         return
+    with life.alive(import_row) as sign:
+        _import_run(import_row, sign)
+    import_next(project=import_row.project)
+
+
+def _import_run(import_row: Import, sign: life.Life) -> None:
     folder = settings.DATA_DIR / import_row.folder
     shown = ProgressFile(folder / PROGRESS)
     last = 0.0
@@ -489,14 +495,15 @@ def import_run(import_row: Import) -> None:
         if time.monotonic() - last < 0.5:
             return
         last = time.monotonic()
+        if sign.cancelled:
+            raise Stopped
         if phase == "writing":  # inside the transaction: other connections would not see the row change
             shown.write(step=step, total=total)
         elif not import_row.beat(phase=phase, step=step, total=total) or _cancelled(import_row):
             raise Stopped
 
     def before_write(records: int) -> None:
-        lease = LEASE_SECONDS + records / LEASE_RECORDS_PER_SECOND
-        if _cancelled(import_row) or not import_row.lease(lease, phase="writing", step=0, total=records):
+        if _cancelled(import_row) or not import_row.beat(phase="writing", step=0, total=records):
             raise Stopped
 
     def written(report: Report) -> None:
@@ -504,22 +511,26 @@ def import_run(import_row: Import) -> None:
             raise Stopped  # given up as lost meanwhile: roll back, so that the state tells the truth
 
     try:
-        report = import_files(
-            project=import_row.project,
-            sources=sources_in(folder),
-            format_name=import_row.format,
-            dry_run=import_row.dry_run,
-            folder=folder,
-            progress=progress,
-            before_write=before_write,
-            written=written,
-        )
+        with memory_limited():
+            report = import_files(
+                project=import_row.project,
+                sources=sources_in(folder),
+                format_name=import_row.format,
+                dry_run=import_row.dry_run,
+                folder=folder,
+                progress=progress,
+                before_write=before_write,
+                written=written,
+            )
         if import_row.dry_run:
             import_row.finish(report=report.as_json())
     except Stopped:
         import_row.stop()
     except ImportRefused as error:
         import_row.fail(printable(str(error)))
+    except MemoryError:
+        logger.warning("import %s needed more memory than it may take", import_row.pk)
+        import_row.fail(f"{OUT_OF_MEMORY} Nothing was imported. Split the files.")
     except (IntegrityError, OperationalError) as error:
         logger.exception("import %s failed", import_row.pk)
         import_row.fail(f"The database refused the import, and nothing was written ({error}). Try again.")

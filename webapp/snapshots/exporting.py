@@ -12,12 +12,14 @@ from typing import Any
 
 from django.db import OperationalError, transaction
 
+from webapp import life
 from webapp.accounts.models import User
 from webapp.celery import enqueue
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Project
 from webapp.jobs import ProgressFile
 from webapp.labels.models import Judgement
+from webapp.limits import OUT_OF_MEMORY, memory_limited
 from webapp.snapshots.card import agreement_lines, data_card
 from webapp.snapshots.formats import view_of
 from webapp.snapshots.models import Export
@@ -28,10 +30,6 @@ from webapp.snapshots.writing import write_rows
 logger = logging.getLogger(__name__)
 
 TASK = "workers.tasks.export_file"
-
-# While the consistent read is open nobody hears from the job; it announces how long that may take.
-LEASE_SECONDS = 120
-LEASE_ROWS_PER_SECOND = 1000
 
 STORED = (".parquet", ".safetensors")
 
@@ -142,7 +140,9 @@ def export_start(*, export_row: Export, project: Project, created_by: User) -> E
     """Queue the export that a form describes."""
     export_row.project, export_row.created_by = project, created_by
     export_row.save()
-    chosen = {name: getattr(export_row, name) for name in ("format", "file_type", "aggregation", "superseded")}
+    chosen = {
+        name: getattr(export_row, name) for name in ("format", "file_type", "aggregation", "superseded")
+    }
     audit(
         project=project,
         actor=created_by,
@@ -173,8 +173,12 @@ def export_run(export_row: Export) -> None:
 
     A row that somebody else has claimed is left alone.
     """
-    if not export_row.claim():
-        return
+    if export_row.claim():
+        with life.alive(export_row):
+            _export_run(export_row)
+
+
+def _export_run(export_row: Export) -> None:
     shown = ProgressFile(export_row.progress_path)
     last = 0.0
 
@@ -189,22 +193,26 @@ def export_run(export_row: Export) -> None:
         shutil.rmtree(export_row.folder, ignore_errors=True)
         export_row.folder.parent.mkdir(parents=True, exist_ok=True)
         rows = Judgement.objects.filter(pair__project=export_row.project).count()
-        if not export_row.lease(LEASE_SECONDS + rows / LEASE_ROWS_PER_SECOND, phase="writing", total=rows):
+        if not export_row.beat(phase="writing", total=rows):
             return
-        report = export_write(
-            project=export_row.project,
-            format=export_row.format,
-            file_type=export_row.file_type,
-            aggregation=export_row.aggregation,
-            folder=export_row.folder,
-            superseded=export_row.superseded,
-            progress=progress,
-        )
+        with memory_limited():
+            report = export_write(
+                project=export_row.project,
+                format=export_row.format,
+                file_type=export_row.file_type,
+                aggregation=export_row.aggregation,
+                folder=export_row.folder,
+                superseded=export_row.superseded,
+                progress=progress,
+            )
         zip_folder(export_row.folder, export_row.archive, archive_name(export_row))
         report["archive_bytes"] = export_row.archive.stat().st_size
         export_row.finish(report=report)
     except ExportRefused as error:
         export_row.fail(str(error))
+    except MemoryError:
+        logger.warning("export %s needed more memory than it may take", export_row.pk)
+        export_row.fail(f"{OUT_OF_MEMORY} Ask the operator for more.")
     except (OSError, OperationalError) as error:
         logger.exception("export %s failed", export_row.pk)
         export_row.fail(f"A file or the database could not be used ({error}). Mend that and try again.")
