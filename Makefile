@@ -2,7 +2,8 @@
 #
 #   make run         set up everything and serve on http://127.0.0.1:8000 (PORT=8001 for another port)
 #   make test        set up everything and run all tests that need no GPU
-#   make lint        ruff, mypy, djade, import-linter, missing migrations
+#   make lint        ruff, mypy, djade, import-linter, missing migrations, known vulnerabilities of dependencies
+#   make chaos       five minutes of broken processes, databases and brokers under judging; counts what was lost
 #   make benchmark   the figures of the README (UKPConvArg1; about ten minutes on two cores)
 #   make clean       remove the virtual environment and caches; never the data folder
 #
@@ -29,7 +30,7 @@ DEV_STAMP := $(VENV)/.caliper-dev
 
 export PORT
 
-.PHONY: run test lint benchmark clean setup setup-dev
+.PHONY: run test chaos lint benchmark clean setup setup-dev
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -38,6 +39,9 @@ run: $(STAMP)
 test: $(DEV_STAMP)
 	@$(PY) -m tests.run
 
+chaos: $(DEV_STAMP)
+	@$(PY) -m tests.chaos.chaos
+
 lint: $(DEV_STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -45,6 +49,7 @@ lint: $(DEV_STAMP)
 	find templates -name '*.html' -print0 | xargs -0 $(VENV)/bin/djade --check --target-version 5.2
 	$(PY) manage.py makemigrations --check --dry-run
 	$(VENV)/bin/mypy
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m tests.audit
 
 benchmark: $(STAMP)
 	$(PY) -m benchmarks.ukp_accuracy
