@@ -9,13 +9,16 @@ import time
 from typing import Any
 
 import redis
-from celery.signals import heartbeat_sent, worker_shutting_down
+from celery.signals import after_task_publish, heartbeat_sent, worker_shutting_down
 from django.conf import settings
 
 logger = logging.getLogger(__name__)
 
 KEY = "caliper:workers"
 """Redis hash: worker name -> {"queues": [...], "at": seconds since 1970}."""
+
+BEAT_KEY = "caliper:beat"
+"""There while beat sends its ticks."""
 
 SIGN_EVERY_SECONDS = 5
 SILENT_AFTER_SECONDS = 30
@@ -45,6 +48,21 @@ def sign(sender: Any, **_: Any) -> None:
             client.hset(KEY, sender.eventer.hostname, json.dumps({"queues": queues, "at": now}))
     except redis.RedisError as error:
         logger.warning("could not write this worker's sign of life: %s", error)
+
+
+@after_task_publish.connect(sender="workers.tasks.tick")
+def sign_beat(**_: Any) -> None:
+    """In beat, which alone sends ticks: the broker took one. The sign fades when a few in turn don't get there."""
+    try:
+        with redis_client() as client:
+            client.set(BEAT_KEY, int(time.time()), ex=int(3 * settings.TICK_SECONDS) + 15)
+    except redis.RedisError as error:
+        logger.warning("could not write beat's sign of life: %s", error)
+
+
+def beat_lives() -> bool:
+    with redis_client() as client:
+        return bool(client.exists(BEAT_KEY))
 
 
 @worker_shutting_down.connect

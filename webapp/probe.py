@@ -1,6 +1,7 @@
 """`python -m webapp.probe [PART,PART...]`: ask the web process here for /healthz; exit 0 when all is well.
+`python -m webapp.probe beat`: does beat send its ticks? Asks the broker, since beat serves nothing.
 
-Used by the containers' health checks and by the embedded supervisor. Standard library only, no Django.
+Used by the containers' health checks and by the embedded supervisor. Standard library only, no Django, but for beat.
 """
 
 import json
@@ -26,7 +27,25 @@ def ask(port: int, *, only: str = "", timeout: float = 5.0) -> tuple[int, dict[s
         connection.close()
 
 
+def ask_beat() -> tuple[int, dict[str, Any]]:
+    """200 while beat's sign of life is there, else 503; 0 and the kind of error where the broker doesn't answer."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
+    from webapp.heartbeat import beat_lives
+
+    try:
+        lives = beat_lives()
+    except Exception as error:
+        return 0, {"ok": False, "error": f"no answer from the broker: {type(error).__name__}"}
+    return (
+        (200, {"ok": True}) if lives else (503, {"ok": False, "error": "beat has sent no tick for a while"})
+    )
+
+
 def main() -> int:
+    if sys.argv[1:2] == ["beat"]:
+        status, answer = ask_beat()
+        print(json.dumps(answer))
+        return 0 if status == 200 else 1
     status, answer = ask(int(os.environ.get("PORT", "8000")), only=",".join(sys.argv[1:2]))
     print(json.dumps(answer))
     return 0 if status == 200 else 1

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from compose_spec import PyCompose
+from django.conf import settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SECRETS = {"CALIPER_SECRET_KEY": "k" * 48, "POSTGRES_PASSWORD": "p" * 48, "REDIS_PASSWORD": "r" * 48}
@@ -63,10 +64,16 @@ def test_every_variable_is_in_the_example_environment() -> None:
 
 
 def test_all_parts_are_there(services: dict[str, Any]) -> None:
-    assert {"web", "worker", "beat", "postgres", "redis", "gpu-worker"} <= set(services)
+    assert {"web", "worker", "beat", "postgres", "redis", "gpu-worker", "housekeeping", "proxy"} <= set(
+        services
+    )
     assert services["gpu-worker"]["profiles"] == ["gpu"]
-    for name in ("web", "worker", "cpu-worker", "gpu-worker", "postgres", "redis"):
-        assert services[name]["healthcheck"]["test"], name
+    assert services["proxy"]["profiles"] == ["proxy"]
+    for name, service in services.items():
+        if name == "migrate":
+            assert service["healthcheck"] == {"disable": True}, "its image asks for a web server"
+        else:
+            assert service["healthcheck"]["test"], name
     for name, lowest in (("postgres", 15), ("redis", 7)):
         match = re.match(rf"{name}:(\d+)", services[name]["image"])
         assert match is not None
@@ -139,17 +146,87 @@ def test_commands_name_what_exists(command: list[str]) -> None:
         ).stdout
         assert all(option in known for option in command[4:] if option.startswith("--"))
         if "-Q" in command:
-            assert command[command.index("-Q") + 1] in ("default", "train")
+            assert command[command.index("-Q") + 1] in ("default", "train", "housekeeping")
     else:
-        assert program in ("pg_isready", "sh", 'REDISCLI_AUTH="$REDIS_PASSWORD"')
+        assert program in ("pg_isready", "redis-server", "redis-cli", "wget")
 
 
 def test_a_queue_without_reader_is_not_left(services: dict[str, Any]) -> None:
-    """With either profile both queues are read, each by one service of that profile."""
+    """With either profile all queues are read, each by one service of that profile."""
     for profile in ("cpu", "gpu"):
         queues = sorted(
             service["command"][service["command"].index("-Q") + 1]
             for service in services.values()
             if "-Q" in service.get("command", []) and profile in service.get("profiles", [profile])
         )
-        assert queues == ["default", "train"]
+        assert queues == ["default", "housekeeping", "train"]
+
+
+def test_every_service_is_confined_limited_and_its_log_kept_small(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["read_only"] is True, name
+        assert any(place.startswith("/tmp") for place in service["tmpfs"]), name
+        assert {"mem_limit", "cpus", "pids_limit"} <= set(service), name
+        assert service["logging"]["options"] == {"max-size": "10m", "max-file": "5"}, name
+        if "build" in service:
+            assert "cap_add" not in service, name
+
+
+def test_the_proxy_has_the_limit_of_uploads(services: dict[str, Any]) -> None:
+    """And each name that its file asks for is handed to it."""
+    text = (REPOSITORY / "docs" / "Caddyfile").read_text()
+    assert "max_size {$CALIPER_MAX_UPLOAD_MB:200}MiB" in text
+    assert "reverse_proxy web:8000" in text
+    assert set(re.findall(r"\{\$(\w+)", text)) == set(services["proxy"]["environment"])
+    assert str(services["proxy"]["environment"]["CALIPER_MAX_UPLOAD_MB"]) == str(
+        settings.MAX_UPLOAD_BYTES // 1024**2
+    )
+
+
+# What the settings read that an installation by compose doesn't choose: the image says where files lie, addresses are
+# made of the passwords, and debugging is never for production.
+NOT_FORWARDED = {"CALIPER_DATA_DIR", "CALIPER_STATIC_ROOT", "CALIPER_DEBUG"}
+COMPOSED = {"DATABASE_URL", "REDIS_URL"}
+
+
+def settings_names() -> list[str]:
+    return sorted(
+        set(re.findall(r'env(?:\.\w+)?\(\s*"(\w+)"', (REPOSITORY / "webapp" / "settings.py").read_text()))
+    )
+
+
+def readme_settings() -> dict[str, str]:
+    """Name -> its cell of defaults, of README's table."""
+    table = (REPOSITORY / "README.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
+    rows = [line.split(" | ", 2) for line in table.splitlines() if line.startswith("| `")]
+    return {name: row[1] for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+
+
+def forwarded() -> dict[str, str]:
+    return yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["x-environment"]
+
+
+@pytest.mark.parametrize("name", settings_names())
+def test_every_setting_is_described_and_can_be_set(name: str) -> None:
+    assert name in readme_settings(), f"README's table of settings lacks {name}"
+    if name in NOT_FORWARDED:
+        return
+    assert name in forwarded(), f"docker-compose.yml does not forward {name}"
+    if name not in COMPOSED:
+        assert name in example_environment(), f".env.example lacks {name}"
+
+
+@pytest.mark.parametrize("name", sorted(forwarded()))
+def test_what_is_forwarded_is_a_setting_with_its_default(name: str) -> None:
+    known = {*settings_names(), *readme_settings()}
+    assert name in known, f"docker-compose.yml forwards {name}, which nothing reads"
+    default = re.search(r":-(.*)\}$", forwarded()[name])
+    stated = re.fullmatch(r"`([\w.]+)`", readme_settings().get(name, ""))
+    if default is None or name == "CALIPER_BEHIND_TLS":  # compose is for production, where that is true
+        return
+    if stated:
+        assert default[1] == stated[1], f"{name} has another default in docker-compose.yml than in README"
+    if name not in ("CALIPER_CSRF_TRUSTED_ORIGINS",):  # the example's name is an example
+        assert example_environment()[name] == default[1], f"{name} has another default in .env.example"
