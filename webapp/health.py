@@ -13,7 +13,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from webapp import heartbeat
-from webapp.heartbeat import redis_client
+from webapp.broker import redis_client
 
 logger = logging.getLogger(__name__)
 

@@ -171,7 +171,8 @@ class InvitationQuerySet(models.QuerySet["Invitation"]):
         )
         inviting = User.objects.filter(is_active=True, pk=models.OuterRef("created_by"))
         return self.filter(
-            models.Exists(inviting.filter(is_superuser=True)) | models.Exists(inviting) & models.Exists(admins),
+            models.Exists(inviting.filter(is_superuser=True))
+            | models.Exists(inviting) & models.Exists(admins),
             used_at__isnull=True,
             expires_at__gt=timezone.now(),
         )

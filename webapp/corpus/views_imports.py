@@ -14,7 +14,14 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from webapp.accounts.models import User
 from webapp.corpus.access import project_for
-from webapp.corpus.importing import PROGRESS, SHOWN_ERRORS, import_cancel, import_confirm, import_retry, import_start
+from webapp.corpus.importing import (
+    PROGRESS,
+    SHOWN_ERRORS,
+    import_cancel,
+    import_confirm,
+    import_retry,
+    import_start,
+)
 from webapp.corpus.models import Import, Project
 from webapp.jobs import ProgressFile, State
 from webapp.middleware import receives_files

@@ -142,7 +142,9 @@ def export_start(*, export_row: Export, project: Project, created_by: User) -> E
     """Queue the export that a form describes."""
     export_row.project, export_row.created_by = project, created_by
     export_row.save()
-    chosen = {name: getattr(export_row, name) for name in ("format", "file_type", "aggregation", "superseded")}
+    chosen = {
+        name: getattr(export_row, name) for name in ("format", "file_type", "aggregation", "superseded")
+    }
     audit(
         project=project,
         actor=created_by,
