@@ -30,6 +30,8 @@ class Unread:
     def read(self, *_: Any) -> bytes:
         raise AssertionError("the body was read")
 
+    readline = read
+
     def __len__(self) -> int:
         return 1
 
