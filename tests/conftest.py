@@ -10,6 +10,7 @@ from django.core.cache import cache
 from django.db import connections
 from django.test import Client
 
+from webapp import broker
 from webapp.accounts.models import User
 from webapp.corpus.models import Membership, Pair, Project, Prompt, Response, messages_digest, text_digest
 
@@ -62,6 +63,12 @@ def data_dir(settings: Any, tmp_path: Path) -> Path:
         "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
     }
     return settings.DATA_DIR
+
+
+@pytest.fixture(autouse=True)
+def _broker_is_asked() -> None:
+    """A broker that was silent in one test is asked again in the next."""
+    broker._silent_until.clear()
 
 
 @pytest.fixture

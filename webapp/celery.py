@@ -8,7 +8,8 @@ from celery.schedules import crontab
 from django.conf import settings
 from django.db import transaction
 
-from webapp import heartbeat  # noqa: F401 - each worker signs its life; /healthz reads it
+from webapp import broker, heartbeat  # noqa: F401 - each worker signs its life; /healthz reads it
+from webapp.broker import BrokerSilent
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 
@@ -55,6 +56,15 @@ app.conf.update(
 )
 
 
+# For the connection that sends from a request; a worker's own waits for messages for as long as it takes.
+_SENDING = {
+    "socket_timeout": broker.TIMEOUT_SECONDS,
+    "socket_connect_timeout": broker.TIMEOUT_SECONDS,
+    "retry_on_timeout": False,
+    "max_retries": 0,
+}
+
+
 def enqueue(task: str, pk: int, *, queue: str = "default") -> None:
     """Send the task with a primary key once the current transaction has committed.
 
@@ -63,7 +73,10 @@ def enqueue(task: str, pk: int, *, queue: str = "default") -> None:
 
     def send() -> None:
         try:
-            app.send_task(task, args=[pk], queue=queue, retry=False)
+            with broker.asked(), app.connection_for_write(transport_options=_SENDING) as connection:
+                app.send_task(task, args=[pk], queue=queue, retry=False, connection=connection)
+        except BrokerSilent:
+            logger.warning("the broker is silent; tick will send %s(%s)", task, pk)
         except Exception:
             logger.exception("could not reach the broker to send %s(%s); tick will send it again", task, pk)
 

@@ -15,7 +15,7 @@ from django.views.decorators.http import require_safe
 
 from webapp import heartbeat
 from webapp.accounts.addresses import is_this_machine
-from webapp.heartbeat import redis_client
+from webapp.broker import redis_client
 
 logger = logging.getLogger(__name__)
 

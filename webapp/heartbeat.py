@@ -12,6 +12,8 @@ import redis
 from celery.signals import after_task_publish, heartbeat_sent, worker_shutting_down
 from django.conf import settings
 
+from webapp.broker import redis_client
+
 logger = logging.getLogger(__name__)
 
 KEY = "caliper:workers"
@@ -25,13 +27,6 @@ SILENT_AFTER_SECONDS = 30
 FORGET_AFTER_SECONDS = 24 * 3600
 
 _last_sign = 0.0
-
-
-def redis_client() -> redis.Redis:
-    """A client of the broker's Redis that gives up quickly: neither a worker nor a health check may hang."""
-    return redis.Redis.from_url(
-        settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2, decode_responses=True
-    )
 
 
 @heartbeat_sent.connect

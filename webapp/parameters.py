@@ -10,7 +10,7 @@ _KEY_DIGITS = 18
 
 
 def int_parameter(parameters: Any, name: str) -> int | None:
-    """A whole number from 0 on of a query string or form; None where there is none, or not one that a database holds."""
+    """A whole number from 0 on of a query string or form; None where there is no such number."""
     text = parameters.get(name) or ""
     return int(text) if re.fullmatch(rf"[0-9]{{1,{_KEY_DIGITS}}}", text) else None
 

@@ -10,6 +10,7 @@ import redis
 from django.utils import timezone
 
 from webapp import heartbeat
+from webapp.broker import redis_client
 from webapp.jobs import Job, State
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ def waiting_for_worker(job: Job, queue: str = "default") -> str:
     if job.state != State.QUEUED or timezone.now() - job.queued_at < WAITS_LONG:
         return ""
     try:
-        with heartbeat.redis_client() as client:
+        with redis_client() as client:
             listening = heartbeat.readers(client, (queue,))[queue]
     except (redis.RedisError, ValueError):
         logger.exception("the broker doesn't answer")

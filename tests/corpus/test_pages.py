@@ -201,14 +201,15 @@ def test_roles_are_given_and_taken_but_never_the_last_admins(
     project: Project, admin: User, stranger: User, client_of: ClientOf
 ) -> None:
     client = client_of(admin)
+    Membership.objects.create(project=project, user=stranger, role="researcher")
     client.post("/p/capitals/people/", {"role-username": "stan", "role-role": "annotator", "give-role": ""})
     assert Membership.objects.filter(user=stranger, role="annotator").exists()
     page = client.post(
         "/p/capitals/people/", {"role-username": "nobody", "role-role": "annotator", "give-role": ""}
     )
-    assert "Nobody signs in as" in page.content.decode()
+    assert "is nobody whom you can give a role by name" in page.content.decode()
     client.post("/p/capitals/people/remove/", {"user": stranger.pk, "role": "annotator"})
-    assert not Membership.objects.filter(user=stranger).exists()
+    assert not Membership.objects.filter(user=stranger, role="annotator").exists()
     page = client.post("/p/capitals/people/remove/", {"user": admin.pk, "role": "admin"}, follow=True)
     assert "last admin" in page.content.decode()
     assert Membership.objects.filter(user=admin, role="admin").exists()

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
+from hypothesis import given
+from hypothesis import strategies as st
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Pair, Project
@@ -184,6 +186,32 @@ def test_csv_cells_that_a_spreadsheet_would_run(export: Export_) -> None:
     for value in ("=1", "+1", "-1", "@x", "\tx", "\rx", "\nx"):
         assert csv_cell(value) == "'" + value
     assert csv_cell(-1) == -1
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "＝", "＋", "－", "＠", "﹢", "\t", "\r", "\n"])
+@pytest.mark.parametrize(
+    "before", ["", " ", "\ufeff", "\u200b", "\u2060 \u00ad", "\u3000", "\x00", "'", "''"]
+)
+def test_csv_formulas_behind_what_nobody_sees(sign: str, before: str) -> None:
+    text = f"{before}{sign}1+1"
+    if before and sign.isspace():
+        text += "="  # A blank behind a blank is none by itself.
+        text = text.replace("1+1", "")
+    assert csv_cell(text) == "'" + text
+
+
+@given(st.text(alphabet=st.sampled_from("'=＝ \ufeff\t1a"), max_size=6))
+def test_a_quote_of_a_csv_cell_can_be_taken_away_again(text: str) -> None:
+    """The data card's rule: a quote before what a spreadsheet would run is not part of the text."""
+    cell = csv_cell(text)
+    behind = cell.removeprefix("'")
+    quoted = cell.startswith("'") and csv_cell(behind) != behind
+    assert (behind if quoted else cell) == text
+
+
+def test_harmless_csv_cells_stay_as_they_are() -> None:
+    for text in ("", "a=1", " a", "'quoted'", "\ufeffa", "1-2", "5", "’-", "(=1)"):
+        assert csv_cell(text) == text
 
 
 @pytest.mark.parametrize(

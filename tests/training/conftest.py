@@ -95,7 +95,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, str]]:
     """Messages that went to the broker: task, primary key, queue."""
     messages: list[tuple[str, int, str]] = []
 
-    def send_task(task: str, *, args: list[int], queue: str, retry: bool) -> None:
+    def send_task(task: str, *, args: list[int], queue: str, **_: Any) -> None:
         messages.append((task, args[0], queue))
 
     monkeypatch.setattr(celery.app, "send_task", send_task)

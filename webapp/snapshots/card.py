@@ -154,7 +154,10 @@ def _content_lines(
         history = "and" if report["superseded"] else "without"
         lines.append(f"- current judgements with skips, {history} those that were corrected or taken back")
     if file_type == Export.FileType.CSV:
-        lines.append("- a cell that a spreadsheet would run (= + - @, control characters) begins with a '")
+        lines.append(
+            "- a cell that a spreadsheet would run (= + - @, also full-width or behind blanks and invisible "
+            "characters; control characters) begins with a ' that is not part of the text; take that one away"
+        )
     return lines
 
 

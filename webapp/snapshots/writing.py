@@ -5,6 +5,7 @@ The schema is explicit: a first batch in which a column is empty must not decide
 
 import csv
 import json
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,8 @@ from webapp.snapshots.reading import iso
 
 BATCH = 1000
 # What a spreadsheet would take for a formula (OWASP, CSV injection); a quote in front makes it text.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = "=+-@"
+_CONTROL = ("\t", "\r", "\n")
 
 Row = dict[str, Any]
 Counted = Callable[[int], None]
@@ -83,6 +85,17 @@ def csv_cell(value: Any) -> Any:
         return iso(value)
     elif isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str) and value.startswith(_FORMULA):
+    # A text that has such a quote already gets one more, so that taking one away gives back every text.
+    if isinstance(value, str) and _runs(value.lstrip("'")):
         return "'" + value
     return value
+
+
+def _runs(text: str) -> bool:
+    """Whether a spreadsheet may run it: also behind blanks and invisible characters, and with full-width signs."""
+    if text.startswith(_CONTROL):
+        return True
+    # Z: blanks; Cc and Cf: control and format characters (byte order mark, zero-width space).
+    seen = (c for c in text if not unicodedata.category(c).startswith(("Z", "Cc", "Cf")))
+    # NFKC makes plain signs of full-width, small and raised ones.
+    return unicodedata.normalize("NFKC", next(seen, " ")) in _FORMULA

@@ -1,0 +1,58 @@
+"""The broker's Redis as everything but a worker's own queue asks it: for a second, and no more once it was silent.
+
+A click that enqueues, or a page that tells why a job waits, must not hang with a broker that hangs. One call waits
+for TIMEOUT_SECONDS at most; after a call that got no answer the others of this process don't ask for PAUSE_SECONDS, so
+that a page with several calls, or eight threads of clicks, wait once.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+from django.conf import settings
+from kombu.exceptions import OperationalError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+TIMEOUT_SECONDS = 1.0
+PAUSE_SECONDS = 5.0
+
+_UNANSWERED = (redis.ConnectionError, redis.TimeoutError, OperationalError, OSError)
+
+_silent_until: dict[str, float] = {}
+"""Address -> until when it isn't asked, by the monotonic clock."""
+
+
+class BrokerSilent(redis.ConnectionError):
+    """The broker did not answer a moment ago, so it wasn't asked now."""
+
+
+@contextmanager
+def asked() -> Iterator[None]:
+    """Around every call of the broker. Raises BrokerSilent during the pause after one that got no answer."""
+    url = settings.REDIS_URL
+    if time.monotonic() < _silent_until.get(url, 0.0):
+        raise BrokerSilent("the broker (Redis) did not answer a moment ago")
+    try:
+        yield
+    except _UNANSWERED:
+        _silent_until[url] = time.monotonic() + PAUSE_SECONDS
+        raise
+
+
+@contextmanager
+def redis_client() -> Iterator[redis.Redis]:
+    """A client of the broker's Redis that gives up quickly: neither a worker nor a health check may hang."""
+    with (
+        asked(),
+        redis.Redis.from_url(
+            settings.REDIS_URL,
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            # The library's own would try three times more.
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
+        ) as client,
+    ):
+        yield client
