@@ -203,7 +203,7 @@ def folder_write(run: TrainingRun, *, resumed: bool) -> None:
     config = {**run.config, "snapshot_digest": run.snapshot.digest}
     if (start := version_start(run.project, config["base_model"])) is not None:
         # It has learnt the other groups' labels.
-        config["held_out_groups"] = start.metrics["split"]["held_out"]
+        config["held_out_groups"] = start.held_out_groups
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 

@@ -310,7 +310,7 @@ def test_a_stored_path_is_shown_nowhere_and_a_retrain_says_what_to_choose(
         (f"/p/capitals/runs/{version.run_id}/log.txt", "…/x.py"),
         ("/p/capitals/", ""),
     ):
-        page = client.get(name)
+        page: Any = client.get(name)
         assert page.status_code == 200, name
         text = b"".join(page.streaming_content).decode() if page.streaming else page.content.decode()
         assert words in text, name

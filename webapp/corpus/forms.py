@@ -8,7 +8,6 @@ from django.db.models import QuerySet
 
 from webapp.accounts.models import User
 from webapp.corpus.base_models import (
-    WHAT_TO_NAME,
     base_model_choices,
     base_model_named,
     base_model_public,
@@ -75,7 +74,9 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
             if base_model_public(self.initial[name]) != self.initial[name]:
                 # A path, as older versions took it.
                 self.initial[name] = ""
-                self.fields[name].help_text = f"The folder set here may not be used any more. {WHAT_TO_NAME}"
+                self.fields[
+                    name
+                ].help_text = f"The folder set here may not be used any more. {self.fields[name].help_text}"
         self.fields["methods"].initial = self.instance.methods
         self.fields["main_method"].initial = self.instance.main_method
 

@@ -51,7 +51,11 @@ class RunForm(TrainingOptionsForm):
 
     def offer(self, versions: Sequence[ModelVersion]) -> None:
         """The base models that the page shows, the newest of the project's versions among them."""
-        names = [version.start_name for version in versions[:MOST_VERSIONS]]
+        names = [
+            version.start_name
+            for version in versions[:MOST_VERSIONS]
+            if version.is_there and version.held_out_groups
+        ]
         self.fields["base_model"].widget.offer([*base_model_choices(), *names], "base_model")
 
     def clean_base_model(self) -> str:

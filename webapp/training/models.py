@@ -101,7 +101,7 @@ class ModelVersion(models.Model):
 
     @property
     def path(self) -> Path:
-        return self.run.folder / "model"
+        return settings.DATA_DIR / "runs" / str(self.run_id) / "model"
 
     @property
     def start_name(self) -> str:
@@ -112,6 +112,12 @@ class ModelVersion(models.Model):
     def is_there(self) -> bool:
         """Whether its files are still on the disk."""
         return (self.path / ARTIFACT_NAME).is_file()
+
+    @property
+    def held_out_groups(self) -> list[str]:
+        """The groups whose labels it has not learnt; empty where it held out something else than whole groups."""
+        split = self.metrics.get("split") or {}
+        return list(split.get("held_out") or ()) if split.get("unit") == "group" else []
 
     @property
     def artifact(self) -> dict[str, Any]:

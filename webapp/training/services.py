@@ -102,8 +102,7 @@ def version_start(project: Project, name: str) -> ModelVersion | None:
         raise RunRefused(REFUSAL, "base_model")
     if not version.is_there:
         raise RunRefused(f"{version} can't be a start: its files are gone. {_GONE_REMEDY}", "base_model")
-    split = version.metrics.get("split") or {}
-    if split.get("unit") != "group" or not split.get("held_out"):
+    if not version.held_out_groups:
         # What the next training holds out would be among the labels that this one has learnt.
         raise RunRefused(
             f"{version} can't be a start: it did not hold out whole groups, so nothing that is measured afterwards "

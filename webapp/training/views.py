@@ -211,6 +211,7 @@ def _downloads(version: ModelVersion) -> dict[str, Any]:
     return {
         "downloads": downloads,
         "downloads_active": bool(active),
+        "packable": version.is_there,
         "downloads_waiting": waiting,
         "downloads_token": change_token(seen, waiting),
     }
