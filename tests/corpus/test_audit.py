@@ -164,7 +164,7 @@ def test_as_json_lines(project: Project, admin: User, client_of: ClientOf) -> No
     audit(project=None, actor=None, action="project-created", detail={"name": "everywhere"})
     audit(project=project, actor="manage.py", action="export-started", detail={"rows": 3})
     answer = client_of(admin).get("/p/capitals/audit/log.jsonl")
-    [row] = [json.loads(line) for line in b"".join(answer.streaming_content).splitlines()]
+    [row] = [json.loads(line) for line in answer.getvalue().splitlines()]
     assert (row["actor"], row["action"], row["detail"]) == ("manage.py", "export-started", {"rows": 3})
     out = StringIO()
     call_command("audit_log", project="capitals", stdout=out)
