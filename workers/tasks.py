@@ -172,7 +172,7 @@ def messages_waiting(queue: str) -> set[tuple[str, int]]:
     """Task and primary key of each message that waits in a queue. Those in a worker's hands are not among them."""
     found = set()
     with redis_client() as client:
-        messages: list[str] = client.lrange(queue, 0, -1)
+        messages = client.lrange(queue, 0, -1)
     for message in messages:
         with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
             envelope = json.loads(message)

@@ -6,6 +6,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import call_command
 from django.db import transaction
 from django.test import Client
@@ -13,9 +14,9 @@ from django.test import Client
 from webapp.accounts.models import User
 from webapp.corpus import services
 from webapp.corpus.audit import audit
-from webapp.corpus.models import AuditEntry, Invitation, Project
+from webapp.corpus.models import AuditEntry, Import, Invitation, Project
 from webapp.snapshots.models import Export
-from webapp.training.models import ModelVersion, TrainingRun
+from webapp.training.models import ModelExport, ModelVersion, TrainingRun
 from webapp.training.services import version_promote
 
 from .test_pages import settings_of
@@ -164,7 +165,7 @@ def test_as_json_lines(project: Project, admin: User, client_of: ClientOf) -> No
     audit(project=None, actor=None, action="project-created", detail={"name": "everywhere"})
     audit(project=project, actor="manage.py", action="export-started", detail={"rows": 3})
     answer = client_of(admin).get("/p/capitals/audit/log.jsonl")
-    [row] = [json.loads(line) for line in b"".join(answer.streaming_content).splitlines()]
+    [row] = [json.loads(line) for line in answer.getvalue().splitlines()]
     assert (row["actor"], row["action"], row["detail"]) == ("manage.py", "export-started", {"rows": 3})
     out = StringIO()
     call_command("audit_log", project="capitals", stdout=out)
@@ -172,3 +173,54 @@ def test_as_json_lines(project: Project, admin: User, client_of: ClientOf) -> No
     out = StringIO()
     call_command("audit_log", stdout=out)
     assert len(out.getvalue().splitlines()) == 2
+
+
+def test_new_projects_imports_and_trainings(make_user: Callable[..., User], client_of: ClientOf) -> None:
+    client = client_of(make_user("sid", is_staff=True))
+    client.post("/new/", {"name": "Rivers", "slug": "rivers", "asks": "pairs", "overlap": 2})
+    rivers = Project.objects.get(slug="rivers")
+    upload = SimpleUploadedFile("a.jsonl", b'{"type": "prompt", "id": "p", "text": "x"}')
+    client.post("/p/rivers/imports/", {"uploads": [upload], "format": "auto"})
+    row = Import.objects.get()
+    client.post(f"/p/rivers/imports/{row.pk}/cancel/")
+    client.post(f"/p/rivers/imports/{row.pk}/retry/")
+    Import.objects.update(state="done")
+    client.post(f"/p/rivers/imports/{row.pk}/confirm/")
+    run = TrainingRun.objects.create(project=rivers, method="bt", config={}, state="queued")
+    client.post(f"/p/rivers/runs/{run.pk}/cancel/")
+    client.post(f"/p/rivers/runs/{run.pk}/resume/")
+    client.post(f"/p/rivers/imports/{row.pk}/confirm/")
+    assert log(rivers) == [
+        ("sid", action)
+        for action in (
+            "project-created",
+            "import-uploaded",
+            "import-cancelled",
+            "import-retried",
+            "import-confirmed",
+            "training-cancelled",
+            "training-resumed",
+        )
+    ], "and nothing for the second click, which changed nothing"
+
+
+def test_a_training_and_a_model_that_is_taken_away(
+    project: Project, admin: User, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webapp.training.services.run_refusal", lambda *args: "")
+    client = client_of(admin)
+    client.post("/p/capitals/runs/start/", {"method": "bt"})
+    run = TrainingRun.objects.get()
+    version = ModelVersion.objects.create(project=project, run=run, method="bt", number=1, kind="scalar")
+    client.post(f"/p/capitals/versions/{version.pk}/exports/start/", {"format": "caliper"})
+    export = ModelExport.objects.get()
+    ModelExport.objects.update(state="done")
+    export.archive.parent.mkdir(parents=True, exist_ok=True)
+    export.archive.write_bytes(b"zip")
+    assert client.get(f"/p/capitals/model-exports/{export.pk}.zip").status_code == 200
+    assert [action for _, action in log(project)] == [
+        "training-started",
+        "model-export-started",
+        "model-downloaded",
+    ]
+    assert AuditEntry.objects.earliest("pk").detail["trigger"] == "button"
