@@ -14,12 +14,12 @@ OUT_OF_MEMORY = "It needed more memory than a job may take (CALIPER_JOB_MEMORY_M
 def memory_limited() -> Iterator[None]:
     """Inside, this process may take settings.JOB_MEMORY_BYTES more than it has; then a MemoryError is raised.
 
-    Nothing is limited where the system doesn't say what a process has (other than Linux). Child processes inherit
-    the limit, so trainings are not started in here.
+    0 is no limit, and nothing is limited where the system doesn't say what a process has (other than Linux). Child
+    processes inherit the limit, so trainings are not started in here.
     """
     before = resource.getrlimit(resource.RLIMIT_DATA)
     has = _data_bytes()
-    if has is None:
+    if has is None or not settings.JOB_MEMORY_BYTES:
         yield
         return
     wanted = has + settings.JOB_MEMORY_BYTES

@@ -24,7 +24,7 @@ from workers import tasks
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
-LOST_AFTER = 3
+LOST_AFTER = 2
 Start = Callable[[str, Job, str], "subprocess.Popen[str]"]
 
 
