@@ -81,6 +81,7 @@ class Production:
             "REDIS_URL": f"redis://:{PASSWORD}@127.0.0.1:{self.redis_port}/0",
             "REDISCLI_AUTH": PASSWORD,
             "PORT": str(self.port),
+            "CALIPER_TICK_SECONDS": "2",
             # Its answers are asked for on a terminal otherwise.
             "DJANGO_SUPERUSER_USERNAME": "root",
             "DJANGO_SUPERUSER_PASSWORD": "correct horse battery",
@@ -112,7 +113,7 @@ class Production:
                     "--dir", str(self.folder("redis"))]  # fmt: skip
         if command[0] == "redis-cli":
             return [command[0], "-p", str(self.redis_port), *command[1:]]
-        places = {":8000": f":{self.port}", "/tmp/": f"{self.root}/main-tmp/"}
+        places = {":8000": f":{self.port}", "/tmp/celerybeat": f"{self.root}/main-tmp/celerybeat"}
         for old, new in places.items():
             command = [re.sub(rf"{re.escape(old)}(?=$|\w)", new, word) for word in command]
         return [sys.executable, *command[1:]] if command[0] == "python" else command

@@ -202,7 +202,7 @@ def tables_empty() -> None:
     gone = {m for m in _managed() if not _left_out(m) or issubclass(m, AbstractBaseSession)}
     for model in _managed():
         if model in gone or _referred(model) & gone:
-            model._base_manager.all()._raw_delete(connection.alias)  # type: ignore[attr-defined]
+            model._base_manager.all()._raw_delete(connection.alias)
 
 
 def sequences_reset() -> None:
