@@ -58,8 +58,12 @@ def main(constraints: Path = CONSTRAINTS) -> int:
     for package in found:
         for hole in package.get("vulns", []):
             bad += 1
-            remedy = f"fixed in {', '.join(hole['fix_versions'])}" if hole["fix_versions"] else "not fixed yet"
-            print(f"pip-audit: {package['name']} {package['version']}: {hole['id']}, {remedy}", file=sys.stderr)
+            remedy = (
+                f"fixed in {', '.join(hole['fix_versions'])}" if hole["fix_versions"] else "not fixed yet"
+            )
+            print(
+                f"pip-audit: {package['name']} {package['version']}: {hole['id']}, {remedy}", file=sys.stderr
+            )
     unknown = [package["name"] for package in found if "skip_reason" in package]
     print(f"pip-audit: {len(found) - len(unknown)} packages looked up, {bad} known vulnerabilities")
     if unknown:

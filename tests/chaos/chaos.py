@@ -44,7 +44,14 @@ class Faults:
         self.stack, self.rng = stack, rng
         self.struck: Counter[str] = Counter()
         self.all: list[Callable[[], str]] = [
-            *(self.web_worker, self.redis_stopped, self.redis_hung, self.everything, self.pool, self.training),
+            *(
+                self.web_worker,
+                self.redis_stopped,
+                self.redis_hung,
+                self.everything,
+                self.pool,
+                self.training,
+            ),
             *(self.train_worker, self.worker_told_to_end),
         ]
         if stack.database:
@@ -150,7 +157,9 @@ def prepare(judges: int, seconds: float) -> None:
     for number in range(max(60, int(seconds))):
         prompt = Prompt.objects.create(project=project, external_id=f"p{number}", messages=[], digest="")
         responses = Response.objects.bulk_create(
-            Response(project=project, prompt=prompt, external_id=f"p{number}-r{i}", text=f"answer {i}", digest="")
+            Response(
+                project=project, prompt=prompt, external_id=f"p{number}-r{i}", text=f"answer {i}", digest=""
+            )
             for i in range(5)
         )
         Pair.objects.bulk_create(
@@ -235,7 +244,10 @@ def settle(stack: Stack, say: Callable[[str], None]) -> list[str]:
     stack.wait_for(lambda: not active(), SETTLE_SECONDS)
     stuck = [f"still {words_of(job)}" for job in active()]
     say(f"settled after {time.monotonic() - began:.0f} s")
-    retry = {"Import": lambda job: import_retry(import_row=job), "Export": lambda job: export_retry(export_row=job)}
+    retry = {
+        "Import": lambda job: import_retry(import_row=job),
+        "Export": lambda job: export_retry(export_row=job),
+    }
     retry["TrainingRun"] = lambda job: run_resume(run=job)
     resumed = again(lambda: [job for job in jobs() if job.can_requeue])
     for job in resumed:
@@ -358,7 +370,9 @@ def play(stack: Stack, options: argparse.Namespace) -> int:
     connections.close_all()
     left = stack.end()
     acknowledged = sum(intent.acknowledged for judge in judges for intent in judge.intents)
-    print(f"acknowledged: {acknowledged} judgements, {sum(judge.dropped for judge in judges)} told “not stored”")
+    print(
+        f"acknowledged: {acknowledged} judgements, {sum(judge.dropped for judge in judges)} told “not stored”"
+    )
     bad = {**found, "stuck": stuck, "stray processes": left, "refused requests": problems}
     for name, lines in bad.items():
         print(f"{name}: {len(lines)}")
@@ -375,7 +389,10 @@ def main() -> int:
     parser.add_argument("--database", choices=("sqlite", "postgres"), help="default: what is there")
     options = parser.parse_args()
     postgres = options.database == "postgres" or (options.database is None and postgres_answers())
-    print(f"chaos: seed {options.seed}, {options.seconds:.0f} s, {'PostgreSQL' if postgres else 'SQLite'}", flush=True)
+    print(
+        f"chaos: seed {options.seed}, {options.seconds:.0f} s, {'PostgreSQL' if postgres else 'SQLite'}",
+        flush=True,
+    )
     # So that an interrupt and a polite kill leave no process and no database behind either.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="caliper-chaos-") as folder:

@@ -139,7 +139,9 @@ class Judge:
 
     def _answer(self, key: str, revision: int) -> Intent:
         verdict = self.rng.choices(("left", "right", "tie", "both_bad", "skip"), (40, 40, 9, 6, 5))[0]
-        levels = {} if verdict == "skip" else {f"level_{s}": self.rng.choice(LEVELS) for s in ("left", "right")}
+        levels = (
+            {} if verdict == "skip" else {f"level_{s}": self.rng.choice(LEVELS) for s in ("left", "right")}
+        )
         intent = Intent(key, revision, verdict, levels)
         self.intents.append(intent)
         fields = {"revision": str(revision), **levels}

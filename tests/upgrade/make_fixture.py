@@ -47,7 +47,9 @@ def main() -> int:
         data.mkdir()
         git("worktree", "add", "--detach", str(tree), commit)
         environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("REDIS_", "DATABASE_"))},
+            **{
+                key: value for key, value in os.environ.items() if not key.startswith(("REDIS_", "DATABASE_"))
+            },
             "CALIPER_DATA_DIR": str(data),
             "CALIPER_CACHE_DIR": str(PLACE / "cache"),
             "DJANGO_SETTINGS_MODULE": "webapp.settings",

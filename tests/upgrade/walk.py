@@ -101,9 +101,7 @@ def visit_pages() -> dict[str, Any]:
     from webapp.accounts.models import User
 
     client = Client(raise_request_exception=False, headers={"host": "127.0.0.1"})
-    client.force_login(
-        User.objects.get(username="ada"), backend="django.contrib.auth.backends.ModelBackend"
-    )
+    client.force_login(User.objects.get(username="ada"), backend="django.contrib.auth.backends.ModelBackend")
     htmx = {"HX-Request": "true"}
     answers: dict[str, list[str]] = {}
     downloads = 0
