@@ -1,6 +1,7 @@
-"""`make lint`'s last step: pip-audit over constraints.txt. A known vulnerability fails; data out of reach is said and skipped.
+"""`make lint`'s last step: pip-audit over constraints.txt. A known vulnerability fails.
 
-The first pin is asked about alone: where that gives nothing, two hundred other questions would give nothing either.
+Where its data is out of reach, the step is skipped with a word. The first pin is asked about alone: where that gives
+nothing, two hundred other questions would give nothing either.
 """
 
 import json

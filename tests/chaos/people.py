@@ -1,6 +1,7 @@
 """People in front of the pages while everything breaks: judges who keep receipts, and an admin with jobs."""
 
 import http.client
+import itertools
 import json
 import random
 import re
@@ -195,7 +196,7 @@ class Busy:
         return int(re.findall(r"/(\d+)/", self.person.insist(path, fields, **more).url)[-1])
 
     def ends(self, path: str, again: str) -> bool:
-        """Wait for the page of a job to say how it ended; press the button `again` where it went wrong. False: the bell rang."""
+        """Wait for the page of a job to say how it ended, with a press on `again` where that was badly. False: the bell rang."""
         while not self.bell.wait(0.5):
             page = self.person.insist(path).text
             if (button := re.search(f'action="({again})"', page)) is not None:
@@ -216,6 +217,6 @@ def corpus(rng: random.Random, name: str, prompts: int, responses: int) -> bytes
         for response in names:
             text = " ".join(rng.choices(("water", "light", "soil", "leaf", "sun", "pot"), k=20))
             rows.append({"type": "response", "id": response, "prompt": prompt, "text": f"{response} {text}"})
-        for one, two in zip(names, names[1:], strict=False):
+        for one, two in itertools.pairwise(names):
             rows.append({"type": "pair", "id": f"{one}:{two}", "a": one, "b": two})
     return "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -108,7 +108,7 @@ def visit_pages() -> dict[str, Any]:
     for route in sorted(set(patterns())):
         for path, known in islice(paths_of(route), ROWS_A_PATTERN):
             for headers in ({}, htmx) if "progress" in route else ({},):
-                response = client.get("/" + path, headers=headers)
+                response: Any = client.get("/" + path, headers=headers)
                 if response.status_code == 405:
                     continue
                 if response.streaming:
