@@ -196,7 +196,7 @@ class Busy:
         return int(re.findall(r"/(\d+)/", self.person.insist(path, fields, **more).url)[-1])
 
     def ends(self, path: str, again: str) -> bool:
-        """Wait for the page of a job to say how it ended, with a press on `again` where that was badly. False: the bell rang."""
+        """Wait until the page of a job says how it ended; badly: press `again`. False: the bell rang."""
         while not self.bell.wait(0.5):
             page = self.person.insist(path).text
             if (button := re.search(f'action="({again})"', page)) is not None:
