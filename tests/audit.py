@@ -1,6 +1,7 @@
-"""`make lint`'s last step: pip-audit over constraints.txt. A known vulnerability fails; data out of reach is said and skipped.
+"""`make lint`'s last step: pip-audit over constraints.txt. A known vulnerability fails.
 
-The first pin is asked about alone: where that gives nothing, two hundred other questions would give nothing either.
+Where its data is out of reach, the step is skipped with a word. The first pin is asked about alone: where that gives
+nothing, two hundred other questions would give nothing either.
 """
 
 import json
@@ -58,8 +59,12 @@ def main(constraints: Path = CONSTRAINTS) -> int:
     for package in found:
         for hole in package.get("vulns", []):
             bad += 1
-            remedy = f"fixed in {', '.join(hole['fix_versions'])}" if hole["fix_versions"] else "not fixed yet"
-            print(f"pip-audit: {package['name']} {package['version']}: {hole['id']}, {remedy}", file=sys.stderr)
+            remedy = (
+                f"fixed in {', '.join(hole['fix_versions'])}" if hole["fix_versions"] else "not fixed yet"
+            )
+            print(
+                f"pip-audit: {package['name']} {package['version']}: {hole['id']}, {remedy}", file=sys.stderr
+            )
     unknown = [package["name"] for package in found if "skip_reason" in package]
     print(f"pip-audit: {len(found) - len(unknown)} packages looked up, {bad} known vulnerabilities")
     if unknown:

@@ -2,9 +2,9 @@
 
     python -m tests.chaos.chaos [--seconds 300] [--seed N] [--database sqlite|postgres] [--judges 6]
 
-A stack of its own (stack.py) on 127.0.0.1, faults at random from a printed seed, people (people.py) who send again what was
-not acknowledged. At the end each receipt is compared with the rows, and every counter with what it counts. Prints a line
-each, and ends with 1 when anything was lost, doubled, miscounted or stuck, or a process was left.
+A stack of its own (stack.py) on 127.0.0.1, faults at random from a printed seed, people (people.py) who send again
+what was not acknowledged. At the end each receipt is compared with the rows, and every counter with what it counts.
+Prints a line each, and ends with 1 when anything was lost, doubled, miscounted or stuck, or a process was left.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tests.chaos.people import IMPORTS, PASSWORD, SLUG, Busy, Judge, Person, cor
 from tests.chaos.stack import LOST_AFTER_SECONDS, TICK_SECONDS, Stack, postgres_answers
 
 READY_SECONDS = 90
-# After the last fault: a lost job is noticed within the limit and a few ticks, and the longest job takes some ten seconds.
+# After the last fault: a lost job is noticed within the limit and a few ticks; the longest job takes ten seconds.
 SETTLE_SECONDS = LOST_AFTER_SECONDS + 3 * TICK_SECONDS + 30
 RESUMED_SECONDS = 90
 OVERLAP = 4
@@ -44,7 +44,14 @@ class Faults:
         self.stack, self.rng = stack, rng
         self.struck: Counter[str] = Counter()
         self.all: list[Callable[[], str]] = [
-            *(self.web_worker, self.redis_stopped, self.redis_hung, self.everything, self.pool, self.training),
+            *(
+                self.web_worker,
+                self.redis_stopped,
+                self.redis_hung,
+                self.everything,
+                self.pool,
+                self.training,
+            ),
             *(self.train_worker, self.worker_told_to_end),
         ]
         if stack.database:
@@ -150,7 +157,9 @@ def prepare(judges: int, seconds: float) -> None:
     for number in range(max(60, int(seconds))):
         prompt = Prompt.objects.create(project=project, external_id=f"p{number}", messages=[], digest="")
         responses = Response.objects.bulk_create(
-            Response(project=project, prompt=prompt, external_id=f"p{number}-r{i}", text=f"answer {i}", digest="")
+            Response(
+                project=project, prompt=prompt, external_id=f"p{number}-r{i}", text=f"answer {i}", digest=""
+            )
             for i in range(5)
         )
         Pair.objects.bulk_create(
@@ -235,19 +244,23 @@ def settle(stack: Stack, say: Callable[[str], None]) -> list[str]:
     stack.wait_for(lambda: not active(), SETTLE_SECONDS)
     stuck = [f"still {words_of(job)}" for job in active()]
     say(f"settled after {time.monotonic() - began:.0f} s")
-    retry = {"Import": lambda job: import_retry(import_row=job), "Export": lambda job: export_retry(export_row=job)}
-    retry["TrainingRun"] = lambda job: run_resume(run=job)
-    resumed = again(lambda: [job for job in jobs() if job.can_requeue])
-    for job in resumed:
-        if not retry[type(job).__name__](job):
-            stuck.append(f"cannot be resumed: {words_of(job)}")
-    stack.wait_for(lambda: not active(), RESUMED_SECONDS)
-    for job in resumed:
-        job.refresh_from_db()
-        if job.state != "done":
-            stuck.append(f"after resuming: {words_of(job)}")
-    say(f"{len(resumed)} jobs resumed by hand")
-    return list(dict.fromkeys(stuck))
+    retry: dict[str, Callable[[Any], bool]] = {
+        "Import": lambda job: import_retry(import_row=job),
+        "Export": lambda job: export_retry(export_row=job),
+        "TrainingRun": lambda job: run_resume(run=job),
+    }
+    resumed: set[str] = set()
+    end = time.monotonic() + RESUMED_SECONDS
+    while left := again(lambda: [job for job in jobs() if job.state != "done"]):
+        if time.monotonic() > end:
+            break
+        # One that is refused, since another of its kind is on its way, is asked for again when that one is done.
+        for job in left:
+            if job.can_requeue and retry[type(job).__name__](job):
+                resumed.add(f"{type(job).__name__} {job.pk}")
+        time.sleep(1)
+    say(f"{len(resumed)} jobs resumed by hand; all quiet after {time.monotonic() - began:.0f} s")
+    return stuck + [f"after resuming: {words_of(job)}" for job in left]
 
 
 def compare(judges: list[Judge]) -> dict[str, list[str]]:
@@ -327,7 +340,8 @@ def play(stack: Stack, options: argparse.Namespace) -> int:
     ]
     turns = (import_turn, export_turn, train_turn)
     admins = [Busy(Person(stack.url, "ada", closed), bell, turn) for turn in turns]
-    threads = [threading.Thread(target=someone.run, daemon=True) for someone in [*judges, *admins]]
+    everybody: list[Judge | Busy] = [*judges, *admins]
+    threads = [threading.Thread(target=someone.run, daemon=True) for someone in everybody]
     for thread in threads:
         thread.start()
     faults = Faults(stack, random.Random(options.seed))
@@ -342,7 +356,7 @@ def play(stack: Stack, options: argparse.Namespace) -> int:
         thread.join(30)
     alive = [thread.name for thread in threads if thread.is_alive()]
     print(f"faults: {', '.join(f'{name} {n}' for name, n in sorted(faults.struck.items()))}")
-    people = [person.person for person in [*judges, *admins]]
+    people = [someone.person for someone in everybody]
     print(f"broken requests: {sum(person.broken for person in people)}, ", end="")
     print(f"longest until an answer: {max(person.longest for person in people):.1f} s")
     for turn, admin in zip(turns, admins, strict=True):
@@ -358,7 +372,9 @@ def play(stack: Stack, options: argparse.Namespace) -> int:
     connections.close_all()
     left = stack.end()
     acknowledged = sum(intent.acknowledged for judge in judges for intent in judge.intents)
-    print(f"acknowledged: {acknowledged} judgements, {sum(judge.dropped for judge in judges)} told “not stored”")
+    print(
+        f"acknowledged: {acknowledged} judgements, {sum(judge.dropped for judge in judges)} told “not stored”"
+    )
     bad = {**found, "stuck": stuck, "stray processes": left, "refused requests": problems}
     for name, lines in bad.items():
         print(f"{name}: {len(lines)}")
@@ -375,7 +391,10 @@ def main() -> int:
     parser.add_argument("--database", choices=("sqlite", "postgres"), help="default: what is there")
     options = parser.parse_args()
     postgres = options.database == "postgres" or (options.database is None and postgres_answers())
-    print(f"chaos: seed {options.seed}, {options.seconds:.0f} s, {'PostgreSQL' if postgres else 'SQLite'}", flush=True)
+    print(
+        f"chaos: seed {options.seed}, {options.seconds:.0f} s, {'PostgreSQL' if postgres else 'SQLite'}",
+        flush=True,
+    )
     # So that an interrupt and a polite kill leave no process and no database behind either.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="caliper-chaos-") as folder:

@@ -1,6 +1,7 @@
 """People in front of the pages while everything breaks: judges who keep receipts, and an admin with jobs."""
 
 import http.client
+import itertools
 import json
 import random
 import re
@@ -139,7 +140,9 @@ class Judge:
 
     def _answer(self, key: str, revision: int) -> Intent:
         verdict = self.rng.choices(("left", "right", "tie", "both_bad", "skip"), (40, 40, 9, 6, 5))[0]
-        levels = {} if verdict == "skip" else {f"level_{s}": self.rng.choice(LEVELS) for s in ("left", "right")}
+        levels = (
+            {} if verdict == "skip" else {f"level_{s}": self.rng.choice(LEVELS) for s in ("left", "right")}
+        )
         intent = Intent(key, revision, verdict, levels)
         self.intents.append(intent)
         fields = {"revision": str(revision), **levels}
@@ -193,7 +196,7 @@ class Busy:
         return int(re.findall(r"/(\d+)/", self.person.insist(path, fields, **more).url)[-1])
 
     def ends(self, path: str, again: str) -> bool:
-        """Wait for the page of a job to say how it ended; press the button `again` where it went wrong. False: the bell rang."""
+        """Wait until the page of a job says how it ended; badly: press `again`. False: the bell rang."""
         while not self.bell.wait(0.5):
             page = self.person.insist(path).text
             if (button := re.search(f'action="({again})"', page)) is not None:
@@ -214,6 +217,6 @@ def corpus(rng: random.Random, name: str, prompts: int, responses: int) -> bytes
         for response in names:
             text = " ".join(rng.choices(("water", "light", "soil", "leaf", "sun", "pot"), k=20))
             rows.append({"type": "response", "id": response, "prompt": prompt, "text": f"{response} {text}"})
-        for one, two in zip(names, names[1:], strict=False):
+        for one, two in itertools.pairwise(names):
             rows.append({"type": "pair", "id": f"{one}:{two}", "a": one, "b": two})
     return "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -1,4 +1,4 @@
-"""A populated database and data folder, made by the services of an older commit: `python -m tests.upgrade.make_fixture`.
+"""A populated database and data folder, made by the services of an older commit.
 
     python -m tests.upgrade.make_fixture COMMIT OUT.tar.gz
 
@@ -15,7 +15,6 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # The same on every machine, since runs remember where their base model was. It is not there when the test runs.
-PLACE = Path("/tmp/caliper-upgrade-fixture")  # noqa: S108 - refused when it exists
+PLACE = Path("/tmp/caliper-upgrade-fixture")
 PROMPTS = 14
 LEFT_BEHIND = ("secret_key", "sign-ins.txt", "redis", "logs", "lock", "static", "base", "celerybeat-schedule")
 SECRET_TABLES = ("django_session",)
@@ -47,7 +46,9 @@ def main() -> int:
         data.mkdir()
         git("worktree", "add", "--detach", str(tree), commit)
         environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("REDIS_", "DATABASE_"))},
+            **{
+                key: value for key, value in os.environ.items() if not key.startswith(("REDIS_", "DATABASE_"))
+            },
             "CALIPER_DATA_DIR": str(data),
             "CALIPER_CACHE_DIR": str(PLACE / "cache"),
             "DJANGO_SETTINGS_MODULE": "webapp.settings",
