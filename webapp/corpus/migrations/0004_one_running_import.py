@@ -15,7 +15,7 @@ def lose_the_others(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("corpus", "0002_project_training_options")]
+    dependencies = [("corpus", "0003_audit_log")]
 
     operations = [
         migrations.RunPython(lose_the_others, migrations.RunPython.noop),
