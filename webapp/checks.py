@@ -199,7 +199,7 @@ def check_base_model_folders(app_configs: Sequence[Any] | None, **_: Any) -> lis
                     f"CALIPER_BASE_MODEL_DIRS has {folder}, which is no full path, or lies in or around the data "
                     f"folder {data}: any project could train from any other's models.",
                     hint="Name folders of their own by their full paths, separated by colons.",
-                    id="caliper.E020",
+                    id="caliper.E031",
                 )
             )
     return found

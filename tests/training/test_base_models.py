@@ -209,7 +209,7 @@ def test_an_operators_folder_has_a_name_and_no_path(
 def test_the_data_folder_is_never_offered(settings: Any, data_dir: Path, alpha: ModelVersion) -> None:
     for folder in (data_dir, data_dir / "runs", data_dir.parent, Path("models")):
         settings.BASE_MODEL_DIRS = [folder]
-        assert [message.id for message in run_checks(tags=["caliper"])] == ["caliper.E020"]
+        assert [message.id for message in run_checks(tags=["caliper"])] == ["caliper.E031"]
         assert all(not name.startswith("folder:") for name in base_model_choices())
     settings.BASE_MODEL_DIRS = [data_dir.parent / "models"]
     assert run_checks(tags=["caliper"]) == []

@@ -76,7 +76,6 @@ def test_a_populated_installation_is_migrated_and_every_page_of_it_opens(
     assert max(found["scores"].values()) < 1e-4
 
 
-@pytest.mark.xfail(strict=True, reason="a checkpoint of an older version is refused (audit, fault 12)")
 def test_a_training_that_an_older_version_left_interrupted_is_done_when_resumed(
     walk: Callable[[str, str], dict[str, Any]],
 ) -> None:

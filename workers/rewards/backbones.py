@@ -397,7 +397,7 @@ def unloadable(name: str, error: Exception | None = None) -> Refused:
     there and what it holds.
     """
     cause = ""
-    if error is not None and ("/" in name or FOLDERS_VARIABLE not in os.environ):
+    if error is not None and (("/" in name and ":" not in name) or FOLDERS_VARIABLE not in os.environ):
         cause = f" ({(' '.join(str(error).split()) or type(error).__name__)[:200]})"
     return Refused(
         f"base model {name!r} can't be loaded{cause}; give a model with config.json, tokenizer.json and safetensors "
