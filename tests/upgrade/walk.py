@@ -28,6 +28,9 @@ MODELS_BY_SEGMENT = {
     "people": "accounts.User",
     "accounts": "accounts.User",
 }
+OFF = ("forgotten/",)
+"""Pages that a setting turns on; without it they answer 404."""
+
 ROWS_A_PATTERN = 12
 
 
@@ -70,7 +73,7 @@ def paths_of(route: str) -> Iterator[tuple[str, bool]]:
         if "<int:pk>" in route:
             yield from ((path, False) for path, _ in with_ids(route, None))
     else:
-        yield route, True
+        yield route, route not in OFF
 
 
 def with_ids(route: str, project: Any) -> Iterator[tuple[str, bool]]:
