@@ -1,4 +1,4 @@
-"""The Celery tasks: the one door between the two halves. `celery -A workers.tasks worker -Q default,train,housekeeping`.
+"""The Celery tasks, the one door between the halves: `celery -A workers.tasks worker -Q default,train,housekeeping`.
 
 Each is thin: load the row, call a plain function. A message that is delivered twice finds its row claimed and leaves.
 """

@@ -89,6 +89,8 @@ def test_exports_and_downloads(project: Project, researcher: User, client_of: Cl
 def test_promotion_and_rolling_back(project: Project, admin: User, client_of: ClientOf) -> None:
     def version(number: int) -> ModelVersion:
         run = TrainingRun.objects.create(project=project, method="bt", config={}, state="done")
+        (run.folder / "model").mkdir(parents=True)
+        (run.folder / "model" / "reward_config.json").write_text("{}")
         return ModelVersion.objects.create(
             project=project, run=run, method="bt", number=number, kind="scalar", gate_passed=True
         )
@@ -214,7 +216,7 @@ def test_a_training_and_a_model_that_is_taken_away(
     version = ModelVersion.objects.create(project=project, run=run, method="bt", number=1, kind="scalar")
     client.post(f"/p/capitals/versions/{version.pk}/exports/start/", {"format": "caliper"})
     export = ModelExport.objects.get()
-    ModelExport.objects.update(state="done")
+    ModelExport.objects.update(state="done", report={"format": 2})
     export.archive.parent.mkdir(parents=True, exist_ok=True)
     export.archive.write_bytes(b"zip")
     assert client.get(f"/p/capitals/model-exports/{export.pk}.zip").status_code == 200

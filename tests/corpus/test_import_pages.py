@@ -239,8 +239,8 @@ def test_it_says_why_it_waits(
 
 def test_the_description_of_the_formats(client_of: Callable[[User], Client], admin: User) -> None:
     page = client_of(admin).get("/p/capitals/imports/formats/").content.decode()
-    assert "<h2>Caliper JSONL</h2>" in page
-    assert "<table>" in page
+    assert '<h2 dir="auto">Caliper JSONL</h2>' in page
+    assert '<table dir="auto">' in page
 
 
 def test_the_list_is_cheap(

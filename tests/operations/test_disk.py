@@ -25,7 +25,7 @@ def test_bytes_stand_where_they_are_and_links_count_once(measured: dict[str, Any
     parts = measured["parts"]
     assert 40_000 <= parts["snapshots"]["bytes"] < 60_000
     assert 400_000 <= parts["runs"]["bytes"] < 420_000, "the snapshot's file is not counted again"
-    assert parts["runs"]["files"] == 1
+    assert parts["runs"]["files"] == 2
     assert parts["others"]["files"] >= 5
     (row,) = measured["projects"]
     assert (row["name"], row["runs"]) == ("Capitals", 1)

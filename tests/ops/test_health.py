@@ -148,7 +148,7 @@ def test_strangers_learn_whether_all_is_well_and_no_more(
     for query in ("", "?only=database", "?only=moon"):
         down = client.get(f"/healthz{query}")
         assert (down.status_code, down.json()) == (503, {"ok": False})
-    sign("default", "train")
+    sign("default", "train", "housekeeping")
     well = client.get("/healthz")
     assert (well.status_code, well.json()) == (200, {"ok": True})
 

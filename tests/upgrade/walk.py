@@ -16,7 +16,7 @@ from typing import Any
 import django
 
 MODELS_BY_SEGMENT = {
-    # What <int:pk> means after this part of a path; an unknown part gets the pk 1 and may answer 404.
+    # What <key:pk> means after this part of a path; an unknown part gets the pk 1 and may answer 404.
     "imports": "corpus.Import",
     "invitations": "corpus.Invitation",
     "responses": "corpus.Response",
@@ -35,7 +35,7 @@ ROWS_A_PATTERN = 12
 
 
 def patterns(resolver: Any = None, prefix: str = "") -> Iterator[str]:
-    """Every route of the URL map, as written: "p/<slug:slug>/runs/<int:pk>/"."""
+    """Every route of the URL map, as written: "p/<slug:slug>/runs/<key:pk>/"."""
     from django.urls import URLPattern, get_resolver
 
     for entry in (resolver or get_resolver()).url_patterns:
@@ -52,7 +52,7 @@ def paths_of(route: str) -> Iterator[tuple[str, bool]]:
     from webapp.labels.models import Assignment
     from webapp.snapshots.models import Export
 
-    if route.endswith("exports/<int:pk>/<path:name>"):
+    if route.endswith("exports/<key:pk>/<path:name>"):
         for export in Export.objects.all():
             names = [path.relative_to(export.folder) for path in export.folder.rglob("*") if path.is_file()]
             for name in [*names, export.archive.name]:
@@ -66,11 +66,11 @@ def paths_of(route: str) -> Iterator[tuple[str, bool]]:
                         yield path.replace("<uuid:key>", str(key.key)), known
                 else:
                     yield path, known
-    elif "<str:token>" in route and "join" in route:
+    elif "<token:token>" in route and "join" in route:
         for token in Invitation.objects.filter(used_at__isnull=True).values_list("token", flat=True):
-            yield route.replace("<str:token>", token), True
+            yield route.replace("<token:token>", token), True
     elif "<" in route or "(?P" in route or "^" in route:
-        if "<int:pk>" in route:
+        if "<key:pk>" in route:
             yield from ((path, False) for path, _ in with_ids(route, None))
     else:
         yield route, route not in OFF
@@ -79,13 +79,13 @@ def paths_of(route: str) -> Iterator[tuple[str, bool]]:
 def with_ids(route: str, project: Any) -> Iterator[tuple[str, bool]]:
     from django.apps import apps
 
-    if "<int:pk>" not in route:
+    if "<key:pk>" not in route:
         yield route, True
         return
-    segment = route.partition("<int:pk>")[0].strip("/").rpartition("/")[2]
+    segment = route.partition("<key:pk>")[0].strip("/").rpartition("/")[2]
     name = MODELS_BY_SEGMENT.get(segment)
     if name is None:
-        yield route.replace("<int:pk>", "1"), False
+        yield route.replace("<key:pk>", "1"), False
         return
     rows = apps.get_model(name)._default_manager.order_by("pk")
     for row in islice(rows, 400):
@@ -95,7 +95,7 @@ def with_ids(route: str, project: Any) -> Iterator[tuple[str, bool]]:
         if project is None or owner == project.pk:
             # Only an import that left rows out has that file; a model's old archive may have to be packed again.
             known = owner is not None and not route.endswith(("errors.jsonl", ".zip"))
-            yield route.replace("<int:pk>", str(row.pk)), known
+            yield route.replace("<key:pk>", str(row.pk)), known
 
 
 def visit_pages() -> dict[str, Any]:

@@ -159,12 +159,12 @@ def test_the_worker_process_loads_no_torch() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_what_has_run_out_is_swept_every_hour(db: None) -> None:
+def test_what_has_run_out_is_swept_every_night(db: None) -> None:
     Session.objects.create(
         session_key="old", session_data="", expire_date=timezone.now() - timedelta(seconds=1)
     )
     Session.objects.create(session_key="new", session_data="", expire_date=timezone.now() + timedelta(days=1))
-    entry = tasks.app.conf.beat_schedule["sweep"]
+    entry = tasks.app.conf.beat_schedule["sessions_clear"]
     tasks.app.tasks[entry["task"]]()
     assert list(Session.objects.values_list("pk", flat=True)) == ["new"]
-    assert entry["schedule"] == 3600
+    assert entry["options"]["queue"] == "housekeeping"

@@ -13,7 +13,7 @@ account = [
     path("", views.account, name="account"),
     path("email/", views.email_change, name="email"),
     path("sessions/end/", views.sessions_end_others, name="sessions-end"),
-    path("sessions/<int:pk>/end/", views.session_end, name="session-end"),
+    path("sessions/<key:pk>/end/", views.session_end, name="session-end"),
 ]
 forgotten = [
     path("", login_not_required(views.ForgottenView.as_view()), name="forgotten"),
@@ -25,11 +25,11 @@ forgotten = [
 ]
 operator = [
     path("", views_operator.people, name="people"),
-    path("<int:pk>/", views_operator.person, name="person"),
-    path("<int:pk>/deactivate/", views_operator.deactivate, name="deactivate"),
-    path("<int:pk>/reactivate/", views_operator.reactivate, name="reactivate"),
-    path("<int:pk>/reset-link/", views_operator.reset_link, name="reset-link"),
-    path("<int:pk>/second-factor/", views_operator.second_factor_remove, name="second-factor-remove"),
+    path("<key:pk>/", views_operator.person, name="person"),
+    path("<key:pk>/deactivate/", views_operator.deactivate, name="deactivate"),
+    path("<key:pk>/reactivate/", views_operator.reactivate, name="reactivate"),
+    path("<key:pk>/reset-link/", views_operator.reset_link, name="reset-link"),
+    path("<key:pk>/second-factor/", views_operator.second_factor_remove, name="second-factor-remove"),
 ]
 urlpatterns = [
     path("sign-in/", login_not_required(views.SignInView.as_view()), name="sign-in"),
