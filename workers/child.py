@@ -26,76 +26,16 @@ NICENESS = 5
 # and writes a folder, so it has no business with the keys, addresses and passwords that the worker is given; a list of
 # those would lack the next one. HF_TOKEN is among what it gets: models are downloaded with it. A launcher that needs
 # more is given it in CALIPER_TRAIN_COMMAND ("env NAME=value accelerate launch ...").
-_PASSED = frozenset(
-    {
-        *(
-            "PATH",
-            "HOME",
-            "USER",
-            "LOGNAME",
-            "SHELL",
-            "TERM",
-            "TZ",
-            "LANG",
-            "LANGUAGE",
-            "TMPDIR",
-            "TEMP",
-            "TMP",
-            "PWD",
-        ),
-        *(
-            "CALIPER_CACHE_DIR",
-            "VIRTUAL_ENV",
-            "SSL_CERT_FILE",
-            "SSL_CERT_DIR",
-            "REQUESTS_CA_BUNDLE",
-            "CURL_CA_BUNDLE",
-        ),
-        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
-    }
-)
+_PASSED = frozenset({
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ", "LANG", "LANGUAGE", "TMPDIR", "TEMP", "TMP", "PWD",
+    "CALIPER_CACHE_DIR", "VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
+})  # fmt: skip
 _PASSED_BEGINNINGS = (
-    *(
-        "LC_",
-        "LD_",
-        "DYLD_",
-        "PYTHON",
-        "XDG_",
-        "CONDA_",
-        "MALLOC_",
-        "GOMP_",
-        "OMP_",
-        "MKL_",
-        "KMP_",
-        "OPENBLAS_",
-    ),
-    *(
-        "DNNL_",
-        "ONEDNN_",
-        "CUDA_",
-        "NVIDIA_",
-        "NCCL_",
-        "CUBLAS_",
-        "ROCR_",
-        "HIP_",
-        "HSA_",
-        "GLOO_",
-        "UCX_",
-        "FI_",
-    ),
-    *(
-        "TORCH",
-        "PYTORCH_",
-        "TRITON_",
-        "ACCELERATE_",
-        "FSDP_",
-        "HF_",
-        "HUGGINGFACE_",
-        "TRANSFORMERS_",
-        "TOKENIZERS_",
-    ),
-    *("SAFETENSORS_", "SLURM_"),
-)
+    "LC_", "LD_", "DYLD_", "PYTHON", "XDG_", "CONDA_", "MALLOC_", "GOMP_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "DNNL_",
+    "ONEDNN_", "CUDA_", "NVIDIA_", "NCCL_", "CUBLAS_", "ROCR_", "HIP_", "HSA_", "GLOO_", "UCX_", "FI_", "TORCH", "PYTORCH_",
+    "TRITON_", "ACCELERATE_", "FSDP_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TOKENIZERS_", "SAFETENSORS_", "SLURM_",
+)  # fmt: skip
 
 
 class FolderBusy(Exception):
