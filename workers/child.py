@@ -34,7 +34,8 @@ _PASSED = frozenset({
 _PASSED_BEGINNINGS = (
     "LC_", "LD_", "DYLD_", "PYTHON", "XDG_", "CONDA_", "MALLOC_", "GOMP_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "DNNL_",
     "ONEDNN_", "CUDA_", "NVIDIA_", "NCCL_", "CUBLAS_", "ROCR_", "HIP_", "HSA_", "GLOO_", "UCX_", "FI_", "TORCH",
-    "PYTORCH_", "TRITON_", "ACCELERATE_", "FSDP_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TOKENIZERS_", "SAFETENSORS_", "SLURM_",
+    "PYTORCH_", "TRITON_", "ACCELERATE_", "FSDP_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TOKENIZERS_",
+    "SAFETENSORS_", "SLURM_",
 )  # fmt: skip
 
 
