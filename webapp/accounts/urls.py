@@ -5,6 +5,7 @@ from django.contrib.auth.decorators import login_not_required
 from django.urls import include, path
 from django.views.generic import TemplateView
 
+from webapp import parameters  # noqa: F401 - it registers the converter "key"
 from webapp.accounts import views, views_operator
 
 app_name = "accounts"
