@@ -64,7 +64,9 @@ def _people_create(project: Project) -> None:
     lines = []
     for name, roles in people.items():
         password = "-".join(secrets.token_hex(2) for _ in range(3))
-        user = User.objects.create_user(name, password=password, is_staff=name == "admin")
+        user = User.objects.create_user(
+            name, password=password, is_staff=name == "admin", is_superuser=name == "admin"
+        )
         for role in roles:
             Membership.objects.create(project=project, user=user, role=role)
         lines.append(f"{name:<12}{password}\n")
