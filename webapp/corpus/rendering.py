@@ -38,7 +38,7 @@ FORMULA_LENGTH = 4000
 CODE_LENGTH = 20_000
 NESTING = 100
 # Words of one text times words of the other, above which differences are not looked for.
-COMPARED = 1_000_000
+COMPARED = 2_000_000
 
 _MATHML = {
     "math", "mrow", "mi", "mn", "mo", "ms", "mtext", "mspace", "mfrac", "msqrt", "mroot", "msub", "msup", "msubsup",
@@ -120,18 +120,23 @@ def as_written(text: str, rival: str = "") -> SafeString:
     With a rival the words in which the two differ are marked.
     """
     pieces = _differing(text, rival) if rival and rival != text else [(text, False)]
-    body = "".join(f"<mark>{_seen(part)}</mark>" if differs else _seen(part) for part, differs in pieces)
+    shown = [_seen(part) for part, _ in pieces[:-1]] + [_seen(part, last=True) for part, _ in pieces[-1:]]
+    body = "".join(
+        f"<mark>{part}</mark>" if differs else part for part, (_, differs) in zip(shown, pieces, strict=True)
+    )
     return mark_safe(f'<pre class="as-written" dir="auto" tabindex="0">{body}</pre>')  # noqa: S308 - escaped
 
 
-def _seen(text: str) -> str:
-    """Escaped, with white space before a line's end, and what has no shape, as visible signs."""
-    return _UNSEEN.sub(lambda found: f'<span class="unseen">{_shape(found[0])}</span>', escape(text))
+def _seen(text: str, *, last: bool = False) -> str:
+    """Escaped, with white space before a line's end, and what has no shape, as visible signs; the last piece of a
+    text ends a line."""
+    unseen = _UNSEEN_LAST if last else _UNSEEN
+    return unseen.sub(lambda found: f'<span class="unseen">{_shape(found[0])}</span>', escape(text))
 
 
-_UNSEEN = re.compile(
-    r"[ \t\u00a0]+(?=\n|$)|[\u200b-\u200f\u2028\u2029\u202a-\u202e\u2060-\u2069\ufeff\x00-\x08\x0b-\x1f\x7f]+"
-)
+_SHAPELESS = r"[\u200b-\u200f\u2028\u2029\u202a-\u202e\u2060-\u2069\ufeff\x00-\x08\x0b-\x1f\x7f]+"
+_UNSEEN = re.compile(rf"[ \t\u00a0]+(?=\n)|{_SHAPELESS}")
+_UNSEEN_LAST = re.compile(rf"[ \t\u00a0]+(?=\n|\Z)|{_SHAPELESS}")
 
 
 def _shape(signs: str) -> str:
@@ -156,7 +161,8 @@ def _differing(text: str, rival: str) -> list[tuple[str, bool]]:
     return [(part, differs) for part, differs in pieces if part]
 
 
-_WORDS = re.compile(r"\w+|\s+|[^\w\s]")
+# White space goes with the word before it: as a word of its own it would be in all places, and finding matches slow.
+_WORDS = re.compile(r"\w+\s*|[^\w\s]\s*|\s+")
 
 
 def look_alike(first: str, second: str) -> bool:
