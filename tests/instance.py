@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from webapp import embedded
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -23,6 +25,19 @@ def own_environment(data: Path) -> dict[str, str]:
     for name in ("DATABASE_URL", "CALIPER_TESTS", "OMP_NUM_THREADS"):
         environment.pop(name, None)
     return environment | {"CALIPER_DATA_DIR": str(data)}
+
+
+def redis_started(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """A Redis server of the tests' own, as the embedded Caliper starts it, that answers; and its URL."""
+    config, url = embedded.write_redis_config(folder)
+    process = subprocess.Popen([embedded.find_redis_server(), str(config)], stdout=subprocess.DEVNULL)
+    for _ in range(100):
+        try:
+            embedded.check_redis_url(url)
+            break
+        except embedded.Refusal:
+            time.sleep(0.1)
+    return process, url
 
 
 class Instance:

@@ -12,7 +12,8 @@ from django.db import transaction
 from django.test import Client
 from django.utils import timezone
 
-from webapp import broker, celery, embedded
+from tests.instance import redis_started
+from webapp import broker, celery
 from webapp.accounts.models import User
 from webapp.corpus.models import Import, Project, Prompt
 from webapp.jobs import State
@@ -28,14 +29,7 @@ def silent(
     """A Redis of our own that was there and gives no answer any more."""
     folder = tmp_path / "redis-data"
     folder.mkdir()
-    config, url = embedded.write_redis_config(folder)
-    process = subprocess.Popen([embedded.find_redis_server(), str(config)], stdout=subprocess.DEVNULL)
-    for _ in range(100):
-        try:
-            embedded.check_redis_url(url)
-            break
-        except embedded.Refusal:
-            time.sleep(0.05)
+    process, url = redis_started(folder)
     settings.REDIS_URL, before = url, celery.app.conf.broker_url
     celery.app.conf.broker_url = url
     if request.param == "hangs":

@@ -1,7 +1,6 @@
 """/healthz says to everybody whether all is well, and what is up and down to those who look after it."""
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from tests.instance import redis_started
 from webapp import embedded, health, heartbeat
 
 pytestmark = pytest.mark.django_db
@@ -19,14 +19,7 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture(scope="module")
 def private_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis of our own, as the embedded Caliper starts it; its URL."""
-    config, url = embedded.write_redis_config(tmp_path_factory.mktemp("data"))
-    process = subprocess.Popen([embedded.find_redis_server(), str(config)], stdout=subprocess.DEVNULL)
-    for _ in range(100):
-        try:
-            embedded.check_redis_url(url)
-            break
-        except embedded.Refusal:
-            time.sleep(0.05)
+    process, url = redis_started(tmp_path_factory.mktemp("data"))
     yield url
     process.terminate()
     process.wait()

@@ -1,16 +1,14 @@
 """The worker half under test: the training tests' project, and a fake trainer in place of the real one."""
 
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.instance import redis_started
 from tests.training.conftest import judge, labelled, make_run  # noqa: F401 - fixtures
-from webapp import embedded
 from webapp.training.models import TrainingRun
 from workers import runs
 
@@ -44,15 +42,8 @@ def trained(fake: Callable[[str], None]) -> Callable[..., TrainingRun]:
 @pytest.fixture(scope="session")
 def private_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a Redis server of these tests' own."""
-    config, url = embedded.write_redis_config(tmp_path_factory.mktemp("redis"))
-    process = subprocess.Popen([embedded.find_redis_server(), str(config)], stdout=subprocess.DEVNULL)
+    process, url = redis_started(tmp_path_factory.mktemp("redis"))
     try:
-        for _ in range(100):
-            try:
-                embedded.check_redis_url(url)
-                break
-            except embedded.Refusal:
-                time.sleep(0.1)
         yield url
     finally:
         process.terminate()

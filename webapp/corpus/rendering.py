@@ -51,39 +51,11 @@ _MATHML_ATTRIBUTES = {
     "linethickness", "width", "height", "depth", "voffset", "columnspan", "rowspan", "notation", "encoding",
 }  # fmt: skip
 _BLOCKS = (
-    "p",
-    "h1",
-    "h2",
-    "h3",
-    "h4",
-    "h5",
-    "h6",
-    "ul",
-    "ol",
-    "li",
-    "blockquote",
-    "pre",
-    "table",
-    "th",
-    "td",
-)
+    "p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "table", "th", "td",
+)  # fmt: skip
 _TAGS = {
-    *_BLOCKS,
-    "br",
-    "hr",
-    "em",
-    "strong",
-    "s",
-    "code",
-    "a",
-    "thead",
-    "tbody",
-    "tr",
-    "span",
-    "div",
-    "button",
-    "input",
-}
+    *_BLOCKS, "br", "hr", "em", "strong", "s", "code", "a", "thead", "tbody", "tr", "span", "div", "button", "input",
+}  # fmt: skip
 _ATTRIBUTES = {
     **{tag: {"dir", "class"} for tag in _BLOCKS},
     **{tag: {"class"} for tag in ("code", "span", "div")},

@@ -27,7 +27,7 @@ def versions_packable(*, keep: int) -> list[ModelVersion]:
         kind = (version.project_id, version.method)
         newer[kind] = newer.get(kind, 0) + 1
         served = version.is_serving or version.promoted_at is not None
-        names = {f"version:{version.method}-{version.number}", str(version.path)}
+        names = {version.start_name, str(version.path)}
         is_start = bool(names & starts.get(version.project_id, set()))
         if newer[kind] > keep and not (served or version.is_packed or is_start or version.pk in taken_away):
             found.append(version)

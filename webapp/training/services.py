@@ -321,12 +321,14 @@ def version_promote(*, version: ModelVersion, actor: User | None = None) -> bool
 
     Raises VersionRefused if its weights were packed away, or its files are gone.
     """
-    if not version.is_packed and not version.is_there:
-        raise VersionRefused(f"{version} can't serve: its files are gone from the disk. {_GONE_REMEDY}")
     project_lock(version.project)
-    versions = ModelVersion.objects.filter(project=version.project, method=version.method)
-    if versions.filter(pk=version.pk, packed_at__isnull=False).exists():
+    # It may have been packed away since it was read.
+    version.refresh_from_db(fields=["packed_at"])
+    if version.is_packed:
         raise VersionRefused(f"{version} can't serve: its weights were packed away. Train it again.")
+    if not version.is_there:
+        raise VersionRefused(f"{version} can't serve: its files are gone from the disk. {_GONE_REMEDY}")
+    versions = ModelVersion.objects.filter(project=version.project, method=version.method)
     replaced = versions.filter(is_serving=True).exclude(pk=version.pk).first()
     versions.filter(is_serving=True).exclude(pk=version.pk).update(is_serving=False)
     now = timezone.now()

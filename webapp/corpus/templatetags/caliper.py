@@ -29,8 +29,8 @@ def written(text: str, rival: str = "") -> SafeString:
 
 @register.filter
 def looks_like(text: str, rival: str) -> bool:
-    """Whether another text would be drawn as this one is."""
-    return look_alike(text, rival)
+    """Whether the text beside it, if there is one, would be drawn as this one is."""
+    return bool(rival) and look_alike(text, rival)
 
 
 @register.filter
