@@ -59,6 +59,7 @@ INSTALLED_APPS = [
     "webapp.accounts",
     "webapp.corpus",
     "webapp.labels",
+    "webapp.importing",
     "webapp.snapshots",
     "webapp.training",
     "webapp.ratings",

@@ -12,6 +12,7 @@ urlpatterns = [
     *([path("sso/", include("webapp.accounts.sso_urls"))] if settings.OIDC_ISSUER or settings.TOTP else []),
     path("", include("webapp.corpus.urls")),
     path("", include("webapp.labels.urls")),
+    path("", include("webapp.importing.urls")),
     path("", include("webapp.snapshots.urls")),
     path("", include("webapp.training.urls")),
     path("", include("webapp.ratings.urls")),

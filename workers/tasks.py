@@ -26,8 +26,8 @@ if not apps.ready:
 from webapp.accounts.services import accounts_sweep
 from webapp.corpus.models import Import
 from webapp.heartbeat import redis_client
+from webapp.importing.services import import_run
 from webapp.jobs import Job
-from webapp.labels.importing import import_run
 from webapp.labels.queue import reservations_expire
 from webapp.snapshots.exporting import export_run
 from webapp.snapshots.models import Export

@@ -233,7 +233,7 @@ def words_of(job: Any) -> str:
 
 def settle(stack: Stack, say: Callable[[str], None]) -> list[str]:
     """Wait until no job is on its way, resume what ended badly, wait for that; what is stuck, in words."""
-    from webapp.corpus.importing import import_retry
+    from webapp.importing.services import import_retry
     from webapp.snapshots.exporting import export_retry
     from webapp.training.services import run_resume
 

@@ -225,8 +225,7 @@ def import_through_pages(project: Any, corpus: list[dict[str, Any]], user: Any) 
     """A preview, then the import itself, which leaves one row out."""
     from django.core.files.uploadedfile import SimpleUploadedFile
 
-    from webapp.corpus.importing import import_confirm, import_start
-    from webapp.labels.importing import import_run
+    from webapp.importing.services import import_confirm, import_run, import_start
 
     content = "".join(json.dumps(row) + "\n" for row in corpus).encode()
     if project.asks == "levels":

@@ -96,7 +96,7 @@ def test_jobs_that_read_or_pack(labelled: Project, make_run: Any, start: Start) 
     exporting, zipping = Export.objects.create(project=labelled), Export.objects.create(project=labelled)
     run = make_run(labelled)
     processes = [
-        start("import_file", reading, "webapp.labels.importing:spool_records"),
+        start("import_file", reading, "webapp.importing.services:spool_records"),
         start("export_file", exporting, "webapp.snapshots.exporting:agreement_lines"),
         start("export_file", zipping, "webapp.snapshots.exporting:zip_folder"),
         start("train_run", run, "workers.runs:snapshot_take"),
@@ -115,7 +115,7 @@ def test_jobs_that_read_or_pack(labelled: Project, make_run: Any, start: Start) 
 
 def test_an_import_that_writes(labelled: Project, start: Start) -> None:
     writing = import_of(labelled)
-    process = start("import_file", writing, "webapp.labels.importing:LabelWriter.write_counters")
+    process = start("import_file", writing, "webapp.importing.labels:LabelWriter.write_counters")
     there(process)
     time.sleep(LOST_AFTER + 1)
     tasks.tick()  # finds the lock taken, and goes on
@@ -139,7 +139,7 @@ def test_a_run_that_stores_its_predictions(labelled: Project, make_run: Any, sta
 def test_a_cancel_while_it_writes_works_within_seconds(labelled: Project, start: Start) -> None:
     """Also where the job's own transaction keeps the row from being changed."""
     row = import_of(labelled, count=3)
-    process = start("import_file", row, "webapp.labels.importing:_walk")
+    process = start("import_file", row, "webapp.importing.services:_walk")
     there(process)
     began = time.monotonic()
     assert Import.objects.get(pk=row.pk).request_cancel()

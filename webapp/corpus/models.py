@@ -13,6 +13,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from webapp.accounts.models import User
+from webapp.corpus.conversations import spoken
 from webapp.corpus.options import Method, RunRefused, Tuning, check_options
 from webapp.jobs import Job, State
 
@@ -27,6 +28,13 @@ class ProjectQuerySet(models.QuerySet["Project"]):
 
 class Project(models.Model):
     """Guidelines, rating scale, overlap, retrain policy, base model, people and their roles."""
+
+    class Pairing(models.TextChoices):
+        """How responses that come without pairs are paired: with every rival, with the next ones, or at random."""
+
+        ALL = "all", "every response with every other"
+        RING = "ring", "every response with the next ones, in a ring"
+        RANDOM = "random", "pairs drawn at random"
 
     class Asks(models.TextChoices):
         BOTH = "both", "pairs, with a quality level for each response"
@@ -43,6 +51,19 @@ class Project(models.Model):
         validators=[MinValueValidator(1), MaxValueValidator(100)],
         help_text="Wanted judgements per pair (or labels per response), each from a different annotator.",
     )
+    pairing = models.CharField(max_length=10, choices=Pairing.choices, default=Pairing.ALL)
+    pairing_limit = models.PositiveSmallIntegerField(
+        default=10,
+        validators=[MinValueValidator(1), MaxValueValidator(1000)],
+        help_text="All and random: at most so many pairs a prompt. Ring: each response with so many neighbours.",
+    )
+    # What annotators may tick for each side, at most MAX_REASON_TAGS.
+    reason_tags = models.JSONField(default=list, blank=True)
+    load_images = models.BooleanField(
+        default=False,
+        help_text="Show the pictures that texts point to. Whoever hosts them sees who looks, and when.",
+    )
+    archived_at = models.DateTimeField(null=True, blank=True, editable=False)
     reservation_minutes = models.PositiveSmallIntegerField(
         default=30, validators=[MinValueValidator(1), MaxValueValidator(24 * 60)]
     )
@@ -265,9 +286,10 @@ class AuditEntry(models.Model):
         raise TypeError("The audit log is only added to.")
 
 
-def messages_digest(messages: list[dict[str, str]]) -> str:
-    """sha256 of a conversation, for recognising the same prompt under another id."""
-    return hashlib.sha256(json.dumps(messages, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+def messages_digest(messages: list[dict[str, Any]], tools: list[Any] | None = None) -> str:
+    """sha256 of a conversation and the tools it offers, for recognising the same one under another id."""
+    value = {"messages": messages, "tools": tools} if tools else messages
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def text_digest(text: str) -> str:
@@ -275,15 +297,26 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _origin() -> models.ForeignKey[Any, Any]:
+    """The import that wrote a row, so that it can be taken back."""
+    return models.ForeignKey(
+        "corpus.Import", null=True, blank=True, editable=False, on_delete=models.SET_NULL, related_name="+"
+    )
+
+
 class Prompt(models.Model):
     """A conversation (list of role/content messages) that is answered."""
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="prompts")
     external_id = models.CharField(max_length=200)
+    # {role, content} and, where the source has them, name, tool_calls and tool_call_id: see importing.messages.
     messages = models.JSONField()
+    # The tools the assistant was offered, as JSON schemas.
+    tools = models.JSONField(default=list, blank=True)
     digest = models.CharField(max_length=64, editable=False)
     # What is split between training and held-out: a topic or debate where the source names one, else the prompt.
     group = models.CharField(max_length=200, blank=True)
+    origin = _origin()
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -300,7 +333,7 @@ class Prompt(models.Model):
     @property
     def last_text(self) -> str:
         """The content of the last message, for lists."""
-        return str(self.messages[-1]["content"]) if self.messages else ""
+        return spoken(self.messages[-1]) if self.messages else ""
 
 
 def _open_index(name: str, done: str) -> models.Index:
@@ -326,12 +359,15 @@ class Response(models.Model):
     prompt = models.ForeignKey(Prompt, on_delete=models.CASCADE, related_name="responses")
     external_id = models.CharField(max_length=200)
     text = models.TextField(blank=True)
+    # An answer of several turns, or with tool calls; `text` is then its transcript. None: the text is all there is.
+    messages = models.JSONField(null=True, blank=True)
     digest = models.CharField(max_length=64, editable=False)
     author = models.CharField(max_length=200, blank=True)
     metadata = models.JSONField(default=dict, blank=True)
     wanted = models.PositiveSmallIntegerField(default=0)
     labelled = models.PositiveIntegerField(default=0)
     reserved = models.PositiveIntegerField(default=0)
+    origin = _origin()
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = ResponseQuerySet.as_manager()
@@ -372,6 +408,7 @@ class Pair(models.Model):
     wanted = models.PositiveSmallIntegerField(default=3)
     judged = models.PositiveIntegerField(default=0)
     reserved = models.PositiveIntegerField(default=0)
+    origin = _origin()
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = PairQuerySet.as_manager()
@@ -393,10 +430,24 @@ class Import(Job):
 
     class Format(models.TextChoices):
         AUTO = "auto", "recognise it"
+        MAPPED = "mapped", "columns named by hand"
         CALIPER = "caliper", "Caliper JSONL"
         TRL = "trl", "TRL preference"
+        TRL_UNPAIRED = "trl-unpaired", "TRL unpaired"
         HH = "hh-rlhf", "hh-rlhf"
+        ARENA = "arena", "LMArena battles"
+        ARENA_KAGGLE = "arena-kaggle", "LMArena, Kaggle 55k table"
+        ULTRAFEEDBACK = "ultrafeedback", "UltraFeedback"
+        HELPSTEER = "helpsteer", "HelpSteer2 ratings"
+        HELPSTEER_PREFERENCE = "helpsteer-preference", "HelpSteer2 and HelpSteer3 preference"
+        REWARDBENCH = "rewardbench", "RewardBench 1 and 2"
         PANDALM = "pandalm", "PandaLM"
+        AUTOJ = "auto-j", "Auto-J"
+        QA_FEEDBACK = "qa-feedback", "QA-Feedback"
+        SHAREGPT = "sharegpt", "ShareGPT preference"
+        ARGILLA = "argilla", "Argilla 2 export"
+        LABEL_STUDIO = "label-studio", "Label Studio pairwise export"
+        POTATO = "potato", "Potato pairwise"
         UKP = "ukp-convarg1", "UKPConvArg1 votes"
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="imports")
@@ -407,9 +458,12 @@ class Import(Job):
     # Relative to DATA_DIR; several files of one import lie in one folder.
     folder = models.CharField(max_length=255)
     format = models.CharField(max_length=20, choices=Format.choices, default=Format.AUTO)
+    # Which column is what, when somebody said so: see importing.mapping.
+    mapping = models.JSONField(default=dict, blank=True)
     dry_run = models.BooleanField(default=True)
-    # Counts found and written, the first rows as a preview, the first errors: see corpus.importing.Report.
+    # Counts found and written, the first rows as a preview, the first errors: see importing.writing.Report.
     report = models.JSONField(default=dict, blank=True)
+    undone_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ["-pk"]

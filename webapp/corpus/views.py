@@ -47,7 +47,7 @@ def project_new(request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         project = services.project_create(project=form.save(commit=False), created_by=request.user)
         messages.success(request, "The project is made. Now import something to judge.")
-        return redirect("corpus:imports", project.slug)
+        return redirect("importing:imports", project.slug)
     return render(request, "corpus/project_new.html", {"form": form})
 
 

@@ -7,7 +7,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-from webapp.corpus.models import Pair, Project, Response
+from webapp.corpus.models import Import, Pair, Project, Response
 
 
 class Verdict(models.TextChoices):
@@ -118,7 +118,10 @@ class Judgement(models.Model):
     )
     verdict = models.CharField(max_length=10, choices=Verdict.choices)
     strength = models.PositiveSmallIntegerField(null=True, blank=True)
+    # Tags of one side as "a:TAG" or "b:TAG"; other words come from imports.
     reasons = models.JSONField(default=list, blank=True)
+    # Verdict and levels contradict each other, and the annotator said that they should.
+    contradiction_kept = models.BooleanField(default=False)
     comment = models.TextField(blank=True)
     left = models.CharField(max_length=1, choices=Side.choices, blank=True)
     shown_at = models.DateTimeField(null=True, blank=True)
@@ -126,6 +129,9 @@ class Judgement(models.Model):
     policy = models.CharField(max_length=40, blank=True)
     propensity = models.FloatField(null=True, blank=True)
     source = models.CharField(max_length=10, choices=Source.choices, default=Source.BROWSER)
+    origin = models.ForeignKey(
+        Import, null=True, blank=True, editable=False, on_delete=models.SET_NULL, related_name="+"
+    )
     # One row per intent: the card's key and how often it was reopened; imported rows carry their own.
     client_key = models.CharField(max_length=120, unique=True)
     supersedes = models.OneToOneField(
@@ -174,6 +180,9 @@ class QualityLabel(models.Model):
     shown_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
     source = models.CharField(max_length=10, choices=Source.choices, default=Source.BROWSER)
+    origin = models.ForeignKey(
+        Import, null=True, blank=True, editable=False, on_delete=models.SET_NULL, related_name="+"
+    )
     client_key = models.CharField(max_length=140, unique=True)
     supersedes = models.OneToOneField(
         "self", null=True, blank=True, on_delete=models.PROTECT, related_name="superseded_by"

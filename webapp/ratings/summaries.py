@@ -160,7 +160,7 @@ def first_steps(
             f"Import {what} to judge",
             "Prompts, responses, pairs and, if you have them, votes: Caliper JSONL, TRL, hh-rlhf, PandaLM.",
             done=items > 0,
-            url=url("corpus:imports", access.admin),
+            url=url("importing:imports", access.admin),
         ),
         Step(
             "Invite people",

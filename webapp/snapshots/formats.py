@@ -150,7 +150,7 @@ def _plain(messages: Messages) -> Messages:
 
 
 def caliper_rows(project: Project) -> Iterator[Row]:
-    """Prompts, responses, pairs, current votes and levels as import lines (webapp/corpus/FORMATS.md)."""
+    """Prompts, responses, pairs, current votes and levels as import lines (webapp/importing/FORMATS.md)."""
     names = annotator_names(project)
     prompts = project.prompts.order_by(by_bytes("external_id")).values_list(
         "external_id", "messages", "group"

@@ -9,7 +9,7 @@ from django.db import transaction
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Import, Membership, Method, Pair, Project
-from webapp.labels.importing import import_run
+from webapp.importing.services import import_run
 from webapp.labels.models import Judgement
 from webapp.labels.simulation import simulate
 from webapp.training.models import TrainingRun

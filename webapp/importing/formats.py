@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 
-from webapp.corpus.fields import (
+from webapp.corpus.models import messages_digest
+from webapp.importing.fields import (
     MAX_ID,
     Message,
     RowError,
@@ -30,8 +31,7 @@ from webapp.corpus.fields import (
     text_of,
     time_of,
 )
-from webapp.corpus.models import messages_digest
-from webapp.corpus.reading import ImportRefused, Problem, Row, Source, Tick, json_kind, printable, rows
+from webapp.importing.reading import ImportRefused, Problem, Row, Source, Tick, json_kind, printable, rows
 
 logger = logging.getLogger(__name__)
 

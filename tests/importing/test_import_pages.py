@@ -14,8 +14,8 @@ from django.utils import timezone
 from webapp import waiting
 from webapp.accounts.models import User
 from webapp.corpus.models import Import, Project, Prompt
+from webapp.importing.services import import_run
 from webapp.jobs import ProgressFile, State
-from webapp.labels.importing import import_run
 from webapp.labels.models import Judgement
 
 LINES = [
@@ -31,7 +31,7 @@ LINES = [
 def sent(monkeypatch: Any) -> list[tuple[str, int]]:
     """What would have gone to the broker."""
     messages: list[tuple[str, int]] = []
-    monkeypatch.setattr("webapp.corpus.importing.enqueue", lambda task, pk: messages.append((task, pk)))
+    monkeypatch.setattr("webapp.importing.services.enqueue", lambda task, pk: messages.append((task, pk)))
     return messages
 
 
@@ -55,10 +55,10 @@ def urls(row: Import) -> list[tuple[str, str]]:
     posts = ("import-confirm", "import-cancel", "import-retry")
     gets = ("import", "import-progress", "import-errors")
     return [
-        ("get", reverse("corpus:imports", args=keys[:1])),
-        ("post", reverse("corpus:imports", args=keys[:1])),
-        *(("post", reverse(f"corpus:{name}", args=keys)) for name in posts),
-        *(("get", reverse(f"corpus:{name}", args=keys)) for name in gets),
+        ("get", reverse("importing:imports", args=keys[:1])),
+        ("post", reverse("importing:imports", args=keys[:1])),
+        *(("post", reverse(f"importing:{name}", args=keys)) for name in posts),
+        *(("get", reverse(f"importing:{name}", args=keys)) for name in gets),
     ]
 
 
@@ -83,8 +83,8 @@ def test_an_admin_of_another_project_sees_none_of_it(
 ) -> None:
     other = Project.objects.create(slug="other", name="Other")
     client = client_of(make_user("olga", other, "admin"))
-    assert client.get(reverse("corpus:import", args=["other", row.pk])).status_code == 404
-    assert client.get(reverse("corpus:import", args=["capitals", row.pk])).status_code == 404
+    assert client.get(reverse("importing:import", args=["other", row.pk])).status_code == 404
+    assert client.get(reverse("importing:import", args=["capitals", row.pk])).status_code == 404
 
 
 def test_an_empty_list_says_what_to_do(client_of: Callable[[User], Client], admin: User) -> None:
@@ -112,7 +112,7 @@ def test_uploading_keeps_the_files_and_queues_a_preview(
         ({"uploads": [upload("a.jsonl", "")], "format": "auto"}, "file is empty"),
         ({"uploads": [upload(text="x" * 3000)], "format": "auto"}, "is more than the"),
         ({"uploads": [upload() for _ in range(11)], "format": "auto"}, "At most 10 files"),
-        ({"uploads": [upload()], "format": "arena"}, "arena is not one of"),
+        ({"uploads": [upload()], "format": "lotus"}, "lotus is not one of"),
     ],
 )
 def test_uploads_that_are_refused(
@@ -133,7 +133,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("webapp.corpus.importing.safe_name", full)
+    monkeypatch.setattr("webapp.importing.services.safe_name", full)
     response = client_of(admin).post("/p/capitals/imports/", {"uploads": [upload()], "format": "auto"})
     assert "No space left on device" in response.content.decode()
     assert not Import.objects.exists()

@@ -14,14 +14,14 @@ from django.test import Client
 
 from webapp.accounts.models import User
 from webapp.celery import app
-from webapp.corpus import importing
-from webapp.corpus.fields import RowError
-from webapp.corpus.formats import PARSERS, records
 from webapp.corpus.models import Import, Project, Prompt
-from webapp.corpus.reading import ImportRefused, Problem, Source
+from webapp.importing import services
+from webapp.importing import writing as importing
+from webapp.importing.fields import RowError
+from webapp.importing.formats import PARSERS, records
+from webapp.importing.reading import ImportRefused, Problem, Source
+from webapp.importing.services import import_files, import_run
 from webapp.jobs import State
-from webapp.labels import importing as label_importing
-from webapp.labels.importing import import_files, import_run
 
 HUGE = 10**400
 VOTE = {"type": "vote", "a": "a", "b": "b", "annotator": "n", "verdict": "a"}
@@ -196,7 +196,7 @@ def test_an_import_that_takes_too_much_memory_fails_with_words(
             kept.append(bytearray(16 * 2**20))
 
     with monkeypatch.context() as patch:
-        patch.setattr(label_importing, "_walk", take)
+        patch.setattr(services, "_walk", take)
         import_run(row)
     assert len(kept) < 5
     row.refresh_from_db()

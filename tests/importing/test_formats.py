@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import shared_data
-from webapp.corpus import reading
-from webapp.corpus.fields import RowError
-from webapp.corpus.formats import (
+from webapp.importing import reading
+from webapp.importing.fields import RowError
+from webapp.importing.formats import (
     PARSERS,
     LevelRecord,
     PairRecord,
@@ -21,7 +21,7 @@ from webapp.corpus.formats import (
     recognise,
     records,
 )
-from webapp.corpus.reading import ImportRefused, Problem, Source, rows
+from webapp.importing.reading import ImportRefused, Problem, Source, rows
 
 
 def file(tmp_path: Path, name: str, data: str | bytes) -> Source:

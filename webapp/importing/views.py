@@ -14,15 +14,9 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from webapp.accounts.models import User
 from webapp.corpus.access import project_for
-from webapp.corpus.importing import (
-    PROGRESS,
-    SHOWN_ERRORS,
-    import_cancel,
-    import_confirm,
-    import_retry,
-    import_start,
-)
 from webapp.corpus.models import Import, Project
+from webapp.importing.services import import_cancel, import_confirm, import_retry, import_start
+from webapp.importing.writing import PROGRESS, SHOWN_ERRORS
 from webapp.jobs import ProgressFile, State
 from webapp.middleware import receives_files
 from webapp.waiting import change_token, waiting_for_worker
@@ -92,10 +86,10 @@ def imports(request: HttpRequest, slug: str) -> HttpResponse:
                 "uploads", f"The server could not keep the file ({error.strerror}). Tell its admin."
             )
         else:
-            return redirect("corpus:import", project.slug, row.pk)
+            return redirect("importing:import", project.slug, row.pk)
     page = Paginator(_imports(project), PAGE_SIZE).get_page(request.GET.get("page"))
     context = {"form": form, "page": page, "max_mb": settings.MAX_UPLOAD_BYTES // 2**20}
-    return render(request, "corpus/imports.html", context, status=400 if form.errors else 200)
+    return render(request, "importing/imports.html", context, status=400 if form.errors else 200)
 
 
 def _context(project: Project, pk: int) -> dict[str, Any]:
@@ -128,7 +122,7 @@ def _context(project: Project, pk: int) -> dict[str, Any]:
 @require_safe
 def import_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
-    return render(request, "corpus/import.html", _context(project, pk))
+    return render(request, "importing/import.html", _context(project, pk))
 
 
 @require_safe
@@ -137,10 +131,10 @@ def import_progress(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
     context = _context(project, pk)
     if not request.htmx:  # type: ignore[attr-defined]
-        return redirect("corpus:import", project.slug, pk)
+        return redirect("importing:import", project.slug, pk)
     if request.GET.get("token") == context["token"]:
         return HttpResponse(status=204)
-    return render(request, "corpus/import.html#progress", context)
+    return render(request, "importing/import.html#progress", context)
 
 
 @require_POST
@@ -150,7 +144,7 @@ def import_confirm_view(request: HttpRequest, slug: str, pk: int) -> HttpRespons
     row = get_object_or_404(_imports(project), pk=pk)
     if not import_confirm(import_row=row, actor=request.user):
         messages.warning(request, "Nothing was started: this import isn't a finished preview (any more).")
-    return redirect("corpus:import", project.slug, pk)
+    return redirect("importing:import", project.slug, pk)
 
 
 @require_POST
@@ -159,7 +153,7 @@ def import_cancel_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse
     assert isinstance(request.user, User)
     if not import_cancel(import_row=get_object_or_404(_imports(project), pk=pk), actor=request.user):
         messages.warning(request, "There was nothing to cancel: the import has ended.")
-    return redirect("corpus:import", project.slug, pk)
+    return redirect("importing:import", project.slug, pk)
 
 
 @require_POST
@@ -168,7 +162,7 @@ def import_retry_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     assert isinstance(request.user, User)
     if not import_retry(import_row=get_object_or_404(_imports(project), pk=pk), actor=request.user):
         messages.warning(request, "Nothing was started: the import runs or is done.")
-    return redirect("corpus:import", project.slug, pk)
+    return redirect("importing:import", project.slug, pk)
 
 
 @require_safe
@@ -188,4 +182,4 @@ def import_errors(request: HttpRequest, slug: str, pk: int) -> FileResponse:
 @require_safe
 def import_formats(request: HttpRequest, slug: str) -> HttpResponse:
     project_for(request, slug, "member")
-    return render(request, "corpus/import_formats.html", {"text": FORMATS.read_text(encoding="utf-8")})
+    return render(request, "importing/import_formats.html", {"text": FORMATS.read_text(encoding="utf-8")})

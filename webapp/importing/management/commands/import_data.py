@@ -15,15 +15,17 @@ from django.utils import timezone
 
 from webapp.corpus.audit import COMMAND, Action
 from webapp.corpus.commands import project_named
-from webapp.corpus.importing import ERRORS, Report, audit_import
 from webapp.corpus.models import Import
-from webapp.corpus.reading import ImportRefused, Source
+from webapp.importing.reading import ImportRefused, Source
+from webapp.importing.services import audit_import, import_files
+from webapp.importing.writing import ERRORS, Report
 from webapp.jobs import State
-from webapp.labels.importing import import_files
 
 
 class Command(BaseCommand):
-    help = "Import prompts, responses, pairs, votes and levels from files. Formats: webapp/corpus/FORMATS.md"
+    help = (
+        "Import prompts, responses, pairs, votes and levels from files. Formats: webapp/importing/FORMATS.md"
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("files", nargs="+", metavar="FILE", type=Path)

@@ -13,12 +13,12 @@ from django.utils import timezone
 
 from tests.conftest import shared_data
 from webapp.accounts.models import User
-from webapp.corpus.importing import Report, import_confirm, import_retry, safe_name
 from webapp.corpus.models import Import, Pair, Project, Prompt, Response
-from webapp.corpus.reading import ImportRefused, Source
+from webapp.importing import labels as label_importing
+from webapp.importing.reading import ImportRefused, Source
+from webapp.importing.services import import_confirm, import_files, import_retry, import_run, safe_name
+from webapp.importing.writing import Report
 from webapp.jobs import ProgressFile, State
-from webapp.labels import importing as label_importing
-from webapp.labels.importing import import_files, import_run
 from webapp.labels.models import Judgement, QualityLabel
 
 BASE: list[dict[str, Any]] = [

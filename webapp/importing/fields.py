@@ -13,7 +13,7 @@ from django.conf import settings
 from django.utils import timezone
 from django.utils.duration import duration_iso_string
 
-from webapp.corpus.reading import Row, json_kind
+from webapp.importing.reading import Row, json_kind
 
 MAX_ID = 200
 MAX_NAME = 80

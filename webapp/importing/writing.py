@@ -3,14 +3,11 @@
 An import goes in two steps. `spool_records` reads the files once and lays the records down by kind, so that a file
 may name things in any order. `CorpusWriter` then goes through the kinds (prompts, responses, pairs), finds out what
 is new, what is there already and what contradicts, and writes the new rows. A dry run does all but the writing: new
-rows get negative stand-ins for primary keys. `labels.importing` orders the steps and does the same with labels.
+rows get negative stand-ins for primary keys. `importing.services` orders the steps and does the same with labels.
 """
 
 import hashlib
 import json
-import re
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,20 +15,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from django.conf import settings
-from django.core.files.uploadedfile import UploadedFile
-from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.utils import timezone
 
-from webapp.accounts.models import User
-from webapp.celery import enqueue
-from webapp.corpus import fields, formats
-from webapp.corpus.audit import Action, audit
-from webapp.corpus.formats import LevelRecord, PairRecord, PromptRecord, Record, ResponseRecord, VoteRecord
-from webapp.corpus.models import Import, Pair, Project, Prompt, Response, messages_digest, text_digest
-from webapp.corpus.reading import ImportRefused, Problem, Source, printable
-from webapp.jobs import State
+from webapp.corpus.models import Pair, Project, Prompt, Response, messages_digest, text_digest
+from webapp.importing import fields, formats
+from webapp.importing.formats import LevelRecord, PairRecord, PromptRecord, Record, ResponseRecord, VoteRecord
+from webapp.importing.reading import ImportRefused, Problem, Source, printable
 
 # Rows looked up and written at a time: below SQLite's limit of variables in one statement.
 CHUNK = 500
@@ -573,89 +563,3 @@ def pair_id(a: str, b: str) -> str:
     """The id of a pair that the file gives none."""
     id = f"{a}:{b}"
     return id if len(id) <= fields.MAX_ID else "pair-" + hashlib.sha256(id.encode()).hexdigest()[:40]
-
-
-def import_start(*, project: Project, files: Sequence[UploadedFile], format: str, created_by: User) -> Import:
-    """Keep uploaded files and queue their dry run. Raises OSError, and then nothing is kept."""
-    folder = f"imports/{secrets.token_hex(8)}"
-    path = settings.DATA_DIR / folder
-    path.mkdir(parents=True)
-    names: list[str] = []
-    try:
-        for file in files:
-            name = safe_name(file.name or "", taken=names)
-            names.append(name)
-            with (path / name).open("wb") as target:
-                for block in file.chunks():
-                    target.write(block)
-        with transaction.atomic():
-            row = Import.objects.create(
-                project=project,
-                created_by=created_by,
-                file_name=shorten(", ".join(names), 255),
-                folder=folder,
-                format=format,
-            )
-            audit_import(row, Action.IMPORT_UPLOADED, created_by)
-            enqueue("workers.tasks.import_file", row.pk)
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
-        raise
-    return row
-
-
-def safe_name(name: str, *, taken: Iterable[str] = ()) -> str:
-    """A file name without folders and odd characters that is none of those taken; its endings are kept."""
-    bare = re.sub(r"[^\w.-]+", "-", name.replace("\\", "/").rpartition("/")[2]).lstrip(".-")[-100:] or "file"
-    unique, number = bare, 1
-    while unique.lower() in {*(other.lower() for other in taken), *OWN_FILES}:
-        number += 1
-        unique = f"{number}-{bare}"
-    return unique
-
-
-def audit_import(row: Import, action: Action, actor: User | str | None) -> None:
-    detail = {"import": row.pk, "files": row.file_name, "format": row.format}
-    audit(project=row.project, actor=actor, action=action, detail=detail)
-
-
-@transaction.atomic
-def import_cancel(*, import_row: Import, actor: User | None = None) -> bool:
-    """Ask a queued or running import to stop. False: it has ended."""
-    asked = import_row.request_cancel()
-    if asked:
-        audit_import(import_row, Action.IMPORT_CANCELLED, actor)
-    return asked
-
-
-@transaction.atomic
-def import_retry(*, import_row: Import, actor: User | None = None) -> bool:
-    """FAILED | LOST | CANCELLED -> QUEUED; False if it was none of these."""
-    queued = import_row.requeue()
-    if queued:
-        audit_import(import_row, Action.IMPORT_RETRIED, actor)
-        enqueue("workers.tasks.import_file", import_row.pk)
-    return queued
-
-
-def import_next(*, project: Project) -> None:
-    """Send the import of the project that has waited longest for another one to end, if there is one."""
-    waiting = Import.objects.filter(project=project, state=State.QUEUED).order_by("queued_at", "pk").first()
-    if waiting is not None:
-        enqueue("workers.tasks.import_file", waiting.pk)
-
-
-@transaction.atomic
-def import_confirm(*, import_row: Import, actor: User | None = None) -> bool:
-    """DONE (dry run) -> QUEUED (for real): one conditional UPDATE, so that a double click imports once."""
-    confirmed = (
-        Import.objects.filter(pk=import_row.pk, state=State.DONE, dry_run=True).update(
-            state=State.QUEUED, dry_run=False, queued_at=timezone.now(), started_at=None, finished_at=None, phase="",
-            step=0, total=0, error="",
-        )
-        == 1
-    )  # fmt: skip
-    if confirmed:
-        audit_import(import_row, Action.IMPORT_CONFIRMED, actor)
-        enqueue("workers.tasks.import_file", import_row.pk)
-    return confirmed

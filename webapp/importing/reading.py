@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 
 from django.conf import settings
 
-from webapp.corpus import parquet
-from webapp.corpus.sources import (
+from webapp.importing import parquet
+from webapp.importing.sources import (
     MAX_COLUMNS,
     MAX_ROW_BYTES,
     UNPACK_FACTOR,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
-from webapp.corpus.sources import (
+from webapp.importing.sources import (
     MAX_COLUMNS,
     MAX_ROW_BYTES,
     UNPACK_FACTOR,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
-    from webapp.corpus.sources import Row, Source, Tick
+    from webapp.importing.sources import Row, Source, Tick
 
 BATCH_ROWS = 200
 BATCH_BYTES = 16 * 1024 * 1024

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from webapp.corpus.importing import MAX_ERRORS_BYTES, Problems, Report, Spool, spool_records
-from webapp.corpus.reading import ImportRefused, Source
+from webapp.importing.reading import ImportRefused, Source
+from webapp.importing.writing import MAX_ERRORS_BYTES, Problems, Report, Spool, spool_records
 
 MEMORY_MB, SECONDS = 400, 20.0
 GOOD = b'{"type": "prompt", "id": "p", "text": "Why?"}\n'

@@ -13,56 +13,26 @@ person said in the browser under the same name is left out.
 """
 
 import logging
-import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.contrib.auth.hashers import make_password
-from django.db import IntegrityError, OperationalError, transaction
 from django.db.models import F, Model
 from django.db.models.functions import Greatest
 
-from webapp import life
 from webapp.accounts.models import User
-from webapp.corpus.formats import PARSERS, LevelRecord, VoteRecord, recognise
-from webapp.corpus.importing import (
-    CHUNK,
-    ERRORS,
-    OWN_FILES,
-    PROGRESS,
-    CorpusWriter,
-    Known,
-    Problems,
-    Progress,
-    Report,
-    Spool,
-    Where,
-    import_next,
-    in_chunks,
-    shorten,
-    spool_records,
-)
-from webapp.corpus.models import Import, Pair, Project, Response
-from webapp.corpus.reading import ImportRefused, Source, printable
-from webapp.jobs import ProgressFile
+from webapp.corpus.models import Pair, Response
+from webapp.importing.formats import LevelRecord, VoteRecord
+from webapp.importing.writing import CHUNK, CorpusWriter, Known, Where, in_chunks, shorten
 from webapp.labels.models import Judgement, QualityLabel, Verdict
 from webapp.labels.models import Source as LabelSource
 from webapp.labels.names import imported_username
-from webapp.limits import OUT_OF_MEMORY, memory_limited
 
 logger = logging.getLogger(__name__)
 
 _SWAPPED = {"a": "b", "b": "a"}
-
-
-class Stopped(Exception):
-    """The row is no longer RUNNING, or its cancel button was pressed."""
 
 
 class _Annotator:
@@ -367,184 +337,3 @@ def _by_value(counts: dict[int, int]) -> dict[int, list[int]]:
         if count:
             groups[count].append(pk)
     return groups
-
-
-# The whole import --------------------------------------------------------------------------------------------
-
-
-def import_files(
-    *,
-    project: Project,
-    sources: Sequence[Source],
-    format_name: str,
-    dry_run: bool,
-    folder: Path,
-    progress: Progress = lambda phase, step, total: None,
-    before_write: Callable[[int], None] = lambda records: None,
-    written: Callable[[Report], None] = lambda report: None,
-) -> Report:
-    """Import files into a project; the report says what was found, written and left out.
-
-    `progress(phase, step, total)` is called between transactions while reading, and inside the one write transaction
-    while writing; `before_write(records)` right before that transaction and `written(report)` as its last act. The
-    rows left out are listed in `folder`/errors.jsonl. Raises ImportRefused, and then nothing was written.
-    """
-    started = time.monotonic()
-    report = Report(dry_run=dry_run)
-    if not sources:
-        raise ImportRefused("There is no file to import. Choose one.")
-    report.format = recognise(sources) if format_name == Import.Format.AUTO else format_name
-    if report.format not in PARSERS:
-        raise ImportRefused(f"There is no format “{report.format}”. Known: auto, {', '.join(PARSERS)}.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        (folder / ERRORS).open("w", encoding="utf-8") as errors,
-        tempfile.TemporaryDirectory(dir=folder) as work,
-    ):
-        problems = Problems(errors, report)
-        spool = Spool(Path(work))
-        try:
-            spool_records(sources, report.format, spool, problems, report, progress)
-        finally:
-            spool.close()
-        _refuse_unusable(report, spool, problems)
-        total = sum(spool.sizes.values())
-        if not dry_run:
-            before_write(total)
-        with nullcontext() if dry_run else transaction.atomic():
-            if not dry_run:
-                # One import of a project at a time; rows that refer to the project may be added meanwhile.
-                Project.objects.select_for_update(no_key=True).get(pk=project.pk)
-            _walk(project, sources, spool, problems, report, total, progress, write=not dry_run)
-            if not report.found:
-                raise ImportRefused(
-                    f"Nothing could be used: every row has a problem. The first: {problems.first}"
-                )
-            report.seconds = time.monotonic() - started
-            if not dry_run:
-                written(report)
-    return report
-
-
-def _refuse_unusable(report: Report, spool: Spool, problems: Problems) -> None:
-    if not sum(spool.sizes.values()):
-        first = f" The first: {problems.first}" if problems.first else ""
-        raise ImportRefused(f"Nothing could be used: no row is in the format {report.format}.{first}")
-    if report.format == Import.Format.UKP:
-        if not spool.sizes["pairs"]:
-            raise ImportRefused("UKPConvArg1 needs both of its files. Add pairs.jsonl.gz (the votes).")
-        if not spool.sizes["responses"]:
-            raise ImportRefused("UKPConvArg1 needs both of its files. Add responses.jsonl.gz (the texts).")
-
-
-def _walk(
-    project: Project, sources: Sequence[Source], spool: Spool, problems: Problems, report: Report, total: int,
-    progress: Progress, *, write: bool,
-) -> None:  # fmt: skip
-    """Prompts, responses, pairs, votes, levels, counters: in this order, a chunk at a time."""
-    corpus = CorpusWriter(project, sources, spool, problems, report, write=write)
-    labels = LabelWriter(corpus, write=write)
-    steps: list[tuple[str, Callable[[list[Any]], None]]] = [
-        ("prompts", corpus.write_prompts),
-        ("responses", corpus.write_responses),
-        ("pairs", corpus.write_pairs),
-        ("implied", corpus.write_pairs),
-        ("votes", labels.write_votes),
-        ("levels", labels.write_levels),
-    ]
-    done = 0
-    for kind, step in steps:
-        for chunk in spool.chunks(kind):
-            step(chunk)
-            done += len(chunk)
-            progress("writing" if write else "checking", done, total)
-    labels.write_counters()
-    report.preview = corpus.preview()
-    by_id = {pair.id: labels.preview_votes.get(pair.pk, []) for pair in corpus.preview_pairs}
-    for entry in report.preview:
-        entry["votes"] = by_id.get(entry.get("pair", ""), [])
-
-
-def sources_in(folder: Path) -> list[Source]:
-    """The files of an import's folder, without what the import itself writes there."""
-    if not folder.is_dir():
-        return []
-    paths = sorted(folder.iterdir())
-    return [Source(path, path.name) for path in paths if path.is_file() and path.name not in OWN_FILES]
-
-
-def import_run(import_row: Import) -> None:
-    """Do the import of a QUEUED row: claim it, run it, and leave it DONE, FAILED or CANCELLED. Never raises.
-
-    A row that somebody else has claimed is left alone.
-    """
-    if not import_row.claim():
-        return
-    with life.alive(import_row) as sign:
-        _import_run(import_row, sign)
-    import_next(project=import_row.project)
-
-
-def _import_run(import_row: Import, sign: life.Life) -> None:
-    folder = settings.DATA_DIR / import_row.folder
-    shown = ProgressFile(folder / PROGRESS)
-    last = 0.0
-
-    def progress(phase: str, step: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last < 0.5:
-            return
-        last = time.monotonic()
-        if sign.cancelled:
-            raise Stopped
-        if phase == "writing":  # inside the transaction: other connections would not see the row change
-            shown.write(step=step, total=total)
-        elif not import_row.beat(phase=phase, step=step, total=total) or _cancelled(import_row):
-            raise Stopped
-
-    def before_write(records: int) -> None:
-        if _cancelled(import_row) or not import_row.beat(phase="writing", step=0, total=records):
-            raise Stopped
-
-    def written(report: Report) -> None:
-        if not import_row.finish(report=report.as_json()):
-            raise Stopped  # given up as lost meanwhile: roll back, so that the state tells the truth
-
-    try:
-        with memory_limited():
-            report = import_files(
-                project=import_row.project,
-                sources=sources_in(folder),
-                format_name=import_row.format,
-                dry_run=import_row.dry_run,
-                folder=folder,
-                progress=progress,
-                before_write=before_write,
-                written=written,
-            )
-        if import_row.dry_run:
-            import_row.finish(report=report.as_json())
-    except Stopped:
-        import_row.stop()
-    except ImportRefused as error:
-        import_row.fail(printable(str(error)))
-    except MemoryError:
-        logger.warning("import %s needed more memory than it may take", import_row.pk)
-        import_row.fail(f"{OUT_OF_MEMORY} Nothing was imported. Split the files.")
-    except (IntegrityError, OperationalError) as error:
-        logger.exception("import %s failed", import_row.pk)
-        import_row.fail(f"The database refused the import, and nothing was written ({error}). Try again.")
-    except OSError as error:
-        logger.exception("import %s failed", import_row.pk)
-        import_row.fail(f"A file could not be read or written, and nothing was imported ({error}).")
-    except Exception as error:
-        logger.exception("import %s failed", import_row.pk)
-        import_row.fail(
-            f"{type(error).__name__}: {error}. Nothing was imported; the worker's log has the traceback."
-        )
-    finally:
-        shown.remove()
-
-
-def _cancelled(import_row: Import) -> bool:
-    return Import.objects.filter(pk=import_row.pk, cancel_requested=True).exists()
