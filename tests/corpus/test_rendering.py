@@ -1,25 +1,19 @@
 """What is drawn on a card loses nothing that tells two texts apart, and nothing hostile passes."""
 
 import json
-import os
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import shared_case
 from webapp.corpus import rendering
 from webapp.corpus.rendering import as_written, look_alike, render_markdown
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-CASES = Path(os.environ.get("CALIPER_TEST_CASES", REPOSITORY.parent / "shared" / "cases"))
-
 
 def case(name: str) -> list[dict[str, str]]:
-    path = CASES / f"{name}.jsonl"
-    if not path.exists():
-        pytest.skip(f"the cases are not at hand: {path} (set CALIPER_TEST_CASES)")
+    path = shared_case(f"{name}.jsonl")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
