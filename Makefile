@@ -4,7 +4,7 @@
 #   make test        set up everything and run all tests that need no GPU
 #   make lint        ruff, mypy, djade, import-linter, missing migrations, known vulnerabilities of dependencies
 #   make chaos       five minutes of broken processes, databases and brokers under judging; counts what was lost
-#   make benchmark   the figures of the README (UKPConvArg1; about ten minutes on two cores)
+#   make benchmark   the figures of docs/measurements.md (UKPConvArg1; about ten minutes on two cores)
 #   make clean       remove the virtual environment and caches; never the data folder
 #
 # Settings of the set-up:
