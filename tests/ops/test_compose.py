@@ -227,6 +227,8 @@ def test_what_is_forwarded_is_a_setting_with_its_default(name: str) -> None:
     if default is None or name == "CALIPER_BEHIND_TLS":  # compose is for production, where that is true
         return
     if stated:
-        assert default[1] == stated[1], f"{name} has another default in docker-compose.yml than in docs/settings.md"
+        assert default[1] == stated[1], (
+            f"{name} has another default in docker-compose.yml than in docs/settings.md"
+        )
     if name not in ("CALIPER_CSRF_TRUSTED_ORIGINS",):  # the example's name is an example
         assert example_environment()[name] == default[1], f"{name} has another default in .env.example"
