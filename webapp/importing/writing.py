@@ -19,9 +19,9 @@ from django.db.models import Model, QuerySet
 from django.utils import timezone
 
 from webapp.corpus.models import Pair, Project, Prompt, Response, messages_digest, text_digest
-from webapp.importing import fields, formats
-from webapp.importing.formats import LevelRecord, PairRecord, PromptRecord, Record, ResponseRecord, VoteRecord
+from webapp.importing import fields, shapes
 from webapp.importing.reading import ImportRefused, Problem, Source, printable
+from webapp.importing.shapes import LevelRecord, PairRecord, PromptRecord, Record, ResponseRecord, VoteRecord
 
 # Rows looked up and written at a time: below SQLite's limit of variables in one statement.
 CHUNK = 500
@@ -217,7 +217,7 @@ def spool_records(
         def tick(position: int, before: int = before) -> None:
             progress("reading", (before + position) // 1024, sum(sizes) // 1024)
 
-        for number, found in formats.records(source, format_name, tick):
+        for number, found in shapes.records(source, format_name, tick):
             count += 1
             if isinstance(found, Problem):
                 problems.add(found)

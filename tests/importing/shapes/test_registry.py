@@ -10,7 +10,8 @@ import pytest
 from tests.conftest import shared_data
 from webapp.importing import reading
 from webapp.importing.fields import RowError
-from webapp.importing.formats import (
+from webapp.importing.reading import ImportRefused, Problem, Source, rows
+from webapp.importing.shapes import (
     PARSERS,
     LevelRecord,
     PairRecord,
@@ -21,7 +22,6 @@ from webapp.importing.formats import (
     recognise,
     records,
 )
-from webapp.importing.reading import ImportRefused, Problem, Source, rows
 
 
 def file(tmp_path: Path, name: str, data: str | bytes) -> Source:
