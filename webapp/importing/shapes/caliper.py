@@ -7,7 +7,6 @@ from webapp.importing.fields import (
     choice_of,
     comment_of,
     id_of,
-    messages_of,
     metadata_of,
     name_of,
     number_of,
@@ -16,21 +15,22 @@ from webapp.importing.fields import (
     time_of,
 )
 from webapp.importing.reading import Row, json_kind
+from webapp.importing.shapes.making import Answer, answer_of, prompt_record
+from webapp.importing.shapes.messages import messages_of, tools_of
 from webapp.importing.shapes.records import (
     LEVELS,
     MAX_REASONS,
     VERDICTS,
     LevelRecord,
     PairRecord,
-    PromptRecord,
     Record,
     ResponseRecord,
     VoteRecord,
 )
 
 CALIPER_FIELDS = {
-    "prompt": {"type", "id", "messages", "text", "group"},
-    "response": {"type", "id", "prompt", "text", "author", "metadata"},
+    "prompt": {"type", "id", "messages", "text", "tools", "group"},
+    "response": {"type", "id", "prompt", "text", "messages", "author", "metadata"},
     "pair": {"type", "id", "a", "b"},
     "vote": {
         "type", "pair", "a", "b", "annotator", "verdict", "strength", "comment", "reasons", "left", "created_at",
@@ -42,25 +42,30 @@ CALIPER_FIELDS = {
 
 def parse_caliper(row: Row) -> list[Record]:
     kind = choice_of(row, "type", tuple(CALIPER_FIELDS))
-    if unknown := sorted(set(row) - CALIPER_FIELDS[kind]):
+    given_fields = {name for name, value in row.items() if value is not None}
+    if unknown := sorted(given_fields - CALIPER_FIELDS[kind]):
         known = ", ".join(sorted(CALIPER_FIELDS[kind]))
         raise RowError(
             unknown[0][:60], f"is not a field of a {kind}.", f"Known: {known}. Remove it or mend its name."
         )
     if kind == "prompt":
-        if "messages" in row and row.get("text") is not None:
+        if row.get("messages") is not None and row.get("text") is not None:
             raise RowError("text", "stands beside messages.", "Give the prompt either messages or text.")
         messages = (
-            messages_of("messages", row["messages"])
-            if "messages" in row
+            messages_of("messages", row["messages"], row=row)
+            if row.get("messages") is not None
             else [{"role": "user", "content": text_of(row, "text")}]
         )
-        return [PromptRecord(id_of(row, "id"), messages, optional(row, "group", id_of))]
+        group = optional(row, "group", id_of)
+        return [prompt_record("", messages, tools=tools_of(row), group=group, id=id_of(row, "id"))]
     if kind == "response":
         author = optional(row, "author", id_of)
         metadata = metadata_of(row, "metadata")
+        answer = _answer(row)
         return [
-            ResponseRecord(id_of(row, "id"), id_of(row, "prompt"), text_of(row, "text"), author, metadata)
+            ResponseRecord(
+                id_of(row, "id"), id_of(row, "prompt"), answer.text, author, metadata, answer.messages
+            )
         ]
     if kind == "pair":
         return [PairRecord(optional(row, "id", id_of), id_of(row, "a"), id_of(row, "b"))]
@@ -72,6 +77,16 @@ def parse_caliper(row: Row) -> list[Record]:
             )
         ]  # fmt: skip
     return _caliper_vote(row)
+
+
+def _answer(row: Row) -> Answer:
+    """A text, or messages; beside messages a text has to be what they say."""
+    if row.get("messages") is None:
+        return Answer(text_of(row, "text"))
+    answer = answer_of("messages", row["messages"])
+    if row.get("text") is not None and text_of(row, "text") != answer.text:
+        raise RowError("text", "differs from what messages say.", "Leave text out.")
+    return answer
 
 
 def _caliper_vote(row: Row) -> list[Record]:

@@ -1,43 +1,55 @@
-"""PandaLM: two responses and the verdicts of several annotators in one row."""
+"""PandaLM and Auto-J: two responses to an instruction, and who is better, in one row."""
 
 import re
+from typing import Any
 
-from webapp.corpus.models import messages_digest
-from webapp.importing.fields import RowError, comment_of, id_of, optional, short_digest, text_of
+from webapp.importing.fields import RowError, id_of, optional, text_of
 from webapp.importing.reading import Row
-from webapp.importing.shapes.records import PairRecord, PromptRecord, Record, ResponseRecord, VoteRecord
+from webapp.importing.shapes.making import Answer, pair_records, said
+from webapp.importing.shapes.prompts import required
+from webapp.importing.shapes.records import Record
+from webapp.importing.shapes.tracking import given, number_in
 
 
 def parse_pandalm(row: Row) -> list[Record]:
-    instruction, extra = text_of(row, "instruction"), comment_of(row, "input")
-    messages = [{"role": "user", "content": f"{instruction}\n\n{extra}" if extra.strip() else instruction}]
-    texts = text_of(row, "response1"), text_of(row, "response2")
-    models = optional(row, "cmp_key", id_of).split("_")
-    authors = (models[0], models[1]) if len(models) == 2 else ("", "")
-    prompt = f"pandalm-{messages_digest(messages)[:16]}"
-    a, b = (
-        f"{prompt}-{short_digest(author, text)[:12]}" for author, text in zip(authors, texts, strict=True)
-    )
-    if a == b:
-        raise RowError(
-            "response2",
-            "is the same answer of the same model as response1.",
-            "A pair needs two different answers.",
-        )
-    records: list[Record] = [
-        PromptRecord(prompt, messages, ""),
-        ResponseRecord(a, prompt, texts[0], authors[0], {}),
-        ResponseRecord(b, prompt, texts[1], authors[1], {}),
-        PairRecord("", a, b),
-    ]
+    question = required(row)
+    key = optional(row, "cmp_key", id_of)
+    models = key.split("_") if key.count("_") == 1 else ["", ""]
+    # Of a name with more underscores nobody knows where it parts.
+    metadata: dict[str, Any] = {"cmp_key": key} if key and key.count("_") != 1 else {}
+    a, b = (Answer(text_of(row, f"response{i}"), None, models[i - 1], metadata) for i in (1, 2))
     fields = sorted(
         (field for field in row if re.fullmatch(r"annotator\d{1,3}", field)), key=lambda name: int(name[9:])
     )
-    for field in fields:
-        choice = row[field]
-        if choice is None:
-            continue
-        if isinstance(choice, bool) or choice not in (0, 1, 2):
-            raise RowError(field, f"is {str(choice)[:40]!r}.", "Write 0 (tie), 1 or 2.")
-        records.append(VoteRecord("", a, b, annotator=field, verdict=("tie", "a", "b")[int(choice)]))
-    return records
+    votes = [
+        said(field, ("tie", "a", "b")[choice])
+        for field in fields
+        if (choice := _choice(row, field, (0, 1, 2), "Write 0 (tie), 1 or 2.")) is not None
+    ]
+    return pair_records(
+        "pandalm", question.messages, a, b, votes, fields=("response1", "response2"), tools=question.tools
+    )
+
+
+def _choice(row: Row, field: str, allowed: tuple[int, ...], remedy: str) -> int | None:
+    value = row.get(field)
+    try:
+        number = None if isinstance(value, bool) else number_in(row, field)
+    except RowError:
+        number = -1
+    if (number is None and given(value)) or (number is not None and number not in allowed):
+        raise RowError(field, f"is {str(value)[:40]!r}.", remedy)
+    return None if number is None else int(number)
+
+
+def parse_autoj(row: Row) -> list[Record]:
+    """label 0: the first is better, 1: the second, 2: a tie."""
+    question = required(row)
+    metadata = {"scenario": id_of(row, "scenario")} if given(row.get("scenario")) else {}
+    label = _choice(row, "label", (0, 1, 2), "Write 0 (the first), 1 (the second) or 2 (tie).")
+    if label is None:
+        raise RowError("label", "is missing.", "Write 0 (the first), 1 (the second) or 2 (tie).")
+    a, b = (Answer(text_of(row, f"response {i}"), None, "", metadata) for i in (1, 2))
+    vote = said("auto-j", ("a", "b", "tie")[label])
+    fields = ("response 1", "response 2")
+    return pair_records("auto-j", question.messages, a, b, [vote], fields=fields, tools=question.tools)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from webapp.importing.fields import Message
+from webapp.corpus.conversations import Message
 
 VERDICTS = ("a", "b", "tie", "both_bad", "skip")
 # Far more than a project offers, or than people judge one pair.
@@ -16,6 +16,7 @@ class PromptRecord(NamedTuple):
     id: str
     messages: list[Message]
     group: str
+    tools: Sequence[Any] = ()
 
 
 class ResponseRecord(NamedTuple):
@@ -24,6 +25,8 @@ class ResponseRecord(NamedTuple):
     text: str
     author: str
     metadata: dict[str, Any]
+    # None: the text is all there is.
+    messages: list[Message] | None = None
 
 
 class PairRecord(NamedTuple):
