@@ -22,9 +22,6 @@ MAX_METADATA_DEPTH = 50
 MAX_MESSAGES = 1000
 # Letters and signs that are drawn as nothing, beside white space, controls and format characters (zero-width ones).
 INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-ROLES = ("system", "user", "assistant", "tool")
-
-Message = dict[str, str]
 
 
 class RowError(Exception):
@@ -120,39 +117,6 @@ def choice_of(row: Row, field: str, choices: Sequence[str]) -> str:
     return value
 
 
-def messages_of(field: str, value: Any) -> list[Message]:
-    """A conversation: a list of {role, content}, of which only role and content are kept."""
-    if not isinstance(value, list) or not value:
-        raise RowError(
-            field,
-            f"is {json_kind(value) if value else 'empty'}.",
-            "Write a list of {role, content} messages.",
-        )
-    if len(value) > MAX_MESSAGES:
-        raise RowError(
-            field, f"has {len(value):,} messages, of {MAX_MESSAGES:,} allowed.", "Leave messages out."
-        )
-    messages = []
-    for place, message in enumerate(value, start=1):
-        name = f"{field}[{place}]"
-        if not isinstance(message, dict):
-            raise RowError(name, f"is {json_kind(message)}.", "Write {role, content}.")
-        role = choice_of(message, "role", ROLES) if message.get("role") in ROLES else None
-        if role is None:
-            raise RowError(
-                f"{name}.role", f"is {str(message.get('role'))[:40]!r}.", f"Write one of: {', '.join(ROLES)}."
-            )
-        content = check_text(
-            f"{name}.content", message.get("content"), limit=settings.MAX_TEXT_BYTES, empty=True
-        )
-        messages.append({"role": role, "content": content})
-    if not any(is_visible(message["content"]) for message in messages):
-        raise RowError(field, "has no text in any message.", "Give the prompt a text.")
-    if sum(len(message["content"].encode()) for message in messages) > settings.MAX_TEXT_BYTES:
-        raise RowError(field, f"is longer than {settings.MAX_TEXT_BYTES // 1024} KB in all.", "Shorten it.")
-    return messages
-
-
 def short_number(value: float) -> str:
     """A number for a message; `str` refuses whole numbers of more than 4,300 digits."""
     if isinstance(value, int) and value.bit_length() > 120:
@@ -199,13 +163,13 @@ def metadata_of(row: Row, field: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise RowError(field, f"is {json_kind(value)}.", "Write an object: {…}.")
-    kept: dict[str, Any] = _json_value(field, value)
+    kept: dict[str, Any] = json_value(field, value)
     if len(json.dumps(kept, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
         raise RowError(field, f"is longer than {MAX_METADATA_BYTES // 1024} KB.", "Shorten it.")
     return kept
 
 
-def _json_value(field: str, value: Any, depth: int = 0) -> Any:
+def json_value(field: str, value: Any, depth: int = 0, limit: int = MAX_METADATA_BYTES) -> Any:
     """The value as JSON that PostgreSQL can hold. Times and decimals, which Parquet has, become their exact texts."""
     if depth > MAX_METADATA_DEPTH:
         raise RowError(field, f"is nested more than {MAX_METADATA_DEPTH} deep.", "Flatten it.")
@@ -213,13 +177,13 @@ def _json_value(field: str, value: Any, depth: int = 0) -> Any:
         return value
     if isinstance(value, dict):
         return {
-            check_text(field, key, limit=MAX_METADATA_BYTES, empty=True): _json_value(field, inner, depth + 1)
+            check_text(field, key, limit=limit, empty=True): json_value(field, inner, depth + 1, limit)
             for key, inner in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_json_value(field, inner, depth + 1) for inner in value]
+        return [json_value(field, inner, depth + 1, limit) for inner in value]
     if isinstance(value, str):
-        return check_text(field, value, limit=MAX_METADATA_BYTES, empty=True)
+        return check_text(field, value, limit=limit, empty=True)
     if isinstance(value, int):
         if value.bit_length() > 1024:
             raise RowError(field, f"holds {short_number(value)}.", "Write it as text.")

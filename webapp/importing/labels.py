@@ -24,7 +24,7 @@ from django.db.models.functions import Greatest
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Pair, Response
-from webapp.importing.formats import LevelRecord, VoteRecord
+from webapp.importing.shapes import LevelRecord, VoteRecord
 from webapp.importing.writing import CHUNK, CorpusWriter, Known, Where, in_chunks, shorten
 from webapp.labels.models import Judgement, QualityLabel, Verdict
 from webapp.labels.models import Source as LabelSource

@@ -1,6 +1,6 @@
 """From files to rows: gzip, JSON Lines, JSON lists, CSV and Parquet, read as a stream and within limits.
 
-Nothing here knows what the rows mean (that is `formats`). A row that cannot be read is yielded as a `Problem`, so
+Nothing here knows what the rows mean (that is `shapes`). A row that cannot be read is yielded as a `Problem`, so
 that the rest of the file is read all the same; a file that cannot be read raises `ImportRefused`.
 """
 

@@ -26,9 +26,9 @@ from webapp.accounts.models import User
 from webapp.celery import enqueue
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Import, Project
-from webapp.importing.formats import PARSERS, recognise
 from webapp.importing.labels import LabelWriter
 from webapp.importing.reading import ImportRefused, Source, printable
+from webapp.importing.shapes import PARSERS, recognise
 from webapp.importing.writing import (
     ERRORS,
     OWN_FILES,
