@@ -6,7 +6,6 @@ Ids of formats without ids are made from the content, so that importing a file a
 """
 
 import logging
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -21,12 +20,15 @@ from webapp.importing.fields import (
     check_text,
     choice_of,
     comment_of,
+    given,
     id_of,
+    integer_of,
     messages_of,
     metadata_of,
     name_of,
     number_of,
     optional,
+    parsed_cell,
     short_digest,
     text_of,
     time_of,
@@ -108,6 +110,7 @@ _CALIPER_FIELDS = {
 
 
 def parse_caliper(row: Row) -> list[Record]:
+    row = given(row)
     kind = choice_of(row, "type", tuple(_CALIPER_FIELDS))
     if unknown := sorted(set(row) - _CALIPER_FIELDS[kind]):
         known = ", ".join(sorted(_CALIPER_FIELDS[kind]))
@@ -146,9 +149,6 @@ def _caliper_vote(row: Row) -> list[Record]:
     if named and (row.get("a") is not None or row.get("b") is not None):
         raise RowError("pair", "stands beside a and b.", "Name the pair, or its two responses, not both.")
     pair, a, b = (id_of(row, "pair"), "", "") if named else ("", id_of(row, "a"), id_of(row, "b"))
-    strength = number_of(row, "strength", 1, 3)
-    if strength is not None and strength != int(strength):
-        raise RowError("strength", f"is {strength}.", "Write 1, 2 or 3.")
     reasons = row.get("reasons") or []
     if not isinstance(reasons, list):
         raise RowError("reasons", f"is {json_kind(reasons)}.", "Write a list of short texts.")
@@ -166,7 +166,7 @@ def _caliper_vote(row: Row) -> list[Record]:
         b=b,
         annotator=name_of(row, "annotator"),
         verdict=choice_of(row, "verdict", VERDICTS),
-        strength=None if strength is None else int(strength),
+        strength=integer_of(row, "strength", 1, 3),
         comment=comment_of(row, "comment"),
         reasons=reasons,
         left=choice_of(row, "left", ("a", "b")) if row.get("left") else "",
@@ -186,7 +186,8 @@ def parse_trl(row: Row) -> list[Record]:
     for field in ("chosen", "rejected"):
         if row.get(field) is None:
             raise RowError(field, "is missing.", "A preference needs chosen and rejected.")
-    chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
+    row = row | {field: parsed_cell(row.get(field)) for field in ("prompt", "chosen", "rejected")}
+    chosen, rejected, prompt = row["chosen"], row["rejected"], row["prompt"]
     conversational = isinstance(chosen, list)
     if isinstance(chosen, list) != isinstance(rejected, list):
         raise RowError(
@@ -206,15 +207,7 @@ def parse_trl(row: Row) -> list[Record]:
         else:
             messages = [{"role": "user", "content": text_of(row, "prompt")}]
         texts = text_of(row, "chosen"), text_of(row, "rejected")
-    margin = row.get("margin")
-    if margin is not None:
-        try:  # CSV has only texts
-            margin = float(margin) if isinstance(margin, str) and margin.strip() else margin
-            fine = isinstance(margin, int | float) and not isinstance(margin, bool) and math.isfinite(margin)
-        except (ValueError, OverflowError):
-            fine = False
-        if not fine:
-            raise RowError("margin", f"is {json_kind(margin)}.", "Write a number, or leave the field out.")
+    margin = number_of(row, "margin", -1e300, 1e300)
     comment = "" if margin is None else f"margin {margin:g}"
     return _preference("trl", messages, texts[0], texts[1], comment=comment)
 
@@ -353,12 +346,10 @@ def parse_pandalm(row: Row) -> list[Record]:
         (field for field in row if re.fullmatch(r"annotator\d{1,3}", field)), key=lambda name: int(name[9:])
     )
     for field in fields:
-        choice = row[field]
+        choice = integer_of(row, field, 0, 2)
         if choice is None:
             continue
-        if isinstance(choice, bool) or choice not in (0, 1, 2):
-            raise RowError(field, f"is {str(choice)[:40]!r}.", "Write 0 (tie), 1 or 2.")
-        records.append(VoteRecord("", a, b, annotator=field, verdict=("tie", "a", "b")[int(choice)]))
+        records.append(VoteRecord("", a, b, annotator=field, verdict=("tie", "a", "b")[choice]))
     return records
 
 
