@@ -3,17 +3,20 @@
 import hashlib
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.utils import timezone
 from django.utils.duration import duration_iso_string
 
-from webapp.importing.reading import Row, json_kind
+from webapp.importing.cells import parsed_cell
+from webapp.importing.sources import Row, Unreadable, json_kind
 
 MAX_ID = 200
 MAX_NAME = 80
@@ -43,16 +46,39 @@ def is_visible(text: str) -> bool:
     )
 
 
+def is_given(value: Any) -> bool:
+    """Whether a field says something: null, a blank cell and NaN don't."""
+    return value is not None and value != "" and not (isinstance(value, float | Decimal) and value != value)
+
+
+def given(row: Row) -> Row:
+    """The row without null and NaN, as they stand in files that know every column in every row."""
+    return {field: value for field, value in row.items() if is_given(value) or value == ""}
+
+
+def refuse_unreadable(field: str, value: Any) -> None:
+    if isinstance(value, Unreadable):
+        raise RowError(field, f"is {value.what}.", value.remedy)
+
+
 def check_text(field: str, value: Any, *, limit: int, empty: bool = False) -> str:
     """The value, if it is a text that both databases can keep: no NUL, no half surrogates, at most `limit` bytes."""
+    refuse_unreadable(field, value)
+    if not is_given(value) and value != "":
+        raise RowError(field, "is empty (null).", "Give it a text, or leave the row out.")
     if not isinstance(value, str):
         raise RowError(field, f"is {json_kind(value)} instead of text.", "Put the text in quotes.")
     if "\x00" in value:
         raise RowError(field, "holds a NUL character.", "Remove \\u0000 from the text.")
     try:
         size = len(value.encode())
-    except UnicodeEncodeError:
-        raise RowError(field, "holds bytes that are not valid UTF-8.", "Save the file as UTF-8.") from None
+    except UnicodeEncodeError as error:
+        half, place = ord(value[error.start]), error.start + 1
+        raise RowError(
+            field,
+            f"holds half of a surrogate pair, \\u{half:04x}, at character {place}.",
+            "Write the whole character (both halves), or remove the half.",
+        ) from None
     if size > limit:
         shown = (
             f"{size / 1024:,.0f} KB long, of {limit // 1024:,} KB allowed"
@@ -74,18 +100,41 @@ def text_of(row: Row, field: str) -> str:
     return check_text(field, row[field], limit=settings.MAX_TEXT_BYTES)
 
 
+# Zero-width joiners, which some scripts need between letters. All other format characters are refused in names.
+JOINERS = "\u200c\u200d"
+
+
+def _control_character(text: str) -> tuple[int, str] | None:
+    """The place and code of the first character that no name has: controls, formats, line and paragraph ends."""
+    if text.isprintable():
+        return None
+    for place, character in enumerate(text, start=1):
+        if character not in JOINERS and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+            return place, f"U+{ord(character):04X}"
+    return None
+
+
 def id_of(row: Row, field: str) -> str:
     """An id or a name: text (or a whole number) of at most 200 characters without control characters."""
     value = row.get(field)
-    if value is None:
+    if not is_given(value):
         raise RowError(field, "is missing.", "Add it.")
+    # pandas turns a column of whole numbers into 1.0, 2.0 when one is missing.
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
+        value = short_number(value) if abs(value) >= 10**MAX_ID else str(value)
+    elif isinstance(value, UUID):
         value = str(value)
     checked = check_text(field, value, limit=4 * MAX_ID)
     if len(checked) > MAX_ID:
         raise RowError(field, f"is longer than {MAX_ID} characters.", "Shorten it.")
-    if not checked.isprintable():
-        raise RowError(field, "holds control characters.", "Use printable characters.")
+    if control := _control_character(checked):
+        raise RowError(
+            field,
+            f"holds control characters: {control[1]} at character {control[0]}.",
+            "Use printable characters.",
+        )
     return checked
 
 
@@ -98,23 +147,23 @@ def name_of(row: Row, field: str) -> str:
 
 
 def optional(row: Row, field: str, read: Callable[[Row, str], str]) -> str:
-    """`read` of the field, or "" where it is absent, null or empty."""
-    return "" if row.get(field) in (None, "") else read(row, field)
+    """`read` of the field, or "" where it is absent or not given."""
+    return read(row, field) if is_given(row.get(field)) else ""
 
 
 def comment_of(row: Row, field: str) -> str:
     value = row.get(field)
-    return "" if value is None else check_text(field, value, limit=settings.MAX_TEXT_BYTES, empty=True)
+    return check_text(field, value, limit=settings.MAX_TEXT_BYTES, empty=True) if is_given(value) else ""
 
 
 def choice_of(row: Row, field: str, choices: Sequence[str]) -> str:
     value = row.get(field)
-    if value is None:
+    if not is_given(value):
         raise RowError(field, "is missing.", f"Write one of: {', '.join(choices)}.")
     if value not in choices:
         shown = f"“{value[:40]}”" if isinstance(value, str) else json_kind(value)
         raise RowError(field, f"is {shown}.", f"Write one of: {', '.join(choices)}.")
-    return value
+    return str(value)
 
 
 def short_number(value: float) -> str:
@@ -124,28 +173,90 @@ def short_number(value: float) -> str:
     return str(value)[:40]
 
 
-def number_of(row: Row, field: str, low: float, high: float) -> float | None:
-    value = row.get(field)
-    if value is None:
+# What pandas, R and spreadsheets write for a number that isn't there.
+_NO_NUMBER = frozenset(("", "nan", "na", "n/a", "<na>", "null", "none", "nat", "#n/a"))
+_NUMBER = re.compile(
+    r"[+-]?(\d+)(?:([.,])(\d*))?(?:[eE][+-]?\d{1,4})?|[+-]?[.,]\d+(?:[eE][+-]?\d{1,4})?", re.ASCII
+)
+MAX_NUMBER_LENGTH = 400
+_TRUE = frozenset(("true", "yes", "1", "1.0"))
+_FALSE = frozenset(("false", "no", "0", "0.0"))
+
+
+def _is_no_number(value: Any) -> bool:
+    return not is_given(value) or (isinstance(value, str) and value.strip().lower() in _NO_NUMBER)
+
+
+def number_from(field: str, value: Any, low: float, high: float) -> float | None:
+    """The number, also where it is written as text, as in CSV; None where it is not given.
+
+    A comma is read as the decimal one, unless it may as well part thousands.
+    """
+    refuse_unreadable(field, value)
+    if _is_no_number(value):
         return None
-    # The comparison comes first: a whole number may be too large to be a float.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        shown = (
-            json_kind(value)
-            if isinstance(value, bool) or not isinstance(value, int | float)
-            else short_number(value)
-        )
-        raise RowError(
-            field, f"is {shown}.", f"Write a number from {low:g} to {high:g}, or leave the field out."
-        )
-    return value
+    remedy = f"Write a number from {low:g} to {high:g}, or leave the field out."
+    number: float | None = None
+    if isinstance(value, str):
+        text = value.strip()
+        match = _NUMBER.fullmatch(text) if len(text) <= MAX_NUMBER_LENGTH else None
+        if match and match[2] == "," and len(match[3]) == 3 and len(match[1]) <= 3 and match[1].strip("0"):
+            plain = text.replace(",", "")
+            raise RowError(
+                field,
+                f"is “{text}”, which may be {plain} or {text.replace(',', '.')}.",
+                "Write the one you mean.",
+            )
+        if match:
+            number = int(text) if text.lstrip("+-").isdecimal() else float(text.replace(",", "."))
+        shown = f"“{value[:40]}”"
+    elif isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        shown = json_kind(value)
+    else:
+        number = float(value) if isinstance(value, Decimal) else value
+        shown = short_number(number)
+    # The comparison comes before all else: a whole number may be too large to be a float.
+    if number is None or not low <= number <= high:
+        raise RowError(field, f"is {shown}.", remedy)
+    return number
+
+
+def number_of(row: Row, field: str, low: float, high: float) -> float | None:
+    return number_from(field, row.get(field), low, high)
+
+
+def integer_of(row: Row, field: str, low: int, high: int) -> int | None:
+    """A whole number, also as “1” or “1.0”; None where it is not given."""
+    number = number_of(row, field, low, high)
+    if number is not None and number != int(number):
+        raise RowError(field, f"is {number:g}.", f"Write a whole number from {low} to {high}.")
+    return None if number is None else int(number)
+
+
+def boolean_of(row: Row, field: str) -> bool | None:
+    """True or false, also as 1 and 0, yes and no, and as text; None where it is not given."""
+    value = row.get(field)
+    refuse_unreadable(field, value)
+    if _is_no_number(value):
+        return None
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float | Decimal) and value in (0, 1):
+        return bool(value)
+    if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
+        return value.strip().lower() in _TRUE
+    shown = f"“{value[:40]}”" if isinstance(value, str) else json_kind(value)
+    raise RowError(field, f"is {shown}.", "Write true or false.")
 
 
 def time_of(row: Row, field: str) -> str:
     """An ISO time in UTC with microseconds, "" where it is absent. A time without a zone is taken as UTC."""
-    value = row.get(field)
-    if value is None:
+    value: Any = row.get(field)
+    refuse_unreadable(field, value)
+    if _is_no_number(value):
         return ""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = value.isoformat()
     remedy = "Write an ISO time such as 2026-01-31T12:00:00Z, or leave the field out."
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
@@ -158,8 +269,9 @@ def time_of(row: Row, field: str) -> str:
 
 
 def metadata_of(row: Row, field: str) -> dict[str, Any]:
-    value = row.get(field)
-    if value is None:
+    value = parsed_cell(row.get(field))
+    refuse_unreadable(field, value)
+    if not is_given(value):
         return {}
     if not isinstance(value, dict):
         raise RowError(field, f"is {json_kind(value)}.", "Write an object: {…}.")
@@ -170,14 +282,22 @@ def metadata_of(row: Row, field: str) -> dict[str, Any]:
 
 
 def json_value(field: str, value: Any, depth: int = 0, limit: int = MAX_METADATA_BYTES) -> Any:
-    """The value as JSON that PostgreSQL can hold. Times and decimals, which Parquet has, become their exact texts."""
+    """The value as JSON that PostgreSQL can hold. Times and decimals, which Parquet has, become their exact texts.
+
+    NaN is “not given”, so it becomes null.
+    """
+    refuse_unreadable(field, value)
     if depth > MAX_METADATA_DEPTH:
         raise RowError(field, f"is nested more than {MAX_METADATA_DEPTH} deep.", "Flatten it.")
-    if value is None or isinstance(value, bool):
+    if isinstance(value, bool):
         return value
+    if value is None or (isinstance(value, float | Decimal) and value != value):
+        return None
     if isinstance(value, dict):
         return {
-            check_text(field, key, limit=limit, empty=True): json_value(field, inner, depth + 1, limit)
+            check_text(field, str(key) if type(key) is int else key, limit=limit, empty=True): json_value(
+                field, inner, depth + 1, limit
+            )
             for key, inner in value.items()
         }
     if isinstance(value, list | tuple):
@@ -194,6 +314,8 @@ def json_value(field: str, value: Any, depth: int = 0, limit: int = MAX_METADATA
         return value if isinstance(value, float) else str(value)
     if isinstance(value, date | time):  # also datetime, and pandas' times with nanoseconds
         return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
     if isinstance(value, timedelta):
         return value.isoformat() if hasattr(value, "isoformat") else duration_iso_string(value)
     raise RowError(field, f"holds {json_kind(value)}.", "Write it as text.")

@@ -8,7 +8,8 @@ how large a value may be and how many of them a batch has.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -19,8 +20,10 @@ from webapp.importing.sources import (
     UNPACK_FACTOR,
     ImportRefused,
     Problem,
+    Unreadable,
     printable,
 )
+from webapp.importing.tables import refuse_doubles
 
 if TYPE_CHECKING:
     import pyarrow
@@ -33,33 +36,48 @@ BATCH_BYTES = 16 * 1024 * 1024
 # Values in all columns of all rows; each becomes an object.
 MAX_CELLS = 50_000_000
 # What turning a row into Python values raises: no UTF-8, a time of nanoseconds or far away, nested too deeply.
-UNREADABLE = (ValueError, TypeError, OverflowError, RecursionError)
+UNREADABLE = (ValueError, TypeError, OverflowError, RecursionError, KeyError, NotImplementedError)
 # A column of so few bytes has no large value.
 SMALL_COLUMN = 16 * 1024
 
 
-def rows(source: Source, tick: Tick) -> Iterator[tuple[int, Row | Problem]]:
-    """(row number from 1, the row or why it cannot be read). Raises ImportRefused."""
+def rows(
+    source: Source, tick: Tick, path: Path, columns: Collection[str] | None
+) -> Iterator[tuple[int, Row | Problem]]:
+    """(row number from 1, the row or why it cannot be read) of the Parquet file at `path`. Raises ImportRefused."""
     import pyarrow.parquet
 
-    size = source.path.stat().st_size
     try:
-        with pyarrow.parquet.ParquetFile(source.path) as file:
-            _check_size(source, file)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            refuse_doubles(source, names)
+            wanted = None if columns is None else [name for name in names if name in columns]
+            leaves = [
+                place
+                for place in range(len(file.schema))
+                if wanted is None or _is_of(file.schema.column(place).path, wanted)
+            ]
+            _check_size(source, file, leaves)
             number = 0
-            for batch in _batches(source, file, tick):
+            for batch in _batches(source, path, file, leaves, wanted, tick):
                 yield from _batch_rows(source, batch, number)
                 number += batch.num_rows
-                tick(size * number // max(1, file.metadata.num_rows))
+                tick(source.size * number // max(1, file.metadata.num_rows))
     except MemoryError:
         raise
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        why = printable(str(error))[:300]
         raise ImportRefused(
-            f"{source.name} is not a readable Parquet file ({error}). Write it again."
+            f"{source.name} is not a readable Parquet file ({why}). Write it again."
         ) from error
 
 
-def _check_size(source: Source, file: pyarrow.parquet.ParquetFile) -> None:
+def _is_of(leaf: str, columns: list[str]) -> bool:
+    """Whether a leaf, such as “chosen.list.element.role”, belongs to one of the columns."""
+    return any(leaf == name or leaf.startswith(f"{name}.") for name in columns)
+
+
+def _check_size(source: Source, file: pyarrow.parquet.ParquetFile, leaves: list[int]) -> None:
     """Refuse by what the file says of itself."""
     metadata = file.metadata
     if metadata.num_columns > MAX_COLUMNS:
@@ -71,7 +89,7 @@ def _check_size(source: Source, file: pyarrow.parquet.ParquetFile) -> None:
     unpacked = sum(group.total_byte_size for group in groups)
     if unpacked > UNPACK_FACTOR * settings.MAX_UPLOAD_BYTES:
         raise ImportRefused(f"{source.name} is too large once unpacked ({unpacked // 2**20} MB). Split it.")
-    cells = sum(group.column(i).num_values for group in groups for i in range(metadata.num_columns))
+    cells = sum(group.column(place).num_values for group in groups for place in leaves)
     if cells > MAX_CELLS:
         raise ImportRefused(
             f"{source.name} holds {cells:,} values in {metadata.num_rows:,} rows, more than {MAX_CELLS:,}. Split it, "
@@ -79,7 +97,14 @@ def _check_size(source: Source, file: pyarrow.parquet.ParquetFile) -> None:
         )
 
 
-def _batches(source: Source, file: pyarrow.parquet.ParquetFile, tick: Tick) -> Iterator[pyarrow.RecordBatch]:
+def _batches(
+    source: Source,
+    path: Path,
+    file: pyarrow.parquet.ParquetFile,
+    leaves: list[int],
+    wanted: list[str] | None,
+    tick: Tick,
+) -> Iterator[pyarrow.RecordBatch]:
     """Batches of few enough rows that each stays small; columns whose lists repeat large values stay encoded."""
     import pyarrow.parquet
 
@@ -90,10 +115,10 @@ def _batches(source: Source, file: pyarrow.parquet.ParquetFile, tick: Tick) -> I
             continue
         row_bytes, encoded = group.total_byte_size / group.num_rows, []
         cells = 0
-        for place in range(group.num_columns):
+        for place in leaves:
             column, leaf = group.column(place), file.schema.column(place)
             cells += column.num_values
-            largest = _largest_repeated(source, index, column, leaf)
+            largest = _largest_repeated(path, index, column, leaf)
             if largest > MAX_ROW_BYTES:
                 raise ImportRefused(
                     f"{source.name}: column “{leaf.path[:60]}” holds a value of {largest // 2**20} MB, more than "
@@ -115,10 +140,10 @@ def _batches(source: Source, file: pyarrow.parquet.ParquetFile, tick: Tick) -> I
         count = min(
             BATCH_ROWS, int(BATCH_BYTES // max(1, row_bytes)), 1_000_000 * group.num_rows // max(1, cells)
         )
-        with pyarrow.parquet.ParquetFile(
-            source.path, read_dictionary=encoded, buffer_size=1024 * 1024
-        ) as opened:
-            yield from opened.iter_batches(max(1, count), row_groups=[index], use_threads=False)
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=encoded, buffer_size=1024 * 1024) as opened:
+            yield from opened.iter_batches(
+                max(1, count), row_groups=[index], columns=wanted, use_threads=False
+            )
 
 
 def _only_dictionary(column: Any) -> bool:
@@ -127,7 +152,7 @@ def _only_dictionary(column: Any) -> bool:
     return "RLE_DICTIONARY" in column.encodings and pages < 8 * column.num_values
 
 
-def _largest_repeated(source: Source, index: int, column: Any, leaf: Any) -> int:
+def _largest_repeated(path: Path, index: int, column: Any, leaf: Any) -> int:
     """The size of the largest value of a column that its pages may repeat at next to no cost."""
     import pyarrow.compute
     import pyarrow.parquet
@@ -142,9 +167,7 @@ def _largest_repeated(source: Source, index: int, column: Any, leaf: Any) -> int
     if not {"RLE_DICTIONARY", "PLAIN_DICTIONARY"} & set(column.encodings):
         return 0
     # One row, still encoded, brings the whole dictionary.
-    with pyarrow.parquet.ParquetFile(
-        source.path, read_dictionary=[leaf.path], buffer_size=1024 * 1024
-    ) as file:
+    with pyarrow.parquet.ParquetFile(path, read_dictionary=[leaf.path], buffer_size=1024 * 1024) as file:
         batch = next(file.iter_batches(1, row_groups=[index], columns=[leaf.path], use_threads=False))
         values = batch.column(0)
     while not isinstance(values, pyarrow.DictionaryArray):
@@ -163,31 +186,54 @@ def _largest_repeated(source: Source, index: int, column: Any, leaf: Any) -> int
 def _batch_rows(
     source: Source, batch: pyarrow.RecordBatch, before: int
 ) -> Iterator[tuple[int, Row | Problem]]:
-    """The batch's rows as Python values; rows that are too large, or hold what Python has no value for, by name."""
+    """The batch's rows as Python values; rows that are too large by name, values without a Python value marked."""
     import numpy as np
+    import pyarrow as pa
 
+    batch = _without_views(batch)
     sizes = 64 * batch.num_columns + sum(
         (_row_bytes(column) for column in batch.columns if _varies(column.type)),
         np.zeros(batch.num_rows, np.int64),
     )
+    floats = [field.name for field in batch.schema if pa.types.is_floating(field.type)]
     whole: list[Row] | None = None
     if sizes.sum() <= 4 * BATCH_BYTES:
         with contextlib.suppress(*UNREADABLE):
-            whole = batch.to_pylist()
+            whole = batch.to_pylist(maps_as_pydicts="strict")
     for place in range(batch.num_rows):
         number = before + place + 1
-        if whole is not None:
-            yield number, whole[place]
-            continue
-        if sizes[place] > MAX_ROW_BYTES:
+        if whole is None and sizes[place] > MAX_ROW_BYTES:
             message = f"is {sizes[place] // 2**20:,} MB long, of {MAX_ROW_BYTES // 2**20} MB allowed."
             yield number, Problem(source.name, number, "", message, "Shorten its texts and lists.")
             continue
+        row = whole[place] if whole is not None else _cell_by_cell(batch, place)
+        for name in floats:
+            if row[name] != row[name]:  # NaN, which is “not given”
+                row[name] = None
+        yield number, row
+
+
+def _cell_by_cell(batch: pyarrow.RecordBatch, place: int) -> Row:
+    """A row in which what cannot be read is marked: it costs the row only where the column is used."""
+    row: Row = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            yield number, batch.slice(place, 1).to_pylist()[0]
+            row[name] = column[place].as_py(maps_as_pydicts="strict")
         except UNREADABLE as error:
-            message = f"holds a value that cannot be read ({printable(str(error))[:200]})."
-            yield number, Problem(source.name, number, "", message, "Store it as text.")
+            why = printable(str(error))[:200]
+            row[name] = Unreadable(f"a value that cannot be read ({why})", "Store it as text.")
+    return row
+
+
+def _without_views(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
+    """Columns of string views as columns of strings: the sizes of views cannot be told."""
+    import pyarrow as pa
+
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    if not any(column.type in plain for column in batch.columns):
+        return batch
+    columns = [column.cast(plain.get(column.type, column.type)) for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
 
 
 def _varies(kind: pyarrow.DataType) -> bool:
@@ -203,6 +249,12 @@ def _row_bytes(array: pyarrow.Array) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if isinstance(array, pa.ExtensionArray):
+        return _row_bytes(array.storage)
+    if isinstance(array, pa.FixedSizeListArray):
+        inner = _row_bytes(array.values.slice(array.offset * array.type.list_size))
+        width = array.type.list_size
+        return inner[: len(array) * width].reshape(len(array), width).sum(axis=1) + 64
     if isinstance(array, pa.DictionaryArray):
         lengths = pc.take(pc.binary_length(array.dictionary), array.indices)
         return pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False).astype(np.int64) + 64

@@ -1,44 +1,75 @@
-"""From files to rows: gzip, JSON Lines, JSON lists, CSV and Parquet, read as a stream and within limits.
+"""From files to rows: JSON Lines, JSON lists, tables and Parquet, plain, packed with gzip or inside a zip.
 
-Nothing here knows what the rows mean (that is `shapes`). A row that cannot be read is yielded as a `Problem`, so
-that the rest of the file is read all the same; a file that cannot be read raises `ImportRefused`.
+Files are read as a stream and within limits. Nothing here knows what the rows mean (that is `shapes`). A row that
+cannot be read is yielded as a `Problem`, so that the rest of the file is read all the same; a value that cannot be
+read is an `Unreadable` in its row; a file that cannot be read raises `ImportRefused`.
 """
 
 import codecs
-import csv
 import gzip
 import io
-import json
-import re
-import zlib
-from collections.abc import Callable, Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 
-from webapp.importing import parquet
+from webapp.importing import archives, jsontext, parquet, tables
 from webapp.importing.sources import (
-    MAX_COLUMNS,
-    MAX_ROW_BYTES,
     UNPACK_FACTOR,
     ImportRefused,
     Problem,
     Row,
     Source,
     Tick,
+    Unreadable,
     json_kind,
     printable,
 )
 
-__all__ = ["ImportRefused", "Problem", "Row", "Source", "Tick", "json_kind", "printable", "rows"]
+__all__ = [
+    "ImportRefused",
+    "Problem",
+    "Row",
+    "Source",
+    "Tick",
+    "Unreadable",
+    "expanded",
+    "json_kind",
+    "printable",
+    "read_as",
+    "rows",
+]
 
-# A row of a megabyte may be one long text; as a list of two-byte values it would need a hundred times the memory.
-LARGE_ROW = 1024 * 1024
-MAX_ROW_VALUES = 100_000
-# Blank lines cost time and say nothing: so many are fine, and this many more for each row.
-BLANK_LINES = 10_000
-BLANK_LINES_PER_ROW = 10
+BUFFER = 256 * 1024
+# Byte order marks and what they say; the longer come first.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8", "UTF-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le", "UTF-32"),
+    (codecs.BOM_UTF32_BE, "utf-32-be", "UTF-32"),
+    (codecs.BOM_UTF16_LE, "utf-16-le", "UTF-16"),
+    (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16"),
+)
+_JSON_SUFFIXES = {".jsonl", ".ndjson", ".json"}
+_TABLE_SUFFIXES = {".csv", ".tsv", ".tab"}
+# What people pack with other programs: the first bytes, where they stand, and the name.
+_FOREIGN = (
+    (b"PK\x03\x04", 0, "a zip inside another file"),
+    (b"BZh", 0, "packed with bzip2"),
+    (b"\xfd7zXZ", 0, "packed with xz"),
+    (b"\x28\xb5\x2f\xfd", 0, "packed with zstd"),
+    (b"7z\xbc\xaf", 0, "a 7z archive"),
+    (b"Rar!", 0, "a RAR archive"),
+    (b"ustar", 257, "a tar archive"),
+    (b"SQLite format 3", 0, "an SQLite database"),
+    (b"ARROW1", 0, "an Arrow file"),
+    (b"\xd0\xcf\x11\xe0", 0, "an old Excel file"),
+    (b"%PDF", 0, "a PDF file"),
+)
 
 
 class _Limited(io.RawIOBase):
@@ -47,8 +78,8 @@ class _Limited(io.RawIOBase):
     `tick` is called here, a block at a time, so that it is heard of whatever the bytes are: rows, blanks, one line.
     """
 
-    def __init__(self, stream: Any, name: str, limit: int, tick: Callable[[], None]) -> None:
-        self.stream, self.name_of_file, self.limit, self.tick, self.seen = stream, name, limit, tick, 0
+    def __init__(self, stream: Any, source: Source, limit: int, tick: Callable[[int], None]) -> None:
+        self.stream, self.source, self.limit, self.tick, self.seen = stream, source, limit, tick, 0
 
     def readable(self) -> bool:
         return True
@@ -56,266 +87,246 @@ class _Limited(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self.stream.read(len(buffer))
-        except (OSError, EOFError, zlib.error) as error:
-            raise ImportRefused(
-                f"{self.name_of_file} is damaged and cannot be unpacked ({error}). Pack it again."
-            ) from error
-        self.tick()
+        except (*archives.DAMAGED, *archives.UNKNOWN_METHOD) as error:
+            raise archives.damaged(self.source, error) from error
         self.seen += len(data)
+        self.tick(self.seen)
         if self.seen > self.limit:
             raise ImportRefused(
-                f"{self.name_of_file} holds more than {self.limit // 2**20} MB once unpacked. Split it."
+                f"{self.source.name} holds more than {self.limit // 2**20} MB once unpacked. Split it."
             )
         buffer[: len(data)] = data
         return len(data)
 
 
+def _halves(error: UnicodeError) -> tuple[str, int]:
+    """Bytes that are no character as half surrogates, which every field refuses by name."""
+    assert isinstance(error, UnicodeDecodeError)
+    return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("caliper-halves", _halves)
+
+
+class _Recoded(io.RawIOBase):
+    """Text in another encoding as UTF-8, and lone carriage returns as line ends; half surrogates stay halves."""
+
+    def __init__(self, stream: io.BufferedIOBase, encoding: str, *, carriage_returns: bool) -> None:
+        self._stream, self._returns, self._ended = stream, carriage_returns, False
+        self._decoder = codecs.getincrementaldecoder(encoding)(
+            "caliper-halves" if encoding != "utf-8" else "surrogateescape"
+        )
+        self._errors = "surrogatepass" if encoding != "utf-8" else "surrogateescape"
+        self._waiting = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._waiting and not self._ended:
+            data = self._stream.read(BUFFER)
+            self._ended = not data
+            text = self._decoder.decode(data, final=self._ended)
+            if self._returns:
+                text = text.replace("\r", "\n")
+            self._waiting = text.encode("utf-8", self._errors)
+        count = min(len(buffer), len(self._waiting))
+        buffer[:count] = self._waiting[:count]
+        self._waiting = self._waiting[count:]
+        return count
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the beginning of a file says it is, and how its text is written."""
+
+    kind: str
+    gzip: bool
+    encoding: str = "utf-8"
+    mark: int = 0
+    shown_encoding: str = "UTF-8"
+    carriage_returns: bool = False
+    dialect: tables.Dialect | None = None
+
+    def __str__(self) -> str:
+        words = [self.kind]
+        if self.dialect:
+            words.append(str(self.dialect))
+        if self.kind != "Parquet":
+            words.append(self.shown_encoding)
+        return ", ".join(words + ["gzip"] * self.gzip)
+
+
 @contextmanager
-def open_bytes(source: Source, tick: Tick) -> Iterator[tuple[io.BufferedReader, BinaryIO]]:
-    """The file's bytes (unpacked if it is a gzip file) and the file as it lies on disk, for its position."""
-    with source.path.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        limit = UNPACK_FACTOR * settings.MAX_UPLOAD_BYTES
-        inner = gzip.GzipFile(fileobj=raw) if packed else raw
-        limited = _Limited(inner, source.name, limit, lambda: tick(raw.tell()))
-        yield io.BufferedReader(limited, 256 * 1024), raw
+def open_bytes(source: Source, tick: Tick) -> Iterator[tuple[io.BufferedReader, bool]]:
+    """The file's bytes, unpacked if it is a gzip file (and whether it is); `tick` hears of the position on disk."""
+    limit = UNPACK_FACTOR * settings.MAX_UPLOAD_BYTES
+    with _stored(source) as (raw, size):
+        try:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+        except (*archives.DAMAGED, *archives.UNKNOWN_METHOD) as error:
+            raise archives.damaged(source, error) from error
+        if source.budget and packed:
+            limit = source.budget.left
+
+        def heard(seen: int) -> None:
+            # Inside a zip the place on disk is guessed from how much of the file was read.
+            tick(raw.tell() if source.member is None else source.packed * raw.tell() // max(1, size))
+
+        limited = _Limited(gzip.GzipFile(fileobj=raw) if packed else raw, source, limit, heard)
+        yield io.BufferedReader(limited, BUFFER), packed
+        if source.budget and packed:
+            source.budget.left -= limited.seen
 
 
-def rows(source: Source, tick: Tick = lambda position: None) -> Iterator[tuple[int, Row | Problem]]:
-    """(row number from 1, the row or why it cannot be read) of a file; `tick` gets the position in bytes on disk.
+@contextmanager
+def _stored(source: Source) -> Iterator[tuple[Any, int]]:
+    if source.member is None:
+        with source.path.open("rb") as file:
+            yield file, source.size
+    else:
+        with archives.open_member(source) as opened:
+            yield opened
 
-    Rows of JSON Lines are numbered by line, of a JSON list by element, of CSV as a spreadsheet does (the header is
-    row 1), of Parquet from 1. Raises ImportRefused when the file is none of these.
+
+def expanded(sources: Sequence[Source]) -> tuple[list[Source], list[dict[str, Any]]]:
+    """The data files among and inside the files, zips and folders; and what was passed over, for the report.
+
+    A text file inside that holds no table is passed over; chosen by itself it is refused.
     """
-    if source.path.stat().st_size == 0:
+    found, passed = archives.expanded(sources)
+    kept = []
+    for source in found:
+        if source not in sources and source.suffixes & {".txt", ".tab"}:
+            try:
+                look(source)
+            except ImportRefused:
+                archives.pass_over(passed, source.name, source.size, "is a text without columns")
+                continue
+        kept.append(source)
+    if not kept:
+        raise ImportRefused(
+            f"{sources[0].name} holds no data file. Put .jsonl, .json, .csv or .parquet files into it."
+        )
+    return kept, passed
+
+
+def look(source: Source) -> Look:
+    """What a file is, by its beginning. Raises ImportRefused when it is nothing that is read here."""
+    with open_bytes(source, lambda position: None) as (stream, packed):
+        return _look(source, stream, packed)
+
+
+def read_as(source: Source) -> str:
+    """What a file was recognised as, for people: “CSV, “;” between cells, UTF-16”."""
+    return str(look(source))
+
+
+def _look(source: Source, stream: io.BufferedReader, packed: bool) -> Look:
+    start = stream.peek(BUFFER)[:BUFFER]
+    if not start:
         raise ImportRefused(f"{source.name} is empty. Choose a file with rows in it.")
-    with open_bytes(source, tick) as (stream, raw):
-        start = stream.peek(4096)[:4096]
-        if start.startswith(b"PAR1"):
-            yield from parquet.rows(source, tick)
-            return
-        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise ImportRefused(f"{source.name} is UTF-16 text. Save it as UTF-8.")
-        first = start.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
-        suffixes = {suffix.lower() for suffix in source.path.suffixes}
-        if first == b"[":
-            found = _json_list(source, stream)
-        elif first == b"{" or suffixes & {".jsonl", ".ndjson", ".json"}:
-            found = _json_lines(source, stream)
-        elif ".csv" in suffixes:
-            found = _csv(source, stream)
-        else:
+    if start.startswith(b"PAR1"):
+        return Look("Parquet", packed)
+    for magic, place, name in _FOREIGN:
+        if start[place : place + len(magic)] == magic:
             raise ImportRefused(
-                f"{source.name} is neither JSON Lines, a JSON list, CSV nor Parquet (.gz of the first three is fine). "
-                "Convert it to one of them; the formats are described on the import page."
+                f"{source.name} is {name}. Save it as CSV, JSON Lines or Parquet (.gz or .zip is fine)."
             )
-        yield from found
-        tick(raw.tell())
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
-
-
-def _as_row(source: Source, number: int, value: Any) -> Row | Problem:
-    if isinstance(value, dict):
-        return value
-    return Problem(
-        source.name,
-        number,
-        "",
-        f"is {json_kind(value)} instead of a JSON object.",
-        "Write {…} with named fields.",
+    encoding, mark, shown = _encoding(start)
+    head = codecs.getincrementaldecoder(encoding)("replace").decode(start[mark:])
+    returns = "\r" in head and "\n" not in head
+    text = Look("", packed, encoding, mark, shown)
+    first = head.lstrip("\ufeff \t\r\n")[:1]
+    if first == "[":
+        return replace(text, kind="JSON list")
+    if first == "{" and _runs_over_lines(head):
+        return replace(text, kind="JSON objects")
+    if first == "{" or source.suffixes & _JSON_SUFFIXES:
+        return replace(text, kind="JSON Lines", carriage_returns=returns)
+    announced = bool(source.suffixes & _TABLE_SUFFIXES)
+    if announced or "\x00" not in head:
+        dialect = tables.sniff(head, whole=len(start) < BUFFER, announced=announced)
+        if dialect is not None:
+            return replace(text, kind="TSV" if dialect.delimiter == "\t" else "CSV", dialect=dialect)
+    raise ImportRefused(
+        f"{source.name} is neither JSON Lines, a JSON list, CSV, TSV nor Parquet, nor one of them as .gz or in a "
+        "zip. Convert it to one of them; the formats are described on the import page."
     )
 
 
-# A text (no backtracking: texts are long), or what opens, closes and parts values.
-_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\],]', re.DOTALL)
+def _encoding(start: bytes) -> tuple[str, int, str]:
+    """The encoding's name, the length of its byte order mark, and the name for people."""
+    for mark, encoding, shown in _MARKS:
+        if start.startswith(mark):
+            return encoding, len(mark), shown
+    # Without a mark: two-byte characters of which every other byte is zero.
+    if len(start) >= 4 and start[0] and not start[1] and start[2] and not start[3]:
+        return "utf-16-le", 0, "UTF-16"
+    if len(start) >= 4 and not start[0] and start[1] and not start[2] and start[3]:
+        return "utf-16-be", 0, "UTF-16"
+    return "utf-8", 0, "UTF-8"
 
 
-def _too_many_values(text: str, position: int = 0) -> bool:
-    """Whether the JSON value that begins there holds too many values, as far as the text goes. It is not decoded."""
-    depth = values = 0
-    for token in _TOKEN.finditer(text, position):
-        kind = token[0] if token.end() - token.start() == 1 else ""
-        if kind == '"':
-            return False  # a text that has not ended yet
-        if kind:
-            values += kind in ",[{"
-            depth += (kind in "[{") - (kind in "]}")
-            if values > MAX_ROW_VALUES:
-                return True
-            if depth <= 0:
-                return False
+def _runs_over_lines(head: str) -> bool:
+    """Whether the first JSON object is written over several lines, as a pretty printer does."""
+    head = head.lstrip("\ufeff \t\r\n")
+    line, end, _ = head.partition("\n")
+    if not end or line.strip() == "{":
+        return bool(end)
+    try:
+        jsontext.decode(line)
+    except (ValueError, RecursionError):
+        try:
+            return jsontext.decode_first(head)[1] > len(line)
+        except (ValueError, RecursionError):
+            return False
     return False
 
 
-class _Blanks:
-    """Counts blank lines; refuses a file that is little else."""
+def rows(
+    source: Source, tick: Tick = lambda position: None, columns: Collection[str] | None = None
+) -> Iterator[tuple[int, Row | Problem]]:
+    """(row number from 1, the row or why it cannot be read) of a file; `tick` gets the position in bytes on disk.
 
-    def __init__(self, source: Source) -> None:
-        self.name, self.count = source.name, 0
-
-    def add(self, rows: int) -> None:
-        self.count += 1
-        if self.count > BLANK_LINES + BLANK_LINES_PER_ROW * rows:
-            raise ImportRefused(
-                f"{self.name} has {self.count:,} blank lines among its first {rows:,} rows. Remove them."
-            )
-
-
-_MANY_VALUES = (f"holds more than {MAX_ROW_VALUES:,} values.", "Remove the fields that are not needed.")
-
-
-def _json_lines(source: Source, stream: io.BufferedReader) -> Iterator[tuple[int, Row | Problem]]:
-    number = 0
-    blanks = _Blanks(source)
-    while line := stream.readline(MAX_ROW_BYTES):
-        number += 1
-        if len(line) == MAX_ROW_BYTES and not line.endswith(b"\n"):
-            while (rest := stream.readline(MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
-                pass
-            message = f"is longer than {MAX_ROW_BYTES // 2**20} MB."
-            yield number, Problem(source.name, number, "", message, "Shorten its texts.")
-            continue
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        if not line.strip():
-            blanks.add(number - 1 - blanks.count)
-            continue
-        try:
-            text = line.decode("utf-8")
-            if len(line) > LARGE_ROW and _too_many_values(text):
-                yield number, Problem(source.name, number, "", *_MANY_VALUES)
-                continue
-            yield number, _as_row(source, number, _DECODER.decode(text))
-        except UnicodeDecodeError as error:
-            message = f"is not UTF-8 text (byte {error.start + 1} of the line)."
-            yield number, Problem(source.name, number, "", message, "Save the file as UTF-8.")
-        except (ValueError, RecursionError) as error:
-            message = f"is not JSON ({error})."
-            yield (
-                number,
-                Problem(source.name, number, "", message, "Write one complete JSON object on each line."),
-            )
-
-
-_BLANK = re.compile(r"[ \t\r\n]*")
-
-
-def _json_list(source: Source, stream: io.BufferedReader) -> Iterator[tuple[int, Row | Problem]]:
-    """Elements of one JSON list, decoded one by one. What is broken in the middle cannot be skipped: it refuses."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")("strict")
-    buffer, position, number, ended = "", 0, 0, False
-
-    def more() -> bool:
-        nonlocal buffer, position, ended
-        if ended:
-            return False
-        # At least as much again as is waiting, so that a long element isn't decoded over and over.
-        data = stream.read(max(1024 * 1024, len(buffer) - position))
-        ended = not data
-        try:
-            buffer, position = buffer[position:] + decoder.decode(data, final=ended), 0
-        except UnicodeDecodeError as error:
-            raise ImportRefused(
-                f"{source.name} is not UTF-8 text after row {number}. Save it as UTF-8."
-            ) from error
-        return not ended
-
-    def next_character() -> str:
-        nonlocal position
-        blank = 0
-        while True:
-            before, position = position, _BLANK.match(buffer, position).end()  # type: ignore[union-attr]
-            if position < len(buffer):
-                return buffer[position]
-            blank += position - before
-            if blank > MAX_ROW_BYTES:
-                raise ImportRefused(
-                    f"{source.name} has {blank // 2**20} MB of blank space after element {number}. Remove it."
-                )
-            if not more():
-                return ""
-
-    next_character()
-    position += 1  # the opening bracket
-    if next_character() == "]":
-        raise ImportRefused(f"{source.name} is an empty list. Choose a file with rows in it.")
-    while True:
-        next_character()
-        try:
-            if len(buffer) - position > LARGE_ROW and _too_many_values(buffer, position):
-                raise ImportRefused(
-                    f"{source.name}: element {number + 1} of the JSON list {_MANY_VALUES[0]} {_MANY_VALUES[1]}"
-                )
-            value, end = _DECODER.raw_decode(buffer, position)
-        except (ValueError, RecursionError) as error:
-            if not isinstance(error, RecursionError) and len(buffer) - position < MAX_ROW_BYTES and more():
-                continue
-            raise ImportRefused(
-                f"{source.name} is not a readable JSON list: element {number + 1} is broken ({error}). Mend it, "
-                "or write JSON Lines (one object on each line), where a broken row doesn't spoil the others."
-            ) from error
-        number += 1
-        position = end
-        yield number, _as_row(source, number, value)
-        follower = next_character()
-        if follower == "]":
+    Rows of JSON Lines are numbered by line, of a JSON list by element, of tables as a spreadsheet does (the header is
+    row 1, blank rows count), of Parquet from 1. Of `columns`, where given, Parquet files are read; other columns of
+    theirs are not. Raises ImportRefused when the file is none of these.
+    """
+    with open_bytes(source, tick) as (stream, packed):
+        seen = _look(source, stream, packed)
+        if seen.kind == "Parquet":
+            with _on_disk(source, stream, packed) as path:
+                yield from parquet.rows(source, tick, path, columns)
             return
-        if follower != ",":
-            raise ImportRefused(
-                f"{source.name}: the JSON list breaks off after element {number}. Is the file complete?"
+        stream.read(seen.mark)
+        text: io.BufferedReader = stream
+        recoded = seen.encoding != "utf-8"
+        errors = "surrogatepass" if recoded else "strict"
+        if recoded or seen.carriage_returns:
+            text = io.BufferedReader(
+                _Recoded(stream, seen.encoding, carriage_returns=seen.carriage_returns), BUFFER
             )
-        position += 1
+        if seen.dialect:
+            found = tables.rows(source, text, seen.dialect, recoded=recoded)
+        elif seen.kind == "JSON Lines":
+            found = jsontext.lines(source, text, errors=errors)
+        else:
+            found = jsontext.elements(source, text, errors=errors, bare=seen.kind == "JSON objects")
+        yield from found
+        tick(source.size)
 
 
-def _csv(source: Source, stream: io.BufferedReader) -> Iterator[tuple[int, Row | Problem]]:
-    csv.field_size_limit(MAX_ROW_BYTES)
-    # Bytes that aren't UTF-8 come through as surrogates, which the field checks report with the row's number.
-    text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
-    number, length, blanks = 0, 0, _Blanks(source)
-
-    def lines() -> Iterator[str]:
-        # A row may run over lines, inside quotes; neither a line nor a row fills the memory.
-        nonlocal length
-        while line := text.readline(MAX_ROW_BYTES):
-            length += len(line)
-            if length >= MAX_ROW_BYTES:
-                raise ImportRefused(
-                    f"{source.name}: row {number + 1} is longer than {MAX_ROW_BYTES // 2**20} MB. Is a quote not "
-                    "closed? Mend it, or shorten its texts."
-                )
-            yield line
-
-    header: list[str] = []
-    try:
-        for cells in csv.reader(lines(), strict=True):
-            length = 0
-            if not cells:
-                blanks.add(number)
-                continue
-            number += 1
-            if not header:
-                header = cells
-                if len(header) > MAX_COLUMNS:
-                    raise ImportRefused(
-                        f"{source.name} has {len(header):,} columns, more than {MAX_COLUMNS:,}. "
-                        "Keep those of the format."
-                    )
-            elif len(cells) > len(header):
-                message = "has more cells than the header has columns."
-                yield (
-                    number,
-                    Problem(source.name, number, "", message, "Put texts with commas in double quotes."),
-                )
-            else:
-                yield number, dict(zip(header, cells, strict=False))
-    except csv.Error as error:
-        raise ImportRefused(
-            f"{source.name}: row {number + 1} is not readable CSV ({error}). Mend its quotes."
-        ) from error
+@contextmanager
+def _on_disk(source: Source, stream: io.BufferedReader, packed: bool) -> Iterator[Path]:
+    """Where a Parquet file lies on disk: it is read from its end, so one that is packed is unpacked beside."""
+    if source.member is None and not packed:
+        yield source.path
+        return
+    own = settings.DATA_DIR in source.path.parents
+    with tempfile.TemporaryDirectory(dir=source.path.parent if own else None) as folder:
+        path = Path(folder) / "unpacked.parquet"
+        with path.open("wb") as file:
+            shutil.copyfileobj(stream, file, 1024 * 1024)
+        yield path

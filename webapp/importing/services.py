@@ -27,7 +27,7 @@ from webapp.celery import enqueue
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Import, Project
 from webapp.importing.labels import LabelWriter
-from webapp.importing.reading import ImportRefused, Source, printable
+from webapp.importing.reading import ImportRefused, Source, expanded, printable
 from webapp.importing.shapes import PARSERS, recognise
 from webapp.importing.writing import (
     ERRORS,
@@ -152,12 +152,14 @@ def import_files(
 
     `progress(phase, step, total)` is called between transactions while reading, and inside the one write transaction
     while writing; `before_write(records)` right before that transaction and `written(report)` as its last act. The
-    rows left out are listed in `folder`/errors.jsonl. Raises ImportRefused, and then nothing was written.
+    rows left out are listed in `folder`/errors.jsonl. A source may be a zip or a folder: its files are read, and
+    those that hold no data are named in the report. Raises ImportRefused, and then nothing was written.
     """
     started = time.monotonic()
     report = Report(dry_run=dry_run)
     if not sources:
         raise ImportRefused("There is no file to import. Choose one.")
+    sources, passed_over = expanded(sources)
     report.format = recognise(sources) if format_name == Import.Format.AUTO else format_name
     if report.format not in PARSERS:
         raise ImportRefused(f"There is no format “{report.format}”. Known: auto, {', '.join(PARSERS)}.")
@@ -172,6 +174,7 @@ def import_files(
             spool_records(sources, report.format, spool, problems, report, progress)
         finally:
             spool.close()
+        report.files += passed_over
         _refuse_unusable(report, spool, problems)
         total = sum(spool.sizes.values())
         if not dry_run:

@@ -21,7 +21,7 @@ from django.utils import timezone
 from webapp.corpus.conversations import spoken
 from webapp.corpus.models import Pair, Project, Prompt, Response, messages_digest, text_digest
 from webapp.importing import fields, shapes
-from webapp.importing.reading import ImportRefused, Problem, Source, printable
+from webapp.importing.reading import ImportRefused, Problem, Source, printable, read_as
 from webapp.importing.shapes import LevelRecord, PairRecord, PromptRecord, Record, ResponseRecord, VoteRecord
 
 # Rows looked up and written at a time: below SQLite's limit of variables in one statement.
@@ -215,7 +215,7 @@ def spool_records(
     progress: Progress,
 ) -> None:
     """Read every file once; good rows go to the spool, bad ones to the problems. Progress counts kilobytes."""
-    sizes = [source.path.stat().st_size for source in sources]
+    sizes = [source.size for source in sources]
     tally = shapes.Tally()
     for place, source in enumerate(sources):
         before = sum(sizes[:place])
@@ -232,7 +232,9 @@ def spool_records(
             for record in found:
                 spool.add(Where(place, number), record)
         report.rows += count
-        report.files.append({"name": source.name, "bytes": sizes[place], "rows": count})
+        report.files.append(
+            {"name": source.name, "bytes": sizes[place], "rows": count, "read_as": read_as(source)}
+        )
     report.unused, report.notes = dict(tally.unused.most_common(1000)), dict(tally.notes.most_common())
     spool.close()
 

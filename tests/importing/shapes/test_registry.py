@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import shared_data
-from webapp.importing import reading
+from webapp.importing import jsontext
 from webapp.importing.fields import RowError
 from webapp.importing.reading import ImportRefused, Problem, Source, rows
 from webapp.importing.shapes import (
@@ -74,7 +74,7 @@ def test_numbers_lines_of_jsonl_and_reports_bad_ones(tmp_path: Path) -> None:
     )
     found = list(rows(source))
     assert [number for number, _ in found] == [1, 2, 4, 5, 6, 7, 8]
-    assert [problem.row for problem in problems(source)] == [2, 4, 5, 6, 7]
+    assert [problem.row for problem in problems(source)] == [2, 4, 5, 7]
     assert "not JSON" in problems(source)[0].message
     assert "UTF-8" in problems(source)[2].message
 
@@ -99,7 +99,6 @@ def test_a_list_that_breaks_off_names_the_place(tmp_path: Path) -> None:
         ("a.txt", b"hello", "neither JSON Lines"),
         ("a.jsonl", b"", "is empty"),
         ("a.json", b"[]", "empty list"),
-        ("a.jsonl", '{"x": 1}'.encode("utf-16"), "UTF-16"),
         ("a.jsonl.gz", gzip.compress(b'{"x": 1}\n' * 5000)[:-20], "damaged"),
         ("a.parquet", b"PAR1 but no more", "not a readable Parquet"),
     ],
@@ -117,7 +116,7 @@ def test_a_gzip_bomb_is_stopped(tmp_path: Path, settings: Any) -> None:
 
 
 def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(reading, "MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr(jsontext, "MAX_ROW_BYTES", 1000)
     source = file(tmp_path, "a.jsonl", '{"x": "' + "y" * 5000 + '"}\n{"x": 2}\n')
     found = list(rows(source))
     assert isinstance(found[0][1], Problem)
@@ -230,7 +229,7 @@ RESPONSE = {"type": "response", "id": "r", "prompt": "p", "text": "So."}
         ({**RESPONSE, "text": ["x"]}, "text", "a list instead of text"),
         ({**RESPONSE, "text": "x" * 1_000_000}, "text", "977 KB long, of 256 KB"),
         ({**RESPONSE, "text": "a\x00b"}, "text", "NUL"),
-        ({**RESPONSE, "text": "a\ud800b"}, "text", "UTF-8"),
+        ({**RESPONSE, "text": "a\ud800b"}, "text", "half of a surrogate pair, \\ud800, at character 2"),
         ({**RESPONSE, "id": None}, "id", "missing"),
         ({**RESPONSE, "id": "x" * 201}, "id", "longer than 200"),
         ({**RESPONSE, "id": "a\nb"}, "id", "control characters"),

@@ -1,6 +1,5 @@
 """Reading conversations: lists of messages under the names that the world's files give their parts."""
 
-import ast
 import json
 import re
 from collections.abc import Sequence
@@ -9,9 +8,17 @@ from typing import Any
 from django.conf import settings
 
 from webapp.corpus.conversations import Message, spoken
-from webapp.importing.fields import MAX_MESSAGES, RowError, check_text, is_visible, json_value
-from webapp.importing.reading import Row, json_kind
+from webapp.importing.cells import parsed_cell
+from webapp.importing.fields import (
+    MAX_MESSAGES,
+    RowError,
+    check_text,
+    is_visible,
+    json_value,
+    refuse_unreadable,
+)
 from webapp.importing.shapes.tracking import ReadRow, given
+from webapp.importing.sources import Row, Unreadable, json_kind
 
 ROLES = {
     "system": ("system", "developer"),
@@ -32,23 +39,13 @@ MAX_TOOLS = 200
 
 def list_in(field: str, value: str) -> Any:
     """The list or object that a text holds as JSON or as Python writes it; None where it holds none."""
-    text = value.strip()
-    if not (text.startswith(("[", "{")) and text.endswith(("]", "}"))):
-        return None
-    for read in (json.loads, ast.literal_eval, _numpy_list):
-        try:
-            found = read(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            continue
-        return found if isinstance(found, list | dict) else None
-    if re.match(r"\[\s*\{\s*['\"](role|content|from|value)['\"]", text):
+    found = parsed_cell(value)
+    if isinstance(found, list | dict | Unreadable):
+        refuse_unreadable(field, found)
+        return found
+    if re.match(r"\s*\[\s*\{\s*['\"](role|content|from|value)['\"]", value) and value.rstrip().endswith("]"):
         raise RowError(field, "looks like a list of messages but can't be read.", "Write it as JSON.")
     return None
-
-
-def _numpy_list(text: str) -> Any:
-    # pandas writes arrays of objects without commas; a line end between braces is never inside a quoted text.
-    return ast.literal_eval(re.sub(r"\}\s*\n\s*\{", "}, {", text))
 
 
 def are_messages(value: Any) -> bool:

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from webapp.importing.fields import RowError, number_of
+from webapp.importing.fields import RowError, integer_of, number_of
 from webapp.importing.reading import Row, json_kind
 
 
@@ -81,24 +81,11 @@ class Tally:
 
 def number_in(row: Row, name: str, low: float = -1e300, high: float = 1e300) -> float | None:
     """A number, also one that a table holds as text; None where it isn't given."""
-    value: Any = row.get(name)
-    if not given(value):
-        return None
-    if isinstance(value, str):
-        try:
-            value = float(value) if not value.strip().lstrip("+-").isdecimal() else int(value)
-        except ValueError:
-            raise RowError(
-                name, f"is “{str(value)[:40]}”.", "Write a number, or leave the field out."
-            ) from None
-    return number_of({name: value}, name, low, high)
+    return number_of(row, name, low, high)
 
 
 def whole_in(row: Row, name: str, low: int, high: int) -> int | None:
-    number = number_in(row, name, low, high)
-    if number is not None and number != int(number):
-        raise RowError(name, f"is {number}.", f"Write a whole number from {low} to {high}.")
-    return None if number is None else int(number)
+    return integer_of(row, name, low, high)
 
 
 def shown(number: float) -> str:

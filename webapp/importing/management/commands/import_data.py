@@ -1,4 +1,4 @@
-"""`manage.py import_data --project SLUG [--format NAME] FILE... [--dry-run]`: import files in this process."""
+"""`manage.py import_data --project SLUG [--format NAME] FILE... [--dry-run]`: import files, zips and folders here."""
 
 import secrets
 import shutil
@@ -39,9 +39,9 @@ class Command(BaseCommand):
         project = project_named(options["project"])
         sources = []
         for path in options["files"]:
-            if not path.is_file():
-                raise CommandError(f"There is no file {path}.")
-            sources.append(Source(path, path.name))
+            if not path.is_file() and not path.is_dir():
+                raise CommandError(f"There is no file or folder {path}.")
+            sources.append(Source(path, path.name or path.resolve().name))
         folder = Path(tempfile.mkdtemp(prefix="caliper-import-"))
         started = timezone.now()
         finished: list[Import] = []
@@ -103,6 +103,9 @@ class Command(BaseCommand):
         if sys.stderr.isatty():
             self.stderr.write("\r", ending="")
         verb = "would be imported" if report.dry_run else "imported"
+        for file in report.files:
+            what = file["read_as"] or f"passed over, {file['passed_over']}"
+            self.stdout.write(f"{file['name']}: {what}")
         self.stdout.write(f"{report.format}: {report.rows:,} rows read in {report.seconds:.1f} s; {verb}:")
         for kind, counts in report.counts.items():
             extra = f", {counts['changed']:,} changed" if counts["changed"] else ""
