@@ -109,18 +109,46 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
         return data
 
 
-class ProjectNewForm(forms.ModelForm):
-    """The few things a new project needs; everything else has a default on its settings page."""
+class AddressForm(forms.ModelForm):
+    """Name and address of a new project; address.js fills the address from the name as it is typed."""
 
     class Meta:
         model = Project
+        fields = ["name", "slug"]
+        labels = {"slug": "Address"}
+        help_texts = {
+            "slug": "Small letters, digits and hyphens. The project's pages are at /p/ADDRESS/ for good."
+        }
+        error_messages = {"slug": {"unique": "Another project has this address. Choose another one."}}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["slug"].error_messages["invalid"] = (
+            "An address has only letters, digits, hyphens and underscores: no spaces, dots or accents."
+        )
+        self.fields["slug"].widget.attrs.update({"data-address-of": "id_name", "autocapitalize": "none"})
+
+
+class ProjectNewForm(AddressForm):
+    """The few things a new project needs; everything else has a default on its settings page."""
+
+    class Meta(AddressForm.Meta):
         fields = ["name", "slug", "asks", "overlap"]
         labels = {
-            "slug": "Address",
+            **AddressForm.Meta.labels,
             "asks": "What annotators are asked",
             "overlap": "Judgements wanted per item",
         }
-        help_texts = {"slug": "Letters, digits, hyphens: the project lives at /p/<address>/."}
+
+
+class ProjectCopyForm(AddressForm):
+    """What a copy of a project does not take over."""
+
+    people = forms.BooleanField(
+        required=False,
+        label="With the same people and roles",
+        help_text="Names that came with imported or simulated labels stay behind.",
+    )
 
 
 class RoleForm(forms.Form):

@@ -233,6 +233,9 @@ class AuditEntry(models.Model):
 
     class Action(models.TextChoices):
         PROJECT_CREATED = "project-created", "made the project"
+        PROJECT_COPIED = "project-copied", "copied the project's settings into a new one"
+        PROJECT_ARCHIVED = "project-archived", "archived the project"
+        PROJECT_UNARCHIVED = "project-unarchived", "took the project out of the archive"
         SETTINGS_CHANGED = "settings-changed", "changed settings"
         ROLE_GIVEN = "role-given", "gave a role"
         ROLE_TAKEN = "role-taken", "took a role away"

@@ -16,6 +16,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from webapp.accounts.models import User
+from webapp.corpus.access import check_not_archived
 from webapp.corpus.models import Pair, Project, Response
 from webapp.labels.models import Assignment, Judgement, Level, QualityLabel, Source, Verdict
 from webapp.labels.queue import PAIRS, RESPONSES, Kind, place_lock, place_move
@@ -68,6 +69,7 @@ def judgement_submit(
     assignment = Assignment.objects.select_related("project", "pair").get(
         key=key, annotator=annotator, pair__isnull=False
     )
+    check_not_archived(assignment.project)
     pair = assignment.pair
     assert pair is not None
     comment = _clean(comment)
@@ -283,6 +285,7 @@ def level_submit(
     assignment = Assignment.objects.select_related("project").get(
         key=key, annotator=annotator, response__isnull=False
     )
+    check_not_archived(assignment.project)
     comment = _clean(comment)
     errors = _common_errors(comment)
     if level != Verdict.SKIP and level not in Level.values:
@@ -351,6 +354,7 @@ def judgement_undo(*, project: Project, annotator: User, key: uuid.UUID | None =
     What was said is superseded by a row that takes it back, and the card holds its place again if one is free. With
     `key` only that card is taken back: the same undo sent twice does not reach further than it was meant to.
     """
+    check_not_archived(project)
     newest = undoable(project=project, annotator=annotator)
     if newest is None or newest.assignment is None or (key is not None and newest.assignment.key != key):
         reopened = Assignment.objects.filter(

@@ -11,7 +11,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from webapp.accounts.models import User
-from webapp.corpus.access import project_for
+from webapp.corpus.access import ProjectArchived, project_for
 from webapp.corpus.models import Project
 from webapp.labels import queue, services
 from webapp.labels.cards import Answers, Card, cards_for, form_errors, keys_in
@@ -64,7 +64,9 @@ def annotate(request: HttpRequest, slug: str) -> HttpResponse:
     """The card to judge now, with the next one behind it."""
     project = project_for(request, slug, "annotate")
     assert isinstance(request.user, User)
-    cards = cards_for(queue.assignments_for(project=project, annotator=request.user, count=_AHEAD))
+    cards = []
+    if project.archived_at is None:
+        cards = cards_for(queue.assignments_for(project=project, annotator=request.user, count=_AHEAD))
     if cards:
         cards[0].shown_at = timezone.now()
     context = {"cards": cards, **_standing(project, request.user)}
@@ -91,6 +93,11 @@ def submit(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
         card.answer(answers)
         card.errors = form_errors(refused.errors, assignment)
         return _refusal(request, project, request.user, card, editing)
+    except ProjectArchived as refusal:
+        if not request.htmx:  # type: ignore[attr-defined]
+            raise
+        # The page's script shows this text on the card, which keeps its answer.
+        return HttpResponse(str(refusal), status=423, content_type="text/plain; charset=utf-8")
     if not request.htmx:  # type: ignore[attr-defined]
         clock = timezone.localtime(receipt.saved_at).strftime("%H:%M:%S")
         text = f"Saved {clock}. {receipt.message}" if receipt.kept else receipt.message
@@ -150,7 +157,7 @@ def _refusal(request: HttpRequest, project: Project, user: User, card: Card, edi
 
 
 def _edit(request: HttpRequest, project: Project, assignment: Assignment) -> HttpResponse:
-    if assignment.state != Assignment.State.DONE:
+    if assignment.state != Assignment.State.DONE or project.archived_at is not None:
         return redirect("labels:annotate", slug=project.slug)
     [card] = cards_for([assignment])
     card.shown_at = timezone.now()

@@ -14,6 +14,7 @@ from django.utils import timezone
 from webapp import __version__
 from webapp.accounts.models import User
 from webapp.celery import enqueue
+from webapp.corpus.access import check_not_archived
 from webapp.corpus.audit import COMMAND, Action, audit
 from webapp.corpus.base_models import (
     FOLDER,
@@ -192,6 +193,7 @@ def run_start(
 
     `config` overrides some of OPTIONS. `send=False` leaves the task to the caller.
     """
+    check_not_archived(project)
     resolved = run_config(project, method, config)
     if refusal := run_refusal(project, method):
         raise RunRefused(refusal, "method" if method == Method.RGFT else None)
@@ -229,6 +231,7 @@ def run_resume(*, run: TrainingRun, actor: User | None = None) -> bool:
 
     False: it is in another state by now, or the same training already waits.
     """
+    check_not_archived(run.project)
     try:
         with transaction.atomic():
             moved = run.requeue()
@@ -277,12 +280,12 @@ def finished_twin(run: TrainingRun) -> TrainingRun | None:
     return next((twin for twin in twins if twin.version.is_there), None)
 
 
-def project_lock(project: Project) -> None:
-    """Within a transaction: one writer of a project's runs and versions at a time.
+def project_lock(project: Project) -> Project:
+    """Within a transaction: one writer of a project's runs and versions at a time. The project as it is now.
 
     no_key: rows that refer to the project (judgements!) are still inserted meanwhile. SQLite has one writer anyway.
     """
-    Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+    return Project.objects.select_for_update(no_key=True).get(pk=project.pk)
 
 
 @transaction.atomic
@@ -321,6 +324,7 @@ def version_promote(*, version: ModelVersion, actor: User | None = None) -> bool
 
     Raises VersionRefused if its weights were packed away, or its files are gone.
     """
+    check_not_archived(version.project)
     project_lock(version.project)
     # It may have been packed away since it was read.
     version.refresh_from_db(fields=["packed_at"])
