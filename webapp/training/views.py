@@ -26,6 +26,7 @@ from webapp.training.forms import RunForm
 from webapp.training.metrics import headline, metric_rows
 from webapp.training.models import ModelExport, ModelVersion, TrainingRun
 from webapp.training.progress import read_log, read_progress
+from webapp.training.promotions import promotions, story_of
 from webapp.training.services import (
     QUEUE,
     RunRefused,
@@ -89,12 +90,20 @@ def _runs_page(request: HttpRequest, project: Project, form: RunForm, *, status:
     versions = list(ModelVersion.objects.filter(project=project))
     form.offer(versions)
     judgements, levels = label_counts(project)
+    serving = {version.method: version for version in versions if version.is_serving}
+    acts = promotions(project) if versions else []
     context = _list_context(request, project) | {
         "form": form,
         "methods": [
             (Method(method).label, found)
             for method in Method.values
-            if (found := [version for version in versions if version.method == method])
+            if (
+                found := [
+                    story_of(version, serving.get(method), acts)
+                    for version in versions
+                    if version.method == method
+                ]
+            )
         ],
         "judgements": judgements,
         "levels": levels,
@@ -160,6 +169,7 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         version and (version.is_serving, version.promoted_at, version.is_there),
         other and other.pk,
     ]
+    acts = promotions(project) if version is not None else []
     early = reports.early_stopping(run.metrics)
     calibration = reports.calibration(run.metrics)
     return {
@@ -167,6 +177,8 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         "version": version,
         "gone": version is not None and not version.is_there,
         "other": other,
+        "story": story_of(version, serving, acts) if version is not None else None,
+        "other_story": story_of(other, serving, acts) if other is not None else None,
         "waiting": waiting,
         "early": early,
         "chart": loss_chart(
