@@ -264,7 +264,7 @@ def test_a_running_run_shows_what_early_stopping_sees(run: TrainingRun, admin_cl
             record = {"time": moment, "phase": "training", "step": step, "total": 100, "loss": None}
             file.write("\n" + json.dumps(record | {"validation": {"nll": nll, "accuracy": 0.6}}))
     page = admin_client.get(url("run", run.pk)).content.decode()
-    assert "Validation NLL: 0.660 at step 2, lowest 0.610 at step 3." in page
+    assert "Log loss on groups kept aside: 0.660 at step 2, lowest 0.610 at step 3." in page
     assert page.count('class="validation"') == 2
 
 
@@ -405,7 +405,7 @@ def test_the_reports_of_a_run(reported: ModelVersion, researcher: User, client_o
     )
     # Early stopping.
     assert "2 of 40" in page
-    assert "Validation NLL: 0.660 at step 1, lowest 0.580 at step 2." in page
+    assert "Log loss on groups kept aside: 0.660 at step 1, lowest 0.580 at step 2." in page
     assert "style=" not in page
 
 

@@ -175,10 +175,26 @@ class RoleForm(forms.Form):
 
 
 class InvitationForm(forms.Form):
-    """A link for one new person."""
+    """Links for new people: one for each line of notes, one without any."""
+
+    MOST = 100
 
     role = forms.ChoiceField(choices=Membership.Role.choices)
-    note = forms.CharField(max_length=120, required=False, label="For whom (your note)")
+    note = forms.CharField(
+        required=False,
+        label="For whom (your notes)",
+        help_text="One line a person makes one link a person, all in the same role. Only admins see the notes.",
+        widget=forms.Textarea(attrs={"rows": 3}),
+    )
+
+    def clean_note(self) -> list[str]:
+        notes = [line.strip() for line in self.cleaned_data["note"].splitlines() if line.strip()]
+        if len(notes) > self.MOST:
+            raise forms.ValidationError(f"At most {self.MOST} links at a time: these are {len(notes)} lines.")
+        for number, note in enumerate(notes, start=1):
+            if len(note) > 120:
+                raise forms.ValidationError(f"Line {number} has {len(note)} characters: shorten it to 120.")
+        return notes or [""]
 
 
 class JoinForm(UserCreationForm):

@@ -130,11 +130,18 @@ def people(request: HttpRequest, slug: str) -> HttpResponse:
     elif request.method == "POST":
         invitation_form = InvitationForm(request.POST, prefix="invitation")
         if invitation_form.is_valid():
-            services.invitation_create(
-                project=project, created_by=request.user, **invitation_form.cleaned_data
-            )
-            messages.success(request, "The link is made. Send it to one person; it works once.")
-            return redirect("corpus:people", slug)
+            data = invitation_form.cleaned_data
+            with transaction.atomic():
+                for note in data["note"]:
+                    services.invitation_create(
+                        project=project, role=data["role"], note=note, created_by=request.user
+                    )
+            made = len(data["note"])
+            said = "The link is made. Send it to one person; it works once."
+            if made > 1:
+                said = f"{made} links are made. Send each to one person; it works once."
+            messages.success(request, said)
+            return redirect(reverse("corpus:people", args=[slug]) + "#invitations")
     members = (
         User.objects.filter(memberships__project=project)
         .annotate(

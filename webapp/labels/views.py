@@ -15,8 +15,16 @@ from webapp.corpus.access import ProjectArchived, project_for
 from webapp.corpus.models import Project
 from webapp.labels import queue, services
 from webapp.labels.cards import Answers, Card, cards_for, form_errors, keys_in
-from webapp.labels.histories import STRENGTHS, entry_of, judged_count, own_judgements, own_levels
+from webapp.labels.histories import (
+    STRENGTHS,
+    entry_of,
+    judged_count,
+    own_judgements,
+    own_levels,
+    own_skips,
+)
 from webapp.labels.models import Assignment
+from webapp.labels.names import labellers
 
 _AHEAD = 2
 """Cards a page holds: the one in sight and the next."""
@@ -194,7 +202,25 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
     """One's own current answers, newest first, each with a link to correct it."""
     project = project_for(request, slug, "annotate")
     assert isinstance(request.user, User)
+    return render(request, "labels/history.html", _history(request, project, request.user))
+
+
+def _history(request: HttpRequest, project: Project, annotator: User) -> dict[str, Any]:
     own: Any = own_judgements if project.asks_pairs else own_levels
-    page = Paginator(own(project=project, annotator=request.user), _PAGE).get_page(request.GET.get("page"))
-    entries = [entry_of(row) for row in page.object_list]
-    return render(request, "labels/history.html", {"page": page, "entries": entries})
+    page = Paginator(own(project=project, annotator=annotator), _PAGE).get_page(request.GET.get("page"))
+    skips = own_skips(project=project, annotator=annotator) if project.asks_pairs else 0
+    return {
+        "page": page,
+        "entries": [entry_of(row) for row in page.object_list],
+        "judged": page.paginator.count - skips,
+        "skips": skips,
+    }
+
+
+@require_GET
+def annotator(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Somebody else's current answers, newest first, for those who see labels."""
+    project = project_for(request, slug, "read")
+    person = get_object_or_404(User.objects.filter(pk__in=labellers(project)), pk=pk)
+    context = {**_history(request, project, person), "person": person}
+    return render(request, "labels/annotator.html", context)

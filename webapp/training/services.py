@@ -37,6 +37,7 @@ from webapp.jobs import State
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.training.gate import gate_check
 from webapp.training.models import ModelExport, ModelVersion, TrainingRun
+from webapp.words import counted
 
 CONFIG_FORMAT = 1
 TASK = "workers.tasks.train_run"
@@ -174,7 +175,8 @@ def too_few_labels(project: Project, labels: int) -> str:
     if labels >= project.min_judgements:
         return ""
     return (
-        f"There are {labels} judgements and levels, fewer than this project's minimum of {project.min_judgements}. "
+        f"There {'is' if labels == 1 else 'are'} {counted(labels, 'judgement or level', 'judgements and levels')}, "
+        f"fewer than this project's minimum of {project.min_judgements:,}. "
         "Collect more, or lower the minimum in Settings."
     )
 

@@ -18,6 +18,7 @@ from webapp.corpus.access import project_for
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Method, Project
 from webapp.jobs import State
+from webapp.labels.names import annotator_names
 from webapp.paths import without_paths
 from webapp.training import reports
 from webapp.training.card import public_config
@@ -189,7 +190,7 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         "calibration": calibration,
         "reliability": reliability_chart(calibration.before, calibration.after) if calibration else None,
         "robustness": reports.robustness(run.metrics),
-        "annotators": reports.annotators(run.metrics),
+        "annotators": _annotators(project, run),
         **(_downloads(version) if version is not None and not version.is_packed else {}),
         "afresh": progress.afresh,
         "left": progress.left if run.state == State.RUNNING else None,
@@ -199,6 +200,13 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         "config": sorted(public_config(run.config).items()),
         "token": change_token(seen),
     }
+
+
+def _annotators(project: Project, run: TrainingRun) -> reports.Annotators | None:
+    if not run.metrics.get("annotators"):
+        return None
+    people = {named.name: pk for pk, named in annotator_names(project).items()}
+    return reports.annotators(run.metrics, people)
 
 
 _FORMAT_HELP = {
