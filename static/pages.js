@@ -17,8 +17,13 @@
 
   // What is wider than the page can be reached by keys, and only that.
   function scrollers() {
-    for (const box of document.querySelectorAll(".table-scroll, .formats table")) {
-      if (box.scrollWidth <= box.clientWidth) {
+    for (const box of document.querySelectorAll(".table-scroll, .formats table, main pre")) {
+      const scrolls = box.scrollWidth > box.clientWidth;
+      if (box.matches("pre")) {
+        if (scrolls) box.tabIndex = 0;
+        continue;
+      }
+      if (!scrolls) {
         box.removeAttribute("tabindex");
         continue;
       }

@@ -182,12 +182,17 @@ def _visible(text: str) -> str:
 
 def _clean(html: str) -> str:
     return nh3.clean(
-        html,
+        _TASK.sub(
+            lambda found: f'<input aria-label="{"done" if found[1] else "not done"}"{found[0][6:]}', html
+        ),
         tags=_TAGS | _MATHML,
         attributes=_ATTRIBUTES,
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer nofollow",
     )
+
+
+_TASK = re.compile(r'<input class="task-list-item-checkbox"( checked)?')
 
 
 def _marked(text: str) -> list[str]:
