@@ -1,5 +1,7 @@
 """The list of projects, and a project's settings, people and guidelines."""
 
+from typing import Any
+
 from django.contrib import messages
 from django.contrib.auth import login
 from django.contrib.auth.decorators import login_not_required
@@ -35,7 +37,7 @@ def projects(request: HttpRequest) -> HttpResponse:
     roles: dict[int, set[str]] = {}
     for project_id, role in Membership.objects.filter(user=request.user).values_list("project_id", "role"):
         roles.setdefault(project_id, set()).add(role)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "project": project,
             "access": Access(frozenset(roles.get(project.pk, ())), request.user.is_superuser),

@@ -64,7 +64,7 @@ def metric_rows(metrics: dict[str, Any], old: dict[str, Any] | None = None) -> l
             continue
         found = dig(metrics, path) or {}
         floor = found.get("floor")
-        yardstick = f"people's own floor {floor:.3f}" if isinstance(floor, (int, float)) else ""
+        yardstick = f"at best {floor:.3f}" if isinstance(floor, (int, float)) else ""
         rows.append(Row(name, new, before, share, yardstick))
     return rows
 
