@@ -333,6 +333,8 @@ def _level_store(assignment: Assignment, level: str, fields: dict[str, Any], rev
 
 def undoable(*, project: Project, annotator: User) -> Judgement | QualityLabel | None:
     """What an undo would take back: this annotator's newest answer (or skip) of the last 24 hours, with its card."""
+    if project.archived_at is not None:
+        return None
     since = timezone.now() - UNDO_WITHIN
     if project.asks_pairs:
         judgements = Judgement.objects.current().filter(annotator=annotator, assignment__project=project)
