@@ -213,10 +213,14 @@ def test_without_guidelines_an_annotator_is_told_what_to_do(
     assert "Keys: a or b for the better one" in page
 
 
-def test_projects_say_how_many_people(
-    project: Project, admin: User, annotator: User, client_of: ClientOf
+def test_projects_say_how_large_they_are(
+    project: Project, make_prompt: Callable[..., Prompt], admin: User, annotator: User, client_of: ClientOf
 ) -> None:
-    assert "2 people · you are admin" in words(client_of(admin), "/")
+    assert "0 pairs · 2 people · you are admin" in words(client_of(admin), "/")
+    make_prompt(project, "p1", ["one", "two", "three"])
+    assert "3 pairs · 2 people · you are admin" in words(client_of(admin), "/")
+    Project.objects.update(asks="levels")
+    assert "3 responses · 2 people · you are admin" in words(client_of(admin), "/")
 
 
 def test_the_new_project_page_speaks_plainly(make_user: Callable[..., User], client_of: ClientOf) -> None:

@@ -42,9 +42,7 @@ def projects(request: HttpRequest) -> HttpResponse:
             "project": project,
             "access": Access(frozenset(roles.get(project.pk, ())), request.user.is_superuser),
         }
-        for project in Project.objects.for_user(request.user).annotate(
-            people=Count("memberships__user", distinct=True)
-        )
+        for project in Project.objects.for_user(request.user).with_sizes()
     ]
     context = {
         "rows": [row for row in rows if row["project"].archived_at is None],
