@@ -245,24 +245,26 @@
       }
       if (undoLater && !cards().some(isSending)) { undoLater = false; undo(); }
     } else if (elt.id === "undo" && !receipt) {
-      document.getElementById("receipt-text").textContent = `Not taken back: ${reason(xhr)} Try again.`;
+      document.getElementById("receipt-text").textContent = `Not taken back: ${reason(xhr)}`;
     }
     clocks();
   });
   document.addEventListener("htmx:afterSettle", () => { show(); clocks(); });
 
+  // Why something was not stored, and what helps. pages.js sends the token of a new sign-in, so Save works after one.
   function reason(xhr) {
-    if (xhr.status === 0) return "the server could not be reached.";
-    if (xhr.status === 403) return "the page is out of date (were you signed out?). Reload it; your answer is kept in this browser.";
-    if (xhr.status === 404) return "this card is no longer yours. Reload the page.";
-    if (xhr.status >= 500) return "something broke on the server.";
-    return "you are signed out. Sign in again in another tab, then reload this page; your answer is kept in this browser.";
+    if (xhr.status === 0) return "the server could not be reached. Save tries again.";
+    if (xhr.status === 423) return xhr.responseText;
+    if (xhr.status === 403) return "the server refused it. Reload the page: your answer is kept in this browser.";
+    if (xhr.status === 404) return "this card is not yours (are you signed in as somebody else?). Sign in as before, or reload the page.";
+    if (xhr.status >= 500) return "something broke on the server. Save tries again.";
+    return "you are signed out. Sign in again in another tab; then Save here works.";
   }
 
   function comeBack(card, xhr) {
     delete card.dataset.sending;
     deck.prepend(card);
-    complain(card, `Not saved yet: ${reason(xhr)} Your answer is still here: Save tries again.`);
+    complain(card, `Not saved yet: ${reason(xhr)} Your answer is still here.`);
     show({ focus: true });
   }
 

@@ -489,5 +489,5 @@ class TestQueries:
             make_prompt(project, "many", [str(number) for number in range(count)], pairs=False)
             for card in assignments_for(project=project, annotator=annotator, count=count):
                 level_submit(key=card.key, annotator=annotator, level="good")
-        with django_assert_num_queries(self.WHO + (3 if asks == "both" else 2)):
+        with django_assert_num_queries(self.WHO + (4 if asks == "both" else 2)):
             client.get(HISTORY)

@@ -19,6 +19,22 @@ _MESSAGES = {
 }
 
 
+class ProjectArchived(PermissionDenied):
+    """Somebody would have changed an archived project. The message says who can open it again."""
+
+    def __init__(self, project: Project) -> None:
+        super().__init__(
+            f"“{project.name}” is archived: it can be read and exported, and nothing in it changes. "
+            "An admin can take it out of the archive on its Settings page."
+        )
+
+
+def check_not_archived(project: Project) -> None:
+    """Line one of every service that writes what people label, import, set or train. Raises ProjectArchived."""
+    if project.archived_at is not None:
+        raise ProjectArchived(project)
+
+
 @dataclass(frozen=True)
 class Access:
     """What one user may do in one project."""

@@ -109,18 +109,46 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
         return data
 
 
-class ProjectNewForm(forms.ModelForm):
-    """The few things a new project needs; everything else has a default on its settings page."""
+class AddressForm(forms.ModelForm):
+    """Name and address of a new project; address.js fills the address from the name as it is typed."""
 
     class Meta:
         model = Project
+        fields = ["name", "slug"]
+        labels = {"slug": "Address"}
+        help_texts = {
+            "slug": "Small letters, digits and hyphens. The project's pages are at /p/ADDRESS/ for good."
+        }
+        error_messages = {"slug": {"unique": "Another project has this address. Choose another one."}}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["slug"].error_messages["invalid"] = (
+            "An address has only letters, digits, hyphens and underscores: no spaces, dots or accents."
+        )
+        self.fields["slug"].widget.attrs.update({"data-address-of": "id_name", "autocapitalize": "none"})
+
+
+class ProjectNewForm(AddressForm):
+    """The few things a new project needs; everything else has a default on its settings page."""
+
+    class Meta(AddressForm.Meta):
         fields = ["name", "slug", "asks", "overlap"]
         labels = {
-            "slug": "Address",
+            **AddressForm.Meta.labels,
             "asks": "What annotators are asked",
             "overlap": "Judgements wanted per item",
         }
-        help_texts = {"slug": "Letters, digits, hyphens: the project lives at /p/<address>/."}
+
+
+class ProjectCopyForm(AddressForm):
+    """What a copy of a project does not take over."""
+
+    people = forms.BooleanField(
+        required=False,
+        label="With the same people and roles",
+        help_text="Names that came with imported or simulated labels stay behind.",
+    )
 
 
 class RoleForm(forms.Form):
@@ -147,10 +175,26 @@ class RoleForm(forms.Form):
 
 
 class InvitationForm(forms.Form):
-    """A link for one new person."""
+    """Links for new people: one for each line of notes, one without any."""
+
+    MOST = 100
 
     role = forms.ChoiceField(choices=Membership.Role.choices)
-    note = forms.CharField(max_length=120, required=False, label="For whom (your note)")
+    note = forms.CharField(
+        required=False,
+        label="For whom (your notes)",
+        help_text="One line a person makes one link a person, all in the same role. Only admins see the notes.",
+        widget=forms.Textarea(attrs={"rows": 3}),
+    )
+
+    def clean_note(self) -> list[str]:
+        notes = [line.strip() for line in self.cleaned_data["note"].splitlines() if line.strip()]
+        if len(notes) > self.MOST:
+            raise forms.ValidationError(f"At most {self.MOST} links at a time: these are {len(notes)} lines.")
+        for number, note in enumerate(notes, start=1):
+            if len(note) > 120:
+                raise forms.ValidationError(f"Line {number} has {len(note)} characters: shorten it to 120.")
+        return notes or [""]
 
 
 class JoinForm(UserCreationForm):

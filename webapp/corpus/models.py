@@ -25,6 +25,21 @@ class ProjectQuerySet(models.QuerySet["Project"]):
             return self
         return self.filter(pk__in=Membership.objects.filter(user=user).values("project_id"))
 
+    def with_sizes(self) -> "ProjectQuerySet":
+        """Annotated with `people` and with `items`: pairs, or responses where those alone are judged."""
+
+        def size(rows: models.QuerySet[Any]) -> models.Subquery:
+            of_one = rows.filter(project=models.OuterRef("pk")).order_by().values("project")
+            return models.Subquery(of_one.annotate(size=models.Count("pk")).values("size"))
+
+        return self.annotate(
+            people=models.Count("memberships__user", distinct=True),
+            items=models.Case(
+                models.When(asks=Project.Asks.LEVELS, then=size(Response.objects.all())),
+                default=size(Pair.objects.all()),
+            ),
+        )
+
 
 class Project(models.Model):
     """Guidelines, rating scale, overlap, retrain policy, base model, people and their roles."""
@@ -233,6 +248,9 @@ class AuditEntry(models.Model):
 
     class Action(models.TextChoices):
         PROJECT_CREATED = "project-created", "made the project"
+        PROJECT_COPIED = "project-copied", "copied the project's settings into a new one"
+        PROJECT_ARCHIVED = "project-archived", "archived the project"
+        PROJECT_UNARCHIVED = "project-unarchived", "took the project out of the archive"
         SETTINGS_CHANGED = "settings-changed", "changed settings"
         ROLE_GIVEN = "role-given", "gave a role"
         ROLE_TAKEN = "role-taken", "took a role away"

@@ -86,6 +86,31 @@ def render_markdown(text: str) -> SafeString:
     return mark_safe(html)  # noqa: S308 - _clean sanitised it
 
 
+_FORMS = re.compile(r"[*_`#\[|~>$\\]|^\s*(?:[-+=]|\d+[.)])", re.MULTILINE)
+
+
+def one_line(text: str, words: int) -> str:
+    """The first words of a text for a list, without the marks of Markdown but with every word; "…" where it goes on."""
+    # Some more than is shown, so that what encloses the last words is read whole.
+    beginning = text[: words * 40]
+    read = beginning
+    if _FORMS.search(beginning):
+        try:
+            html = _clean(_MARKDOWN.render(beginning))
+            # A list's number and a code's language are words of their own.
+            html = re.sub(r'(<li[^>]* value="\d+"[^>]*>)', r"\1. ", html).replace("<button", " <button")
+            read = _Reader.read(html)
+        except RecursionError:
+            pass
+        if _marked(beginning) != _marked(read) or not _visible(read):
+            read = beginning
+    shown = read.split()
+    # Some scripts have no spaces.
+    line = " ".join(shown[:words])[: words * 12]
+    whole = len(beginning) == len(text) and line == " ".join(shown)
+    return line if whole else f"{line} …"
+
+
 def as_written(text: str, rival: str = "") -> SafeString:
     """The text itself, every character of it, white space at line ends in sight.
 
@@ -157,12 +182,17 @@ def _visible(text: str) -> str:
 
 def _clean(html: str) -> str:
     return nh3.clean(
-        html,
+        _TASK.sub(
+            lambda found: f'<input aria-label="{"done" if found[1] else "not done"}"{found[0][6:]}', html
+        ),
         tags=_TAGS | _MATHML,
         attributes=_ATTRIBUTES,
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer nofollow",
     )
+
+
+_TASK = re.compile(r'<input class="task-list-item-checkbox"( checked)?')
 
 
 def _marked(text: str) -> list[str]:

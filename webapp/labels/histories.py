@@ -21,6 +21,13 @@ def own_judgements(*, project: Project, annotator: User) -> QuerySet[Judgement]:
     return rows.prefetch_related(Prefetch("quality_labels", queryset=levels)).order_by("-created_at", "-pk")
 
 
+def own_skips(*, project: Project, annotator: User) -> int:
+    """How many of his current judgements are skips."""
+    return Judgement.objects.current().filter(
+        annotator=annotator, pair__project=project, verdict=Verdict.SKIP
+    ).count()  # fmt: skip
+
+
 def own_levels(*, project: Project, annotator: User) -> QuerySet[QualityLabel]:
     """His current levels, newest first, with responses and prompts."""
     rows = QualityLabel.objects.current().filter(annotator=annotator, response__project=project)
@@ -54,6 +61,9 @@ class Entry:
     comment: str
     saved_at: datetime
     key: UUID | None
+    # What it is about, for the page of those who may see more than the card.
+    pair: int | None = None
+    response: int | None = None
 
 
 def entry_of(row: Judgement | QualityLabel) -> Entry:
@@ -61,7 +71,10 @@ def entry_of(row: Judgement | QualityLabel) -> Entry:
     key = row.assignment.key if row.assignment else None
     if isinstance(row, QualityLabel):
         side = SideSaid("", row.response.text, "")
-        return Entry(row.response.prompt.last_text, [side], row.level, "", row.comment, row.created_at, key)
+        return Entry(
+            row.response.prompt.last_text, [side], row.level, "", row.comment, row.created_at, key,
+            response=row.response_id,
+        )  # fmt: skip
     levels = {label.response_id: label.level for label in row.quality_labels.all()}
     responses = [row.pair.response_a, row.pair.response_b]
     if row.left == Side.B:
@@ -86,4 +99,5 @@ def entry_of(row: Judgement | QualityLabel) -> Entry:
         comment=row.comment,
         saved_at=row.created_at,
         key=key,
+        pair=row.pair_id,
     )

@@ -16,6 +16,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from webapp.accounts.models import User
+from webapp.corpus.access import check_not_archived
 from webapp.corpus.models import Pair, Project, Response
 from webapp.labels.models import Assignment, Judgement, Level, QualityLabel, Source, Verdict
 from webapp.labels.queue import PAIRS, RESPONSES, Kind, place_lock, place_move
@@ -68,6 +69,7 @@ def judgement_submit(
     assignment = Assignment.objects.select_related("project", "pair").get(
         key=key, annotator=annotator, pair__isnull=False
     )
+    check_not_archived(assignment.project)
     pair = assignment.pair
     assert pair is not None
     comment = _clean(comment)
@@ -283,6 +285,7 @@ def level_submit(
     assignment = Assignment.objects.select_related("project").get(
         key=key, annotator=annotator, response__isnull=False
     )
+    check_not_archived(assignment.project)
     comment = _clean(comment)
     errors = _common_errors(comment)
     if level != Verdict.SKIP and level not in Level.values:
@@ -330,6 +333,8 @@ def _level_store(assignment: Assignment, level: str, fields: dict[str, Any], rev
 
 def undoable(*, project: Project, annotator: User) -> Judgement | QualityLabel | None:
     """What an undo would take back: this annotator's newest answer (or skip) of the last 24 hours, with its card."""
+    if project.archived_at is not None:
+        return None
     since = timezone.now() - UNDO_WITHIN
     if project.asks_pairs:
         judgements = Judgement.objects.current().filter(annotator=annotator, assignment__project=project)
@@ -351,6 +356,7 @@ def judgement_undo(*, project: Project, annotator: User, key: uuid.UUID | None =
     What was said is superseded by a row that takes it back, and the card holds its place again if one is free. With
     `key` only that card is taken back: the same undo sent twice does not reach further than it was meant to.
     """
+    check_not_archived(project)
     newest = undoable(project=project, annotator=annotator)
     if newest is None or newest.assignment is None or (key is not None and newest.assignment.key != key):
         reopened = Assignment.objects.filter(

@@ -11,12 +11,20 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from webapp.accounts.models import User
-from webapp.corpus.access import project_for
+from webapp.corpus.access import ProjectArchived, project_for
 from webapp.corpus.models import Project
 from webapp.labels import queue, services
 from webapp.labels.cards import Answers, Card, cards_for, form_errors, keys_in
-from webapp.labels.histories import STRENGTHS, entry_of, judged_count, own_judgements, own_levels
+from webapp.labels.histories import (
+    STRENGTHS,
+    entry_of,
+    judged_count,
+    own_judgements,
+    own_levels,
+    own_skips,
+)
 from webapp.labels.models import Assignment
+from webapp.labels.names import labellers
 
 _AHEAD = 2
 """Cards a page holds: the one in sight and the next."""
@@ -64,7 +72,9 @@ def annotate(request: HttpRequest, slug: str) -> HttpResponse:
     """The card to judge now, with the next one behind it."""
     project = project_for(request, slug, "annotate")
     assert isinstance(request.user, User)
-    cards = cards_for(queue.assignments_for(project=project, annotator=request.user, count=_AHEAD))
+    cards = []
+    if project.archived_at is None:
+        cards = cards_for(queue.assignments_for(project=project, annotator=request.user, count=_AHEAD))
     if cards:
         cards[0].shown_at = timezone.now()
     context = {"cards": cards, **_standing(project, request.user)}
@@ -91,6 +101,11 @@ def submit(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
         card.answer(answers)
         card.errors = form_errors(refused.errors, assignment)
         return _refusal(request, project, request.user, card, editing)
+    except ProjectArchived as refusal:
+        if not request.htmx:  # type: ignore[attr-defined]
+            raise
+        # The page's script shows this text on the card, which keeps its answer.
+        return HttpResponse(str(refusal), status=423, content_type="text/plain; charset=utf-8")
     if not request.htmx:  # type: ignore[attr-defined]
         clock = timezone.localtime(receipt.saved_at).strftime("%H:%M:%S")
         text = f"Saved {clock}. {receipt.message}" if receipt.kept else receipt.message
@@ -150,7 +165,7 @@ def _refusal(request: HttpRequest, project: Project, user: User, card: Card, edi
 
 
 def _edit(request: HttpRequest, project: Project, assignment: Assignment) -> HttpResponse:
-    if assignment.state != Assignment.State.DONE:
+    if assignment.state != Assignment.State.DONE or project.archived_at is not None:
         return redirect("labels:annotate", slug=project.slug)
     [card] = cards_for([assignment])
     card.shown_at = timezone.now()
@@ -187,7 +202,25 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
     """One's own current answers, newest first, each with a link to correct it."""
     project = project_for(request, slug, "annotate")
     assert isinstance(request.user, User)
+    return render(request, "labels/history.html", _history(request, project, request.user))
+
+
+def _history(request: HttpRequest, project: Project, annotator: User) -> dict[str, Any]:
     own: Any = own_judgements if project.asks_pairs else own_levels
-    page = Paginator(own(project=project, annotator=request.user), _PAGE).get_page(request.GET.get("page"))
-    entries = [entry_of(row) for row in page.object_list]
-    return render(request, "labels/history.html", {"page": page, "entries": entries})
+    page = Paginator(own(project=project, annotator=annotator), _PAGE).get_page(request.GET.get("page"))
+    skips = own_skips(project=project, annotator=annotator) if project.asks_pairs else 0
+    return {
+        "page": page,
+        "entries": [entry_of(row) for row in page.object_list],
+        "judged": page.paginator.count - skips,
+        "skips": skips,
+    }
+
+
+@require_GET
+def annotator(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Somebody else's current answers, newest first, for those who see labels."""
+    project = project_for(request, slug, "read")
+    person = get_object_or_404(User.objects.filter(pk__in=labellers(project)), pk=pk)
+    context = {**_history(request, project, person), "person": person}
+    return render(request, "labels/annotator.html", context)

@@ -48,7 +48,7 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
                 "metric": metric,
                 "units": units,
                 "alpha": alpha,
-                "words": summaries.agreement_words(alpha.value),
+                "words": summaries.agreement_words(alpha.value, alpha.units),
                 "limited": alpha.ratings >= summaries.AGREEMENT_LABELS,
             }
             for name, metric, units, alpha in (

@@ -92,8 +92,8 @@ _CALIBRATION_METHODS = {
 _MEASURES = (
     ("ece", "Calibration error (ECE)"),
     ("ece_equal_mass", "Calibration error, bins of equal mass"),
-    ("nll", "NLL against vote shares, in nats"),
-    ("brier", "Brier score against vote shares"),
+    ("nll", "Log loss against vote shares (NLL), in nats"),
+    ("brier", "Squared error against vote shares (Brier)"),
 )
 
 
@@ -111,7 +111,7 @@ def calibration(metrics: dict[str, Any]) -> Calibration | None:
         CalibrationRow(name, _number(measured.get(key)), _number(served.get(key))) for key, name in _MEASURES
     ]
     levels = [_number(_object(each.get("levels")).get("rps")) for each in (measured, served)]
-    rows.append(CalibrationRow("Level RPS", *levels))
+    rows.append(CalibrationRow("Level error (ranked probability score, RPS)", *levels))
     return Calibration(
         method=_CALIBRATION_METHODS.get(method, method.replace("_", " ")),
         parameters=", ".join(
@@ -359,6 +359,8 @@ class AnnotatorRow:
     judgements: int | None
     error_rate: float
     left_share: float | None
+    # Whose judgements these are, where the name still is somebody's.
+    person: int | None
 
 
 @dataclass(frozen=True)
@@ -378,14 +380,18 @@ class Annotators:
 _BASE = {"a_left": "the left response", "a_right": "the right response", "tie": "tie", "both_bad": "both bad"}
 
 
-def annotators(metrics: dict[str, Any]) -> Annotators | None:
-    """How far each annotator was relied on; None where the training took everybody at their word."""
+def annotators(metrics: dict[str, Any], people: dict[str, int] | None = None) -> Annotators | None:
+    """How far each annotator was relied on; None where the training took everybody at their word.
+
+    `people`: primary keys by the names of snapshots.
+    """
     rows = [
         AnnotatorRow(
             name=str(each.get("annotator", "?")),
             judgements=_count(each.get("judgements")),
             error_rate=error,
             left_share=_number(each.get("left_share")),
+            person=(people or {}).get(str(each.get("annotator"))),
         )
         for each in _objects(metrics.get("annotators"))
         if (error := _number(each.get("error_rate"))) is not None

@@ -9,8 +9,9 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from webapp.corpus.rendering import as_written, look_alike, render_markdown
+from webapp.corpus.rendering import as_written, look_alike, one_line, render_markdown
 from webapp.paths import without_paths
+from webapp.words import counted as in_words
 
 register = template.Library()
 
@@ -19,6 +20,12 @@ register = template.Library()
 def markdown(text: str) -> SafeString:
     """Sanitised HTML of a Markdown text."""
     return render_markdown(text)
+
+
+@register.filter
+def excerpt(text: str, words: int) -> str:
+    """The first words of a text on one line, for lists."""
+    return one_line(text, words)
 
 
 @register.filter
@@ -51,6 +58,12 @@ def ago(moment: datetime | None) -> SafeString | str:
         local.strftime("%Y-%m-%d %H:%M:%S %Z"),
         naturaltime(moment),
     )
+
+
+@register.filter
+def counted(number: int | None, nouns: str) -> str:
+    """A count with its noun: {{ 1|counted:"level" }}, {{ n|counted:"person,people" }}; an en dash for None."""
+    return "–" if number in (None, "") else in_words(int(number or 0), *nouns.split(","))
 
 
 @register.filter

@@ -37,7 +37,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        project = project_named(options["project"])
+        project = project_named(options["project"], writes=False)
         default = (
             Export.FileType.JSONL if options["format"] == Export.Format.CALIPER else Export.FileType.PARQUET
         )
