@@ -164,6 +164,13 @@ class TestTwoPlaces:
         assert in_sight(page).locator("input[name=verdict]:checked").get_attribute("value") == "right"
         assert Judgement.objects.count() == 2
 
+    def test_a_page_that_the_browser_kept_whole_is_loaded_anew(self, page: Any, cards: Project) -> None:
+        page.goto(ANNOTATE)
+        page.evaluate("window.kept = true")
+        with page.expect_navigation():
+            page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+        assert page.evaluate("window.kept === undefined")
+
     def test_a_second_tab_shows_what_was_answered(self, page: Any, cards: Project) -> None:
         page.goto(ANNOTATE)
         other = page.context.new_page()
