@@ -58,6 +58,7 @@ CANONICAL = [
     "response_a_id", "response_a", "author_a", "response_b_id", "response_b", "author_b",
     "verdict", "strength", "reasons", "comment", "annotator", "annotator_kind", "left", "policy", "propensity",
     "source", "shown_at", "created_at", "level_a", "level_b", "superseded", "retraction",
+    "contradiction_kept",
 ]  # fmt: skip
 
 
@@ -74,6 +75,7 @@ def test_canonical_rows(export: Export_) -> None:
     assert (first["annotator"], first["annotator_kind"], first["superseded"]) == ("kim", "person", False)
     assert first["created_at"] == "2026-01-02T03:04:05.678901+00:00"
     assert rows[1]["level_a"] is None
+    assert {row["contradiction_kept"] for row in rows} == {False}
     assert {row["verdict"] for row in rows} == {"a", "b", "tie", "both_bad", "skip"}
     assert {row["annotator_kind"] for row in rows if row["annotator"] == "max"} == {"imported"}
 

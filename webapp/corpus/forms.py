@@ -16,6 +16,24 @@ from webapp.corpus.base_models import (
 from webapp.corpus.models import Membership, Project
 from webapp.corpus.option_fields import BaseModelInput, TrainingOptionsForm
 from webapp.corpus.options import PROJECT_OPTIONS, Method, RunRefused, given_options
+from webapp.corpus.reason_tags import MAX_REASON_TAGS, MAX_TAG_CHARACTERS, TagRefused, check_tags
+
+
+class TagsField(forms.CharField):
+    """Reasons, one a line."""
+
+    widget = forms.Textarea(attrs={"rows": 4})
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(value) if isinstance(value, list) else value
+
+    def clean(self, value: Any) -> Any:
+        # Only line feeds end a line: a stray separator of another kind is refused by name, not cut at.
+        lines = str(value or "").replace("\r\n", "\n").split("\n")
+        try:
+            return check_tags(line for line in lines if line.strip())
+        except TagRefused as refusal:
+            raise forms.ValidationError(str(refusal)) from None
 
 
 class ProjectForm(TrainingOptionsForm, forms.ModelForm):
@@ -32,12 +50,19 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
         label="Main method",
         help_text="Whose predictions lists and the overview show first.",
     )
+    reason_tags = TagsField(
+        required=False,
+        label="Reasons to tick",
+        help_text=f"One a line, at most {MAX_REASON_TAGS} of {MAX_TAG_CHARACTERS} characters: “false”, “too long”. "
+        "Each card of a pair offers them for A and for B. What was ticked stays when a reason is taken away here.",
+    )
 
     class Meta:
         model = Project
         fields = [
             "name", "description", "guidelines",
-            "asks", "overlap", "reservation_minutes", "bad_to", "normal_to",
+            "asks", "overlap", "reservation_minutes", "reason_tags", "load_images", "bad_to", "normal_to",
+            "pairing", "pairing_limit",
             "base_model", "causal_base_model", "tuning",
             "retrain_after_labels", "retrain_every_hours", "min_judgements", "gate_max_drop",
         ]  # fmt: skip
@@ -45,6 +70,9 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
             "asks": "What annotators are asked",
             "overlap": "Judgements wanted per item",
             "reservation_minutes": "Minutes a card stays reserved",
+            "load_images": "Load images",
+            "pairing": "Which responses are paired",
+            "pairing_limit": "At most",
             "bad_to": "“bad” ends at rating",
             "normal_to": "“normal” ends at rating",
             "base_model": "Base model",

@@ -15,6 +15,7 @@ from django.utils import timezone
 from webapp.accounts.models import User
 from webapp.corpus.conversations import spoken
 from webapp.corpus.options import Method, RunRefused, Tuning, check_options
+from webapp.corpus.reason_tags import TagRefused, check_tags
 from webapp.jobs import Job, State
 
 
@@ -72,7 +73,7 @@ class Project(models.Model):
         validators=[MinValueValidator(1), MaxValueValidator(1000)],
         help_text="All and random: at most so many pairs a prompt. Ring: each response with so many neighbours.",
     )
-    # What annotators may tick for each side, at most MAX_REASON_TAGS.
+    # What annotators may tick for each side: see corpus.reason_tags.
     reason_tags = models.JSONField(default=list, blank=True)
     load_images = models.BooleanField(
         default=False,
@@ -140,6 +141,10 @@ class Project(models.Model):
     def clean(self) -> None:
         if self.normal_to <= self.bad_to:
             raise ValidationError({"normal_to": "“normal” must end above “bad”."})
+        try:
+            check_tags(self.reason_tags)
+        except TagRefused as refusal:
+            raise ValidationError({"reason_tags": str(refusal)}) from None
         unknown = [name for name in self.methods if name not in Method.values]
         if unknown:
             raise ValidationError(

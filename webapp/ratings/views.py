@@ -106,7 +106,7 @@ def response(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     labels = list(
         QualityLabel.objects.current()
         .filter(response=response)
-        .select_related("annotator")
+        .select_related("annotator", "judgement__pair")
         .order_by("-created_at")
     )
     levels = Levels(**_counted(label.level for label in labels))

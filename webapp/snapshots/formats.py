@@ -90,7 +90,7 @@ def canonical_schema() -> Any:
             ("left", text), ("policy", text), ("propensity", pa.float64()), ("source", text),
             ("shown_at", moment), ("created_at", moment),
             ("level_a", text), ("level_b", text),
-            ("superseded", flag), ("retraction", flag),
+            ("superseded", flag), ("retraction", flag), ("contradiction_kept", flag),
         ]
     )  # fmt: skip
 

@@ -100,7 +100,7 @@ def response_rows(project: Project) -> Iterator[dict[str, Any]]:
 
 JUDGEMENT_FIELDS = (
     "pk", "pair_id", "annotator_id", "verdict", "strength", "reasons", "comment", "left", "shown_at", "created_at",
-    "policy", "propensity", "source", "is_current", "retraction",
+    "policy", "propensity", "source", "is_current", "retraction", "contradiction_kept",
 )  # fmt: skip
 PAIR_FIELDS = {
     "pair__external_id": "pair",
