@@ -36,6 +36,10 @@ from webapp.snapshots.reading import (
 FORMAT = 1
 BATCH = 5000
 
+# Columns that came later. A row where they are null counts for the digest as it did before, so that the same labels
+# keep their snapshot.
+LATER = ("tools", "answer")
+
 Row = dict[str, Any]
 
 
@@ -64,6 +68,9 @@ def schemas() -> dict[str, Any]:
             ("messages", text, False),
             ("text", text, False),
             ("author", text, False),
+            # Of prompts that offer tools, and of answers with several turns or tool calls, whose text is a transcript.
+            ("tools", text, True),
+            ("answer", text, True),
         ),
         "judgements": schema(
             ("judgement_id", text, False),
@@ -159,7 +166,10 @@ def _write_tables(project: Project, folder: Path) -> tuple[dict[str, int], dict[
     def responses() -> Iterator[Row]:
         for row in response_rows(project):
             prompts.add(row["prompt_id"])
-            yield {**row, "messages": messages_text(row["messages"])}
+            yield {
+                **row,
+                **{name: messages_text(row[name]) for name in ("messages", *LATER) if row[name] is not None},
+            }
 
     def judgements() -> Iterator[Row]:
         for row in judgement_rows(Judgement.objects.verdicts(), project, names):
@@ -214,5 +224,7 @@ def _write_table(path: Path, schema: Any, rows: Iterable[Row]) -> dict[str, Any]
 
 def _canonical(row: Row) -> bytes:
     """One line of JSON: the values in the schema's order, times in UTC with microseconds."""
+    if all(row.get(name) is None for name in LATER):
+        row = {name: value for name, value in row.items() if name not in LATER}
     values = [iso(value) if isinstance(value, datetime) else value for value in row.values()]
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
