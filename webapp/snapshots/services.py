@@ -36,8 +36,8 @@ from webapp.snapshots.reading import (
 FORMAT = 1
 BATCH = 5000
 
-# Columns that came later. A row where they are null counts for the digest as it did before, so that the same labels
-# keep their snapshot.
+# Columns of projects with tools, or with answers of several turns or tool calls (their text is a transcript). Others do
+# without: the same labels keep the snapshot that they always had.
 LATER = ("tools", "answer")
 
 Row = dict[str, Any]
@@ -51,8 +51,8 @@ class Frozen:
     counts: dict[str, int]
 
 
-def schemas() -> dict[str, Any]:
-    """Arrow schemas of the three tables (PLAN: the contract with workers.rewards)."""
+def schemas(*, conversations: bool = False) -> dict[str, Any]:
+    """Arrow schemas of the three tables (PLAN: the contract with workers.rewards); with `conversations` LATER's too."""
     import pyarrow as pa
 
     text, moment = pa.string(), pa.timestamp("us", tz="UTC")
@@ -68,9 +68,7 @@ def schemas() -> dict[str, Any]:
             ("messages", text, False),
             ("text", text, False),
             ("author", text, False),
-            # Of prompts that offer tools, and of answers with several turns or tool calls, whose text is a transcript.
-            ("tools", text, True),
-            ("answer", text, True),
+            *[(name, text, True) for name in LATER if conversations],
         ),
         "judgements": schema(
             ("judgement_id", text, False),
@@ -160,6 +158,10 @@ def _sync(path: Path) -> None:
 
 def _write_tables(project: Project, folder: Path) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
     names = annotator_names(project)
+    conversations = (
+        project.prompts.exclude(tools=[]).exists()
+        or project.responses.filter(messages__isnull=False).exists()
+    )
     prompts: set[str] = set()
     annotators: set[str] = set()
 
@@ -196,7 +198,7 @@ def _write_tables(project: Project, folder: Path) -> tuple[dict[str, int], dict[
     sources = {"responses": responses(), "judgements": judgements(), "levels": levels()}
     tables = {
         name: _write_table(folder / f"{name}.parquet", schema, sources[name])
-        for name, schema in schemas().items()
+        for name, schema in schemas(conversations=conversations).items()
     }
     counts = {name: table["rows"] for name, table in tables.items()}
     return {**counts, "prompts": len(prompts), "annotators": len(annotators)}, tables
@@ -224,7 +226,5 @@ def _write_table(path: Path, schema: Any, rows: Iterable[Row]) -> dict[str, Any]
 
 def _canonical(row: Row) -> bytes:
     """One line of JSON: the values in the schema's order, times in UTC with microseconds."""
-    if all(row.get(name) is None for name in LATER):
-        row = {name: value for name, value in row.items() if name not in LATER}
     values = [iso(value) if isinstance(value, datetime) else value for value in row.values()]
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

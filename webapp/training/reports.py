@@ -367,6 +367,19 @@ class Reading:
         return self.truncated / self.responses if self.responses else 0.0
 
 
+_LEFT_OUT = {
+    "reads_alike": "their pairs read alike",
+    "crosses_split": "their pairs lie across the split",
+    "contradicts_levels": "verdict and levels contradict each other",
+}
+
+
+def left_out(metrics: dict[str, Any]) -> list[tuple[int, str]]:
+    """How many labels of the training side were not learned from, and why."""
+    dropped = _object(_object(metrics.get("training")).get("dropped"))
+    return [(count, _named(_LEFT_OUT, reason)) for reason, each in dropped.items() if (count := _count(each))]
+
+
 def reading(metrics: dict[str, Any]) -> Reading | None:
     """None for versions of trainers that did not count it."""
     found = _object(metrics.get("reading"))

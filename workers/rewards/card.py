@@ -53,7 +53,7 @@ def spoken(message):  # a message's content, then its tool calls
         arguments = call.get("arguments", "")
         if not isinstance(arguments, str):
             arguments = json.dumps(arguments, ensure_ascii=False, sort_keys=True)
-        lines.append(f"[call] {{call.get('name', '')}} {{arguments}}".rstrip())
+        lines.append(" ".join(part for part in ("[call]", call.get("name"), arguments) if part))
     return "\\n".join(lines)
 
 def sections(messages, tools):
@@ -68,7 +68,8 @@ def sections(messages, tools):
 
 def encode(messages, response, tools=()):
     prompt = {prompt}
-    ids = tokenizer(prompt, plain(response)) if tokenizer.tokenize(prompt) else tokenizer(plain(response))
+    texts = (prompt, plain(response)) if tokenizer.tokenize(prompt) else plain(response)
+    ids = {{name: value[0] for name, value in tokenizer([texts]).items()}}  # a lone pair may not end in an empty text
     assert len(ids["input_ids"]) <= tokenizer.model_max_length, "longer than the model was trained on; shorten it"
     return ids
 

@@ -143,7 +143,8 @@ def read_snapshot(folder: Path) -> Snapshot:
         try:
             row["messages"] = checked(_parsed(row["messages"]))
             row["tools"] = _parsed(row["tools"]) or []
-            row["answer"] = None if row["answer"] is None else checked(_parsed(row["answer"]), "answer")
+            answer = _parsed(row["answer"])
+            row["answer"] = None if answer is None else checked(answer, "answer")
         except ValueError as error:
             raise Refused(f"{where}: {error}") from None
         if not isinstance(row["tools"], list):
@@ -303,7 +304,7 @@ def _choices(
 ) -> list[tuple[str, list[frozenset[str]], str | None]]:
     """Ways to split, the best first: the unit, its sets of names, and what speaks against it."""
     groups, same, prompts = units
-    alike = f"all but {len(groups)} groups begin alike, so the metrics may flatter"
+    alike = "nearly all groups begin with the same turn, so the metrics may flatter"
     flattered = f"{_few(same)}: held out by prompt instead, so the metrics may flatter"
     return [("group", groups, None), ("group", same, alike), ("prompt", prompts, flattered)]
 

@@ -283,6 +283,7 @@ def probes(tokenizer: Any) -> list[dict[str, Any]]:
     )
     texts = [
         "water it weekly.",
+        "",
         "  two spaces, then a line.\n",
         "\n\nstarts with lines; ends in a digit 7",
         "ends in punctuation!?",
@@ -336,8 +337,9 @@ def _compare(model: RewardModel, template: Template, folder: Path) -> tuple[floa
     read: list[Any] = []
     for row, ours in zip(rows, encoded, strict=True):
         prompt, response = template.prompt_text(row["messages"], row["tools"]), plain(row["text"])
-        texts = (prompt, response) if tokenizer.tokenize(prompt) else (response,)
-        read.append(tokenizer(*texts))
+        texts = (prompt, response) if tokenizer.tokenize(prompt) else response
+        # of a lone pair transformers take an empty second text for none
+        read.append({name: value[0] for name, value in tokenizer([texts]).items()})
         if tuple(read[-1]["input_ids"]) != ours.ids:
             raise ExportError(
                 f"{type(tokenizer).__name__} does not tokenise {row['text'][:40]!r} as this program does; score this "
