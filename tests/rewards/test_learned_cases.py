@@ -15,7 +15,8 @@ from webapp.training.gate import gate_check
 from webapp.training.services import run_config
 from workers.rewards.config import Refused, RunConfig
 from workers.rewards.data import read_snapshot, split_groups
-from workers.rewards.train import train
+from workers.rewards.train import main, train
+from workers.runs import failure_text
 
 MakeRun = Callable[..., Path]
 
@@ -58,6 +59,8 @@ def test_pairs_that_read_alike_say_why_nothing_is_learned(run_of: MakeRun, metho
     )
     assert "choose a base model that knows them" in said
     assert "no label is left to train on" in said
+    assert main([str(folder)]) == 2
+    assert failure_text(folder, 2) == said  # what the run's page shows
     assert not (folder / "metrics.json").exists()
     assert not (folder / "model").exists()
 
