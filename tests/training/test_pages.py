@@ -501,7 +501,7 @@ def test_a_run_without_metrics_or_folder_has_a_page(run: TrainingRun, admin_clie
     TrainingRun.objects.update(metrics={**metrics_of(0.5), "training": training})
     page = admin_client.get(url("run", run.pk)).content.decode()
     assert "1,705 judgements" in page
-    assert "12 labels left out (crosses_split); 3 texts shortened" in page
+    assert "12 labels left out (their pairs lie across the split); 3 texts shortened" in page
     assert "50.0 %" in admin_client.get(url("run", run.pk)).content.decode()
 
 

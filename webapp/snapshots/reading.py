@@ -69,8 +69,8 @@ def judgement_id(row: dict[str, Any]) -> str:
     )
 
 
-def messages_text(messages: list[dict[str, str]]) -> str:
-    """A conversation as one line of JSON, the same whatever order the database keeps the keys in."""
+def messages_text(messages: list[Any]) -> str:
+    """A conversation, or tools, as one line of JSON, the same whatever order the database keeps the keys in."""
     return json.dumps(messages, sort_keys=True, ensure_ascii=False)
 
 
@@ -82,8 +82,10 @@ def response_rows(project: Project) -> Iterator[dict[str, Any]]:
         "author",
         "metadata",
         "prompt__external_id",
+        "messages",
         "prompt__group",
         "prompt__messages",
+        "prompt__tools",
     )
     for row in rows.iterator(CHUNK):
         yield {
@@ -92,7 +94,9 @@ def response_rows(project: Project) -> Iterator[dict[str, Any]]:
             "prompt_id": row["prompt__external_id"],
             "group": row["prompt__group"] or row["prompt__external_id"],
             "messages": row["prompt__messages"],
+            "tools": row["prompt__tools"] or None,
             "text": row["text"],
+            "answer": row["messages"] or None,
             "author": row["author"],
             "metadata": row["metadata"],
         }

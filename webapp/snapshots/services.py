@@ -36,6 +36,10 @@ from webapp.snapshots.reading import (
 FORMAT = 1
 BATCH = 5000
 
+# Columns of projects with tools, or with answers of several turns or tool calls (their text is a transcript). Others do
+# without: the same labels keep the snapshot that they always had.
+LATER = ("tools", "answer")
+
 Row = dict[str, Any]
 
 
@@ -47,8 +51,8 @@ class Frozen:
     counts: dict[str, int]
 
 
-def schemas() -> dict[str, Any]:
-    """Arrow schemas of the three tables (PLAN: the contract with workers.rewards)."""
+def schemas(*, conversations: bool = False) -> dict[str, Any]:
+    """Arrow schemas of the three tables (PLAN: the contract with workers.rewards); with `conversations` LATER's too."""
     import pyarrow as pa
 
     text, moment = pa.string(), pa.timestamp("us", tz="UTC")
@@ -64,6 +68,7 @@ def schemas() -> dict[str, Any]:
             ("messages", text, False),
             ("text", text, False),
             ("author", text, False),
+            *[(name, text, True) for name in LATER if conversations],
         ),
         "judgements": schema(
             ("judgement_id", text, False),
@@ -153,13 +158,20 @@ def _sync(path: Path) -> None:
 
 def _write_tables(project: Project, folder: Path) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
     names = annotator_names(project)
+    conversations = (
+        project.prompts.exclude(tools=[]).exists()
+        or project.responses.filter(messages__isnull=False).exists()
+    )
     prompts: set[str] = set()
     annotators: set[str] = set()
 
     def responses() -> Iterator[Row]:
         for row in response_rows(project):
             prompts.add(row["prompt_id"])
-            yield {**row, "messages": messages_text(row["messages"])}
+            yield {
+                **row,
+                **{name: messages_text(row[name]) for name in ("messages", *LATER) if row[name] is not None},
+            }
 
     def judgements() -> Iterator[Row]:
         for row in judgement_rows(Judgement.objects.verdicts(), project, names):
@@ -186,7 +198,7 @@ def _write_tables(project: Project, folder: Path) -> tuple[dict[str, int], dict[
     sources = {"responses": responses(), "judgements": judgements(), "levels": levels()}
     tables = {
         name: _write_table(folder / f"{name}.parquet", schema, sources[name])
-        for name, schema in schemas().items()
+        for name, schema in schemas(conversations=conversations).items()
     }
     counts = {name: table["rows"] for name, table in tables.items()}
     return {**counts, "prompts": len(prompts), "annotators": len(annotators)}, tables

@@ -1,4 +1,4 @@
-"""What metrics.json says beyond its table: calibration, robustness, annotators, early stopping.
+"""What metrics.json says beyond its table: calibration, robustness, what was read, annotators, early stopping.
 
 Every reader gives None where a version has no such part (an older trainer made it), and None for a number that is
 missing in it: a page shows what is there and never fails on the rest.
@@ -346,6 +346,53 @@ def _answer(name: str, effect: dict[str, Any]) -> AnswerRow:
 
 def _named(names: dict[str, str], name: str) -> str:
     return names.get(name, name.replace("_", " "))
+
+
+# ---- What was read
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What of the texts the model could not read. `notes`: sentences with their remedy; shares are of 1."""
+
+    notes: list[str]
+    responses: int
+    truncated: int
+    cut: int
+    unknown: int
+    max_length: int | None
+
+    @property
+    def truncated_share(self) -> float:
+        return self.truncated / self.responses if self.responses else 0.0
+
+
+_LEFT_OUT = {
+    "reads_alike": "their pairs read alike",
+    "crosses_split": "their pairs lie across the split",
+    "contradicts_levels": "verdict and levels contradict each other",
+}
+
+
+def left_out(metrics: dict[str, Any]) -> list[tuple[int, str]]:
+    """How many labels of the training side were not learned from, and why."""
+    dropped = _object(_object(metrics.get("training")).get("dropped"))
+    return [(count, _named(_LEFT_OUT, reason)) for reason, each in dropped.items() if (count := _count(each))]
+
+
+def reading(metrics: dict[str, Any]) -> Reading | None:
+    """None for versions of trainers that did not count it."""
+    found = _object(metrics.get("reading"))
+    if (responses := _count(found.get("responses"))) is None:
+        return None
+    return Reading(
+        notes=[note for note in found.get("notes") or [] if isinstance(note, str)],
+        responses=responses,
+        truncated=_count(found.get("truncated")) or 0,
+        cut=_count(found.get("cut")) or 0,
+        unknown=_count(found.get("unknown")) or 0,
+        max_length=_count(found.get("max_length")),
+    )
 
 
 # ---- Annotators

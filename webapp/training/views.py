@@ -190,6 +190,8 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         "calibration": calibration,
         "reliability": reliability_chart(calibration.before, calibration.after) if calibration else None,
         "robustness": reports.robustness(run.metrics),
+        "reading": reports.reading(run.metrics),
+        "left_out": reports.left_out(run.metrics),
         "annotators": _annotators(project, run),
         **(_downloads(version) if version is not None and not version.is_packed else {}),
         "afresh": progress.afresh,
