@@ -159,7 +159,7 @@ def test_texts_drawn_alike_are_shown_as_written_with_their_difference() -> None:
     assert not look_alike("    a\n     b", "    a\n        b")
     assert not look_alike("a", "a")
     assert "<mark>13 </mark>" in as_written("it is 13 now", "it is 12 now")
-    assert '<span class="unseen">··</span>' in as_written("end  ")
+    assert 'data-sign="··">  </span>' in as_written("end  ")
 
 
 def test_long_texts_are_drawn_in_time() -> None:
