@@ -26,7 +26,7 @@
 
   // All folds of the card are opened, or closed if they are open.
   function folds() {
-    const all = [...card().querySelectorAll("details")].filter((fold) => fold.checkVisibility());
+    const all = [...card().querySelectorAll("details")];
     const open = all.some((fold) => !fold.open);
     for (const fold of all) fold.open = open;
   }

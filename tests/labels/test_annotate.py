@@ -159,7 +159,7 @@ class TestPage:
         ]
         Prompt.objects.update(messages=messages)
         page = client.get(ANNOTATE).content.decode()
-        assert "3 earlier turns, about 80 lines" in " ".join(page.split())
+        assert "3 earlier turns, about 83 lines" in " ".join(page.split())
         assert "&lt;b&gt;kind" in page
         assert "<code>x</code> and <strong>y</strong>" in page
         assert page.index("turn-system") < page.index("turn-assistant") < page.index("And z?")

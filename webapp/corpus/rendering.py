@@ -9,6 +9,7 @@ import re
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from html.parser import HTMLParser
 from typing import Any
@@ -32,7 +33,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
-from webapp.corpus.written import INVISIBLE, as_written, look
+from webapp.corpus.written import INVISIBLE, as_written, look, may_look_alike
 
 # A formula longer than this, or code longer than that, is shown as written: both are drawn while somebody waits.
 FORMULA_LENGTH = 4000
@@ -72,7 +73,7 @@ _ATTRIBUTES = {
     **{tag: {"dir", "class"} for tag in _BLOCKS},
     "code": {"class"},
     **{tag: {"class", "tabindex", "role", "aria-label"} for tag in ("span", "div")},
-    "ol": {"dir", "start"},
+    "ol": {"dir", "start", "class"},
     "li": {"dir", "class", "value"},
     "pre": {"dir", "class", "tabindex", "role", "aria-label"},
     "img": {"src", "alt", "loading", "referrerpolicy"},
@@ -109,6 +110,8 @@ class Images:
         return not own and not re.search(r"\.svgz?(?:[?#]|$)", path)
 
 
+# A page that compares two texts draws each of them twice.
+@lru_cache(maxsize=32)
 def render_markdown(text: str, images: Images | None = None) -> SafeString:
     """HTML of a Markdown text that is safe to put in a page, and that loses no word of it.
 
@@ -128,12 +131,12 @@ def render_markdown(text: str, images: Images | None = None) -> SafeString:
 
 def look_alike(first: str, second: str) -> bool:
     """Whether two different texts would be drawn alike ("* a" and "- a"), so that nobody could tell them apart."""
-    return first != second and look(render_markdown(first)) == look(render_markdown(second))
+    return may_look_alike(first, second) and look(render_markdown(first)) == look(render_markdown(second))
 
 
 def plain_text(text: str, words: int) -> str:
     """The first words of a text as they are read when it is drawn, on one line."""
-    beginning = text[: words * 24]
+    beginning = text[: words * 12]
     read = _Reader.read(render_markdown(beginning)) if _MARKUP.search(beginning) else beginning
     found = read.split()
     cut = len(found) > words or len(text) > len(beginning)
@@ -174,6 +177,7 @@ class _Reader(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
         self._math = self._button = self._annotation = False
+        self._numbered = ". "
 
     @classmethod
     def read(cls, html: str) -> str:
@@ -184,8 +188,10 @@ class _Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
-        if tag == "li" and given.get("value"):
-            self.parts.append(f"{given['value']}. ")
+        if tag == "ol":
+            self._numbered = ") " if given.get("class") == "paren" else ". "
+        elif tag == "li" and given.get("value"):
+            self.parts.append(f"{given['value']}{self._numbered}")
         elif tag == "input" and "checked" in given:
             self.parts.append("x")
         self._set(tag, True)
@@ -359,6 +365,12 @@ def _annotate_blocks(state: StateCore) -> None:
             token.attrSet("dir", "auto")
         if token.type == "list_item_open" and token.info:
             token.attrSet("value", str(int(token.info)))  # "01." is not "1.": shown as written
+        for child in token.children or ():
+            if child.type == "html_inline":  # a box of a task list: the text's own HTML is escaped
+                done = "done" if "checked" in child.content else "not done"
+                child.content = child.content.replace("<input", f'<input aria-label="{done}"', 1)
+        if token.type == "ordered_list_open" and token.markup == ")":
+            token.attrJoin("class", "paren")
 
 
 # --- Drawing ---------------------------------------------------------------------------------------------------
@@ -414,6 +426,8 @@ def draw_code(code: str, info: str = "") -> SafeString:
         try:
             lexer = get_lexer_by_name(info.split()[0], stripnl=False, ensurenl=False)
             drawn = highlight(code, lexer, _formatter)
+            # Pygments ends each line with a break
+            drawn = drawn if code.endswith("\n") else drawn.removesuffix("\n")
         except ClassNotFound:
             pass
     language = f'<span class="language">{escape(info)}</span>' if info else ""

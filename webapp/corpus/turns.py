@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 
 from webapp.corpus.conversations import Message
 from webapp.corpus.rendering import Images, draw_code, render_markdown
-from webapp.corpus.written import as_written, likeness, look, written_parts
+from webapp.corpus.written import as_written, likeness, look, may_look_alike, written_parts
 
 # Lines of a screen beside which the answers still begin, and characters of a line: of a laptop, of a phone.
 SCREEN, WIDTH = 24, 80
@@ -93,7 +93,9 @@ def answer_of(answer: Any, rival: Any = None, *, images: Images | None = None) -
     turns, others = _answer_turns(answer, images), _answer_turns(rival, None) if rival else []
     sources, rivals = _sources(turns), _sources(others)
     resembles = likeness("\n".join(sources), "\n".join(rivals)) if rivals else ""
-    alike = bool(rivals) and sources != rivals and _looks(turns) == _looks(others)
+    alike = (
+        bool(rivals) and may_look_alike("".join(sources), "".join(rivals)) and _looks(turns) == _looks(others)
+    )
     return Answer(
         turns=_with_written(turns, rivals),
         likeness=resembles or ("drawn" if alike else ""),

@@ -4,6 +4,7 @@ White space and signs without shape are seen by marks that are not part of the t
 """
 
 import re
+import string
 import unicodedata
 from collections.abc import Sequence
 from difflib import SequenceMatcher
@@ -25,6 +26,7 @@ _SHAPELESS = (
 )
 _JOINING = "\u200c\u200d\ufe0e\ufe0f"
 INVISIBLE = re.compile(f"[{_SHAPELESS}]")
+_RUNS = re.compile(rf"\n|[{_SPACE}{_SHAPELESS}]+|.", re.DOTALL)
 _SHAPES = {" ": "·", "\t": "→\t", "\u00a0": "⍽", "\n": "↵"}
 
 # White space goes with the word before it: as a word of its own it would be in all places, and finding matches slow.
@@ -74,9 +76,9 @@ def _unseen(kind: int, first: bool, last: bool) -> re.Pattern[str]:
     if last:
         shown.append(r"\n+\Z")
     if kind in (_SPACED, _SIGNED):
-        shown.append(rf"[{_SPACE}\n]")
+        shown.append(rf"[{_SPACE}]+|\n")
     if kind == _SIGNED:
-        shown.append(r"[^\x00-\x7f]")
+        shown.append(r"[^\x00-\x7f]|[Il]")
     if kind == _SAME:
         # between two letters they join them, and are seen by that
         shown.append(rf"(?![{_JOINING}])[{_SHAPELESS}]|(?<!\S)[{_JOINING}]|[{_JOINING}](?!\S)")
@@ -86,17 +88,21 @@ def _unseen(kind: int, first: bool, last: bool) -> re.Pattern[str]:
 
 
 def _sign(found: re.Match[str]) -> str:
-    html, marks, inner = "", "", ""
-    for sign in found[0]:
-        code = f"[U+{ord(sign):04X}]"
-        if sign.isspace() or INVISIBLE.match(sign):
-            marks += _SHAPES.get(sign, code)
-            # a page takes a bare CR for a line break
-            inner += {"\r": "&#13;", "\x00": ""}.get(sign, sign)
-        else:
-            html, marks = html + sign, marks + code
-    # what is in the span is copied, and takes no room
-    return f'{html}<span class="unseen" data-sign="{marks}">{inner}</span>'
+    return "".join(_marked(run) for run in _RUNS.findall(found[0]))
+
+
+def _marked(run: str) -> str:
+    """A run of signs with their mark. What is in the mark's span is copied, and takes no room."""
+    if not run[0].isspace() and not INVISIBLE.match(run):
+        return f'{run}<span class="unseen" data-sign="{_code(run)}"></span>'
+    marks = "".join(_SHAPES.get(sign, _code(sign)) for sign in run)
+    # a page takes a bare CR for a line break
+    inner = run.replace("\x00", "").replace("\r", "&#13;")
+    return f'<span class="unseen" data-sign="{marks}">{inner}</span>'
+
+
+def _code(sign: str) -> str:
+    return f"[U+{ord(sign):04X}]"
 
 
 # --- Differences -----------------------------------------------------------------------------------------------
@@ -154,8 +160,8 @@ def _kind(mine: Sequence[str | None], other: Sequence[str | None]) -> int:
 # --- Look-alikes -----------------------------------------------------------------------------------------------
 
 _ALIKE: dict[int, Any] = str.maketrans(
-    "аеорсухіјѕһԁӏԛԝ" "АВЕКМНОРСТХІЈЅ" "ορνικαυχ" "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧ" "I|" "‘’‛′ʼ´`" "“”″" "‐‑‒–−" "⁄∕" "∶",
-    "aeopcyxijshdlqw" "ABEKMHOPCTXlJS" "opvikaux" "ABEZHlKMNOPTYX" "ll" "''''''" "'" '"""' "-----" "//" ":",
+    "аеорсухіјѕһԁӏԛԝ" "АВЕКМНОРСТХІЈЅ" "ορνικαυχ" "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧ" "I" "‘’‛′ʼ´`" "“”″" "‐‑‒–−" "⁄∕" "∶",
+    "aeopcyxijshdlqw" "ABEKMHOPCTXlJS" "opvikaux" "ABEZHlKMNOPTYX" "l" "''''''" "'" '"""' "-----" "//" ":",
 )  # fmt: skip
 _ALIKE |= {0xFF01 + place: 0x21 + place for place in range(94)}
 _ALIKE |= {
@@ -179,6 +185,19 @@ def likeness(first: str, second: str) -> str:
 
 def _spaceless(text: str) -> str:
     return "".join(text.split())
+
+
+def may_look_alike(first: str, second: str) -> bool:
+    """Whether two texts are worth drawing to see if they look alike: their letters do, formulas set aside."""
+    return first != second and _letters(first) == _letters(second)
+
+
+_FORMULAS = re.compile(r"\$+[^$]*\$+|\\\(.*?\\\)|\\\[.*?\\\]", re.DOTALL)
+
+
+def _letters(text: str) -> str:
+    signs = skeleton(_FORMULAS.sub("", text))
+    return "".join(sign for sign in signs if sign not in string.punctuation and not sign.isspace())
 
 
 def look(html: str) -> list[Any]:
@@ -220,7 +239,7 @@ class _Look(HTMLParser):
             self._styles.append(tag)
         elif tag != "span" and self._pre is None:
             self.end_block()
-            seen = ("value", "start", "checked", "src", "type")
+            seen = ("value", "start", "checked", "src", "type") + ("class",) * (tag == "ol")
             self.seen.append((tag, tuple(sorted((key, value) for key, value in attrs if key in seen))))
         if tag == "span" and "data-sign" not in given:
             self._styles.append("span")
