@@ -41,9 +41,9 @@
     act();
   });
 
-  // A click on a fold or on "copy" leaves the focus where it is: Enter saves, as before. Keys reach both by Tab.
-  deck.addEventListener("mousedown", (event) => {
-    if (event.target.closest("summary, .copy")) event.preventDefault();
+  // A click on a fold, on "copy" or on a view leaves the focus where it is: Enter saves, as before. Keys reach them by Tab.
+  document.addEventListener("mousedown", (event) => {
+    if (event.target.closest("summary, .copy, [data-source], [data-differences]")) event.preventDefault();
   });
 
   // Who tabs into what is folded sees it.

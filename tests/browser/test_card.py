@@ -148,8 +148,12 @@ def test_a_card_of_all_kinds(
     assert answer.locator("input[type=checkbox]").count() == 2
     arabic = page.locator(".answer .drawn p", has_text="درجة الحرارة")
     assert arabic.evaluate("element => getComputedStyle(element).direction") == "rtl"
+    item = page.locator(".answer .drawn li", has_text="أوسلو")
+    assert item.evaluate("each => getComputedStyle(each.parentElement).direction") == "rtl"
     # the source view: the call as it is stored
-    page.get_by_role("button", name="As written").click()
+    view = page.get_by_role("button", name="As written")
+    assert size is LAPTOP or view.bounding_box()["height"] >= 44
+    view.click()
     assert json.loads(answer.locator(".part-call .written").inner_text()) == CALL
     page.get_by_role("button", name="As written").click()
     assert not overflows(page)
@@ -218,6 +222,7 @@ def test_enter_saves_after_a_click_on_a_fold_and_on_copy(
     page.locator(".drawn .copy").click()
     page.get_by_role("button", name="copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == CODE
+    page.get_by_role("button", name="As written").click()
     page.keyboard.press("t")
     page.keyboard.press("Enter")
     page.locator("#receipt-text .saved").wait_for()

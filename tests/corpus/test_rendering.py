@@ -43,6 +43,9 @@ def test_every_block_finds_its_own_direction() -> None:
             opened = re.findall(r"<(?:p|li|h\d|ul|ol|pre|blockquote|td|th)\b[^>]*>", html)
             assert opened
             assert all('dir="auto"' in tag for tag in opened)
+    for mark in ("- {}", "1. {}", "> {}", "| {} | x |\n|---|---|\n| a | b |"):
+        assert 'dir="rtl"' in render_markdown(mark.format("(1) باريس Paris"))
+        assert 'dir="rtl"' not in render_markdown(mark.format("(1) Paris باريس"))
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,12 @@ def test_arguments_that_differ_in_white_space_are_shown_as_they_are_stored() -> 
     assert "<mark>" in other.turns[0].parts[0].written
 
 
+def test_two_that_are_the_same_are_said_to_be() -> None:
+    shown = answer_of({"text": "7"}, {"text": "7"})
+    assert (shown.likeness, shown.alike) == ("same", False)
+    assert answer_of({"text": "7"}, {"text": ""}).likeness == ""
+
+
 def test_words_are_marked_across_turns() -> None:
     turns = [
         {"role": "assistant", "content": "One answer."},

@@ -7,6 +7,7 @@ Whatever is lost all the same (a cell too many in a table) makes the text be sho
 
 import re
 import string
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -360,9 +361,11 @@ def _with_address(
 
 def _annotate_blocks(state: StateCore) -> None:
     """Every block finds its own direction; a list item keeps the number that was written."""
-    for token in state.tokens:
+    for place, token in enumerate(state.tokens):
         if token.nesting == 1 and token.tag in _BLOCKS:
-            token.attrSet("dir", "auto")
+            # "auto" asks for words of its own, which a list of blocks has none of
+            rtl = token.tag in ("ul", "ol", "blockquote", "table") and _first_is_rtl(state.tokens, place)
+            token.attrSet("dir", "rtl" if rtl else "auto")
         if token.type == "list_item_open" and token.info:
             token.attrSet("value", str(int(token.info)))  # "01." is not "1.": shown as written
         for child in token.children or ():
@@ -371,6 +374,19 @@ def _annotate_blocks(state: StateCore) -> None:
                 child.content = child.content.replace("<input", f'<input aria-label="{done}"', 1)
         if token.type == "ordered_list_open" and token.markup == ")":
             token.attrJoin("class", "paren")
+
+
+def _first_is_rtl(tokens: Sequence[Token], place: int) -> bool:
+    """Whether the first letter of a block of blocks, or of its first hundred, is written from right to left."""
+    level = tokens[place].level
+    for token in tokens[place + 1 : place + 100]:
+        if token.level <= level:
+            return False
+        for sign in token.content:
+            direction = unicodedata.bidirectional(sign)
+            if direction in ("L", "R", "AL"):
+                return direction != "L"
+    return False
 
 
 # --- Drawing ---------------------------------------------------------------------------------------------------
@@ -410,7 +426,8 @@ def _draw_table(
 ) -> str:
     if tokens[place].nesting < 0:
         return "</table></div>\n"
-    return f'<div class="table-scroll" {_scrolled("table")}><table dir="auto">\n'
+    direction = escape(str(tokens[place].attrs["dir"]))
+    return f'<div class="table-scroll" {_scrolled("table")}><table dir="{direction}">\n'
 
 
 def _draw_code(

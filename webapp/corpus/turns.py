@@ -98,7 +98,7 @@ def answer_of(answer: Any, rival: Any = None, *, images: Images | None = None) -
     )
     return Answer(
         turns=_with_written(turns, rivals),
-        likeness=resembles or ("drawn" if alike else ""),
+        likeness="same" if rivals and sources == rivals else resembles or ("drawn" if alike else ""),
         alike=alike,
     )
 
