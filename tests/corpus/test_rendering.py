@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import shared_case
 from webapp.corpus import rendering
-from webapp.corpus.rendering import Images, look_alike, plain_text, render_markdown
+from webapp.corpus.rendering import Images, look_alike, plain_sides, plain_text, render_markdown
 from webapp.corpus.written import as_written, likeness
 
 
@@ -287,6 +287,33 @@ def test_no_link_leads_to_data() -> None:
 def test_lists_show_plain_words(text: str, line: str) -> None:
     assert plain_text(text, 20) == line
     assert plain_text("word " * 50, 3) == "word word word …"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("**Yes**", "No", ("Yes", "No")),
+        ("- a", "* a", ("- a", "* a")),
+        ("same", "same", ("same", "same")),
+        ("a  b", "a b", ("a b (white space differs)", "a b (white space differs)")),
+        (
+            "pay",
+            "p\u0430y",
+            ("pay (signs that look alike differ)", "p\u0430y (signs that look alike differ)"),
+        ),
+        ("", "x", ("", "x")),
+    ],
+)
+def test_lists_tell_two_texts_apart(first: str, second: str, expected: tuple[str, str]) -> None:
+    assert plain_sides(first, second, 5) == expected
+
+
+def test_lists_show_long_texts_from_their_first_difference() -> None:
+    start = "word " * 200
+    one, two = plain_sides(start + "it is one.", start + "it is two.", 12)
+    assert one.startswith("… word")
+    assert "it is one." in one
+    assert "it is two." in two
 
 
 def test_long_texts_are_drawn_in_time() -> None:

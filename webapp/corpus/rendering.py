@@ -34,7 +34,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
-from webapp.corpus.written import INVISIBLE, as_written, look, may_look_alike
+from webapp.corpus.written import INVISIBLE, as_written, likeness, look, may_look_alike, skeleton
 
 # A formula longer than this, or code longer than that, is shown as written: both are drawn while somebody waits.
 FORMULA_LENGTH = 4000
@@ -142,6 +142,32 @@ def plain_text(text: str, words: int) -> str:
     found = read.split()
     cut = len(found) > words or len(text) > len(beginning)
     return " ".join(found[:words]) + (" …" if cut and found else "")
+
+
+def plain_sides(first: str, second: str, words: int) -> tuple[str, str]:
+    """The beginnings of two texts for a list, in which they can be told apart if they differ at all."""
+    shown = plain_text(first, words), plain_text(second, words)
+    if first == second or skeleton(shown[0]) != skeleton(shown[1]):
+        return shown
+    # they begin alike: what follows from a few words before the first difference
+    shorter = min(len(first), len(second))
+    place = next((index for index in range(shorter) if first[index] != second[index]), shorter)
+    start = max(first.rfind(" ", 0, max(0, place - 30)), 0)
+    rest = first[start:], second[start:]
+    lead = "… " if start else ""
+    for form in (plain_text, _cut):
+        found = form(rest[0], words), form(rest[1], words)
+        if skeleton(found[0]) != skeleton(found[1]):
+            return lead + found[0], lead + found[1]
+    note = {"space": "white space differs", "signs": "signs that look alike differ"}
+    said = note.get(likeness(first, second), "they differ further on")
+    return f"{shown[0]} ({said})", f"{shown[1]} ({said})"
+
+
+def _cut(text: str, words: int) -> str:
+    """The first words as they were written."""
+    found = text[: words * 12].split()[:words]
+    return " ".join(found) + (" …" if len(found) == words else "")
 
 
 _MARKUP = re.compile(r"[^\w\s.,;:?'\"()]")

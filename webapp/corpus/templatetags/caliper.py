@@ -9,6 +9,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from webapp.corpus import rendering
 from webapp.corpus.access import own_hosts
 from webapp.corpus.rendering import Images, plain_text, render_markdown
 from webapp.corpus.turns import Answer, Conversation, answer_of, conversation_of
@@ -27,6 +28,12 @@ def markdown(text: str) -> SafeString:
 def plain(text: str, words: int = 24) -> str:
     """The beginning of a Markdown text as one line of plain words, for lists."""
     return plain_text(text, words)
+
+
+@register.simple_tag
+def plain_sides(first: str, second: str, words: int = 24) -> tuple[str, str]:
+    """Two texts in a list, each as `plain` has it, or from where they differ."""
+    return rendering.plain_sides(first, second, words)
 
 
 @register.simple_tag(takes_context=True)
