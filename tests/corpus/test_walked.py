@@ -10,7 +10,7 @@ from django.utils.html import strip_tags
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Invitation, Project, Prompt, Response
-from webapp.corpus.rendering import one_line
+from webapp.corpus.rendering import plain_text
 from webapp.corpus.templatetags.caliper import counted
 from webapp.labels.models import QualityLabel
 from webapp.labels.queue import assignments_for
@@ -180,7 +180,7 @@ def test_skips_are_counted_alike(
     judgement_submit(key=second.key, annotator=annotator, verdict="skip")
     client = client_of(annotator)
     assert "You: 1 judged" in words(client, "/p/capitals/annotate/")
-    assert "1 judged and 1 skipped, newest first" in words(client, "/p/capitals/history/")
+    assert "1 judged, 1 skipped, newest first" in words(client, "/p/capitals/history/")
 
 
 def test_several_invitations_at_once(project: Project, admin: User, client_of: ClientOf) -> None:
@@ -251,7 +251,7 @@ def test_the_new_project_page_speaks_plainly(make_user: Callable[..., User], cli
     ],
 )
 def test_texts_in_lists_have_no_marks_and_all_words(text: str, shown: str) -> None:
-    assert one_line(text, 5 if "one two three" in text or "字" in text else 20) == shown
+    assert plain_text(text, 5 if "one two three" in text or "字" in text else 20) == shown
 
 
 def test_lists_show_words_and_not_marks(

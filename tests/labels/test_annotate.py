@@ -152,14 +152,14 @@ class TestPage:
         self, client: Client, project: Project, three: None
     ) -> None:
         messages = [
-            {"role": "system", "content": "Be <b>kind</b>. " * 40},
+            {"role": "system", "content": "Be <b>kind</b>. " * 400},
             {"role": "user", "content": "Say `x` and **y**"},
             {"role": "assistant", "content": "x"},
             {"role": "user", "content": "And z?"},
         ]
         Prompt.objects.update(messages=messages)
         page = client.get(ANNOTATE).content.decode()
-        assert '<details class="turn turn-system">' in page
+        assert "3 earlier turns, about 83 lines" in " ".join(page.split())
         assert "&lt;b&gt;kind" in page
         assert "<code>x</code> and <strong>y</strong>" in page
         assert page.index("turn-system") < page.index("turn-assistant") < page.index("And z?")
@@ -498,5 +498,5 @@ class TestQueries:
             make_prompt(project, "many", [str(number) for number in range(count)], pairs=False)
             for card in assignments_for(project=project, annotator=annotator, count=count):
                 level_submit(key=card.key, annotator=annotator, level="good")
-        with django_assert_num_queries(self.WHO + (4 if asks == "both" else 2)):
+        with django_assert_num_queries(self.WHO + (3 if asks == "both" else 2)):
             client.get(HISTORY)

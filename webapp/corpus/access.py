@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest
 
@@ -84,3 +85,9 @@ def project_for(request: HttpRequest, slug: str, needs: Need = "member") -> Proj
     request.project = project  # type: ignore[attr-defined]
     request.access = access  # type: ignore[attr-defined]
     return project
+
+
+def own_hosts(request: HttpRequest) -> tuple[str, ...]:
+    """The names this site answers to."""
+    asked = request.get_host().rpartition(":")[0] or request.get_host()
+    return (asked.lower(), *(host.lower() for host in settings.ALLOWED_HOSTS if host != "*"))

@@ -15,12 +15,6 @@ from webapp.corpus.models import Prompt, Response
 from webapp.labels.contradictions import contradiction
 from webapp.labels.models import Assignment, Judgement, Level, QualityLabel, Side, Verdict
 
-# Longer than this and not what is being answered: folded, with its beginning in sight.
-_FOLD_SYSTEM = 300
-_FOLD_TURN = 700
-_FOLD_LAST = 2500
-_EXCERPT = 120
-
 _CONTRADICTIONS = {
     f"{verdict}:{a}:{b}": sentence
     for verdict, word in {"left": "a", "right": "b", "tie": "tie", "both_bad": "both_bad"}.items()
@@ -33,26 +27,19 @@ CONTRADICTIONS = json.dumps(_CONTRADICTIONS)
 """What the page asks about by itself: sentences by what stands in the form, "verdict:level of A:level of B"."""
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One message of the prompt. `excerpt` is set where the message is so long that it can be folded."""
-
-    role: str
-    content: str
-    excerpt: str = ""
-    opened: bool = False
-
-
 @dataclass
 class SideView:
-    """One response of a card: `name` A or B is its position, never its identity; `rival` the other one's text."""
+    """One response of a card: `name` A or B is its position, never its identity; `rival` is the other one.
+
+    It has a prompt where the two answer different ones: each then stands under its own.
+    """
 
     name: str
     position: str
     response: Response
-    rival: str = ""
+    rival: Response | None = None
     level: str = ""
-    turns: list[Turn] = field(default_factory=list)
+    prompt: Prompt | None = None
     tags: list[str] = field(default_factory=list)
     offered: list[str] = field(default_factory=list)
 
@@ -66,7 +53,7 @@ class Card:
     """An assignment with its texts, what was answered so far, and what is wrong with that."""
 
     assignment: Assignment
-    turns: list[Turn]
+    prompt: Prompt | None
     sides: list[SideView]
     revision: int = 0
     verdict: str = ""
@@ -202,17 +189,6 @@ def keys_in(text: str, limit: int = 8) -> list[uuid.UUID]:
     return keys
 
 
-def _turns(prompt: Prompt) -> list[Turn]:
-    turns = []
-    last = len(prompt.messages) - 1
-    for index, message in enumerate(prompt.messages):
-        role, content = str(message["role"]), str(message["content"])
-        limit = _FOLD_SYSTEM if role == "system" else _FOLD_LAST if index == last else _FOLD_TURN
-        excerpt = " ".join(content[: _EXCERPT * 2].split())[:_EXCERPT] + "…" if len(content) > limit else ""
-        turns.append(Turn(role, content, excerpt, opened=index == last))
-    return turns
-
-
 def cards_for(assignments: Iterable[Assignment]) -> list[Card]:
     """The cards of these assignments in their order, with what their annotator has answered on them before.
 
@@ -234,20 +210,19 @@ def _card(assignment: Assignment) -> Card:
     if pair is None:
         assert assignment.response is not None
         side = SideView(name="", position="", response=assignment.response)
-        return Card(assignment, _turns(assignment.response.prompt), [side])
+        return Card(assignment, assignment.response.prompt, [side])
     responses = [pair.response_a, pair.response_b]
     if assignment.left == Side.B:
         responses.reverse()
     left, right = responses
-    sides = [SideView("A", "left", left, right.text), SideView("B", "right", right, left.text)]
+    sides = [SideView("A", "left", left, right), SideView("B", "right", right, left)]
     for side in sides:
         side.offered = list(assignment.project.reason_tags)
     if left.prompt_id == right.prompt_id:
-        return Card(assignment, _turns(left.prompt), sides)
-    # Answers to different prompts: each stands under its own.
+        return Card(assignment, left.prompt, sides)
     for side in sides:
-        side.turns = _turns(side.response.prompt)
-    return Card(assignment, [], sides)
+        side.prompt = side.response.prompt
+    return Card(assignment, None, sides)
 
 
 def _fill_pairs(cards: list[Card]) -> None:
