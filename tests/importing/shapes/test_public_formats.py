@@ -52,15 +52,16 @@ def talk(*turns: str) -> list[dict[str, Any]]:
 
 
 def test_trl_unpaired() -> None:
-    row = {"prompt": "q", "completion": "x", "label": True}
+    row: dict[str, Any] = {"prompt": "q", "completion": "x", "label": True}
     prompt, response, level = parse("trl-unpaired", row)
     assert (prompt.messages, response.text) == (talk("q"), "x")
     assert level == LevelRecord(response.id, "trl", "good")
-    for label in (False, 0, "False", "0"):
+    labels: list[Any] = [False, 0, "False", "0"]
+    for label in labels:
         assert PARSERS["trl-unpaired"](row | {"label": label})[-1].level == "bad"
     assert PARSERS["trl-unpaired"](row | {"completion": [talk("", "x")[1]]})[1].text == "x"
     assert PARSERS["trl-unpaired"]({"completion": talk("q", "x"), "label": True})[0].messages == talk("q")
-    for label in ("yes", None, 2, [True]):
+    for label in ["yes", None, 2, [True]]:
         assert refused("trl-unpaired", row | {"label": label}).field == "label"
     assert refused("trl-unpaired", {"completion": "x", "label": True}).field == "prompt"
 
@@ -294,7 +295,7 @@ def test_pandalm_as_texts_and_auto_j() -> None:
     }
     assert [vote.verdict for vote in votes(parse("pandalm", row))] == ["tie", "b"]
     assert refused("pandalm", row | {"annotator1": "3"}).field == "annotator1"
-    row = {"scenario": "s", "label": 0, "prompt": "q", "response 1": "x", "response 2": "y"}
+    row = {"scenario": "s", "label": "0", "prompt": "q", "response 1": "x", "response 2": "y"}
     assert [parse("auto-j", row | {"label": label})[-1].verdict for label in (0, 1, "2")] == ["a", "b", "tie"]
     assert parse("auto-j", row)[1].metadata == {"scenario": "s"}
     for wrong in (3, None, "x", True):
