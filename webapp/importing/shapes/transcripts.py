@@ -16,7 +16,7 @@ from webapp.importing.shapes.making import Answer
 SPEAKERS = {"Human": "user", "Assistant": "assistant", "System": "system", "Tool": "tool"}
 _NAMES = "|".join(SPEAKERS)
 _START = re.compile(rf"\s*({_NAMES}):")
-_DOUBLE = re.compile(rf"(?:\r?\n){{2}}({_NAMES}):")
+_DOUBLE = re.compile(rf"(?:\r\n\r\n|\n\n)({_NAMES}):")
 _SINGLE = re.compile(rf"\r?\n({_NAMES}):")
 ODD_FORM = (
     "transcripts whose line ends or spaces are not the standard ones: the turns are kept, an export writes "
@@ -112,7 +112,9 @@ def prompt_turns(prompt: str, chosen: str, rejected: str) -> tuple[list[Message]
             not bare or (chosen[:1], rejected[:1]) == (" ", " ")
         )
         return [turn.message for turn in found[:-1]], answers[0], answers[1], fine
-    marks = [re.match(r"(?:\r?\n){1,2}Assistant:( ?)", text) for text in (chosen, rejected)]
+    marks = [
+        re.match(r"(?:\r\n){1,2}Assistant:( ?)|\n{1,2}Assistant:( ?)", text) for text in (chosen, rejected)
+    ]
     if all(marks):
         answers = [text[mark.end() :] for text, mark in zip((chosen, rejected), marks, strict=True) if mark]
         return [turn.message for turn in found], answers[0], answers[1], standard(found) == prompt
