@@ -96,7 +96,7 @@ def test_an_open_card_is_not_stored(busy: Project, annotator: User, client_of: C
     assert not Judgement.objects.exists()
     # Out of the archive the same card can be saved.
     project_unarchive(project=busy)
-    assert client.post(path, {"verdict": "a", **LEVELS, "revision": "0"}).status_code == 302
+    assert client.post(path, {"verdict": "left", **LEVELS, "revision": "0"}).status_code == 302
     assert Judgement.objects.get().verdict in ("a", "b")
 
 

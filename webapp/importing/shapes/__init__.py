@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from webapp.importing.fields import RowError
-from webapp.importing.reading import ImportRefused, Problem, Row, Source, Tick, printable, rows
+from webapp.importing.reading import ImportRefused, Problem, Row, Source, Tick, look, printable, rows
 from webapp.importing.shapes.arena import parse_arena, parse_kaggle
 from webapp.importing.shapes.caliper import CALIPER_FIELDS, parse_caliper
 from webapp.importing.shapes.helpsteer import parse_helpsteer, parse_helpsteer_preference
@@ -217,8 +217,7 @@ def recognise(sources: Sequence[Source]) -> str:
 
 def is_table(source: Source) -> bool:
     """Whether a file has only texts (CSV, TSV): lists of messages then stand in it as text."""
-    name = source.name.lower().removesuffix(".gz")
-    return name.endswith((".csv", ".tsv", ".tab", ".txt")) or ".csv" in name
+    return look(source).dialect is not None
 
 
 def records(
