@@ -1,0 +1,63 @@
+r"""Conversations as one text, in the manner of hh-rlhf, and what such a text cannot tell.
+
+A turn is "\n\nHuman: " or "\n\nAssistant: " ("System", "Tool") and what was said. A transcript that ends in
+"\n\nAssistant:" waits for an answer, which then begins with the blank: so the prompt of an explicit pair and either
+of its answers are, put together, exactly the transcript of the implicit one.
+"""
+
+import re
+from collections import Counter
+
+from webapp.corpus.conversations import SPEAKERS, answer_text, spoken
+from webapp.snapshots.formats.base import Answer, Messages, PromptText, uses_tools
+
+# What a reader of transcripts may take for the beginning of a turn.
+_MARK = re.compile(rf"(?:^|[\r\n])\s*(?:{'|'.join(SPEAKERS.values())}):", re.IGNORECASE)
+ANSWER = "\n\nAssistant:"
+
+
+def transcript(messages: Messages) -> str:
+    return "".join(f"\n\n{SPEAKERS[message['role']]}: {spoken(message)}" for message in messages)
+
+
+def asked(prompt: PromptText) -> str:
+    """The prompt with the mark behind which the answer stands."""
+    return transcript(prompt.messages) + ANSWER
+
+
+def answered(answer: Answer) -> str:
+    """The answer as it follows the mark: a blank, then its text (further turns behind their speakers)."""
+    return " " + (answer_text(answer.messages) if answer.messages else answer.text)
+
+
+def prompt_text(prompt: PromptText, changed: Counter[str]) -> str:
+    """A prompt as a plain text: a lone user message as it is, anything longer as a transcript, which is counted."""
+    messages = prompt.messages
+    if uses_tools(messages) or prompt.tools:
+        changed["tools as text"] += 1
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return spoken(messages[0])
+    changed["turns as text"] += 1
+    return transcript(messages)
+
+
+class Flattened:
+    """Counts the rows of text formats that a reader cannot take apart as they were."""
+
+    def __init__(self) -> None:
+        self._prompts: dict[int, tuple[bool, bool]] = {}
+
+    def of_prompt(self, prompt: PromptText) -> tuple[bool, bool]:
+        """Whether it uses tools, and whether a text of it holds a speaker's mark."""
+        key = id(prompt)
+        if key not in self._prompts:
+            ambiguous = any(_MARK.search(spoken(message)) for message in prompt.messages)
+            self._prompts[key] = bool(prompt.tools) or uses_tools(prompt.messages), ambiguous
+        return self._prompts[key]
+
+    @staticmethod
+    def of_answer(answer: Answer) -> tuple[bool, bool]:
+        """The same of an answer; further turns are marks that a reader finds again."""
+        if answer.messages is None:
+            return False, bool(_MARK.search(answer.text))
+        return uses_tools(answer.messages), any(_MARK.search(spoken(turn)) for turn in answer.messages)
