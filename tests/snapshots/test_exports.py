@@ -56,7 +56,8 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 CANONICAL = [
     "judgement_id", "pair_id", "prompt_id", "group", "messages", "tools",
     "response_a_id", "response_a", "messages_a", "author_a", "response_b_id", "response_b", "messages_b", "author_b",
-    "verdict", "strength", "reasons", "contradiction_kept", "comment", "annotator", "annotator_kind", "left", "policy", "propensity",
+    "verdict", "strength", "reasons", "contradiction_kept", "comment",
+    "annotator", "annotator_kind", "left", "policy", "propensity",
     "source", "shown_at", "created_at", "level_a", "level_b", "superseded", "retraction",
 ]  # fmt: skip
 

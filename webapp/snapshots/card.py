@@ -199,8 +199,8 @@ def _file_lines(schema: Any, file_type: str, *, safe: bool) -> list[str]:
     if file_type != Export.FileType.CSV:
         return []
     lines = [
-        "- texts stand in CSV exactly as they are stored; lists are JSON; where nothing is known the cell is empty, and "
-        "the settings above tell `datasets` in which columns that means absent"
+        "- texts stand in CSV exactly as they are stored; lists are JSON; where nothing is known the cell is empty, "
+        "and the settings above tell `datasets` in which columns that means absent"
     ]
     if safe:
         lines.append(

@@ -9,7 +9,7 @@ seconds; times are ISO texts, which the databases make, and JSON stays the text 
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -18,7 +18,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
-from django.db.models import F, Func, QuerySet, TextField
+from django.db.models import BooleanField, F, Func, IntegerField, QuerySet, TextField, Value
 from django.db.models.functions import Cast, Collate
 
 from webapp.corpus.models import Project
@@ -77,6 +77,35 @@ class IsoTime(Func):
         return self.as_sql(compiler, connection, template=template, **context)
 
 
+class Among(Func):
+    """`Among("pk", keys)`: whether a key is one of many, in one parameter; thousands of them would cost much."""
+
+    output_field = BooleanField()
+
+    def __init__(self, path: str, keys: Iterable[int]) -> None:
+        super().__init__(F(path), Value(json.dumps(sorted(set(keys))), output_field=TextField()))
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = "%(expressions)s))"
+        return self.as_sql(
+            compiler, connection, template=template, arg_joiner=" IN (SELECT value FROM json_each(", **context
+        )
+
+    def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = "%(expressions)s, '[]', '{}')::bigint[])"
+        return self.as_sql(compiler, connection, template=template, arg_joiner=" = ANY(translate(", **context)
+
+
+class Flag(Cast):
+    """A flag as 0 or 1, which comes through without a converter for every row."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, IntegerField())
+
+    def get_db_converters(self, connection: Any) -> list[Any]:
+        return []
+
+
 def json_text(path: str) -> Cast:
     """A JSON column as text, for those that read few of its different values."""
     return Cast(path, TextField())
@@ -121,7 +150,7 @@ def response_batches(project: Project) -> Iterator[Responses]:
 
 
 class Judgements(NamedTuple):
-    """Columns of judgements with the keys and ids of their pairs, of whole pairs only."""
+    """Columns of judgements with the keys and ids of their pairs, of whole pairs only. Flags are 0 or 1."""
 
     a_id: Sequence[str]
     b_id: Sequence[str]
@@ -137,15 +166,15 @@ class Judgements(NamedTuple):
     verdict: Sequence[str]
     strength: Sequence[int | None]
     reasons: Sequence[str]
-    contradiction_kept: Sequence[bool]
+    contradiction_kept: Sequence[int]
     comment: Sequence[str]
     left: Sequence[str]
     shown_at: Sequence[str | None]
     policy: Sequence[str]
     propensity: Sequence[float | None]
     source: Sequence[str]
-    is_current: Sequence[bool]
-    retraction: Sequence[bool]
+    is_current: Sequence[int]
+    retraction: Sequence[int]
 
     def of(self, rows: Sequence[int]) -> "Judgements":
         """The same columns of some rows."""
@@ -171,8 +200,8 @@ def judgement_batches(
             "pair__response_a__external_id", "pair__response_b__external_id", "annotator_id",
             IsoTime("created_at"), "pk", "pair_id", "pair__external_id", "pair__response_a_id",
             "pair__response_b_id", "pair__response_a__prompt_id", "pair__response_b__prompt_id", "verdict",
-            "strength", json_text("reasons"), "contradiction_kept", "comment", "left", IsoTime("shown_at"),
-            "policy", "propensity", "source", "is_current", "retraction",
+            "strength", json_text("reasons"), Flag("contradiction_kept"), "comment", "left",
+            IsoTime("shown_at"), "policy", "propensity", "source", Flag("is_current"), Flag("retraction"),
         )
     )  # fmt: skip
     rank = ranks(names)

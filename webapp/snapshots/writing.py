@@ -9,7 +9,7 @@ import csv
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from json.encoder import encode_basestring as quote
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,13 @@ class Repeated(NamedTuple):
 
 Column = Sequence[Any] | Repeated
 Batch = dict[str, Column]
+
+
+def repeated(column: Sequence[Any]) -> Repeated:
+    """A column of values of which there are few."""
+    places: dict[Any, int] = {}
+    at = [places.setdefault(value, len(places)) for value in column]
+    return Repeated(list(places), at)
 
 
 def rows_of(batch: Batch) -> int:
@@ -139,44 +146,47 @@ class ParquetSink(Sink):
 class JsonlSink(Sink):
     def __init__(self, path: Path, schema: Any) -> None:
         super().__init__(path, schema)
-        self.file = path.open("w", encoding="utf-8", newline="")
+        self.file = path.open("wb")
         self.line = "{" + ", ".join(f"{quote(field.name)}: %s" for field in schema) + "}\n"
 
     def add(self, batch: Batch) -> None:
-        columns = [spread(batch[field.name], self._encoder(field)) for field in self.schema]
-        self.file.write("".join([self.line % values for values in zip(*columns, strict=True)]))
+        columns = [self._encoded(field, batch[field.name]) for field in self.schema]
+        self.file.write("".join([self.line % values for values in zip(*columns, strict=True)]).encode())
 
-    def _encoder(self, field: Any) -> Callable[[Any], str]:
+    def _encoded(self, field: Any, column: Column) -> Sequence[str]:
+        if isinstance(column, Repeated):
+            texts = self._encoded(field, column.values)
+            return [texts[place] for place in column.places]
         import pyarrow as pa
 
-        def text(value: Any) -> str:
-            if value is None:
-                return "null"
-            if value[:1].isdigit() and _TIME.fullmatch(value):
-                self.like_times.add(field.name)
-            return quote(value)
-
-        def nested(value: Any) -> str:
-            for message in value or ():
-                if isinstance(message, dict) and _TIME.fullmatch(message.get("content") or ""):
-                    self.like_times.add(field.name)
-            return json.dumps(value, ensure_ascii=False)
-
         if pa.types.is_string(field.type):
-            return text
-        return nested if is_nested(field.type) else _plain
+            if any(map(_TIME.fullmatch, filter(None, column))):
+                self.like_times.add(field.name)
+            return ["null" if value is None else quote(value) for value in column]
+        if pa.types.is_timestamp(field.type):
+            return [f'"{value}"' if value else "null" for value in column]
+        if is_nested(field.type):
+            if any(_TIME.fullmatch(text) for value in column for text in _contents(value)):
+                self.like_times.add(field.name)
+            return [json.dumps(value, ensure_ascii=False) for value in column]
+        return [_number(value) for value in column]
 
     def close(self) -> None:
         self.file.close()
 
 
-def _plain(value: Any) -> str:
-    """A number, a flag or a time."""
+def _number(value: float | None) -> str:
+    """A number or a flag."""
     if value is None:
         return "null"
-    if isinstance(value, str):
-        return quote(value)
     return ("true" if value else "false") if isinstance(value, bool) else repr(value)
+
+
+def _contents(value: Any) -> Iterator[str]:
+    """The texts of a list of messages or of completions."""
+    for item in value if isinstance(value, list) else ():
+        if isinstance(item, dict):
+            yield from (text for text in item.values() if isinstance(text, str))
 
 
 class LinesSink(Sink):
@@ -184,11 +194,11 @@ class LinesSink(Sink):
 
     def __init__(self, path: Path, schema: None) -> None:
         super().__init__(path, schema)
-        self.file = path.open("w", encoding="utf-8", newline="")
+        self.file = path.open("wb")
 
     def write(self, batch: list[str]) -> None:
         self.rows += len(batch)
-        self.file.write("".join(batch))
+        self.file.write("".join(batch).encode())
 
     def close(self) -> None:
         self.file.close()

@@ -19,7 +19,7 @@ from webapp.corpus.models import Project, Prompt, Response
 from webapp.labels.models import Verdict
 from webapp.labels.names import Named, annotator_names
 from webapp.snapshots.models import Export
-from webapp.snapshots.reading import Judgements, Levels, json_text
+from webapp.snapshots.reading import CHUNK, Among, Judgements, Levels, json_text
 from webapp.snapshots.writing import Batch
 
 Row = dict[str, Any]
@@ -144,16 +144,17 @@ class Texts:
     """Some responses with their prompts, each read and parsed once. `place[pk]` is a response's place in `answers`."""
 
     def __init__(self, pks: Iterable[int]) -> None:
-        wanted = sorted(set(pks))
-        rows = Response.objects.filter(pk__in=wanted).values_list(
+        rows = Response.objects.filter(Among("pk", pks)).values_list(
             "pk", "external_id", "text", "author", "prompt_id", json_text("messages")
         )
-        found = list(rows)
+        found = list(rows.iterator(CHUNK))
         prompts = {
             pk: PromptText(id, group, json.loads(messages), json.loads(tools))
             for pk, id, group, messages, tools in Prompt.objects.filter(
-                pk__in={row[4] for row in found}
-            ).values_list("pk", "external_id", "group", json_text("messages"), json_text("tools"))
+                Among("pk", (row[4] for row in found))
+            )
+            .values_list("pk", "external_id", "group", json_text("messages"), json_text("tools"))
+            .iterator(CHUNK)
         }
         self.prompts = list(prompts.values())
         at = {pk: place for place, pk in enumerate(prompts)}

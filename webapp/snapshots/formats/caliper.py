@@ -62,7 +62,7 @@ class Caliper(View):
         ]  # fmt: skip
 
 
-_KEPT = {True: ', "contradiction_kept": true', False: ""}
+_KEPT = ("", ', "contradiction_kept": true')
 
 
 def _more(name: str, value: Any) -> str:
@@ -92,9 +92,9 @@ CALIPER = Format(
 Caliper JSONL: prompts, responses, pairs, votes and levels, one object per line. Corrected and retracted labels are not
 in it.""",
     columns={
-        "type": "prompt, response, pair, vote or level; what the other fields are depends on it, see Caliper's import page",
+        "type": "prompt, response, pair, vote or level; it says what the other fields are, as the import page shows",
     },
-    again="every prompt, response, pair, vote and level comes back as it was; the project has the same snapshot digest.",
+    again="every prompt, response, pair, vote and level comes back as it was, with the same snapshot digest.",
     help="Prompts, responses, pairs, votes and levels. Another Caliper project can import it, and then has the same "
     "labels.",
     file_types=("jsonl",),

@@ -1,13 +1,13 @@
 """The canonical format: one row per judgement, nothing aggregated."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from webapp.labels.models import QualityLabel
 from webapp.snapshots.formats.base import FLAT, Choice, Format, Texts, View, messages_type
-from webapp.snapshots.reading import Judgements
-from webapp.snapshots.writing import Batch, Repeated
+from webapp.snapshots.reading import CHUNK, Among, Judgements
+from webapp.snapshots.writing import Batch, Repeated, repeated
 
 COLUMNS = {
     "judgement_id": "the same for the same judgement, also after export and import",
@@ -55,10 +55,11 @@ class Canonical(View):
         a, b = ([texts.place[pk] for pk in column] for column in (rows.a, rows.b))
         prompts = [texts.prompt_place[place] for place in a]
         answers, asked = texts.answers, texts.prompts
-        names = [self.names[pk] for pk in rows.annotator]
-        written = [answer.text for answer in answers]
+        text = [answer.text for answer in answers]
         turns = [answer.messages for answer in answers]
         authors = [answer.author for answer in answers]
+        annotators = repeated(rows.annotator)
+        who = [self.names[pk] for pk in annotators.values]
         yield {
             "judgement_id": ids,
             "pair_id": rows.pair_id,
@@ -67,46 +68,50 @@ class Canonical(View):
             "messages": Repeated([prompt.messages for prompt in asked], prompts),
             "tools": Repeated([prompt.tools or None for prompt in asked], prompts),
             "response_a_id": rows.a_id,
-            "response_a": Repeated(written, a),
+            "response_a": Repeated(text, a),
             "messages_a": Repeated(turns, a),
             "author_a": Repeated(authors, a),
             "response_b_id": rows.b_id,
-            "response_b": Repeated(written, b),
+            "response_b": Repeated(text, b),
             "messages_b": Repeated(turns, b),
             "author_b": Repeated(authors, b),
-            "verdict": rows.verdict,
-            "strength": rows.strength,
-            "reasons": _reasons(rows.reasons),
-            "contradiction_kept": rows.contradiction_kept,
-            "comment": rows.comment,
-            "annotator": [named.name for named in names],
-            "annotator_kind": [named.kind for named in names],
-            "left": [left or None for left in rows.left],
-            "policy": [policy or None for policy in rows.policy],
+            "verdict": repeated(rows.verdict),
+            "strength": repeated(rows.strength),
+            "reasons": _each(rows.reasons, lambda text: [str(reason) for reason in json.loads(text)]),
+            "contradiction_kept": _each(rows.contradiction_kept, bool),
+            "comment": repeated(rows.comment),
+            "annotator": Repeated([named.name for named in who], annotators.places),
+            "annotator_kind": Repeated([named.kind for named in who], annotators.places),
+            "left": _each(rows.left, _or_none),
+            "policy": _each(rows.policy, _or_none),
             "propensity": rows.propensity,
-            "source": rows.source,
+            "source": repeated(rows.source),
             "shown_at": rows.shown_at,
             "created_at": rows.created_at,
-            "level_a": [levels.get(key) for key in zip(rows.a, rows.annotator, strict=True)],
-            "level_b": [levels.get(key) for key in zip(rows.b, rows.annotator, strict=True)],
-            "superseded": [not current for current in rows.is_current],
-            "retraction": rows.retraction,
+            "level_a": repeated([levels.get(key) for key in zip(rows.a, rows.annotator, strict=True)]),
+            "level_b": repeated([levels.get(key) for key in zip(rows.b, rows.annotator, strict=True)]),
+            "superseded": _each(rows.is_current, lambda current: not current),
+            "retraction": _each(rows.retraction, bool),
         }
 
 
-def _reasons(texts: Sequence[str]) -> Repeated:
-    """Lists of tags; most of half a million judgements share a few."""
-    places: dict[str, int] = {}
-    at = [places.setdefault(text, len(places)) for text in texts]
-    return Repeated([[str(reason) for reason in json.loads(text)] for text in places], at)
+def _each(column: Sequence[Any], change: Callable[[Any], Any]) -> Repeated:
+    """A column of few values, each changed once."""
+    values, places = repeated(column)
+    return Repeated([change(value) for value in values], places)
+
+
+def _or_none(text: str) -> str | None:
+    return text or None
 
 
 def levels_of(rows: Judgements) -> dict[tuple[int, int], str]:
     """Current levels by (response, annotator) for a batch of judgements."""
     found = (
         QualityLabel.objects.current()
-        .filter(response__in={*rows.a, *rows.b})
+        .filter(Among("response_id", (*rows.a, *rows.b)))
         .values_list("response_id", "annotator_id", "level")
+        .iterator(CHUNK)
     )
     return {(response, annotator): level for response, annotator, level in found}
 

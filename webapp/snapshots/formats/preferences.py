@@ -84,7 +84,9 @@ class Preferences(View):
             side if one.verdict == Verdict.A else side[::-1] for one, side in zip(found, sides, strict=True)
         ]
         prompts = [texts.prompt_place[side[0]] for side in chosen]
-        self._count(texts, chosen, prompts)
+        count_same(texts, chosen, self.changed)
+        if not self.shape.conversational:
+            Flattened(texts).count(self.changed, chosen)
         written = [self.shape.answer(answer) for answer in texts.answers]
         batch: Batch = {}
         if self.shape.prompt:
@@ -94,19 +96,6 @@ class Preferences(View):
         if self.tools:
             batch["tools"] = Repeated([prompt.tools or None for prompt in texts.prompts], prompts)
         yield batch
-
-    def _count(self, texts: Texts, chosen: list[tuple[int, int]], prompts: list[int]) -> None:
-        """Rows that a reader cannot take back as they were."""
-        count_same(texts, chosen, self.changed)
-        if self.shape.conversational:
-            return
-        flattened = Flattened()
-        of_prompts = [flattened.of_prompt(prompt) for prompt in texts.prompts]
-        of_answers = [flattened.of_answer(answer) for answer in texts.answers]
-        for (first, second), prompt in zip(chosen, prompts, strict=True):
-            said = of_prompts[prompt], of_answers[first], of_answers[second]
-            self.changed["tools as text"] += any(uses for uses, _ in said)
-            self.changed["ambiguous"] += any(ambiguous for _, ambiguous in said)
 
 
 def count_same(texts: Texts, sides: Sequence[tuple[int, int]], changed: Counter[str]) -> None:

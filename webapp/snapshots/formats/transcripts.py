@@ -7,12 +7,14 @@ of its answers are, put together, exactly the transcript of the implicit one.
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from webapp.corpus.conversations import SPEAKERS, answer_text, spoken
-from webapp.snapshots.formats.base import Answer, Messages, PromptText, uses_tools
+from webapp.snapshots.formats.base import Answer, Messages, PromptText, Texts, uses_tools
 
 # What a reader of transcripts may take for the beginning of a turn.
-_MARK = re.compile(rf"(?:^|[\r\n])\s*(?:{'|'.join(SPEAKERS.values())}):", re.IGNORECASE)
+_MARK = re.compile(rf"[\r\n]\s*(?:{'|'.join(SPEAKERS.values())})\s*:", re.IGNORECASE)
 ANSWER = "\n\nAssistant:"
 
 
@@ -44,20 +46,20 @@ def prompt_text(prompt: PromptText, changed: Counter[str]) -> str:
 class Flattened:
     """Counts the rows of text formats that a reader cannot take apart as they were."""
 
-    def __init__(self) -> None:
-        self._prompts: dict[int, tuple[bool, bool]] = {}
+    def __init__(self, texts: Texts) -> None:
+        self.prompts = [_flat(prompt.messages, tools=prompt.tools) for prompt in texts.prompts]
+        # Further turns of an answer are marks that a reader finds again.
+        self.answers = [_flat(answer.turns) for answer in texts.answers]
+        self.prompt_place = texts.prompt_place
 
-    def of_prompt(self, prompt: PromptText) -> tuple[bool, bool]:
-        """Whether it uses tools, and whether a text of it holds a speaker's mark."""
-        key = id(prompt)
-        if key not in self._prompts:
-            ambiguous = any(_MARK.search(spoken(message)) for message in prompt.messages)
-            self._prompts[key] = bool(prompt.tools) or uses_tools(prompt.messages), ambiguous
-        return self._prompts[key]
+    def count(self, changed: Counter[str], rows: Iterable[Sequence[int]]) -> None:
+        """`rows`: the places of each row's answers."""
+        for places in rows:
+            said = [self.prompts[self.prompt_place[places[0]]], *(self.answers[place] for place in places)]
+            changed["tools as text"] += any(uses for uses, _ in said)
+            changed["ambiguous"] += any(ambiguous for _, ambiguous in said)
 
-    @staticmethod
-    def of_answer(answer: Answer) -> tuple[bool, bool]:
-        """The same of an answer; further turns are marks that a reader finds again."""
-        if answer.messages is None:
-            return False, bool(_MARK.search(answer.text))
-        return uses_tools(answer.messages), any(_MARK.search(spoken(turn)) for turn in answer.messages)
+
+def _flat(messages: Messages, tools: Sequence[Any] = ()) -> tuple[bool, bool]:
+    """Whether tools are used, and whether a text holds a speaker's mark."""
+    return bool(tools) or uses_tools(messages), any(_MARK.search(spoken(turn)) for turn in messages)

@@ -14,9 +14,10 @@ from webapp.snapshots.formats.base import (
     Texts,
     View,
     batch_of,
+    uses_tools,
 )
 from webapp.snapshots.formats.transcripts import Flattened, answered, asked, prompt_text
-from webapp.snapshots.reading import BATCH, CHUNK, Judgements, Levels, by_bytes, chunks
+from webapp.snapshots.reading import BATCH, CHUNK, Among, Judgements, Levels, by_bytes, chunks
 from webapp.snapshots.writing import Batch, Repeated
 
 
@@ -55,7 +56,6 @@ class Unpaired(View):
         keys = self.project.responses.order_by(by_bytes("external_id")).values_list("pk", flat=True)
         for chunk in chunks(keys.iterator(CHUNK), BATCH // 2):
             texts = Texts(pk for pk in chunk if pk in self.words)
-            flattened = Flattened()
             places: list[int] = []
             labels: list[bool] = []
             for pk in chunk:
@@ -63,11 +63,7 @@ class Unpaired(View):
                     found = self._labels(*self.words[pk])
                     labels += found
                     places += [texts.place[pk]] * len(found)
-            for place in places:
-                answer = texts.answers[place]
-                said = flattened.of_prompt(answer.prompt), flattened.of_answer(answer)
-                self.changed["tools as text"] += any(uses for uses, _ in said)
-                self.changed["ambiguous"] += any(ambiguous for _, ambiguous in said)
+            Flattened(texts).count(self.changed, ((place,) for place in places))
             prompts = [texts.prompt_place[place] for place in places]
             yield {
                 "prompt": Repeated([asked(prompt) for prompt in texts.prompts], prompts),
@@ -96,8 +92,8 @@ begins with the blank after it.""",
         "completion": "the response",
         "label": "true for good, false for bad",
     },
-    again="prompts, responses, and their labels as the levels good and bad of an annotator named “trl”. Which responses "
-    "were compared with which, and who said so, has no place here.",
+    again="prompts, responses, and their labels as the levels good and bad of an annotator named “trl”. Which "
+    "responses were compared with which, and who said so, has no place here.",
     help="prompt, completion and label: true for preferred or good responses, false for the others.",
     file_types=FLAT,
 )
@@ -157,10 +153,10 @@ class UltraFeedback(View):
 
     def _said(self, texts: Texts) -> dict[int, list[tuple[str, str]]]:
         """(level, comment) by response, in the order of the annotators' names."""
-        labels = QualityLabel.objects.current().filter(response__in=texts.place)
+        labels = QualityLabel.objects.current().filter(Among("response_id", texts.place))
         said = defaultdict(list)
         rows = labels.values_list("response_id", "annotator_id", "level", "comment")
-        for pk, who, level, comment in sorted(rows, key=lambda row: (row[0], self.names[row[1]].name)):
+        for pk, _, level, comment in sorted(rows, key=lambda row: (row[0], self.names[row[1]].name)):
             said[pk].append((level, comment))
         return said
 
@@ -170,8 +166,7 @@ class UltraFeedback(View):
             return None
         answers = [texts.answers[texts.place[pk]] for pk in pks]
         prompt = answers[0].prompt
-        flattened = Flattened()
-        self.changed["tools as text"] += any(flattened.of_answer(answer)[0] for answer in answers)
+        self.changed["tools as text"] += any(uses_tools(answer.turns) for answer in answers)
         self.changed["turns as text"] += any(len(answer.turns) > 1 for answer in answers)
         return {
             "source": prompt.group or None,
