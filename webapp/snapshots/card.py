@@ -22,6 +22,7 @@ _REASONS = {
     "different prompts": "the two responses answer different prompts",
     "level normal": "the level normal, which is neither good nor bad",
     "comparison": "judgements of pairs: this format holds scores, not comparisons",
+    "no prediction": "responses for which the version has no prediction",
     "prompt without levels": "prompts none of whose responses has a level",
 }
 
@@ -34,6 +35,8 @@ _CHANGES = {
     "answer as text": "rows with an answer of several messages, written as a transcript",
     "tools left out": "rows whose prompt offers tools, which have no place here",
     "same answers": "rows whose two answers are the same text: an import refuses them",
+    "same first turn": "rows whose answers of several turns begin with the same turn: a reader takes it for the "
+    "prompt's last, since nothing here says where the prompt ends",
     "strength unknown": "rows whose strength nobody gave, written as 1",
     "strength averaged": "rows whose strength is the rounded mean of several votes",
     "response without level": "responses that nobody gave a level, with an empty score",

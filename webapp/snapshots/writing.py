@@ -10,9 +10,10 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from json.encoder import encode_basestring as quote
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 # What a spreadsheet would take for a formula (OWASP, CSV injection); a quote in front makes it text.
 _FORMULA = "=+-@"
@@ -23,7 +24,8 @@ _TIME = re.compile(
 )
 
 
-class Repeated(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Repeated:
     """A column whose row i is `values[places[i]]`."""
 
     values: Sequence[Any]

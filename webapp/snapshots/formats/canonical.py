@@ -97,8 +97,8 @@ class Canonical(View):
 
 def _each(column: Sequence[Any], change: Callable[[Any], Any]) -> Repeated:
     """A column of few values, each changed once."""
-    values, places = repeated(column)
-    return Repeated([change(value) for value in values], places)
+    few = repeated(column)
+    return Repeated([change(value) for value in few.values], few.places)
 
 
 def _or_none(text: str) -> str | None:

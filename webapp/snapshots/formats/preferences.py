@@ -85,6 +85,9 @@ class Preferences(View):
         ]
         prompts = [texts.prompt_place[side[0]] for side in chosen]
         count_same(texts, chosen, self.changed)
+        if not self.shape.prompt:
+            turns = [answer.turns for answer in texts.answers]
+            self.changed["same first turn"] += sum(_share(turns[a], turns[b]) for a, b in chosen)
         if not self.shape.conversational:
             Flattened(texts).count(self.changed, chosen)
         written = [self.shape.answer(answer) for answer in texts.answers]
@@ -96,6 +99,11 @@ class Preferences(View):
         if self.tools:
             batch["tools"] = Repeated([prompt.tools or None for prompt in texts.prompts], prompts)
         yield batch
+
+
+def _share(first: Messages, second: Messages) -> bool:
+    """Whether a reader takes the answers' first turn for the prompt's last, since both begin with it."""
+    return min(len(first), len(second)) > 1 and first[0] == second[0]
 
 
 def count_same(texts: Texts, sides: Sequence[tuple[int, int]], changed: Counter[str]) -> None:

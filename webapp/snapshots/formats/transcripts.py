@@ -13,8 +13,8 @@ from typing import Any
 from webapp.corpus.conversations import SPEAKERS, answer_text, spoken
 from webapp.snapshots.formats.base import Answer, Messages, PromptText, Texts, uses_tools
 
-# What a reader of transcripts may take for the beginning of a turn.
-_MARK = re.compile(rf"[\r\n]\s*(?:{'|'.join(SPEAKERS.values())})\s*:", re.IGNORECASE)
+# What webapp.importing.shapes.transcripts takes for the beginning of a turn; a CR at the end joins the mark behind it.
+_MARK = re.compile(rf"(?:\r?\n){{2}}(?:{'|'.join(SPEAKERS.values())}):|\r\Z")
 ANSWER = "\n\nAssistant:"
 
 
