@@ -117,7 +117,8 @@ def build(judgements: int) -> None:
                 )
                 for response in own[:2]
             ]  # fmt: skip
-        for rows in (prompts, responses, pairs, votes, levels):
+        made_rows: tuple[list[Any], ...] = (prompts, responses, pairs, votes, levels)
+        for rows in made_rows:
             type(rows[0])._default_manager.bulk_create(rows, batch_size=BATCH)
 
 

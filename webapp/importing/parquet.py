@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
+from webapp.importing.json_columns import decoded
 from webapp.importing.sources import (
     MAX_COLUMNS,
     MAX_ROW_BYTES,
@@ -177,14 +178,14 @@ def _batch_rows(
     for place in range(batch.num_rows):
         number = before + place + 1
         if whole is not None:
-            yield number, whole[place]
+            yield number, decoded(whole[place], batch.schema)
             continue
         if sizes[place] > MAX_ROW_BYTES:
             message = f"is {sizes[place] // 2**20:,} MB long, of {MAX_ROW_BYTES // 2**20} MB allowed."
             yield number, Problem(source.name, number, "", message, "Shorten its texts and lists.")
             continue
         try:
-            yield number, batch.slice(place, 1).to_pylist()[0]
+            yield number, decoded(batch.slice(place, 1).to_pylist()[0], batch.schema)
         except UNREADABLE as error:
             message = f"holds a value that cannot be read ({printable(str(error))[:200]})."
             yield number, Problem(source.name, number, "", message, "Store it as text.")

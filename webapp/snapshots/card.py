@@ -27,13 +27,12 @@ _REASONS = {
 }
 
 _CHANGES = {
-    "ambiguous": "rows whose texts hold a speaker's mark such as “Human:” themselves: written exactly, but a reader of "
-    "transcripts takes it for a turn",
+    "ambiguous": "rows whose texts look like a transcript themselves (a speaker's mark such as “Human:”), or whose "
+    "answers both begin with the prompt: written exactly, but a reader may part them elsewhere",
     "tools as text": "rows with tools, tool calls or names, written as text: only the messages formats and Caliper "
     "JSONL keep them apart",
     "turns as text": "rows with a prompt or answer of several turns, written as a transcript",
     "answer as text": "rows with an answer of several messages, written as a transcript",
-    "tools left out": "rows whose prompt offers tools, which have no place here",
     "same answers": "rows whose two answers are the same text: an import refuses them",
     "same first turn": "rows whose answers of several turns begin with the same turn: a reader takes it for the "
     "prompt's last, since nothing here says where the prompt ends",

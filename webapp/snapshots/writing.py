@@ -69,31 +69,28 @@ def is_nested(kind: Any) -> bool:
 
 
 def arrow(column: Column, kind: Any) -> Any:
-    """The column as an Arrow array. JSON is stored as text, times are read from ISO texts."""
+    """The column as an Arrow array; times are read from ISO texts."""
     import pyarrow as pa
 
+    if is_json(kind) or (pa.types.is_list(kind) and is_json(kind.value_type)):
+        return _arrow_json(column, kind).cast(kind)
     if isinstance(column, Repeated):
         return arrow(column.values, kind).take(pa.array(column.places, pa.int32()))
-    if is_json(kind):
-        return pa.array([_json(value) for value in column], pa.string())
-    if pa.types.is_list(kind) and is_json(kind.value_type):
-        texts = [None if value is None else [_json(one) for one in value] for value in column]
-        return pa.array(texts, pa.list_(pa.string()))
     if pa.types.is_timestamp(kind):
         return pa.array(column, pa.string()).cast(kind)
     return pa.array(column, kind)
 
 
-def stored(schema: Any) -> Any:
-    """The schema as Parquet holds it: JSON as text, which every version of every reader knows."""
+def _arrow_json(column: Column, kind: Any) -> Any:
+    """JSON, or lists of JSON, as the texts that they are stored as."""
     import pyarrow as pa
 
-    def kind(of: Any) -> Any:
-        if is_json(of):
-            return pa.string()
-        return pa.list_(pa.string()) if pa.types.is_list(of) and is_json(of.value_type) else of
-
-    return pa.schema([(field.name, kind(field.type)) for field in schema])
+    if isinstance(column, Repeated):
+        return _arrow_json(column.values, kind).take(pa.array(column.places, pa.int32()))
+    if is_json(kind):
+        return pa.array([_json(value) for value in column], pa.string())
+    texts = [None if value is None else [_json(one) for one in value] for value in column]
+    return pa.array(texts, pa.list_(pa.string()))
 
 
 def _json(value: Any) -> str | None:
@@ -132,14 +129,13 @@ class ParquetSink(Sink):
         import pyarrow.parquet as pq
 
         super().__init__(path, schema)
-        self.stored = stored(schema)
-        self.writer = pq.ParquetWriter(path, self.stored, compression="zstd")
+        self.writer = pq.ParquetWriter(path, schema, compression="zstd")
 
     def add(self, batch: Batch) -> None:
         import pyarrow as pa
 
         arrays = [arrow(batch[field.name], field.type) for field in self.schema]
-        self.writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.stored))
+        self.writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
 
     def close(self) -> None:
         self.writer.close()
@@ -148,6 +144,8 @@ class ParquetSink(Sink):
 class JsonlSink(Sink):
     def __init__(self, path: Path, schema: Any) -> None:
         super().__init__(path, schema)
+        self._times: set[tuple[str, str]] = set()
+        self._texts: set[tuple[str, str]] = set()
         self.file = path.open("wb")
         self.line = "{" + ", ".join(f"{quote(field.name)}: %s" for field in schema) + "}\n"
 
@@ -162,18 +160,28 @@ class JsonlSink(Sink):
         import pyarrow as pa
 
         if pa.types.is_string(field.type):
-            if any(map(_TIME.fullmatch, filter(None, column))):
-                self.like_times.add(field.name)
+            self._look(field.name, column)
             return ["null" if value is None else quote(value) for value in column]
         if pa.types.is_timestamp(field.type):
             return [f'"{value}"' if value else "null" for value in column]
         if is_nested(field.type):
-            if any(_TIME.fullmatch(text) for value in column for text in _contents(value)):
-                self.like_times.add(field.name)
+            for value in column:
+                for key, text in _contents(value):
+                    self._look(field.name, (text,), key)
             return [json.dumps(value, ensure_ascii=False) for value in column]
         return [_number(value) for value in column]
 
+    def _look(self, name: str, texts: Sequence[str | None], key: str = "") -> None:
+        """Note whether all texts of a column (of one key of its messages) look like times."""
+        if (name, key) not in self._texts:
+            given = [text for text in texts if text is not None]
+            if not all(map(_TIME.fullmatch, given)):
+                self._texts.add((name, key))
+            elif given:
+                self._times.add((name, key))
+
     def close(self) -> None:
+        self.like_times = {name for name, _ in self._times - self._texts}
         self.file.close()
 
 
@@ -184,11 +192,11 @@ def _number(value: float | None) -> str:
     return ("true" if value else "false") if isinstance(value, bool) else repr(value)
 
 
-def _contents(value: Any) -> Iterator[str]:
-    """The texts of a list of messages or of completions."""
+def _contents(value: Any) -> Iterator[tuple[str, str]]:
+    """The texts of a list of messages or of completions, with their keys."""
     for item in value if isinstance(value, list) else ():
         if isinstance(item, dict):
-            yield from (text for text in item.values() if isinstance(text, str))
+            yield from ((key, text) for key, text in item.items() if isinstance(text, str))
 
 
 class LinesSink(Sink):

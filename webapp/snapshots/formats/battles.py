@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import Any
 
 from webapp.labels.models import Verdict
 from webapp.snapshots.formats.base import (
@@ -19,8 +20,8 @@ from webapp.snapshots.formats.base import (
     messages_type,
     of_one_prompt,
 )
-from webapp.snapshots.formats.preferences import PREFERRED, count_same
-from webapp.snapshots.formats.transcripts import prompt_text
+from webapp.snapshots.formats.preferences import PREFERRED, TOOLS, count_same
+from webapp.snapshots.formats.transcripts import ambiguous_answers, marked, prompt_text
 from webapp.snapshots.reading import Judgements
 from webapp.snapshots.writing import Batch
 
@@ -47,8 +48,19 @@ class Pairs(View):
 
     def plain(self, a: Answer, b: Answer) -> str:
         """The prompt for formats of plain texts; counts what they flatten."""
+        self.flattened(a, b)
+        prompt = prompt_text(a.prompt, self.changed)
+        self.changed["ambiguous"] += ambiguous_answers(prompt, a.text, b.text)
+        return prompt
+
+    def flattened(self, a: Answer, b: Answer) -> None:
         self.changed["answer as text"] += a.messages is not None or b.messages is not None
-        return prompt_text(a.prompt, self.changed)
+
+    def tools(self) -> list[tuple[str, Any]]:
+        """A further column, in projects whose conversations use tools."""
+        import pyarrow as pa
+
+        return [("tools", pa.json_())] if self.choice.rich else []
 
 
 # LMArena ------------------------------------------------------------------------------------------------------
@@ -68,12 +80,11 @@ class Arena(Pairs):
             [
                 ("question_id", text), ("model_a", text), ("model_b", text), ("winner", text),
                 ("conversation_a", conversation), ("conversation_b", conversation), ("turn", pa.int32()),
-                ("language", text), ("tstamp", pa.float64()),
+                ("language", text), ("tstamp", pa.float64()), *self.tools(),
             ]
         )  # fmt: skip
 
     def row(self, rows: Judgements, one: Decided, name: str, a: Answer, b: Answer) -> Row:
-        self.changed["tools left out"] += bool(a.prompt.tools)
         newest = max(rows.created_at[voter] for voter in one.voters)
         return {
             "question_id": name,
@@ -85,6 +96,7 @@ class Arena(Pairs):
             "turn": sum(message["role"] == "user" for message in a.prompt.messages),
             "language": None,
             "tstamp": datetime.fromisoformat(newest).timestamp(),
+            "tools": a.prompt.tools or None,
         }
 
 
@@ -103,6 +115,7 @@ LMArena battles. `winner` is model_a, model_b, tie or tie (bothbad).""",
         "turn": "user turns of the prompt",
         "language": "empty: Caliper does not store it",
         "tstamp": "when it was judged, in seconds since 1970; the newest vote where votes are gathered",
+        **TOOLS,
     },
     again="prompts, responses with their models, and the winner of each battle, ties and “both bad” included. Who "
     "judged, strength, reasons, comments and levels have no place here. Of several votes on one pair the first counts; "
@@ -142,8 +155,9 @@ class HelpSteer2(HelpSteer):
         )
 
     def row(self, rows: Judgements, one: Decided, name: str, a: Answer, b: Answer) -> Row:
+        self.flattened(a, b)
         return {
-            "prompt": self.plain(a, b),
+            "prompt": marked(a.prompt, self.changed),
             "response_1": a.text,
             "response_2": b.text,
             "preference_strength": self.preference(rows, one),
@@ -161,13 +175,12 @@ class HelpSteer3(HelpSteer):
             [
                 ("domain", text), ("language", text), ("context", messages_type(rich=choice.rich)),
                 ("response1", text), ("response2", text), ("overall_preference", number),
-                ("individual_preference", pa.list_(single)),
+                ("individual_preference", pa.list_(single)), *self.tools(),
             ]
         )  # fmt: skip
 
     def row(self, rows: Judgements, one: Decided, name: str, a: Answer, b: Answer) -> Row:
-        self.changed["answer as text"] += a.messages is not None or b.messages is not None
-        self.changed["tools left out"] += bool(a.prompt.tools)
+        self.flattened(a, b)
         return {
             "domain": a.prompt.group or None,
             "language": None,
@@ -176,6 +189,7 @@ class HelpSteer3(HelpSteer):
             "response2": b.text,
             "overall_preference": self.preference(rows, one),
             "individual_preference": [self._individual(rows, voter) for voter in self._voters(rows, one)],
+            "tools": a.prompt.tools or None,
         }
 
     def _voters(self, rows: Judgements, one: Decided) -> Sequence[int]:
@@ -212,7 +226,7 @@ HELPSTEER2 = Format(
     description="""
 HelpSteer2 preference: negative strengths prefer response 1. “Both bad” has no place in it.""",
     columns={
-        "prompt": "what was asked; a transcript where it has several turns",
+        "prompt": "what was asked; further turns behind “<extra_id_1>”, as HelpSteer2 has them",
         "response_1": "response a, exactly",
         "response_2": "response b, exactly",
         "preference_strength": _STRENGTH,
@@ -234,8 +248,11 @@ HelpSteer3 preference: negative numbers prefer response 1. “Both bad” has no
         "response2": "response b, exactly",
         "overall_preference": _STRENGTH,
         "individual_preference": "one entry per annotator: score, and the comment as reasoning",
+        **TOOLS,
     },
-    again=_STEER_AGAIN,
+    again="prompts, responses, and what each annotator said as votes of “helpsteer3-1” and so on, with strength and "
+    "comment, ties included. “Both bad”, names, reasons, levels, ids and models' names have no place here. A verdict "
+    "without a strength comes back with strength 1. Choose one row per pair: single votes on one pair share a name.",
     help="The prompt as messages, two responses, a strength from -3 to 3 and what each annotator said.",
 )
 

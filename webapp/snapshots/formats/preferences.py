@@ -122,7 +122,7 @@ _PLACES = {
     "chosen": "the preferred answer",
     "rejected": "the other answer",
 }
-_TOOLS = {
+TOOLS = {
     "tools": "JSON schemas of the tools that were offered; only in projects whose conversations use tools"
 }
 
@@ -134,7 +134,7 @@ def _format(name: str, description: str, help: str) -> Format:
         name,
         lambda choice: Preferences(choice, shape),
         description=description,
-        columns=columns | (_TOOLS if shape.conversational else {}),
+        columns=columns | (TOOLS if shape.conversational else {}),
         again=_AGAIN,
         help=help,
         file_types=("parquet", "jsonl") if shape.conversational else FLAT,

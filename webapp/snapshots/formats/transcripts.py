@@ -13,8 +13,10 @@ from typing import Any
 from webapp.corpus.conversations import SPEAKERS, answer_text, spoken
 from webapp.snapshots.formats.base import Answer, Messages, PromptText, Texts, uses_tools
 
-# What webapp.importing.shapes.transcripts takes for the beginning of a turn; a CR at the end joins the mark behind it.
-_MARK = re.compile(rf"(?:\r?\n){{2}}(?:{'|'.join(SPEAKERS.values())}):|\r\Z")
+# What webapp.importing.shapes.transcripts takes for a turn; a CR at the end joins the mark behind it.
+_NAMES = "|".join(SPEAKERS.values())
+_START = re.compile(rf"\s*(?:{_NAMES}):")
+_MARK = re.compile(rf"(?:\r?\n){{2}}(?:{_NAMES}):|\r\Z")
 ANSWER = "\n\nAssistant:"
 
 
@@ -38,9 +40,35 @@ def prompt_text(prompt: PromptText, changed: Counter[str]) -> str:
     if uses_tools(messages) or prompt.tools:
         changed["tools as text"] += 1
     if len(messages) == 1 and messages[0]["role"] == "user":
-        return spoken(messages[0])
+        text = spoken(messages[0])
+        changed["ambiguous"] += bool(_START.match(text))
+        return text
     changed["turns as text"] += 1
     return transcript(messages)
+
+
+_STEER = {"user": "User", "assistant": "Assistant"}
+_STEER_MARK = re.compile(r"<extra_id_1>(?:User|Assistant)\n")
+
+
+def marked(prompt: PromptText, changed: Counter[str]) -> str:
+    """A prompt as HelpSteer2 writes it: the first user turn as it is, the others behind marks of their own."""
+    first, *rest = prompt.messages
+    simple = first["role"] == "user" and all(turn["role"] in _STEER for turn in rest)
+    if not rest or not simple or uses_tools(prompt.messages) or prompt.tools:
+        text = prompt_text(prompt, changed)
+        changed["ambiguous"] += bool(_STEER_MARK.search(text))
+        return text
+    changed["ambiguous"] += any(
+        _STEER_MARK.search(spoken(turn)) or spoken(turn).endswith("<extra_id_1>") for turn in prompt.messages
+    ) or bool(_START.match(spoken(first)))
+    return spoken(first) + "".join(f"\n<extra_id_1>{_STEER[turn['role']]}\n{spoken(turn)}" for turn in rest)
+
+
+def ambiguous_answers(prompt: str, first: str, second: str) -> bool:
+    """Whether a reader of plain texts may take something off both answers."""
+    both = first, second
+    return all(text.startswith(prompt) for text in both) or all(map(_START.match, both))
 
 
 class Flattened:
@@ -50,6 +78,7 @@ class Flattened:
         self.prompts = [_flat(prompt.messages, tools=prompt.tools) for prompt in texts.prompts]
         # Further turns of an answer are marks that a reader finds again.
         self.answers = [_flat(answer.turns) for answer in texts.answers]
+        self.several = [answer.messages is not None for answer in texts.answers]
         self.prompt_place = texts.prompt_place
 
     def count(self, changed: Counter[str], rows: Iterable[Sequence[int]]) -> None:
@@ -58,8 +87,12 @@ class Flattened:
             said = [self.prompts[self.prompt_place[places[0]]], *(self.answers[place] for place in places)]
             changed["tools as text"] += any(uses for uses, _ in said)
             changed["ambiguous"] += any(ambiguous for _, ambiguous in said)
+            changed["answer as text"] += any(self.several[place] for place in places)
 
 
 def _flat(messages: Messages, tools: Sequence[Any] = ()) -> tuple[bool, bool]:
     """Whether tools are used, and whether a text holds a speaker's mark."""
-    return bool(tools) or uses_tools(messages), any(_MARK.search(spoken(turn)) for turn in messages)
+    texts = [spoken(turn) for turn in messages]
+    return bool(tools) or uses_tools(messages), any(
+        _MARK.search(text) or _START.match(text) for text in texts
+    )
