@@ -35,6 +35,12 @@ logger = logging.getLogger(__name__)
 _SWAPPED = {"a": "b", "b": "a"}
 
 
+def _other_side(reason: str) -> str:
+    """A reason of one side ("a:clear") where the pair has its sides the other way round."""
+    side, mark, tag = reason.partition(":")
+    return f"{_SWAPPED[side]}:{tag}" if mark and side in _SWAPPED else reason
+
+
 class _Annotator:
     """An imported name: its user, and whether a person judges under the same name in this project."""
 
@@ -195,7 +201,8 @@ class LabelWriter:
             pair, swapped = found
             if swapped:
                 verdict, left = _SWAPPED.get(record.verdict, record.verdict), _SWAPPED.get(record.left, "")
-                record = record._replace(verdict=verdict, left=left)
+                reasons = [_other_side(reason) for reason in record.reasons]
+                record = record._replace(verdict=verdict, left=left, reasons=reasons)
             votes.append((where, record, pair))
         said = self._current(
             Judgement, "pair", {pair.pk for _, _, pair in votes if not pair.fresh}, ("verdict", "strength")
@@ -250,6 +257,7 @@ class LabelWriter:
             created_at=datetime.fromisoformat(record.created_at) if record.created_at else self.corpus.now,
             policy=record.policy,
             propensity=record.propensity,
+            contradiction_kept=record.contradiction_kept,
             source=LabelSource.IMPORT,
             client_key=f"import:{pair.pk}:{annotator.pk}:{old.pk if old else 0}",
             supersedes_id=old.pk if old else None,

@@ -3,10 +3,12 @@
 from webapp.importing.fields import (
     MAX_ID,
     RowError,
+    boolean_of,
     check_text,
     choice_of,
     comment_of,
     id_of,
+    integer_of,
     metadata_of,
     name_of,
     number_of,
@@ -34,7 +36,7 @@ CALIPER_FIELDS = {
     "pair": {"type", "id", "a", "b"},
     "vote": {
         "type", "pair", "a", "b", "annotator", "verdict", "strength", "comment", "reasons", "left", "created_at",
-        "shown_at", "policy", "propensity",
+        "shown_at", "policy", "propensity", "contradiction_kept",
     },
     "level": {"type", "response", "annotator", "level", "comment", "created_at"},
 }  # fmt: skip
@@ -94,9 +96,6 @@ def _caliper_vote(row: Row) -> list[Record]:
     if named and (row.get("a") is not None or row.get("b") is not None):
         raise RowError("pair", "stands beside a and b.", "Name the pair, or its two responses, not both.")
     pair, a, b = (id_of(row, "pair"), "", "") if named else ("", id_of(row, "a"), id_of(row, "b"))
-    strength = number_of(row, "strength", 1, 3)
-    if strength is not None and strength != int(strength):
-        raise RowError("strength", f"is {strength}.", "Write 1, 2 or 3.")
     reasons = row.get("reasons") or []
     if not isinstance(reasons, list):
         raise RowError("reasons", f"is {json_kind(reasons)}.", "Write a list of short texts.")
@@ -114,7 +113,7 @@ def _caliper_vote(row: Row) -> list[Record]:
         b=b,
         annotator=name_of(row, "annotator"),
         verdict=choice_of(row, "verdict", VERDICTS),
-        strength=None if strength is None else int(strength),
+        strength=integer_of(row, "strength", 1, 3),
         comment=comment_of(row, "comment"),
         reasons=reasons,
         left=choice_of(row, "left", ("a", "b")) if row.get("left") else "",
@@ -122,5 +121,6 @@ def _caliper_vote(row: Row) -> list[Record]:
         shown_at=time_of(row, "shown_at"),
         policy=policy,
         propensity=number_of(row, "propensity", 0, 1),
+        contradiction_kept=bool(boolean_of(row, "contradiction_kept")),
     )
     return [vote] if named else [PairRecord("", a, b), vote]

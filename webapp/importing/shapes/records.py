@@ -53,6 +53,7 @@ class VoteRecord(NamedTuple):
     shown_at: str = ""
     policy: str = ""
     propensity: float | None = None
+    contradiction_kept: bool = False
 
 
 class LevelRecord(NamedTuple):
