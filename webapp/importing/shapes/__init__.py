@@ -31,6 +31,7 @@ __all__ = [
     "PARSERS",
     "VERDICTS",
     "LevelRecord",
+    "NotRecognised",
     "PairRecord",
     "PromptRecord",
     "Record",
@@ -66,6 +67,10 @@ def format_of(row: Row) -> str | None:
     return None
 
 
+class NotRecognised(ImportRefused):
+    """The files are in no known format: somebody has to say which column is what."""
+
+
 def recognise(sources: Sequence[Source]) -> str:
     """The one format of all the files, from the first readable rows. Raises ImportRefused when there is none."""
     found: dict[str, str] = {}
@@ -85,7 +90,7 @@ def recognise(sources: Sequence[Source]) -> str:
                 if seen
                 else "None of its rows could be read. "
             )
-            raise ImportRefused(
+            raise NotRecognised(
                 f"The format of {source.name} was not recognised. {columns}"
                 f"Known formats: {', '.join(PARSERS)}; the import page shows what they look like."
             )
@@ -95,9 +100,11 @@ def recognise(sources: Sequence[Source]) -> str:
     return next(iter(found.values()))
 
 
-def records(source: Source, format_name: str, tick: Tick) -> Iterator[tuple[int, list[Record] | Problem]]:
-    """(row number, the row's records or why it is left out) of a file in a known format."""
-    parse = PARSERS[format_name]
+def records(
+    source: Source, format_name: str, tick: Tick, parse: Callable[[Row], list[Record]] | None = None
+) -> Iterator[tuple[int, list[Record] | Problem]]:
+    """(row number, the row's records or why it is left out) of a file in a known format, or one that `parse` reads."""
+    parse = parse or PARSERS[format_name]
     for number, row in rows(source, tick):
         if isinstance(row, Problem):
             yield number, row
