@@ -146,10 +146,10 @@ def test_a_dry_run_says_the_same_and_writes_nothing(bring: Importer) -> None:
         {**error, "file": ""} for error in done.errors
     ]
     assert seen.preview == done.preview
-    assert seen.preview[0] == {
-        "pair": "q", "a": "r1", "b": "r2", "prompt": "Why?", "text_a": "One.", "text_b": "Two.",
-        "votes": [{"annotator": "kim", "verdict": "a", "comment": ""}],
-    }  # fmt: skip
+    [first, *_] = seen.preview
+    assert (first["pair"], first["prompt"]["messages"]) == ("q", [{"role": "user", "content": "Why?"}])
+    assert [(side["id"], side["text"]) for side in first["sides"]] == [("r1", "One."), ("r2", "Two.")]
+    assert first["votes"] == [{"annotator": "kim", "verdict": "a", "comment": ""}]
 
 
 def test_a_pair_with_more_votes_than_wanted_is_complete(bring: Importer, project: Project) -> None:

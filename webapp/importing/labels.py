@@ -224,6 +224,7 @@ class LabelWriter:
             self._met(annotator)
             self.report.count("votes", "found")
             self.report.count("votes", outcome)
+            self.report.say("votes", record.verdict)
             if pair in corpus.preview_pairs and len(self.preview_votes[pair.pk]) < 8:
                 vote = {
                     "annotator": record.annotator,
@@ -259,6 +260,7 @@ class LabelWriter:
             propensity=record.propensity,
             contradiction_kept=record.contradiction_kept,
             source=LabelSource.IMPORT,
+            origin=self.corpus.origin,
             client_key=f"import:{pair.pk}:{annotator.pk}:{old.pk if old else 0}",
             supersedes_id=old.pk if old else None,
         )
@@ -299,6 +301,7 @@ class LabelWriter:
             self._met(annotator)
             self.report.count("levels", "found")
             self.report.count("levels", outcome)
+            self.report.say("levels", record.level)
             if outcome == "present":
                 continue
             replaced = before if outcome == "changed" else None
@@ -314,6 +317,7 @@ class LabelWriter:
                         if record.created_at
                         else corpus.now,
                         source=LabelSource.IMPORT,
+                        origin=self.corpus.origin,
                         client_key=f"import:{response.pk}:{annotator.pk}:{replaced.pk if replaced else 0}",
                         supersedes_id=replaced.pk if replaced else None,
                     )

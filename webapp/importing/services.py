@@ -28,8 +28,11 @@ from webapp.corpus.access import ProjectArchived, check_not_archived
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Import, Project
 from webapp.importing.labels import LabelWriter
+from webapp.importing.mapping import Mapping, Reader
+from webapp.importing.preview import first_items, preview_write
 from webapp.importing.reading import ImportRefused, Source, expanded, printable
-from webapp.importing.shapes import PARSERS, recognise
+from webapp.importing.shapes import PARSERS, NotRecognised, recognise
+from webapp.importing.survey import guess, survey, survey_write
 from webapp.importing.writing import (
     ERRORS,
     OWN_FILES,
@@ -42,7 +45,7 @@ from webapp.importing.writing import (
     shorten,
     spool_records,
 )
-from webapp.jobs import ProgressFile, State
+from webapp.jobs import REQUEUABLE, ProgressFile, State
 from webapp.limits import OUT_OF_MEMORY, memory_limited
 
 logger = logging.getLogger(__name__)
@@ -129,7 +132,7 @@ def import_confirm(*, import_row: Import, actor: User | None = None) -> bool:
     """DONE (dry run) -> QUEUED (for real): one conditional UPDATE, so that a double click imports once."""
     check_not_archived(import_row.project)
     confirmed = (
-        Import.objects.filter(pk=import_row.pk, state=State.DONE, dry_run=True).update(
+        Import.objects.filter(pk=import_row.pk, state=State.DONE, dry_run=True, report__has_key="counts").update(
             state=State.QUEUED, dry_run=False, queued_at=timezone.now(), started_at=None, finished_at=None, phase="",
             step=0, total=0, error="",
         )
@@ -141,6 +144,58 @@ def import_confirm(*, import_row: Import, actor: User | None = None) -> bool:
     return confirmed
 
 
+@transaction.atomic
+def import_map(*, import_row: Import, mapping: Mapping, actor: User | None = None) -> bool:
+    """Keep which column is what, and queue a preview by it. False: the import isn't a preview (any more)."""
+    kept = {"mapping": mapping.as_json(), "format": Import.Format.MAPPED}
+    return _look_again(import_row, Action.IMPORT_MAPPED, actor, **kept)
+
+
+@transaction.atomic
+def import_ask(*, import_row: Import, actor: User | None = None) -> bool:
+    """Have the columns of a preview read, so that somebody can say which is what."""
+    return _look_again(
+        import_row, Action.IMPORT_MAPPED, actor, mapping={}, format=Import.Format.MAPPED, report={}
+    )
+
+
+def _look_again(import_row: Import, action: Action, actor: User | None, **changes: Any) -> bool:
+    """DONE (dry run) or FAILED (dry run) -> QUEUED, as a dry run; one conditional UPDATE."""
+    check_not_archived(import_row.project)
+    queued = (
+        Import.objects.filter(pk=import_row.pk, dry_run=True, state__in=[State.DONE, *REQUEUABLE]).update(
+            state=State.QUEUED, queued_at=timezone.now(), started_at=None, finished_at=None, phase="", step=0,
+            total=0, error="", cancel_requested=False, **changes,
+        )
+        == 1
+    )  # fmt: skip
+    if queued:
+        import_row.refresh_from_db()
+        audit_import(import_row, action, actor)
+        enqueue("workers.tasks.import_file", import_row.pk)
+    return queued
+
+
+def wants_mapping(import_row: Import) -> bool:
+    """Whether somebody has to say which column is what before there can be a preview."""
+    return import_row.state == State.DONE and import_row.dry_run and bool(import_row.report.get("asks"))
+
+
+def mapping_offered(import_row: Import, found: dict[str, Any]) -> tuple[Mapping, Import | None]:
+    """What the mapping page begins with: the import's own mapping, that of the last import of the project with the
+    same columns (and which it was), else guesses."""
+    if import_row.mapping:
+        return Mapping.from_json(import_row.mapping), None
+    columns = set(found["columns"])
+    earlier = (
+        Import.objects.filter(project=import_row.project_id).exclude(pk=import_row.pk).exclude(mapping={})
+    )
+    for row in earlier.defer("report")[:50]:
+        if set(row.mapping.get("roles", {})) == columns:
+            return Mapping.from_json(row.mapping), row
+    return guess(found), None
+
+
 def import_files(
     *,
     project: Project,
@@ -148,6 +203,8 @@ def import_files(
     format_name: str,
     dry_run: bool,
     folder: Path,
+    mapping: Mapping | None = None,
+    origin: Callable[[Report], Import] | None = None,
     progress: Progress = lambda phase, step, total: None,
     before_write: Callable[[int], None] = lambda records: None,
     written: Callable[[Report], None] = lambda report: None,
@@ -155,9 +212,10 @@ def import_files(
     """Import files into a project; the report says what was found, written and left out.
 
     `progress(phase, step, total)` is called between transactions while reading, and inside the one write transaction
-    while writing; `before_write(records)` right before that transaction and `written(report)` as its last act. The
-    rows left out are listed in `folder`/errors.jsonl. A source may be a zip or a folder: its files are read, and
-    those that hold no data are named in the report. Raises ImportRefused, and then nothing was written.
+    while writing; `before_write(records)` right before that transaction, `origin(report)` as its first act (the row
+    that what is written points to) and `written(report)` as its last. `mapping` reads the format “mapped”. The rows
+    left out are listed in `folder`/errors.jsonl. A source may be a zip or a folder: its files are read, and those
+    that hold no data are named in the report. Raises ImportRefused, and then nothing was written.
     """
     started = time.monotonic()
     report = Report(dry_run=dry_run)
@@ -165,7 +223,12 @@ def import_files(
         raise ImportRefused("There is no file to import. Choose one.")
     sources, passed_over = expanded(sources)
     report.format = recognise(sources) if format_name == Import.Format.AUTO else format_name
-    if report.format not in PARSERS:
+    reader: Reader | None = None
+    if report.format == Import.Format.MAPPED:
+        if mapping is None or not mapping.roles:
+            raise NotRecognised("Nobody has said yet which column is what.")
+        reader = Reader(mapping)
+    elif report.format not in PARSERS:
         raise ImportRefused(f"There is no format “{report.format}”. Known: auto, {', '.join(PARSERS)}.")
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -175,10 +238,12 @@ def import_files(
         problems = Problems(errors, report)
         spool = Spool(Path(work))
         try:
-            spool_records(sources, report.format, spool, problems, report, progress)
+            spool_records(sources, report.format, spool, problems, report, progress, reader)
         finally:
             spool.close()
         report.files += passed_over
+        if reader is not None:
+            report.unused = reader.unused()
         _refuse_unusable(report, spool, problems)
         total = sum(spool.sizes.values())
         if not dry_run:
@@ -189,11 +254,14 @@ def import_files(
                 locked = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
                 if locked.archived_at is not None:
                     raise ImportRefused(str(ProjectArchived(locked)))
-            _walk(project, sources, spool, problems, report, total, progress, write=not dry_run)
+            row = None if dry_run or origin is None else origin(report)
+            corpus = CorpusWriter(project, sources, spool, problems, report, write=not dry_run, origin=row)
+            _walk(corpus, spool, report, total, progress)
             if not report.found:
                 raise ImportRefused(
                     f"Nothing could be used: every row has a problem. The first: {problems.first}"
                 )
+            preview_write(folder, report.preview)
             report.seconds = time.monotonic() - started
             if not dry_run:
                 written(report)
@@ -211,13 +279,9 @@ def _refuse_unusable(report: Report, spool: Spool, problems: Problems) -> None:
             raise ImportRefused("UKPConvArg1 needs both of its files. Add responses.jsonl.gz (the texts).")
 
 
-def _walk(
-    project: Project, sources: Sequence[Source], spool: Spool, problems: Problems, report: Report, total: int,
-    progress: Progress, *, write: bool,
-) -> None:  # fmt: skip
+def _walk(corpus: CorpusWriter, spool: Spool, report: Report, total: int, progress: Progress) -> None:
     """Prompts, responses, pairs, votes, levels, counters: in this order, a chunk at a time."""
-    corpus = CorpusWriter(project, sources, spool, problems, report, write=write)
-    labels = LabelWriter(corpus, write=write)
+    labels = LabelWriter(corpus, write=corpus.write)
     steps: list[tuple[str, Callable[[list[Any]], None]]] = [
         ("prompts", corpus.write_prompts),
         ("responses", corpus.write_responses),
@@ -228,15 +292,17 @@ def _walk(
     ]
     done = 0
     for kind, step in steps:
+        if kind == "votes":
+            corpus.pair_the_lone()
         for chunk in spool.chunks(kind):
             step(chunk)
             done += len(chunk)
-            progress("writing" if write else "checking", done, total)
+            progress("writing" if corpus.write else "checking", done, total)
     labels.write_counters()
-    report.preview = corpus.preview()
+    report.preview = first_items(corpus)
     by_id = {pair.id: labels.preview_votes.get(pair.pk, []) for pair in corpus.preview_pairs}
     for entry in report.preview:
-        entry["votes"] = by_id.get(entry.get("pair", ""), [])
+        entry["votes"] = by_id.get(entry["pair"], [])
 
 
 def sources_in(folder: Path) -> list[Source]:
@@ -290,6 +356,8 @@ def _import_run(import_row: Import, sign: life.Life) -> None:
                 project=import_row.project,
                 sources=sources_in(folder),
                 format_name=import_row.format,
+                mapping=Mapping.from_json(import_row.mapping) if import_row.mapping else None,
+                origin=lambda report: import_row,
                 dry_run=import_row.dry_run,
                 folder=folder,
                 progress=progress,
@@ -300,6 +368,8 @@ def _import_run(import_row: Import, sign: life.Life) -> None:
             import_row.finish(report=report.as_json())
     except Stopped:
         import_row.stop()
+    except NotRecognised as error:
+        _ask(import_row, folder, str(error))
     except ImportRefused as error:
         import_row.fail(printable(str(error)))
     except MemoryError:
@@ -318,6 +388,19 @@ def _import_run(import_row: Import, sign: life.Life) -> None:
         )
     finally:
         shown.remove()
+
+
+def _ask(import_row: Import, folder: Path, why: str) -> None:
+    """The files are in no known format: note what their columns hold, and leave the row to be asked about."""
+    try:
+        found = survey(sources_in(folder))
+        if not import_row.dry_run or not found["columns"]:
+            raise ImportRefused(why)
+        survey_write(folder, found)
+    except ImportRefused as error:
+        import_row.fail(printable(str(error)))
+    else:
+        import_row.finish(report={"asks": printable(why), "rows": found["rows"]})
 
 
 def _cancelled(import_row: Import) -> bool:

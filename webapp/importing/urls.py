@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from webapp.importing import views
+from webapp.importing import views, views_mapping, views_pairs
 
 app_name = "importing"
 urlpatterns = [
@@ -13,5 +13,10 @@ urlpatterns = [
     path("p/<slug:slug>/imports/<key:pk>/confirm/", views.import_confirm_view, name="import-confirm"),
     path("p/<slug:slug>/imports/<key:pk>/cancel/", views.import_cancel_view, name="import-cancel"),
     path("p/<slug:slug>/imports/<key:pk>/retry/", views.import_retry_view, name="import-retry"),
+    path("p/<slug:slug>/imports/<key:pk>/mapping/", views_mapping.import_mapping, name="import-mapping"),
+    path("p/<slug:slug>/imports/<key:pk>/ask/", views_mapping.import_ask_view, name="import-ask"),
+    path("p/<slug:slug>/imports/<key:pk>/undo/", views_mapping.import_undo_view, name="import-undo"),
+    path("p/<slug:slug>/imports/<key:pk>/discard/", views_mapping.import_discard_view, name="import-discard"),
+    path("p/<slug:slug>/pairs/new/", views_pairs.pair_new, name="pair-new"),
     path("p/<slug:slug>/imports/<key:pk>/errors.jsonl", views.import_errors, name="import-errors"),
 ]

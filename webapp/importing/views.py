@@ -15,9 +15,17 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from webapp.accounts.models import User
 from webapp.corpus.access import project_for
 from webapp.corpus.models import Import, Project
-from webapp.importing.services import import_cancel, import_confirm, import_retry, import_start
+from webapp.importing.preview import preview_read
+from webapp.importing.services import (
+    import_cancel,
+    import_confirm,
+    import_retry,
+    import_start,
+    wants_mapping,
+)
 from webapp.importing.writing import PROGRESS, SHOWN_ERRORS
 from webapp.jobs import ProgressFile, State
+from webapp.labels.models import Level, Verdict
 from webapp.middleware import receives_files
 from webapp.waiting import change_token, waiting_for_worker
 
@@ -25,7 +33,15 @@ PAGE_SIZE = 25
 MAX_FILES = 10
 FORMATS = Path(__file__).with_name("FORMATS.md")
 
-_KINDS = ["prompts", "responses", "pairs", "annotators", "votes", "levels"]
+_KINDS = {
+    "prompts": "prompts",
+    "responses": "responses",
+    "pairs": "pairs",
+    "made": "pairs made of responses",
+    "annotators": "annotators",
+    "votes": "verdicts",
+    "levels": "quality levels",
+}
 
 
 class _ManyFiles(forms.ClearableFileInput):
@@ -53,7 +69,7 @@ class FilesField(forms.FileField):
 class ImportForm(forms.Form):
     uploads = FilesField(
         label="Files",
-        help_text="Drop one or more files here: .jsonl, .json, .csv, .parquet; the first three also as .gz.",
+        help_text="CSV, TSV, JSON Lines, a JSON list or Parquet, each also packed (.gz), or a .zip of such files.",
     )
     format = forms.ChoiceField(choices=Import.Format.choices, initial=Import.Format.AUTO)
 
@@ -101,6 +117,7 @@ def _context(project: Project, pk: int) -> dict[str, Any]:
     waiting = f"Waits for import {other} of this project, and begins when that one ends." if other else ""
     waiting = waiting or waiting_for_worker(row)
     counts = row.report.get("counts", {})
+    labels = dict(Verdict.choices) | dict(Level.choices)
     return {
         "row": row,
         "step": step,
@@ -108,7 +125,16 @@ def _context(project: Project, pk: int) -> dict[str, Any]:
         "percent": min(100, 100 * step // total) if total else None,
         "waiting": waiting,
         "report": row.report,
-        "counts": [(kind, counts[kind]) for kind in _KINDS if kind in counts],
+        "counts": [(name, counts[kind]) for kind, name in _KINDS.items() if kind in counts],
+        "says": [
+            (_KINDS[kind], [(labels.get(what, what), number) for what, number in sorted(found.items())])
+            for kind, found in row.report.get("says", {}).items()
+        ],
+        "preview": [] if row.is_active else preview_read(settings.DATA_DIR / row.folder),
+        "asks": wants_mapping(row),
+        "can_map": row.dry_run and not row.is_active,
+        "can_undo": row.state == State.DONE and not row.dry_run and row.undone_at is None,
+        "can_discard": row.can_requeue or (row.state == State.DONE and row.dry_run),
         "anything_new": any(found["new"] or found["changed"] for found in counts.values()),
         "more_errors": max(0, row.report.get("left_out", 0) - SHOWN_ERRORS),
         "has_error_file": row.error_file().is_file() and row.error_file().stat().st_size > 0,

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple, TextIO
 from django.db.models import Model, QuerySet
 from django.utils import timezone
 
-from webapp.corpus.conversations import spoken
-from webapp.corpus.models import Pair, Project, Prompt, Response, messages_digest, text_digest
+from webapp.corpus.models import Import, Pair, Project, Prompt, Response, messages_digest, text_digest
+from webapp.corpus.pairing import pairs_to_make
 from webapp.importing import fields, shapes
-from webapp.importing.reading import ImportRefused, Problem, Source, printable, read_as
+from webapp.importing.reading import ImportRefused, Problem, Row, Source, printable, read_as
 from webapp.importing.shapes import LevelRecord, PairRecord, PromptRecord, Record, ResponseRecord, VoteRecord
 
 # Rows looked up and written at a time: below SQLite's limit of variables in one statement.
@@ -34,10 +34,13 @@ MAX_KIND = 80
 # What an import itself writes into its folder, beside the files.
 ERRORS = "errors.jsonl"
 PROGRESS = "progress.json"
-OWN_FILES = {ERRORS, PROGRESS}
+PREVIEW_FILE = "preview.json"
+SURVEY_FILE = "survey.json"
+OWN_FILES = {ERRORS, PROGRESS, PREVIEW_FILE, SURVEY_FILE}
 PREVIEW = 5
 
 Progress = Callable[[str, int, int], None]
+Parser = Callable[[Row], list[Record]]
 
 
 class Where(NamedTuple):
@@ -61,12 +64,21 @@ class Report:
     unused: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
+    # Rows whose prompt had come with an earlier row.
+    merged_prompts: int = 0
+    # What the votes and levels say that come: {"votes": {verdict: number}, "levels": {level: number}}.
+    says: dict[str, dict[str, int]] = field(default_factory=dict)
+    # The first items with their whole texts; they are kept beside the files, not in the row.
     preview: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
     def count(self, kind: str, what: str, number: int = 1) -> None:
         counts = self.counts.setdefault(kind, {"found": 0, "new": 0, "present": 0, "changed": 0})
         counts[what] += number
+
+    def say(self, kind: str, what: str) -> None:
+        said = self.says.setdefault(kind, {})
+        said[what] = said.get(what, 0) + 1
 
     @property
     def found(self) -> int:
@@ -87,7 +99,8 @@ class Report:
             "unused": self.unused,
             "notes": self.notes,
             "errors": self.errors,
-            "preview": self.preview,
+            "merged_prompts": self.merged_prompts,
+            "says": self.says,
             "seconds": round(self.seconds, 2),
         }
 
@@ -213,6 +226,7 @@ def spool_records(
     problems: Problems,
     report: Report,
     progress: Progress,
+    parse: Parser | None = None,
 ) -> None:
     """Read every file once; good rows go to the spool, bad ones to the problems. Progress counts kilobytes."""
     sizes = [source.size for source in sources]
@@ -224,7 +238,7 @@ def spool_records(
         def tick(position: int, before: int = before) -> None:
             progress("reading", (before + position) // 1024, sum(sizes) // 1024)
 
-        for number, found in shapes.records(source, format_name, tick, tally):
+        for number, found in shapes.records(source, format_name, tick, tally, parse):
             count += 1
             if isinstance(found, Problem):
                 problems.add(found)
@@ -260,6 +274,7 @@ class CorpusWriter:
         report: Report,
         *,
         write: bool,
+        origin: Import | None = None,
     ) -> None:
         self.project, self.sources, self.spool, self.problems, self.report = (
             project,
@@ -268,7 +283,7 @@ class CorpusWriter:
             problems,
             report,
         )
-        self.write = write
+        self.write, self.origin = write, origin
         self.now = timezone.now()
         self.prompts: dict[str, Known] = {}
         self.responses: dict[str, Known] = {}
@@ -358,7 +373,8 @@ class CorpusWriter:
                         known,
                         Prompt(
                             project=self.project, external_id=record.id, messages=record.messages,
-                            tools=list(record.tools), digest=digest, group=record.group, created_at=self.now,
+                            tools=list(record.tools), digest=digest, group=record.group, origin=self.origin,
+                            created_at=self.now,
                         ),
                     )
                 )  # fmt: skip
@@ -368,6 +384,7 @@ class CorpusWriter:
             elif record.group and record.group != known.key[1]:
                 self._contradicts(where, "group", "prompt", known, "group")
                 continue
+            self.report.merged_prompts += known.counted
             self.met("prompts", known)
         self.create(Prompt, new)
 
@@ -398,8 +415,7 @@ class CorpusWriter:
                         Response(
                             project=self.project, prompt_id=prompt.pk, external_id=record.id, text=record.text,
                             messages=record.messages, digest=digest, author=record.author,
-                            metadata=record.metadata, wanted=wanted,
-                            created_at=self.now,
+                            metadata=record.metadata, wanted=wanted, origin=self.origin, created_at=self.now,
                         ),
                     )
                 )  # fmt: skip
@@ -450,20 +466,7 @@ class CorpusWriter:
                 if record.id in self.pairs:
                     self._contradicts(where, "id", "pair", self.pairs[record.id], "responses")
                     continue
-                id = record.id or pair_id(a.id, b.id)
-                if id in self.pairs:
-                    id = f"pair-{fields.short_digest(a.id, b.id)}"
-                known = Known(id, 0, (a.pk, b.pk), fresh=True)
-                self.pairs[id] = self._ends[(a.pk, b.pk)] = known
-                new.append(
-                    (
-                        known,
-                        Pair(
-                            project=self.project, external_id=id, response_a_id=a.pk, response_b_id=b.pk,
-                            wanted=self.project.overlap, created_at=self.now,
-                        ),
-                    )
-                )  # fmt: skip
+                known = self._pair(new, record.id or pair_id(a.id, b.id), a, b)
             else:
                 known, swapped = found
                 if record.id and record.id != known.id:
@@ -476,6 +479,95 @@ class CorpusWriter:
             self.met("pairs", known)
             if len(self.preview_pairs) < PREVIEW and known not in self.preview_pairs:
                 self.preview_pairs.append(known)
+        self.create(Pair, new)
+
+    def _pair(self, new: list[tuple[Known, Any]], id: str, a: Known, b: Known) -> Known:
+        """A new pair, put among those to write."""
+        if id in self.pairs:
+            id = f"pair-{fields.short_digest(a.id, b.id)}"
+        known = Known(id, 0, (a.pk, b.pk), fresh=True)
+        self.pairs[id] = self._ends[(a.pk, b.pk)] = known
+        row = Pair(
+            project=self.project, external_id=id, response_a_id=a.pk, response_b_id=b.pk,
+            wanted=self.project.overlap, origin=self.origin, created_at=self.now,
+        )  # fmt: skip
+        new.append((known, row))
+        return known
+
+    def pair_the_lone(self) -> None:
+        """Make the pairs of responses that came without any, as the project pairs; they are counted as “made”."""
+        if not self.project.asks_pairs:
+            return
+        prompts = {known.pk: known for known in self.prompts.values()}
+        paired = {pk for ends in self._ends for pk in ends}
+        beside: dict[int, set[int]] = {}
+        for a, b in self._ends:
+            beside.setdefault(a, set()).add(b)
+        families: dict[int, list[Known]] = {}
+        for known in self.responses.values():
+            families.setdefault(known.key[1], []).append(known)
+        wanting = [
+            pk
+            for pk, found in families.items()
+            if any(known.counted and known.pk not in paired for known in found)
+        ]
+        for chunk in in_chunks(wanting, CHUNK):
+            self._pair_families({pk: (prompts[pk], families[pk]) for pk in chunk}, paired, beside)
+
+    def _pair_families(
+        self,
+        families: dict[int, tuple[Known, list[Known]]],
+        paired: set[int],
+        beside: dict[int, set[int]],
+    ) -> None:
+        """Of some prompts: what the files have, beside the responses and pairs that the project has."""
+        old = [pk for pk, (prompt, _) in families.items() if not prompt.fresh]
+        members: dict[int, dict[int, Known]] = {pk: {} for pk in families}
+        for pk, external_id, *key in (
+            self.project.responses.filter(prompt_id__in=old)
+            .order_by("pk")
+            .values_list("pk", "external_id", *self._KEYS["responses"])
+        ):
+            members[key[1]][pk] = Known(external_id, pk, tuple(key), fresh=False)
+        for pk, (_, found) in families.items():
+            members[pk] = members[pk] | {known.pk: known for known in found}
+        ends = {
+            end
+            for side in ("response_a", "response_b")
+            for end in self.project.pairs.filter(**{f"{side}__prompt_id__in": old}).values_list(
+                "response_a", "response_b"
+            )
+        }
+        named = paired
+        paired = paired.union(*ends)
+        there: dict[int, set[int]] = {}
+        for a, b in ends:
+            there.setdefault(a, set()).add(b)
+        made: list[tuple[Known, Known]] = []
+        for prompt_pk, (prompt, _) in families.items():
+            around = members[prompt_pk]
+            if named & around.keys():
+                continue  # the files say which pairs they want of this prompt
+            made += pairs_to_make(
+                list(around.values()),
+                lone=[each for each in around.values() if each.counted and each.pk not in paired],
+                there=sum(
+                    len((beside.get(each, set()) | there.get(each, set())) & around.keys()) for each in around
+                ),
+                pairing=self.project.pairing,
+                limit=self.project.pairing_limit,
+                seed=prompt.id,
+            )
+        self.look_up("pairs", self.pairs, (pair_id(a.id, b.id) for a, b in made))
+        new: list[tuple[Known, Any]] = []
+        for one, other in made:
+            if one.key[0] == other.key[0]:
+                continue  # two equal texts are no question
+            pair = self._pair(new, pair_id(one.id, other.id), one, other)
+            self.report.count("made", "found")
+            self.report.count("made", "new")
+            if len(self.preview_pairs) < PREVIEW:
+                self.preview_pairs.append(pair)
         self.create(Pair, new)
 
     def _look_up_ends(self, ends: list[tuple[Where, PairRecord, Known, Known]]) -> None:
@@ -514,56 +606,6 @@ class CorpusWriter:
             return alias
         known = self.pairs.get(id)
         return (known, False) if known else None
-
-    # The preview
-
-    def preview(self) -> list[dict[str, Any]]:
-        """The first pairs (else responses) of the files with their texts, as pages will show them."""
-        by_pk = {known.pk: known for known in self.responses.values()}
-        wanted: dict[str, dict[str, Any]] = {}
-        shown: list[dict[str, Any]] = []
-        for pair in self.preview_pairs:
-            sides = [by_pk.get(pk) for pk in pair.key]
-            if not all(sides):
-                continue
-            entry: dict[str, Any] = {"pair": pair.id, "a": sides[0].id, "b": sides[1].id}  # type: ignore[union-attr]
-            shown.append(entry)
-            wanted |= {entry["a"]: {}, entry["b"]: {}}
-        if not shown:
-            for known in islice(self.responses.values(), PREVIEW):
-                shown.append({"a": known.id})
-                wanted[known.id] = {}
-        self._load_texts(wanted)
-        for entry in shown:
-            first = wanted[entry["a"]]
-            entry["prompt"] = first.get("prompt", "")
-            for side in ("a", "b"):
-                if side in entry:
-                    entry[f"text_{side}"] = wanted[entry[side]].get("text", "")
-        return shown
-
-    def _load_texts(self, wanted: dict[str, dict[str, Any]]) -> None:
-        prompts: dict[str, str] = {}
-        for _, response in self.spool.read("responses"):
-            if response.id in wanted and not wanted[response.id]:
-                wanted[response.id] = {"text": shorten(response.text), "prompt_id": response.prompt}
-        absent = [id for id, texts in wanted.items() if not texts]
-        for found in self.project.responses.filter(external_id__in=absent).select_related("prompt"):
-            wanted[found.external_id] = {
-                "text": shorten(found.text),
-                "prompt": shorten(found.prompt.last_text),
-            }
-        needed = {texts.get("prompt_id") for texts in wanted.values()}
-        for _, prompt in self.spool.read("prompts"):
-            if prompt.id in needed and prompt.id not in prompts:
-                prompts[prompt.id] = shorten(spoken(prompt.messages[-1]))
-        for prompt in self.project.prompts.filter(
-            external_id__in=[id for id in needed if id and id not in prompts]
-        ):
-            prompts[prompt.external_id] = shorten(prompt.last_text)
-        for texts in wanted.values():
-            if "prompt_id" in texts:
-                texts["prompt"] = prompts.get(texts["prompt_id"], "")
 
 
 def shorten(text: str, limit: int = 300) -> str:

@@ -92,9 +92,11 @@ MAX_SAMPLE = 200
 class NotRecognised(ImportRefused):
     """No format fits the columns of a file. It carries them with their first values, so that they can be mapped."""
 
-    def __init__(self, message: str, source: Source, columns: dict[str, list[Any]]) -> None:
+    def __init__(
+        self, message: str, source: Source | None = None, columns: dict[str, list[Any]] | None = None
+    ) -> None:
         super().__init__(message)
-        self.source, self.columns = source, columns
+        self.source, self.columns = source, columns or {}
 
 
 # Each format by columns that no other has; the first that fits is it.

@@ -1,6 +1,8 @@
 """`manage.py import_data --project SLUG [--format NAME] FILE... [--dry-run]`: import files, zips and folders here."""
 
+import re
 import secrets
+import shlex
 import shutil
 import sys
 import tempfile
@@ -16,8 +18,11 @@ from django.utils import timezone
 from webapp.corpus.audit import COMMAND, Action
 from webapp.corpus.commands import project_named
 from webapp.corpus.models import Import
+from webapp.importing.mapping import MEANINGS, ROLES, Mapping, value_key
 from webapp.importing.reading import ImportRefused, Source
 from webapp.importing.services import audit_import, import_files
+from webapp.importing.shapes import NotRecognised
+from webapp.importing.survey import cut_points, guess, meanings, survey
 from webapp.importing.writing import ERRORS, Report
 from webapp.jobs import State
 
@@ -33,6 +38,13 @@ class Command(BaseCommand):
         parser.add_argument(
             "--format", default=Import.Format.AUTO, choices=Import.Format.values, help="default: recognise it"
         )
+        parser.add_argument(
+            "--map", action="append", default=[], metavar="ROLE=COLUMN",
+            help="which column is what, such as prompt=question a=answer1 b=answer2 winner=better; "
+            "winner.VALUE=MEANING (a, b, tie, both_bad, skip, none); ratings=levels|pairs|both, "
+            "bad_to=N, normal_to=N, difference=N; "
+            "annotator_name=NAME. Repeat it.",
+        )  # fmt: skip
         parser.add_argument("--dry-run", action="store_true", help="only say what would be imported")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -42,11 +54,12 @@ class Command(BaseCommand):
             if not path.is_file() and not path.is_dir():
                 raise CommandError(f"There is no file or folder {path}.")
             sources.append(Source(path, path.name or path.resolve().name))
+        mapping = self._mapping(options["map"], sources) if options["map"] else None
         folder = Path(tempfile.mkdtemp(prefix="caliper-import-"))
         started = timezone.now()
         finished: list[Import] = []
 
-        def written(report: Report) -> None:
+        def origin(report: Report) -> Import:
             # The history entry is written with the data, so that a failed import leaves nothing behind.
             finished.append(
                 Import.objects.create(
@@ -57,17 +70,23 @@ class Command(BaseCommand):
                     dry_run=False,
                     state=State.DONE,
                     started_at=started,
-                    finished_at=timezone.now(),
-                    report=report.as_json(),
+                    mapping=mapping.as_json() if mapping else {},
                 )
             )
+            return finished[-1]
+
+        def written(report: Report) -> None:
+            finished[-1].report, finished[-1].finished_at = report.as_json(), timezone.now()
+            finished[-1].save()
             audit_import(finished[-1], Action.IMPORT_CONFIRMED, COMMAND)
 
         try:
             report = import_files(
                 project=project,
                 sources=sources,
-                format_name=options["format"],
+                format_name=Import.Format.MAPPED if mapping else options["format"],
+                mapping=mapping,
+                origin=origin,
                 dry_run=options["dry_run"],
                 folder=folder,
                 progress=self._progress(),
@@ -77,6 +96,13 @@ class Command(BaseCommand):
                 kept = settings.DATA_DIR / finished[0].folder
                 kept.mkdir(parents=True)
                 shutil.copy(folder / ERRORS, kept / ERRORS)
+        except NotRecognised as error:
+            roles = guess(survey(sources)).roles
+            named = " ".join(f"--map {shlex.quote(f'{role}={name}')}" for name, role in roles.items() if role)
+            hint = named or "--map prompt=COLUMN --map a=COLUMN --map b=COLUMN --map winner=COLUMN"
+            raise CommandError(
+                f"Nothing was imported. {error} Say which column is what, perhaps: {hint}"
+            ) from error
         except (ImportRefused, OSError) as error:
             raise CommandError(f"Nothing was imported. {error}") from error
         finally:
@@ -84,6 +110,58 @@ class Command(BaseCommand):
         self._summary(report)
         if finished and report.left_out:
             self.stdout.write(f"all of them: {settings.DATA_DIR / finished[0].folder / ERRORS}")
+
+    def _mapping(self, given: list[str], sources: list[Source]) -> Mapping:
+        """The mapping of --map. Values of the winner that it doesn't explain are guessed, and the guesses printed."""
+        try:
+            found = survey(sources)
+        except (ImportRefused, OSError) as error:
+            raise CommandError(f"Nothing was imported. {error}") from error
+        mapping = Mapping(roles=dict.fromkeys(found["columns"], ""))
+        told: dict[str, str] = {}
+        cut: set[str] = set()
+        for item in given:
+            name, equals, value = item.partition("=")
+            if name.startswith("winner."):
+                name, equals, value = item.rpartition("=")
+                if value not in MEANINGS and not re.fullmatch(r"r\d{1,2}", value):
+                    raise CommandError(f"--map {item}: the meaning is one of {', '.join(MEANINGS)}.")
+                told[value_key(name.removeprefix("winner."))] = value
+            elif name in ("bad_to", "normal_to", "difference"):
+                try:
+                    setattr(mapping, name, float(value))
+                except ValueError:
+                    raise CommandError(f"--map {item}: write a number.") from None
+                cut.add(name)
+            elif name == "ratings":
+                mapping.ratings = value
+            elif name == "annotator_name":
+                mapping.annotator = value
+            elif name not in ROLES or not equals:
+                raise CommandError(f"--map {item}: write ROLE=COLUMN. Roles: {', '.join(ROLES)}.")
+            elif value not in mapping.roles:
+                raise CommandError(
+                    f"--map {item}: there is no such column. Columns: {', '.join(mapping.roles)}."
+                )
+            else:
+                mapping.roles[value] = name
+        guessed = {key: meaning for key, meaning in meanings(mapping, found).items() if key not in told}
+        mapping.winner = guessed | told
+        if mapping.has_ratings and not cut & {"bad_to", "normal_to"}:
+            mapping.bad_to, mapping.normal_to = cut_points(mapping, found)
+            if mapping.ratings != "pairs":
+                self.stdout.write(
+                    f"cut points: bad_to={mapping.bad_to:g} normal_to={mapping.normal_to:g} (guessed)"
+                    if mapping.bad_to is not None and mapping.normal_to is not None
+                    else "cut points: none found"
+                )
+        for key, meaning in guessed.items():
+            self.stdout.write(f"winner.{key}={meaning} (guessed: {MEANINGS.get(meaning, meaning)})")
+        if errors := mapping.errors():
+            raise CommandError(
+                "Nothing was imported. " + " ".join(f"{name}: {text}" for name, text in errors.items())
+            )
+        return mapping
 
     def _progress(self) -> Any:
         """A line on a terminal that is written over; nothing where the output is a file."""
