@@ -8,7 +8,7 @@ from typing import Any
 
 from webapp.importing.cells import parsed_cell
 from webapp.importing.mapping import Mapping, blank, value_key
-from webapp.importing.reading import Source, printable, rows
+from webapp.importing.reading import Source, expanded, printable, rows
 from webapp.importing.writing import SURVEY_FILE, shorten
 
 MAX_ROWS = 20_000
@@ -23,7 +23,7 @@ def survey(sources: Sequence[Source]) -> dict[str, Any]:
     """The columns of the first rows of each file: samples, how many are filled, distinct short values, the range."""
     columns: dict[str, dict[str, Any]] = {}
     seen = 0
-    for source in sources:
+    for source in expanded(sources)[0]:
         for number, row in rows(source):
             if number > MAX_ROWS:
                 break
