@@ -99,7 +99,9 @@ class Command(BaseCommand):
             roles = guess(survey(sources)).roles
             named = " ".join(f"--map {shlex.quote(f'{role}={name}')}" for name, role in roles.items() if role)
             hint = named or "--map prompt=COLUMN --map a=COLUMN --map b=COLUMN --map winner=COLUMN"
-            raise CommandError(f"Nothing was imported. {error} Say which column is what, perhaps: {hint}") from error
+            raise CommandError(
+                f"Nothing was imported. {error} Say which column is what, perhaps: {hint}"
+            ) from error
         except (ImportRefused, OSError) as error:
             raise CommandError(f"Nothing was imported. {error}") from error
         finally:
@@ -137,7 +139,9 @@ class Command(BaseCommand):
             elif name not in ROLES or not equals:
                 raise CommandError(f"--map {item}: write ROLE=COLUMN. Roles: {', '.join(ROLES)}.")
             elif value not in mapping.roles:
-                raise CommandError(f"--map {item}: there is no such column. Columns: {', '.join(mapping.roles)}.")
+                raise CommandError(
+                    f"--map {item}: there is no such column. Columns: {', '.join(mapping.roles)}."
+                )
             else:
                 mapping.roles[value] = name
         guessed = {key: meaning for key, meaning in meanings(mapping, found).items() if key not in told}
@@ -145,12 +149,17 @@ class Command(BaseCommand):
         if mapping.has_ratings and not cut & {"bad_to", "normal_to"}:
             mapping.bad_to, mapping.normal_to = cut_points(mapping, found)
             if mapping.ratings != "pairs":
-                self.stdout.write(f"cut points: bad_to={mapping.bad_to:g} normal_to={mapping.normal_to:g} (guessed)"
-                    if mapping.bad_to is not None and mapping.normal_to is not None else "cut points: none found")
+                self.stdout.write(
+                    f"cut points: bad_to={mapping.bad_to:g} normal_to={mapping.normal_to:g} (guessed)"
+                    if mapping.bad_to is not None and mapping.normal_to is not None
+                    else "cut points: none found"
+                )
         for key, meaning in guessed.items():
             self.stdout.write(f"winner.{key}={meaning} (guessed: {MEANINGS.get(meaning, meaning)})")
         if errors := mapping.errors():
-            raise CommandError("Nothing was imported. " + " ".join(f"{name}: {text}" for name, text in errors.items()))
+            raise CommandError(
+                "Nothing was imported. " + " ".join(f"{name}: {text}" for name, text in errors.items())
+            )
         return mapping
 
     def _progress(self) -> Any:
