@@ -35,6 +35,14 @@ def vote(annotator: str, verdict: str, **fields: Any) -> dict[str, Any]:
     return {"type": "vote", **where, "annotator": annotator, "verdict": verdict, **fields}
 
 
+@pytest.fixture
+def project(project: Project) -> Project:
+    """No pairs are made beside those of the files: the prompt of BASE has its one."""
+    project.pairing_limit = 1
+    project.save()
+    return project
+
+
 class Importer:
     """Writes lines into files and imports them into a project."""
 
@@ -147,7 +155,11 @@ def test_a_dry_run_says_the_same_and_writes_nothing(bring: Importer) -> None:
     ]
     assert seen.preview == done.preview
     assert seen.preview[0] == {
-        "pair": "q", "a": "r1", "b": "r2", "prompt": "Why?", "text_a": "One.", "text_b": "Two.",
+        "pair": "q", "messages": [{"role": "user", "content": "Why?"}], "other_messages": [],
+        "sides": [
+            {"id": "r1", "prompt": "p1", "text": "One.", "author": "m1"},
+            {"id": "r2", "prompt": "p1", "text": "Two.", "author": ""},
+        ],
         "votes": [{"annotator": "kim", "verdict": "a", "comment": ""}],
     }  # fmt: skip
 
