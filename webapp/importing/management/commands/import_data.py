@@ -183,8 +183,9 @@ class Command(BaseCommand):
         self.stdout.write(f"{report.format}: {report.rows:,} rows read in {report.seconds:.1f} s; {verb}:")
         for kind, counts in report.counts.items():
             extra = f", {counts['changed']:,} changed" if counts["changed"] else ""
+            name = "pairs made" if kind == "made" else kind
             self.stdout.write(
-                f"  {'pairs made' if kind == 'made' else kind:<11}{counts['new']:>9,} new, {counts['present']:,} already there{extra}"
+                f"  {name:<11}{counts['new']:>9,} new, {counts['present']:,} already there{extra}"
             )
         if report.merged_prompts:
             self.stdout.write(f"{report.merged_prompts:,} rows ask what an earlier row asks, word for word")
