@@ -97,7 +97,7 @@ def _judged(votes: QuerySet[Any], levels: QuerySet[Any]) -> list[str]:
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
     total = sum(counts.values())
     return [
-        f"{total:,} judgement{'s' * (total != 1)} or level{'s' * (total != 1)} were given here on what it brought, "
+        f"{total:,} judgement{'s' * (total != 1)} or level{'s' * (total != 1)} given here are on what it brought, "
         f"by {shown}{more}."
     ]
 
