@@ -35,6 +35,14 @@ def vote(annotator: str, verdict: str, **fields: Any) -> dict[str, Any]:
     return {"type": "vote", **where, "annotator": annotator, "verdict": verdict, **fields}
 
 
+@pytest.fixture
+def project(project: Project) -> Project:
+    """No pairs are made beside those of the files: the prompt of BASE has its one."""
+    project.pairing_limit = 1
+    project.save()
+    return project
+
+
 class Importer:
     """Writes lines into files and imports them into a project."""
 

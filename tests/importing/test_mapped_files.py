@@ -42,6 +42,7 @@ def upload(client: Client, text: str, name: str = "sheet.csv") -> Import:
 
 
 def run(row: Import) -> Import:
+    row = Import.objects.get(pk=row.pk)
     import_run(row)
     row.refresh_from_db()
     return row

@@ -89,7 +89,9 @@ def test_what_a_correction_had_replaced_counts_again(project: Project) -> None:
 def test_nothing_that_a_person_judged_is_taken_back(project: Project, annotator: User) -> None:
     row = carried_out(project, LINES)
     [card] = assignments_for(project=project, annotator=annotator, count=1)
-    judgement_submit(key=card.key, annotator=annotator, verdict="b")
+    assert card.pair is not None
+    levels = {card.pair.response_a_id: "bad", card.pair.response_b_id: "good"}
+    judgement_submit(key=card.key, annotator=annotator, verdict="b", levels=levels)
     with pytest.raises(UndoRefused, match="judge"):
         import_undo(import_row=row)
     assert Judgement.objects.count() == 2

@@ -132,7 +132,7 @@ def import_confirm(*, import_row: Import, actor: User | None = None) -> bool:
     """DONE (dry run) -> QUEUED (for real): one conditional UPDATE, so that a double click imports once."""
     check_not_archived(import_row.project)
     confirmed = (
-        Import.objects.filter(pk=import_row.pk, state=State.DONE, dry_run=True, report__has_key="counts").update(
+        Import.objects.filter(pk=import_row.pk, state=State.DONE, dry_run=True).exclude(report__has_key="asks").update(
             state=State.QUEUED, dry_run=False, queued_at=timezone.now(), started_at=None, finished_at=None, phase="",
             step=0, total=0, error="",
         )

@@ -290,7 +290,8 @@ def _numbers(keys: set[str], *, several: int) -> dict[str, str]:
             key: "tie" if not n else ("a" if n < 0 else "b") + (str(abs(n)) if strong else "")
             for n, key in numbers.items()
         }
-    known = {0: "tie", 1: "a", 2: "b"} if high == 2 else {0: "a", 1: "b"}
+    # 0 and 1 count the sides from 0, else from 1.
+    known = {0: "a", 1: "b"} if (low, high) in ((0, 0), (0, 1)) else {0: "tie", 1: "a", 2: "b"}
     if high == 3:
         known = {1: "a", 2: "b", 3: "tie", 0: "none"}
     return {numbers[n]: known[n] for n in numbers if n in known}

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Case, Count, F, OuterRef, Q, QuerySet, Subquery, Value, When
+from django.db.models import Count, F, OuterRef, Q, QuerySet, Subquery, Value
 from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
 
@@ -98,7 +98,7 @@ def _judged(votes: QuerySet[Any], levels: QuerySet[Any]) -> list[str]:
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
     total = sum(counts.values())
     return [
-        f"{total:,} judgement{'s' * (total != 1)} or level{'s' * (total != 1)} were given here on what it brought, "
+        f"{total:,} judgement{'s' * (total != 1)} or level{'s' * (total != 1)} given here are on what it brought, "
         f"by {shown}{more}."
     ]
 
@@ -171,8 +171,7 @@ def _recount(project: Project, touched: dict[str, set[int]]) -> None:
     for pks in in_chunks(sorted(touched["votes"]), CHUNK):
         pairs = Pair.objects.filter(pk__in=pks)
         pairs.update(judged=number(Judgement.objects.verdicts(), "pair"))
-        raised = When(wanted__gt=project.overlap, then=Greatest(F("judged"), Value(project.overlap)))
-        pairs.update(wanted=Case(raised, default=F("wanted")))
+        pairs.filter(wanted__gt=project.overlap).update(wanted=Greatest(F("judged"), Value(project.overlap)))
     for pks in in_chunks(sorted(touched["levels"]), CHUNK):
         Response.objects.filter(pk__in=pks).update(
             labelled=number(QualityLabel.objects.current(), "response")

@@ -40,9 +40,8 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--map", action="append", default=[], metavar="ROLE=COLUMN",
-            help="which column is what, such as prompt=question a=answer1 b=answer2 winner=better; "
-            "winner.VALUE=MEANING (a, b, tie, both_bad, skip, none); ratings=levels|pairs|both, "
-            "bad_to=N, normal_to=N, difference=N; "
+            help="which column is what, such as prompt=question a=answer1 b=answer2 winner=better; winner.VALUE="
+            "a, b, tie, both_bad, skip or none; ratings=levels|pairs|both, bad_to=N, normal_to=N, difference=N; "
             "annotator_name=NAME. Repeat it.",
         )  # fmt: skip
         parser.add_argument("--dry-run", action="store_true", help="only say what would be imported")
@@ -187,9 +186,14 @@ class Command(BaseCommand):
         self.stdout.write(f"{report.format}: {report.rows:,} rows read in {report.seconds:.1f} s; {verb}:")
         for kind, counts in report.counts.items():
             extra = f", {counts['changed']:,} changed" if counts["changed"] else ""
+            name = "pairs made" if kind == "made" else kind
             self.stdout.write(
-                f"  {kind:<11}{counts['new']:>9,} new, {counts['present']:,} already there{extra}"
+                f"  {name:<11}{counts['new']:>9,} new, {counts['present']:,} already there{extra}"
             )
+        if report.merged_prompts:
+            self.stdout.write(f"{report.merged_prompts:,} rows ask what an earlier row asks, word for word")
+        for column, number in report.unused.items():
+            self.stdout.write(f"column “{column}” is not used ({number:,} rows have a value there)")
         if report.left_out:
             self.stdout.write(f"{report.left_out:,} rows left out:")
             for error in report.errors[:10]:
