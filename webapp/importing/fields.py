@@ -311,13 +311,13 @@ def metadata_of(row: Row, field: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise RowError(field, f"is {json_kind(value)}.", "Write an object: {…}.")
-    kept: dict[str, Any] = _json_value(field, value)
+    kept: dict[str, Any] = json_value(field, value)
     if len(json.dumps(kept, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
         raise RowError(field, f"is longer than {MAX_METADATA_BYTES // 1024} KB.", "Shorten it.")
     return kept
 
 
-def _json_value(field: str, value: Any, depth: int = 0) -> Any:
+def json_value(field: str, value: Any, depth: int = 0, limit: int = MAX_METADATA_BYTES) -> Any:
     """The value as JSON that PostgreSQL can hold. Times and decimals, which Parquet has, become their exact texts.
 
     NaN is “not given”, so it becomes null.
@@ -331,15 +331,15 @@ def _json_value(field: str, value: Any, depth: int = 0) -> Any:
         return None
     if isinstance(value, dict):
         return {
-            check_text(
-                field, str(key) if type(key) is int else key, limit=MAX_METADATA_BYTES, empty=True
-            ): _json_value(field, inner, depth + 1)
+            check_text(field, str(key) if type(key) is int else key, limit=limit, empty=True): json_value(
+                field, inner, depth + 1, limit
+            )
             for key, inner in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_json_value(field, inner, depth + 1) for inner in value]
+        return [json_value(field, inner, depth + 1, limit) for inner in value]
     if isinstance(value, str):
-        return check_text(field, value, limit=MAX_METADATA_BYTES, empty=True)
+        return check_text(field, value, limit=limit, empty=True)
     if isinstance(value, int):
         if value.bit_length() > 1024:
             raise RowError(field, f"holds {short_number(value)}.", "Write it as text.")
