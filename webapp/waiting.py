@@ -32,7 +32,7 @@ def waiting_for_worker(job: Job, queue: str = "default") -> str:
     if not listening:
         return (
             f"Waiting for a worker; is one running? None is listening to the “{queue}” queue. "
-            "`make run` starts one, and /healthz tells which are there."
+            "“make run” starts one, and /healthz tells which are there."
         )
     return "Waiting for a worker: all of them are busy."
 

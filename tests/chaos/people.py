@@ -147,6 +147,8 @@ class Judge:
         self.intents.append(intent)
         fields = {"revision": str(revision), **levels}
         fields |= {"skip": "1"} if verdict == "skip" else {"verdict": verdict}
+        # Levels are drawn blindly: whatever contradicts itself is meant to.
+        fields["keep"] = ":".join([verdict, *levels.values()])
         receipt = self._send(f"/p/{SLUG}/annotate/{key}/", fields)
         intent.acknowledged = receipt == "kept"
         if receipt == "dropped":

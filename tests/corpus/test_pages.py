@@ -84,6 +84,7 @@ def settings_of(project: Project, **changes: object) -> dict[str, object]:
         "name", "description", "guidelines", "asks", "overlap", "reservation_minutes", "bad_to", "normal_to",
         "base_model", "causal_base_model",
         "tuning", "retrain_after_labels", "retrain_every_hours", "min_judgements", "gate_max_drop",
+        "pairing", "pairing_limit",
     ]  # fmt: skip
     fields = {name: getattr(project, name) for name in names}
     return {**fields, "methods": project.methods, "main_method": project.main_method, **changes}

@@ -18,9 +18,9 @@ from webapp.corpus.models import Import, Project, Prompt
 from webapp.importing import services
 from webapp.importing import writing as importing
 from webapp.importing.fields import RowError
-from webapp.importing.formats import PARSERS, records
 from webapp.importing.reading import ImportRefused, Problem, Source
 from webapp.importing.services import import_files, import_run
+from webapp.importing.shapes import PARSERS, records
 from webapp.jobs import State
 
 HUGE = 10**400

@@ -152,14 +152,14 @@ class TestPage:
         self, client: Client, project: Project, three: None
     ) -> None:
         messages = [
-            {"role": "system", "content": "Be <b>kind</b>. " * 40},
+            {"role": "system", "content": "Be <b>kind</b>. " * 400},
             {"role": "user", "content": "Say `x` and **y**"},
             {"role": "assistant", "content": "x"},
             {"role": "user", "content": "And z?"},
         ]
         Prompt.objects.update(messages=messages)
         page = client.get(ANNOTATE).content.decode()
-        assert '<details class="turn turn-system">' in page
+        assert "3 earlier turns, about 83 lines" in " ".join(page.split())
         assert "&lt;b&gt;kind" in page
         assert "<code>x</code> and <strong>y</strong>" in page
         assert page.index("turn-system") < page.index("turn-assistant") < page.index("And z?")
@@ -306,7 +306,7 @@ class TestSubmit:
         assert QualityLabel.objects.count() == 0
 
     def test_a_strength_chosen_before_a_tie_is_left_out(self, client: Client, three: None) -> None:
-        form = {**WHOLE, "verdict": "tie", "strength": "3"}
+        form = {**WHOLE, "level_right": "normal", "verdict": "tie", "strength": "3"}
         assert post(client, first_card(client), **form).status_code == 200
         assert Judgement.objects.get().strength is None
 
@@ -348,7 +348,11 @@ class TestSubmit:
         assert QualityLabel.objects.get().level == "normal"
         other = Assignment.objects.filter(state="open").earliest("pk")
         assert post(client, other, skip="1").status_code == 200
-        assert client.get(HISTORY).content.decode().count("Correct<span") == 1
+        page = client.get(HISTORY).content.decode()
+        assert page.count("Correct<span") == 2
+        assert "1 judged, 1 skipped" in page
+        assert "<strong>Skipped</strong>" in page
+        assert "You: 1 judged, 1 skipped" in client.get(ANNOTATE).content.decode()
 
     def test_the_project_stops_asking_for_levels(self, client: Client, project: Project, three: None) -> None:
         card = first_card(client)
@@ -389,7 +393,11 @@ class TestHistory:
     ) -> None:
         first = first_card(client)
         post(client, first, comment="first", strength="2", **WHOLE)
-        post(client, first_card(client), **{**WHOLE, "verdict": "both_bad", "comment": "second"})
+        post(
+            client,
+            first_card(client),
+            **{**WHOLE, "level_left": "bad", "verdict": "both_bad", "comment": "second"},
+        )
         page = client.get(HISTORY).content.decode()
         assert page.index("second") < page.index("first”")
         assert "A is better" in page
@@ -412,7 +420,8 @@ class TestHistory:
         page = client.get(address(card)).content.decode()
         assert 'name="verdict" value="left" checked' in page
         assert "hx-post" not in page
-        form = {**WHOLE, "verdict": "right", "editing": "1", "revision": "1"}
+        form = {"verdict": "right", "level_left": "normal", "level_right": "good"}
+        form |= {"editing": "1", "revision": "1"}
         response = client.post(address(card), form, follow=True)
         assert response.redirect_chain == [(HISTORY, 302)]
         assert "B is better" in response.content.decode()

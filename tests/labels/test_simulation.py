@@ -66,7 +66,7 @@ def test_levels_of_single_responses(graded: Project) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--project", "nope"], "There is no project “nope”. Known: capitals."),
+        (["--project", "nope"], "There is no project “nope”. Projects: capitals."),
         (["--project", "capitals", "--annotators", "0"], "must be at least 1"),
     ],
 )

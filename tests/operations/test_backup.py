@@ -141,7 +141,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "older migrations": (
         lambda folder: edit(folder, lambda m: m["migrations"].update(labels=["0000_before"])),
-        "labels at migration 0000_before; this database has 0001_initial. Install the version",
+        r"labels at migration 0000_before; this database has 0\d+_\w+. Install the version",
     ),
     "other columns": (
         lambda folder: edit(folder, lambda m: m["tables"]["labels_judgement"]["columns"].append("mood")),

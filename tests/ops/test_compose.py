@@ -197,9 +197,9 @@ def settings_names() -> list[str]:
     )
 
 
-def readme_settings() -> dict[str, str]:
-    """Name -> its cell of defaults, of README's table."""
-    table = (REPOSITORY / "README.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
+def described_settings() -> dict[str, str]:
+    """Name -> its cell of defaults, of docs/settings.md."""
+    table = (REPOSITORY / "docs" / "settings.md").read_text()
     rows = [line.split(" | ", 2) for line in table.splitlines() if line.startswith("| `")]
     return {name: row[1] for row in rows for name in re.findall(r"`(\w+)`", row[0])}
 
@@ -210,7 +210,7 @@ def forwarded() -> dict[str, str]:
 
 @pytest.mark.parametrize("name", settings_names())
 def test_every_setting_is_described_and_can_be_set(name: str) -> None:
-    assert name in readme_settings(), f"README's table of settings lacks {name}"
+    assert name in described_settings(), f"docs/settings.md lacks {name}"
     if name in NOT_FORWARDED:
         return
     assert name in forwarded(), f"docker-compose.yml does not forward {name}"
@@ -220,13 +220,15 @@ def test_every_setting_is_described_and_can_be_set(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(forwarded()))
 def test_what_is_forwarded_is_a_setting_with_its_default(name: str) -> None:
-    known = {*settings_names(), *readme_settings()}
+    known = {*settings_names(), *described_settings()}
     assert name in known, f"docker-compose.yml forwards {name}, which nothing reads"
     default = re.search(r":-(.*)\}$", forwarded()[name])
-    stated = re.fullmatch(r"`([\w.]+)`", readme_settings().get(name, ""))
+    stated = re.fullmatch(r"`([\w.]+)`", described_settings().get(name, ""))
     if default is None or name == "CALIPER_BEHIND_TLS":  # compose is for production, where that is true
         return
     if stated:
-        assert default[1] == stated[1], f"{name} has another default in docker-compose.yml than in README"
+        assert default[1] == stated[1], (
+            f"{name} has another default in docker-compose.yml than in docs/settings.md"
+        )
     if name not in ("CALIPER_CSRF_TRUSTED_ORIGINS",):  # the example's name is an example
         assert example_environment()[name] == default[1], f"{name} has another default in .env.example"

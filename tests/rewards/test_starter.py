@@ -60,7 +60,7 @@ def test_no_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         build_starter_lm([{"text": " "}], tmp_path / "lm")
     (tmp_path / "texts.jsonl").write_text("not json\n")
     assert starter_main([str(tmp_path / "texts.jsonl"), str(tmp_path / "lm")]) == 2
-    assert "line 1 is not JSON" in capsys.readouterr().err
+    assert "line 1: it is not JSON" in capsys.readouterr().err
 
 
 def test_the_command_builds_a_model_that_trains(

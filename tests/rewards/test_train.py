@@ -450,7 +450,7 @@ def test_a_damaged_model_gives_one_readable_line(
     assert pq.read_table(tmp_path / "scores.parquet").num_rows == 1
     texts.write_text('{"text": 1}\n')
     assert score_main([str(model), str(texts)]) == 2
-    assert "row 1: text must be a string" in capsys.readouterr().err
+    assert "line 1: text must be a text, not 1" in capsys.readouterr().err
 
     weights = model / "model.safetensors"
     whole = weights.read_bytes()

@@ -17,10 +17,10 @@ from webapp.corpus.models import Pair, Project
 from webapp.jobs import State
 from webapp.labels.models import Judgement
 from webapp.snapshots.exporting import ExportRefused, export_retry, export_run, export_write
-from webapp.snapshots.formats import majority_verdict
+from webapp.snapshots.formats.base import majority_verdict
 from webapp.snapshots.models import Export
 from webapp.snapshots.services import snapshot_take
-from webapp.snapshots.writing import csv_cell
+from webapp.snapshots.writing import safe_cell
 
 Export_ = Callable[..., tuple[Path, dict[str, Any]]]
 
@@ -54,9 +54,10 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 CANONICAL = [
-    "judgement_id", "pair_id", "prompt_id", "group", "messages",
-    "response_a_id", "response_a", "author_a", "response_b_id", "response_b", "author_b",
-    "verdict", "strength", "reasons", "comment", "annotator", "annotator_kind", "left", "policy", "propensity",
+    "judgement_id", "pair_id", "prompt_id", "group", "messages", "tools",
+    "response_a_id", "response_a", "messages_a", "author_a", "response_b_id", "response_b", "messages_b", "author_b",
+    "verdict", "strength", "reasons", "contradiction_kept", "comment",
+    "annotator", "annotator_kind", "left", "policy", "propensity",
     "source", "shown_at", "created_at", "level_a", "level_b", "superseded", "retraction",
 ]  # fmt: skip
 
@@ -74,6 +75,7 @@ def test_canonical_rows(export: Export_) -> None:
     assert (first["annotator"], first["annotator_kind"], first["superseded"]) == ("kim", "person", False)
     assert first["created_at"] == "2026-01-02T03:04:05.678901+00:00"
     assert rows[1]["level_a"] is None
+    assert {row["contradiction_kept"] for row in rows} == {False}
     assert {row["verdict"] for row in rows} == {"a", "b", "tie", "both_bad", "skip"}
     assert {row["annotator_kind"] for row in rows if row["annotator"] == "max"} == {"imported"}
 
@@ -86,7 +88,11 @@ def test_corrected_judgements_on_demand(export: Export_) -> None:
 
 
 PREFERENCES = {
-    "trl-explicit": {"prompt": "Question p1?", "chosen": "=Sum(1)", "rejected": "Zwei ☃"},
+    "trl-explicit": {
+        "prompt": "\n\nHuman: Question p1?\n\nAssistant:",
+        "chosen": " =Sum(1)",
+        "rejected": " Zwei ☃",
+    },
     "trl-implicit": {
         "chosen": "\n\nHuman: Question p1?\n\nAssistant: =Sum(1)",
         "rejected": "\n\nHuman: Question p1?\n\nAssistant: Zwei ☃",
@@ -121,8 +127,8 @@ def test_trl_rows_and_what_has_no_place_among_them(export: Export_, format: str)
 def test_rejected_is_the_other_side_for_b(export: Export_) -> None:
     rows = lines(export("trl-explicit")[0])
     assert rows[2:] == [
-        {"prompt": "Question p2?", "chosen": "+1", "rejected": "Other"},
-        {"prompt": "Question p2?", "chosen": "Other", "rejected": "+1"},
+        {"prompt": "\n\nHuman: Question p2?\n\nAssistant:", "chosen": " +1", "rejected": " Other"},
+        {"prompt": "\n\nHuman: Question p2?\n\nAssistant:", "chosen": " Other", "rejected": " +1"},
     ]
 
 
@@ -143,13 +149,13 @@ def test_unpaired_rows(export: Export_) -> None:
     # =Sum(1): preferred twice, level good. Zwei: lost twice, both bad, level bad. Three.: both bad.
     # +1: preferred, lost, level good. Other: lost, preferred.
     assert words == sorted(
-        [("=Sum(1)", True)] * 3 + [("Zwei ☃", False)] * 4 + [("Three.", False)]
-        + [("+1", True)] * 2 + [("+1", False), ("Other", True), ("Other", False)]
+        [(" =Sum(1)", True)] * 3 + [(" Zwei ☃", False)] * 4 + [(" Three.", False)]
+        + [(" +1", True)] * 2 + [(" +1", False), (" Other", True), (" Other", False)]
     )  # fmt: skip
     assert report["left_out"] == {"tie": 2, "skip": 1, "level normal": 1}
     folder, report = export("trl-unpaired", aggregation="majority")
     assert {row["completion"]: row["label"] for row in lines(folder)} == {
-        "=Sum(1)": True, "Zwei ☃": False, "Three.": False, "+1": True,
+        " =Sum(1)": True, " Zwei ☃": False, " Three.": False, " +1": True,
     }  # fmt: skip
     assert report["left_out"]["no majority"] == 1
 
@@ -174,7 +180,7 @@ def test_majority(verdicts: str, outcome: str | None) -> None:
 
 
 def test_csv_cells_that_a_spreadsheet_would_run(export: Export_) -> None:
-    folder, _ = export("judgements", "csv")
+    folder, _ = export("judgements", "csv", safe_for_spreadsheets=True)
     with (folder / "data" / "train.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == CANONICAL
@@ -183,8 +189,8 @@ def test_csv_cells_that_a_spreadsheet_would_run(export: Export_) -> None:
     assert json.loads(rows[0]["messages"])[0]["content"] == "Question p1?"
     assert (rows[0]["propensity"], rows[0]["superseded"], rows[1]["strength"]) == ("0.25", "false", "")
     for value in ("=1", "+1", "-1", "@x", "\tx", "\rx", "\nx"):
-        assert csv_cell(value) == "'" + value
-    assert csv_cell(-1) == -1
+        assert safe_cell(value) == "'" + value
+    assert safe_cell(-1) == -1
 
 
 @pytest.mark.parametrize("sign", ["=", "+", "-", "@", "＝", "＋", "－", "＠", "﹢", "\t", "\r", "\n"])
@@ -196,21 +202,21 @@ def test_csv_formulas_behind_what_nobody_sees(sign: str, before: str) -> None:
     if before and sign.isspace():
         text += "="  # A blank behind a blank is none by itself.
         text = text.replace("1+1", "")
-    assert csv_cell(text) == "'" + text
+    assert safe_cell(text) == "'" + text
 
 
 @given(st.text(alphabet=st.sampled_from("'=＝ \ufeff\t1a"), max_size=6))
 def test_a_quote_of_a_csv_cell_can_be_taken_away_again(text: str) -> None:
     """The data card's rule: a quote before what a spreadsheet would run is not part of the text."""
-    cell = csv_cell(text)
+    cell = safe_cell(text)
     behind = cell.removeprefix("'")
-    quoted = cell.startswith("'") and csv_cell(behind) != behind
+    quoted = cell.startswith("'") and safe_cell(behind) != behind
     assert (behind if quoted else cell) == text
 
 
 def test_harmless_csv_cells_stay_as_they_are() -> None:
     for text in ("", "a=1", " a", "'quoted'", "\ufeffa", "1-2", "5", "’-", "(=1)"):
-        assert csv_cell(text) == text
+        assert safe_cell(text) == text
 
 
 @pytest.mark.parametrize(
@@ -218,7 +224,8 @@ def test_harmless_csv_cells_stay_as_they_are() -> None:
     [
         ("trl-conversational", "csv", "no nested columns"),
         ("caliper", "parquet", "is JSONL"),
-        ("arena", "jsonl", "no format"),
+        ("arena", "csv", "no nested columns"),
+        ("parrot", "jsonl", "no format"),
         ("judgements", "xlsx", "no file type"),
     ],
 )

@@ -52,7 +52,7 @@ def test_a_failed_training_fails_the_command(labelled: Project, fake: Callable[[
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"project": "nowhere", "method": "bt"}, "There is no project 'nowhere'. Projects: capitals."),
+        ({"project": "nowhere", "method": "bt"}, "There is no project “nowhere”. Projects: capitals."),
         ({"project": "capitals", "method": "rgft"}, "RgFT learns from quality levels"),
         ({"project": "capitals", "method": "bt", "epochs": 0}, "epochs is 0"),
     ],

@@ -134,7 +134,7 @@ def test_the_list_takes_the_same_queries_for_many_runs(
 ) -> None:
     for number in range(1, count + 1):
         make_version(labelled, number)
-    with django_assert_num_queries(9):
+    with django_assert_num_queries(10):
         admin_client.get(url("runs"))
 
 
@@ -264,7 +264,7 @@ def test_a_running_run_shows_what_early_stopping_sees(run: TrainingRun, admin_cl
             record = {"time": moment, "phase": "training", "step": step, "total": 100, "loss": None}
             file.write("\n" + json.dumps(record | {"validation": {"nll": nll, "accuracy": 0.6}}))
     page = admin_client.get(url("run", run.pk)).content.decode()
-    assert "Validation NLL: 0.660 at step 2, lowest 0.610 at step 3." in page
+    assert "Log loss on groups kept aside: 0.660 at step 2, lowest 0.610 at step 3." in page
     assert page.count('class="validation"') == 2
 
 
@@ -330,7 +330,7 @@ def test_a_finished_run_stands_beside_what_it_replaced(
     new = make_version(labelled, 2, accuracy=0.8, promoted_at=timezone.now(), is_serving=True)
     write_progress(new.run, [0.5, 0.4])
     page = admin_client.get(url("run", new.run.pk)).content.decode()
-    assert "v1 (before)" in page
+    assert "v1 (served before)" in page
     assert "80.0 %" in page
     assert "70.0 %" in page
     assert "Roll back to v1" in page
@@ -390,8 +390,8 @@ def test_the_reports_of_a_run(reported: ModelVersion, researcher: User, client_o
     assert page.count('<g class="series ') == 2
     assert "0.9 to 1.0" in page
     # Robustness: badge, sentences with their remedy, the tables.
-    assert '<span class="badge bad">failed</span>' in page
-    assert "2 goals missed" in page
+    assert '<span class="badge warned">2 goals missed</span>' in page
+    assert "not part of the gate: this version may serve all the same" in page
     assert "Train with &quot;hardening&quot; (0.3 is a good start)." in page
     assert page.count("The words that raised scores most") == 1
     assert "&lt;b&gt;be kind&lt;/b&gt;" in page
@@ -405,7 +405,7 @@ def test_the_reports_of_a_run(reported: ModelVersion, researcher: User, client_o
     )
     # Early stopping.
     assert "2 of 40" in page
-    assert "Validation NLL: 0.660 at step 1, lowest 0.580 at step 2." in page
+    assert "Log loss on groups kept aside: 0.660 at step 1, lowest 0.580 at step 2." in page
     assert "style=" not in page
 
 
@@ -424,7 +424,7 @@ def test_versions_that_failed_the_suite_link_to_it(
 ) -> None:
     make_version(labelled, 2)
     page = words(admin_client.get(url("runs")))
-    assert page.count("robustness failed") == 1
+    assert page.count("2 robustness goals missed") == 1
     assert f'href="{url("run", reported.run.pk)}#robustness"' in page
     page = words(admin_client.get("/p/capitals/"))
     assert "2 goals missed" in page
@@ -501,7 +501,7 @@ def test_a_run_without_metrics_or_folder_has_a_page(run: TrainingRun, admin_clie
     TrainingRun.objects.update(metrics={**metrics_of(0.5), "training": training})
     page = admin_client.get(url("run", run.pk)).content.decode()
     assert "1,705 judgements" in page
-    assert "12 labels left out (crosses_split); 3 texts shortened" in page
+    assert "12 labels left out (their pairs lie across the split); 3 texts shortened" in page
     assert "50.0 %" in admin_client.get(url("run", run.pk)).content.decode()
 
 

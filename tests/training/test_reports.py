@@ -214,7 +214,7 @@ def test_a_loss_chart_with_validation() -> None:
     assert chart is not None
     assert chart.best == chart.validation_points[0][0]
     assert chart.y_ticks[-1].position <= min(y for _, y in chart.validation_points)
-    assert chart.title.endswith("Validation NLL: 0.800 at step 2, lowest 0.800 at step 2.")
+    assert chart.title.endswith("Log loss on groups kept aside: 0.800 at step 2, lowest 0.800 at step 2.")
 
 
 def test_small_numbers_in_words() -> None:

@@ -53,6 +53,7 @@ def main() -> int:
             "CALIPER_CACHE_DIR": str(PLACE / "cache"),
             "DJANGO_SETTINGS_MODULE": "webapp.settings",
             "PYTHONPATH": str(tree),
+            "CALIPER_BASE_MODEL_DIRS": str(PLACE / "base"),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
         }
@@ -138,7 +139,7 @@ def populate() -> None:
         overlap=3,
         min_judgements=10,
         methods=["oprm", "bt"],
-        base_model=str(make_encoder(corpus)),
+        base_model=f"folder:{make_encoder(corpus).name}",
     )
     project_create(project=project, created_by=people["ada"])
     membership_add(project=project, user=people["rita"], role=Membership.Role.RESEARCHER)
@@ -189,7 +190,7 @@ def make_encoder(corpus: list[dict[str, Any]]) -> Path:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    folder = PLACE / "data" / "base" / "tiny"
+    folder = PLACE / "base" / "tiny"
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     common = [word for word, _ in Counter(words_of(corpus)).most_common(600) if word.isalpha()]
     vocabulary = list(dict.fromkeys([*special.values(), *"0123456789[].,:#?!\\", *common]))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest
 
@@ -17,6 +18,22 @@ _MESSAGES = {
     "it would sway them.",
     "admin": "Only admins of this project may do this.",
 }
+
+
+class ProjectArchived(PermissionDenied):
+    """Somebody would have changed an archived project. The message says who can open it again."""
+
+    def __init__(self, project: Project) -> None:
+        super().__init__(
+            f"“{project.name}” is archived: it can be read and exported, and nothing in it changes. "
+            "An admin can take it out of the archive on its Settings page."
+        )
+
+
+def check_not_archived(project: Project) -> None:
+    """Line one of every service that writes what people label, import, set or train. Raises ProjectArchived."""
+    if project.archived_at is not None:
+        raise ProjectArchived(project)
 
 
 @dataclass(frozen=True)
@@ -68,3 +85,9 @@ def project_for(request: HttpRequest, slug: str, needs: Need = "member") -> Proj
     request.project = project  # type: ignore[attr-defined]
     request.access = access  # type: ignore[attr-defined]
     return project
+
+
+def own_hosts(request: HttpRequest) -> tuple[str, ...]:
+    """The names this site answers to."""
+    asked = request.get_host().rpartition(":")[0] or request.get_host()
+    return (asked.lower(), *(host.lower() for host in settings.ALLOWED_HOSTS if host != "*"))

@@ -21,7 +21,7 @@ def spoken(message: Message) -> str:
         arguments = function.get("arguments", "")
         if not isinstance(arguments, str):
             arguments = json.dumps(arguments, ensure_ascii=False, sort_keys=True)
-        lines.append(f"[call] {function.get('name', '')} {arguments}".rstrip())
+        lines.append(" ".join(part for part in ("[call]", function.get("name"), arguments) if part))
     return "\n".join(lines)
 
 

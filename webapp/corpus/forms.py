@@ -16,6 +16,24 @@ from webapp.corpus.base_models import (
 from webapp.corpus.models import Membership, Project
 from webapp.corpus.option_fields import BaseModelInput, TrainingOptionsForm
 from webapp.corpus.options import PROJECT_OPTIONS, Method, RunRefused, given_options
+from webapp.corpus.reason_tags import MAX_REASON_TAGS, MAX_TAG_CHARACTERS, TagRefused, check_tags
+
+
+class TagsField(forms.CharField):
+    """Reasons, one a line."""
+
+    widget = forms.Textarea(attrs={"rows": 4})
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(value) if isinstance(value, list) else value
+
+    def clean(self, value: Any) -> Any:
+        # Only line feeds end a line: a stray separator of another kind is refused by name, not cut at.
+        lines = str(value or "").replace("\r\n", "\n").split("\n")
+        try:
+            return check_tags(line for line in lines if line.strip())
+        except TagRefused as refusal:
+            raise forms.ValidationError(str(refusal)) from None
 
 
 class ProjectForm(TrainingOptionsForm, forms.ModelForm):
@@ -32,12 +50,19 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
         label="Main method",
         help_text="Whose predictions lists and the overview show first.",
     )
+    reason_tags = TagsField(
+        required=False,
+        label="Reasons to tick",
+        help_text=f"One a line, at most {MAX_REASON_TAGS} of {MAX_TAG_CHARACTERS} characters: “false”, “too long”. "
+        "Each card of a pair offers them for A and for B. What was ticked stays when a reason is taken away here.",
+    )
 
     class Meta:
         model = Project
         fields = [
             "name", "description", "guidelines",
-            "asks", "overlap", "reservation_minutes", "bad_to", "normal_to",
+            "asks", "overlap", "reservation_minutes", "reason_tags", "load_images", "bad_to", "normal_to",
+            "pairing", "pairing_limit",
             "base_model", "causal_base_model", "tuning",
             "retrain_after_labels", "retrain_every_hours", "min_judgements", "gate_max_drop",
         ]  # fmt: skip
@@ -45,6 +70,9 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
             "asks": "What annotators are asked",
             "overlap": "Judgements wanted per item",
             "reservation_minutes": "Minutes a card stays reserved",
+            "load_images": "Load images",
+            "pairing": "Which responses are paired",
+            "pairing_limit": "At most",
             "bad_to": "“bad” ends at rating",
             "normal_to": "“normal” ends at rating",
             "base_model": "Base model",
@@ -109,18 +137,46 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
         return data
 
 
-class ProjectNewForm(forms.ModelForm):
-    """The few things a new project needs; everything else has a default on its settings page."""
+class AddressForm(forms.ModelForm):
+    """Name and address of a new project; address.js fills the address from the name as it is typed."""
 
     class Meta:
         model = Project
+        fields = ["name", "slug"]
+        labels = {"slug": "Address"}
+        help_texts = {
+            "slug": "Small letters, digits and hyphens. The project's pages are at /p/ADDRESS/ for good."
+        }
+        error_messages = {"slug": {"unique": "Another project has this address. Choose another one."}}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["slug"].error_messages["invalid"] = (
+            "An address has only letters, digits, hyphens and underscores: no spaces, dots or accents."
+        )
+        self.fields["slug"].widget.attrs.update({"data-address-of": "id_name", "autocapitalize": "none"})
+
+
+class ProjectNewForm(AddressForm):
+    """The few things a new project needs; everything else has a default on its settings page."""
+
+    class Meta(AddressForm.Meta):
         fields = ["name", "slug", "asks", "overlap"]
         labels = {
-            "slug": "Address",
+            **AddressForm.Meta.labels,
             "asks": "What annotators are asked",
             "overlap": "Judgements wanted per item",
         }
-        help_texts = {"slug": "Letters, digits, hyphens: the project lives at /p/<address>/."}
+
+
+class ProjectCopyForm(AddressForm):
+    """What a copy of a project does not take over."""
+
+    people = forms.BooleanField(
+        required=False,
+        label="With the same people and roles",
+        help_text="Names that came with imported or simulated labels stay behind.",
+    )
 
 
 class RoleForm(forms.Form):
@@ -147,10 +203,26 @@ class RoleForm(forms.Form):
 
 
 class InvitationForm(forms.Form):
-    """A link for one new person."""
+    """Links for new people: one for each line of notes, one without any."""
+
+    MOST = 100
 
     role = forms.ChoiceField(choices=Membership.Role.choices)
-    note = forms.CharField(max_length=120, required=False, label="For whom (your note)")
+    note = forms.CharField(
+        required=False,
+        label="For whom (your notes)",
+        help_text="One line a person makes one link a person, all in the same role. Only admins see the notes.",
+        widget=forms.Textarea(attrs={"rows": 3}),
+    )
+
+    def clean_note(self) -> list[str]:
+        notes = [line.strip() for line in self.cleaned_data["note"].splitlines() if line.strip()]
+        if len(notes) > self.MOST:
+            raise forms.ValidationError(f"At most {self.MOST} links at a time: these are {len(notes)} lines.")
+        for number, note in enumerate(notes, start=1):
+            if len(note) > 120:
+                raise forms.ValidationError(f"Line {number} has {len(note)} characters: shorten it to 120.")
+        return notes or [""]
 
 
 class JoinForm(UserCreationForm):

@@ -15,6 +15,7 @@ from django.utils import timezone
 from webapp.accounts.models import User
 from webapp.corpus.conversations import spoken
 from webapp.corpus.options import Method, RunRefused, Tuning, check_options
+from webapp.corpus.reason_tags import TagRefused, check_tags
 from webapp.jobs import Job, State
 
 
@@ -24,6 +25,21 @@ class ProjectQuerySet(models.QuerySet["Project"]):
         if user.is_superuser:
             return self
         return self.filter(pk__in=Membership.objects.filter(user=user).values("project_id"))
+
+    def with_sizes(self) -> "ProjectQuerySet":
+        """Annotated with `people` and with `items`: pairs, or responses where those alone are judged."""
+
+        def size(rows: models.QuerySet[Any]) -> models.Subquery:
+            of_one = rows.filter(project=models.OuterRef("pk")).order_by().values("project")
+            return models.Subquery(of_one.annotate(size=models.Count("pk")).values("size"))
+
+        return self.annotate(
+            people=models.Count("memberships__user", distinct=True),
+            items=models.Case(
+                models.When(asks=Project.Asks.LEVELS, then=size(Response.objects.all())),
+                default=size(Pair.objects.all()),
+            ),
+        )
 
 
 class Project(models.Model):
@@ -57,7 +73,7 @@ class Project(models.Model):
         validators=[MinValueValidator(1), MaxValueValidator(1000)],
         help_text="All and random: at most so many pairs a prompt. Ring: each response with so many neighbours.",
     )
-    # What annotators may tick for each side, at most MAX_REASON_TAGS.
+    # What annotators may tick for each side: see corpus.reason_tags.
     reason_tags = models.JSONField(default=list, blank=True)
     load_images = models.BooleanField(
         default=False,
@@ -125,6 +141,10 @@ class Project(models.Model):
     def clean(self) -> None:
         if self.normal_to <= self.bad_to:
             raise ValidationError({"normal_to": "“normal” must end above “bad”."})
+        try:
+            check_tags(self.reason_tags)
+        except TagRefused as refusal:
+            raise ValidationError({"reason_tags": str(refusal)}) from None
         unknown = [name for name in self.methods if name not in Method.values]
         if unknown:
             raise ValidationError(
@@ -233,6 +253,9 @@ class AuditEntry(models.Model):
 
     class Action(models.TextChoices):
         PROJECT_CREATED = "project-created", "made the project"
+        PROJECT_COPIED = "project-copied", "copied the project's settings into a new one"
+        PROJECT_ARCHIVED = "project-archived", "archived the project"
+        PROJECT_UNARCHIVED = "project-unarchived", "took the project out of the archive"
         SETTINGS_CHANGED = "settings-changed", "changed settings"
         ROLE_GIVEN = "role-given", "gave a role"
         ROLE_TAKEN = "role-taken", "took a role away"

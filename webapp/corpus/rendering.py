@@ -9,7 +9,8 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable, Sequence
-from difflib import SequenceMatcher
+from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from html.parser import HTMLParser
 from typing import Any
@@ -33,12 +34,25 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
+from webapp.corpus.written import INVISIBLE, as_written, likeness, look, may_look_alike, skeleton
+
 # A formula longer than this, or code longer than that, is shown as written: both are drawn while somebody waits.
 FORMULA_LENGTH = 4000
 CODE_LENGTH = 20_000
+# A formula in a line of text longer than this may be wider than a telephone.
+WIDE_FORMULA = 40
 NESTING = 100
-# Words of one text times words of the other, above which differences are not looked for.
-COMPARED = 2_000_000
+LONG_ADDRESS = 300
+DATA_IMAGE_LENGTH = 400_000
+
+# A host by name, never by number or "localhost": a picture must not ask machines beside the reader's.
+_IMAGE_ADDRESS = re.compile(
+    r"https://(?P<host>(?:[a-z0-9_-]+\.)+(?:[a-z]{2,}|xn--[a-z0-9-]+))(?::\d{1,5})?(?P<path>[/?#][^\s\\\x00-\x1f]*)?",
+    re.IGNORECASE | re.ASCII,
+)
+_DATA_IMAGE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
+# Signs that turn round what follows them: drawn, "\u202eba" reads "ab".
+_OVERRIDES = re.compile("[\u202d\u202e]")
 
 _MATHML = {
     "math", "mrow", "mi", "mn", "mo", "ms", "mtext", "mspace", "mfrac", "msqrt", "mroot", "msub", "msup", "msubsup",
@@ -58,10 +72,12 @@ _TAGS = {
 }  # fmt: skip
 _ATTRIBUTES = {
     **{tag: {"dir", "class"} for tag in _BLOCKS},
-    **{tag: {"class"} for tag in ("code", "span", "div")},
-    "ol": {"dir", "start"},
+    "code": {"class"},
+    **{tag: {"class", "tabindex", "role", "aria-label"} for tag in ("span", "div")},
+    "ol": {"dir", "start", "class"},
     "li": {"dir", "class", "value"},
-    "pre": {"dir", "class", "tabindex"},
+    "pre": {"dir", "class", "tabindex", "role", "aria-label"},
+    "img": {"src", "alt", "loading", "referrerpolicy"},
     "a": {"href"},
     "button": {"class", "type"},
     "input": {"type", "checked", "disabled", "class", "aria-label"},
@@ -74,10 +90,38 @@ _mathml = LatexToMathML()
 _formatter = HtmlFormatter(nowrap=True, classprefix="hl-")
 
 
-def render_markdown(text: str) -> SafeString:
-    """HTML of a Markdown text that is safe to put in a page, and that loses no word of it."""
+@dataclass(frozen=True)
+class Images:
+    """That pictures of other sites may be loaded. `own` are this site's names: none of its pages is asked for."""
+
+    own: tuple[str, ...] = ()
+
+    def loads(self, address: str) -> bool:
+        """Whether a picture is loaded: by https from a named host that isn't ours, no SVG; or a short data: address."""
+        if address.startswith("data:"):
+            return len(address) <= DATA_IMAGE_LENGTH and bool(_DATA_IMAGE.fullmatch(address))
+        found = _IMAGE_ADDRESS.fullmatch(address)
+        if found is None or len(address) > 2000:
+            return False
+        host, path = found["host"].lower(), (found["path"] or "").lower()
+        own = any(
+            name == "*" or host == name.lstrip(".") or host.endswith("." + name.lstrip("."))
+            for name in self.own
+        )
+        return not own and not re.search(r"\.svgz?(?:[?#]|$)", path)
+
+
+# A page that compares two texts draws each of them twice.
+@lru_cache(maxsize=32)
+def render_markdown(text: str, images: Images | None = None) -> SafeString:
+    """HTML of a Markdown text that is safe to put in a page, and that loses no word of it.
+
+    Pictures are boxes with their address; with `images` they are loaded where that allows it.
+    """
+    if _OVERRIDES.search(text):
+        return as_written(text)
     try:
-        html = _clean(_MARKDOWN.render(text))
+        html = _clean(_MARKDOWN.render(text, {"images": images}), images)
     except RecursionError:
         return as_written(text)
     read = _Reader.read(html)
@@ -86,83 +130,70 @@ def render_markdown(text: str) -> SafeString:
     return mark_safe(html)  # noqa: S308 - _clean sanitised it
 
 
-def as_written(text: str, rival: str = "") -> SafeString:
-    """The text itself, every character of it, white space at line ends in sight.
-
-    With a rival the words in which the two differ are marked.
-    """
-    pieces = _differing(text, rival) if rival and rival != text else [(text, False)]
-    shown = [_seen(part) for part, _ in pieces[:-1]] + [_seen(part, last=True) for part, _ in pieces[-1:]]
-    body = "".join(
-        f"<mark>{part}</mark>" if differs else part for part, (_, differs) in zip(shown, pieces, strict=True)
-    )
-    return mark_safe(f'<pre class="as-written" dir="auto" tabindex="0">{body}</pre>')  # noqa: S308 - escaped
-
-
-def _seen(text: str, *, last: bool = False) -> str:
-    """Escaped, with white space before a line's end, and what has no shape, as visible signs; the last piece of a
-    text ends a line."""
-    unseen = _UNSEEN_LAST if last else _UNSEEN
-    return unseen.sub(lambda found: f'<span class="unseen">{_shape(found[0])}</span>', escape(text))
-
-
-_SHAPELESS = r"[\u200b-\u200f\u2028\u2029\u202a-\u202e\u2060-\u2069\ufeff\x00-\x08\x0b-\x1f\x7f]+"
-_UNSEEN = re.compile(rf"[ \t\u00a0]+(?=\n)|{_SHAPELESS}")
-_UNSEEN_LAST = re.compile(rf"[ \t\u00a0]+(?=\n|\Z)|{_SHAPELESS}")
-
-
-def _shape(signs: str) -> str:
-    shown = {" ": "·", "\t": "→\t", "\u00a0": "⍽"}
-    return "".join(shown.get(sign, f"[U+{ord(sign):04X}]") for sign in signs)
-
-
-def _differing(text: str, rival: str) -> list[tuple[str, bool]]:
-    """The text in pieces, each with whether the rival says it otherwise, word by word."""
-    mine, other = _WORDS.findall(text), _WORDS.findall(rival)
-    if len(mine) * len(other) > COMPARED:
-        return [(text, False)]
-    blocks = SequenceMatcher(None, mine, other, autojunk=False).get_matching_blocks()
-    pieces: list[tuple[str, bool]] = []
-    place = 0
-    for block in blocks:
-        pieces += [
-            ("".join(mine[place : block.a]), True),
-            ("".join(mine[block.a : block.a + block.size]), False),
-        ]
-        place = block.a + block.size
-    return [(part, differs) for part, differs in pieces if part]
-
-
-# White space goes with the word before it: as a word of its own it would be in all places, and finding matches slow.
-_WORDS = re.compile(r"\w+\s*|[^\w\s]\s*|\s+")
-
-
 def look_alike(first: str, second: str) -> bool:
     """Whether two different texts would be drawn alike ("* a" and "- a"), so that nobody could tell them apart."""
-    if first == second or _visible("".join(_marked(first))) != _visible("".join(_marked(second))):
-        return False
-    return _look(first) == _look(second)
+    return may_look_alike(first, second) and look(render_markdown(first)) == look(render_markdown(second))
 
 
-def _look(text: str) -> str:
-    """The drawn text as an eye sees it: outside code white space is one gap, and signs without shape are none."""
-    parts = re.split(r"(<pre.*?</pre>)", render_markdown(text), flags=re.DOTALL)
-    parts[::2] = (re.sub(r"\s+", " ", part) for part in parts[::2])
-    return "".join(sign for sign in "".join(parts) if unicodedata.category(sign) != "Cf")
+def plain_text(text: str, words: int) -> str:
+    """The first words of a text as they are read when it is drawn, on one line."""
+    beginning = text[: words * 12]
+    read = (
+        _Reader.read(render_markdown(beginning).replace("<button", " <button"))
+        if _MARKUP.search(beginning)
+        else beginning
+    )
+    found = read.split()
+    cut = len(found) > words or len(text) > len(beginning)
+    return " ".join(found[:words]) + (" …" if cut and found else "")
+
+
+def plain_sides(first: str, second: str, words: int) -> tuple[str, str]:
+    """The beginnings of two texts for a list, in which they can be told apart if they differ at all."""
+    shown = plain_text(first, words), plain_text(second, words)
+    if first == second or skeleton(shown[0]) != skeleton(shown[1]):
+        return shown
+    # they begin alike: what follows from a few words before the first difference
+    shorter = min(len(first), len(second))
+    place = next((index for index in range(shorter) if first[index] != second[index]), shorter)
+    start = max(first.rfind(" ", 0, max(0, place - 30)), 0)
+    rest = first[start:], second[start:]
+    lead = "… " if start else ""
+    for form in (plain_text, _cut):
+        found = form(rest[0], words), form(rest[1], words)
+        if skeleton(found[0]) != skeleton(found[1]):
+            return lead + found[0], lead + found[1]
+    note = {"space": "white space differs", "signs": "signs that look alike differ"}
+    said = note.get(likeness(first, second), "they differ further on")
+    return f"{shown[0]} ({said})", f"{shown[1]} ({said})"
+
+
+def _cut(text: str, words: int) -> str:
+    """The first words as they were written."""
+    found = text[: words * 12].split()[:words]
+    return " ".join(found) + (" …" if len(found) == words else "")
+
+
+_MARKUP = re.compile(r"[^\w\s.,;:?'\"()]")
 
 
 def _visible(text: str) -> str:
-    return "".join(sign for sign in text if not sign.isspace() and unicodedata.category(sign) != "Cf")
+    return INVISIBLE.sub("", "".join(text.split()))
 
 
-def _clean(html: str) -> str:
+def _clean(html: str, images: Images | None = None) -> str:
     return nh3.clean(
         html,
-        tags=_TAGS | _MATHML,
+        tags=_TAGS | _MATHML | ({"img"} if images else set()),
         attributes=_ATTRIBUTES,
-        url_schemes={"http", "https", "mailto"},
+        attribute_filter=_no_data_link,
+        url_schemes={"http", "https", "mailto", "data"},
         link_rel="noopener noreferrer nofollow",
     )
+
+
+def _no_data_link(tag: str, name: str, value: str) -> str | None:
+    return None if name == "href" and value.strip().lower().startswith("data:") else value
 
 
 def _marked(text: str) -> list[str]:
@@ -177,6 +208,7 @@ class _Reader(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
         self._math = self._button = self._annotation = False
+        self._numbered = ". "
 
     @classmethod
     def read(cls, html: str) -> str:
@@ -187,8 +219,10 @@ class _Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
-        if tag == "li" and given.get("value"):
-            self.parts.append(str(given["value"]))
+        if tag == "ol":
+            self._numbered = ") " if given.get("class") == "paren" else ". "
+        elif tag == "li" and given.get("value"):
+            self.parts.append(f"{given['value']}{self._numbered}")
         elif tag == "input" and "checked" in given:
             self.parts.append("x")
         self._set(tag, True)
@@ -224,6 +258,8 @@ def _formula(written: str, latex: str, *, block: bool) -> str | None:
     return f"<math{display}><semantics><mrow>{body}</mrow>{source}</semantics></math>"
 
 
+# Between two prices stand plain words ("$5 and 10$"): in a formula they stand behind a command, \\text{and}.
+_PROSE = re.compile(r"^[^\\]*(?<!\S)[^\W\d_]{2,}(?!\S)[^\\]*$")
 _PAIRS = {"\\(": "\\)", "\\[": "\\]", "$$": "$$", "$": "$"}
 
 
@@ -246,14 +282,15 @@ def _math_inline(state: StateInline, silent: bool) -> bool:
         before, behind = source[start - 1 : start], source[after : after + 1]
         if latex != latex.strip() or "\n" in latex or latex.endswith("\\"):
             return False
-        if before.isalnum() or behind.isalnum() or behind == "$":
+        if before.isalnum() or behind.isalnum() or behind == "$" or _PROSE.search(latex):
             return False
     html = _formula(source[start:after], latex, block=opening in ("$$", "\\["))
     if html is None:
         return False
     if not silent:
         token = state.push("math", "", 0)
-        token.content = html
+        wide = len(latex) > WIDE_FORMULA
+        token.content = f'<span class="formula" {_scrolled("formula")}>{html}</span>' if wide else html
     state.pos = after
     return True
 
@@ -285,7 +322,7 @@ def _math_block(state: StateBlock, first: int, last: int, silent: bool) -> bool:
         state.line = line + 1
         token = state.push("math", "", 0)
         token.content, token.map, token.block = (
-            f'<div class="formula">{html}</div>\n',
+            f'<div class="formula" {_scrolled("formula")}>{html}</div>\n',
             [first, state.line],
             True,
         )
@@ -354,11 +391,32 @@ def _with_address(
 
 def _annotate_blocks(state: StateCore) -> None:
     """Every block finds its own direction; a list item keeps the number that was written."""
-    for token in state.tokens:
+    for place, token in enumerate(state.tokens):
         if token.nesting == 1 and token.tag in _BLOCKS:
-            token.attrSet("dir", "auto")
+            # "auto" asks for words of its own, which a list of blocks has none of
+            rtl = token.tag in ("ul", "ol", "blockquote", "table") and _first_is_rtl(state.tokens, place)
+            token.attrSet("dir", "rtl" if rtl else "auto")
         if token.type == "list_item_open" and token.info:
             token.attrSet("value", str(int(token.info)))  # "01." is not "1.": shown as written
+        for child in token.children or ():
+            if child.type == "html_inline":  # a box of a task list: the text's own HTML is escaped
+                done = "done" if "checked" in child.content else "not done"
+                child.content = child.content.replace("<input", f'<input aria-label="{done}"', 1)
+        if token.type == "ordered_list_open" and token.markup == ")":
+            token.attrJoin("class", "paren")
+
+
+def _first_is_rtl(tokens: Sequence[Token], place: int) -> bool:
+    """Whether the first letter of a block of blocks, or of its first hundred, is written from right to left."""
+    level = tokens[place].level
+    for token in tokens[place + 1 : place + 100]:
+        if token.level <= level:
+            return False
+        for sign in token.content:
+            direction = unicodedata.bidirectional(sign)
+            if direction in ("L", "R", "AL"):
+                return direction != "L"
+    return False
 
 
 # --- Drawing ---------------------------------------------------------------------------------------------------
@@ -380,34 +438,65 @@ def _draw_link_close(
 def _draw_image(
     self: RendererHTML, tokens: Sequence[Token], place: int, options: OptionsDict, env: EnvType
 ) -> str:
-    """A box with its address: a picture that were loaded would tell a third party who reads what."""
-    meta = tokens[place].meta
-    return f'<span class="picture">{escape(meta["label"])}<span class="address">{escape(meta["written"])}</span></span>'
+    """A box with its address: a picture that is loaded tells a third party who reads what."""
+    meta, images = tokens[place].meta, env.get("images")
+    source = str(tokens[place].attrs.get("src", ""))
+    picture = ""
+    if images and images.loads(source):
+        alt = escape(meta["label"] or "picture")
+        picture = f'<img src="{escape(source)}" alt="{alt}" loading="lazy" referrerpolicy="no-referrer">'
+    written = meta["written"]
+    scrolled = f" {_scrolled('address')}" if len(written) > LONG_ADDRESS else ""
+    address = f'<span class="address"{scrolled}>{escape(written)}</span>'
+    return f'<span class="picture">{picture}{escape(meta["label"])}{address}</span>'
+
+
+def _draw_table(
+    self: RendererHTML, tokens: Sequence[Token], place: int, options: OptionsDict, env: EnvType
+) -> str:
+    if tokens[place].nesting < 0:
+        return "</table></div>\n"
+    direction = escape(str(tokens[place].attrs["dir"]))
+    return f'<div class="table-scroll" {_scrolled("table")}><table dir="{direction}">\n'
 
 
 def _draw_code(
     self: RendererHTML, tokens: Sequence[Token], place: int, options: OptionsDict, env: EnvType
 ) -> str:
-    token = tokens[place]
-    code, info = token.content, token.info.strip()
+    return draw_code(tokens[place].content, tokens[place].info.strip()) + "\n"
+
+
+def draw_code(code: str, info: str = "") -> SafeString:
+    """A block of code that can be copied, and scrolled with keys; `info` names its language."""
     drawn = escape(code)
     if info and len(code) <= CODE_LENGTH:
         try:
             lexer = get_lexer_by_name(info.split()[0], stripnl=False, ensurenl=False)
             drawn = highlight(code, lexer, _formatter)
+            # Pygments ends each line with a break
+            drawn = drawn if code.endswith("\n") else drawn.removesuffix("\n")
         except ClassNotFound:
             pass
     language = f'<span class="language">{escape(info)}</span>' if info else ""
-    return (
+    word = re.match(r"[\w+#.-]+", info)
+    name = f"code, {escape(word[0])}" if word else "code"
+    return mark_safe(  # noqa: S308 - all of it is escaped
         f'<div class="code-block">{language}<button type="button" class="copy">copy</button>'
-        f'<pre dir="auto" tabindex="0"><code>{drawn}</code></pre></div>\n'
+        f'<pre dir="auto" {_scrolled(name)}><code>{drawn}</code></pre></div>'
     )
+
+
+def _scrolled(name: str) -> str:
+    """What may be wider than the page takes the focus, so that keys scroll it, and says what it is."""
+    return f'tabindex="0" role="group" aria-label="{name}"'
 
 
 def _parser() -> MarkdownIt:
     options: Any = {"html": False, "linkify": False, "breaks": True, "maxNesting": NESTING}
     parser = (
-        MarkdownIt("commonmark", options).enable(["table", "strikethrough"]).disable(["reference", "entity"])
+        MarkdownIt("commonmark", options)
+        .enable(["table", "strikethrough"])
+        .disable(["reference", "entity", "lheading"])
     )
     parser.use(tasklists_plugin, label=False)
     inline, block = parser.inline.ruler, parser.block.ruler
@@ -427,6 +516,8 @@ def _parser() -> MarkdownIt:
         ("image", _draw_image),
         ("fence", _draw_code),
         ("code_block", _draw_code),
+        ("table_open", _draw_table),
+        ("table_close", _draw_table),
     ):
         parser.add_render_rule(name, draw)
     return parser

@@ -1,5 +1,6 @@
-"""Writes of the project's own pages: making one, its people, invitations."""
+"""Writes of the project's own pages: making, copying and archiving one, its people, invitations."""
 
+import copy
 from datetime import timedelta
 
 from django.db import transaction
@@ -7,6 +8,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from webapp.accounts.models import User
+from webapp.corpus.access import check_not_archived
 from webapp.corpus.audit import Action, audit, changes
 from webapp.corpus.models import Invitation, Membership, Pair, Project, Response
 
@@ -35,10 +37,77 @@ def project_create(*, project: Project, created_by: User) -> Project:
     return project
 
 
+# What a copy of a project has of its own.
+_NOT_COPIED = {"id", "name", "slug", "archived_at", "created_at"}
+
+
+@transaction.atomic
+def project_copy(*, project: Project, name: str, slug: str, people: bool, actor: User) -> Project:
+    """A new project with the same settings and guidelines, and no data; with `people`, the same people too.
+
+    Whoever copies is an admin of it. Names that came with imported or simulated labels stay behind.
+    """
+    settings = {
+        field.attname: copy.deepcopy(getattr(project, field.attname))
+        for field in Project._meta.concrete_fields
+        if field.name not in _NOT_COPIED
+    }
+    new = Project(name=name, slug=slug, **settings)
+    new.save()
+    audit(
+        project=new,
+        actor=actor,
+        action=Action.PROJECT_CREATED,
+        detail={"name": name, "slug": slug, "copy_of": project.slug},
+    )
+    audit(
+        project=project,
+        actor=actor,
+        action=Action.PROJECT_COPIED,
+        detail={"copy": slug, "with_people": people},
+    )
+    membership_add(project=new, user=actor, role=Membership.Role.ADMIN, actor=actor)
+    if people:
+        roles = Membership.objects.filter(
+            project=project, user__kind=User.Kind.PERSON, user__is_active=True
+        ).select_related("user")
+        for each in roles.order_by("pk"):
+            membership_add(project=new, user=each.user, role=each.role, actor=actor)
+    return new
+
+
+@transaction.atomic
+def project_archive(*, project: Project, actor: User | None = None) -> bool:
+    """From now on the project is only read and exported. Its imports and trainings under way are cancelled.
+
+    False: it was archived already.
+    """
+    now = timezone.now()
+    archived = Project.objects.filter(pk=project.pk, archived_at__isnull=True).update(archived_at=now) == 1
+    if archived:
+        project.archived_at = now
+        audit(project=project, actor=actor, action=Action.PROJECT_ARCHIVED)
+        # The reverse accessors keep corpus from importing training.
+        for job in [*project.imports.active(), *project.runs.active()]:
+            job.request_cancel()
+    return archived
+
+
+@transaction.atomic
+def project_unarchive(*, project: Project, actor: User | None = None) -> bool:
+    """The project goes on where it was; what was cancelled is not started again. False: it was not archived."""
+    opened = Project.objects.filter(pk=project.pk, archived_at__isnull=False).update(archived_at=None) == 1
+    if opened:
+        project.archived_at = None
+        audit(project=project, actor=actor, action=Action.PROJECT_UNARCHIVED)
+    return opened
+
+
 @transaction.atomic
 def project_save(*, project: Project, actor: User | None = None) -> None:
     """Save settings; what the queue wants of each pair and response follows overlap and what is asked."""
     before = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+    check_not_archived(before)
     project.save()
     if changed := changes(before, project, [field.attname for field in Project._meta.concrete_fields]):
         audit(project=project, actor=actor, action=Action.SETTINGS_CHANGED, detail=changed)

@@ -1,5 +1,7 @@
 """The list of projects, and a project's settings, people and guidelines."""
 
+from typing import Any
+
 from django.contrib import messages
 from django.contrib.auth import login
 from django.contrib.auth.decorators import login_not_required
@@ -14,9 +16,18 @@ from django.views.decorators.http import require_GET, require_POST
 from webapp.accounts.models import User
 from webapp.corpus import services
 from webapp.corpus.access import Access, project_for
-from webapp.corpus.forms import InvitationForm, JoinForm, ProjectForm, ProjectNewForm, RoleForm
+from webapp.corpus.forms import (
+    InvitationForm,
+    JoinForm,
+    ProjectCopyForm,
+    ProjectForm,
+    ProjectNewForm,
+    RoleForm,
+)
 from webapp.corpus.models import Invitation, Membership, Project
 from webapp.parameters import int_parameter
+
+_STAFF_ONLY = "Only staff of this installation make projects."
 
 
 @require_GET
@@ -26,23 +37,26 @@ def projects(request: HttpRequest) -> HttpResponse:
     roles: dict[int, set[str]] = {}
     for project_id, role in Membership.objects.filter(user=request.user).values_list("project_id", "role"):
         roles.setdefault(project_id, set()).add(role)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "project": project,
             "access": Access(frozenset(roles.get(project.pk, ())), request.user.is_superuser),
         }
-        for project in Project.objects.for_user(request.user).annotate(
-            people=Count("memberships__user", distinct=True)
-        )
+        for project in Project.objects.for_user(request.user).with_sizes()
     ]
-    return render(request, "corpus/projects.html", {"rows": rows, "may_create": request.user.is_staff})
+    context = {
+        "rows": [row for row in rows if row["project"].archived_at is None],
+        "archived": [row for row in rows if row["project"].archived_at is not None],
+        "may_create": request.user.is_staff,
+    }
+    return render(request, "corpus/projects.html", context)
 
 
 def project_new(request: HttpRequest) -> HttpResponse:
     """Staff make projects."""
     assert isinstance(request.user, User)
     if not request.user.is_staff:
-        raise PermissionDenied("Only staff of this installation make projects.")
+        raise PermissionDenied(_STAFF_ONLY)
     form = ProjectNewForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         project = services.project_create(project=form.save(commit=False), created_by=request.user)
@@ -59,7 +73,44 @@ def project_settings(request: HttpRequest, slug: str) -> HttpResponse:
         services.project_save(project=form.save(commit=False), actor=request.user)
         messages.success(request, "Saved.")
         return redirect("corpus:settings", slug)
-    return render(request, "corpus/settings.html", {"form": form}, status=422 if form.errors else 200)
+    context = {"form": form, "may_copy": isinstance(request.user, User) and request.user.is_staff}
+    return render(request, "corpus/settings.html", context, status=422 if form.errors else 200)
+
+
+@require_POST
+def project_archive(request: HttpRequest, slug: str) -> HttpResponse:
+    project = project_for(request, slug, "admin")
+    assert isinstance(request.user, User)
+    if services.project_archive(project=project, actor=request.user):
+        messages.success(request, f"“{project.name}” is archived. Everything stays readable and exportable.")
+    else:
+        messages.warning(request, f"“{project.name}” was archived already.")
+    return redirect("corpus:settings", slug)
+
+
+@require_POST
+def project_unarchive(request: HttpRequest, slug: str) -> HttpResponse:
+    project = project_for(request, slug, "admin")
+    assert isinstance(request.user, User)
+    if services.project_unarchive(project=project, actor=request.user):
+        messages.success(request, f"“{project.name}” is out of the archive: people can judge again.")
+    else:
+        messages.warning(request, f"“{project.name}” was not archived.")
+    return redirect("corpus:settings", slug)
+
+
+def project_copy(request: HttpRequest, slug: str) -> HttpResponse:
+    """A new project with the settings of this one: for its admins, if they may make projects at all."""
+    project = project_for(request, slug, "admin")
+    assert isinstance(request.user, User)
+    if not request.user.is_staff:
+        raise PermissionDenied(_STAFF_ONLY)
+    form = ProjectCopyForm(request.POST or None, initial={"name": f"{project.name}, again"})
+    if request.method == "POST" and form.is_valid():
+        new = services.project_copy(project=project, actor=request.user, **form.cleaned_data)
+        messages.success(request, f"“{new.name}” is made, with the settings of “{project.name}” and no data.")
+        return redirect("corpus:settings", new.slug)
+    return render(request, "corpus/project_copy.html", {"form": form}, status=422 if form.errors else 200)
 
 
 def people(request: HttpRequest, slug: str) -> HttpResponse:
@@ -79,11 +130,18 @@ def people(request: HttpRequest, slug: str) -> HttpResponse:
     elif request.method == "POST":
         invitation_form = InvitationForm(request.POST, prefix="invitation")
         if invitation_form.is_valid():
-            services.invitation_create(
-                project=project, created_by=request.user, **invitation_form.cleaned_data
-            )
-            messages.success(request, "The link is made. Send it to one person; it works once.")
-            return redirect("corpus:people", slug)
+            data = invitation_form.cleaned_data
+            with transaction.atomic():
+                for note in data["note"]:
+                    services.invitation_create(
+                        project=project, role=data["role"], note=note, created_by=request.user
+                    )
+            made = len(data["note"])
+            said = "The link is made. Send it to one person; it works once."
+            if made > 1:
+                said = f"{made} links are made. Send each to one person; it works once."
+            messages.success(request, said)
+            return redirect(reverse("corpus:people", args=[slug]) + "#invitations")
     members = (
         User.objects.filter(memberships__project=project)
         .annotate(

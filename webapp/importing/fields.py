@@ -25,9 +25,6 @@ MAX_METADATA_DEPTH = 50
 MAX_MESSAGES = 1000
 # Letters and signs that are drawn as nothing, beside white space, controls and format characters (zero-width ones).
 INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-ROLES = ("system", "user", "assistant", "tool")
-
-Message = dict[str, str]
 
 
 class RowError(Exception):
@@ -167,39 +164,6 @@ def choice_of(row: Row, field: str, choices: Sequence[str]) -> str:
         shown = f"“{value[:40]}”" if isinstance(value, str) else json_kind(value)
         raise RowError(field, f"is {shown}.", f"Write one of: {', '.join(choices)}.")
     return str(value)
-
-
-def messages_of(field: str, value: Any) -> list[Message]:
-    """A conversation: a list of {role, content}, of which only role and content are kept."""
-    if not isinstance(value, list) or not value:
-        raise RowError(
-            field,
-            f"is {json_kind(value) if value else 'empty'}.",
-            "Write a list of {role, content} messages.",
-        )
-    if len(value) > MAX_MESSAGES:
-        raise RowError(
-            field, f"has {len(value):,} messages, of {MAX_MESSAGES:,} allowed.", "Leave messages out."
-        )
-    messages = []
-    for place, message in enumerate(value, start=1):
-        name = f"{field}[{place}]"
-        if not isinstance(message, dict):
-            raise RowError(name, f"is {json_kind(message)}.", "Write {role, content}.")
-        role = choice_of(message, "role", ROLES) if message.get("role") in ROLES else None
-        if role is None:
-            raise RowError(
-                f"{name}.role", f"is {str(message.get('role'))[:40]!r}.", f"Write one of: {', '.join(ROLES)}."
-            )
-        content = check_text(
-            f"{name}.content", message.get("content"), limit=settings.MAX_TEXT_BYTES, empty=True
-        )
-        messages.append({"role": role, "content": content})
-    if not any(is_visible(message["content"]) for message in messages):
-        raise RowError(field, "has no text in any message.", "Give the prompt a text.")
-    if sum(len(message["content"].encode()) for message in messages) > settings.MAX_TEXT_BYTES:
-        raise RowError(field, f"is longer than {settings.MAX_TEXT_BYTES // 1024} KB in all.", "Shorten it.")
-    return messages
 
 
 def short_number(value: float) -> str:

@@ -24,7 +24,7 @@ from django.db.models.functions import Greatest
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Pair, Response
-from webapp.importing.formats import LevelRecord, VoteRecord
+from webapp.importing.shapes import LevelRecord, VoteRecord
 from webapp.importing.writing import CHUNK, CorpusWriter, Known, Where, in_chunks, shorten
 from webapp.labels.models import Judgement, QualityLabel, Verdict
 from webapp.labels.models import Source as LabelSource
@@ -33,6 +33,12 @@ from webapp.labels.names import imported_username
 logger = logging.getLogger(__name__)
 
 _SWAPPED = {"a": "b", "b": "a"}
+
+
+def _other_side(reason: str) -> str:
+    """A reason of one side ("a:clear") where the pair has its sides the other way round."""
+    side, mark, tag = reason.partition(":")
+    return f"{_SWAPPED[side]}:{tag}" if mark and side in _SWAPPED else reason
 
 
 class _Annotator:
@@ -195,7 +201,8 @@ class LabelWriter:
             pair, swapped = found
             if swapped:
                 verdict, left = _SWAPPED.get(record.verdict, record.verdict), _SWAPPED.get(record.left, "")
-                record = record._replace(verdict=verdict, left=left)
+                reasons = [_other_side(reason) for reason in record.reasons]
+                record = record._replace(verdict=verdict, left=left, reasons=reasons)
             votes.append((where, record, pair))
         said = self._current(
             Judgement, "pair", {pair.pk for _, _, pair in votes if not pair.fresh}, ("verdict", "strength")
@@ -250,6 +257,7 @@ class LabelWriter:
             created_at=datetime.fromisoformat(record.created_at) if record.created_at else self.corpus.now,
             policy=record.policy,
             propensity=record.propensity,
+            contradiction_kept=record.contradiction_kept,
             source=LabelSource.IMPORT,
             client_key=f"import:{pair.pk}:{annotator.pk}:{old.pk if old else 0}",
             supersedes_id=old.pk if old else None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
+from webapp.importing.json_columns import decoded
 from webapp.importing.sources import (
     MAX_COLUMNS,
     MAX_ROW_BYTES,
@@ -210,7 +211,7 @@ def _batch_rows(
         for name in floats:
             if row[name] != row[name]:  # NaN, which is “not given”
                 row[name] = None
-        yield number, row
+        yield number, decoded(row, batch.schema)
 
 
 def _cell_by_cell(batch: pyarrow.RecordBatch, place: int) -> Row:

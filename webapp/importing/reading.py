@@ -1,6 +1,6 @@
 """From files to rows: JSON Lines, JSON lists, tables and Parquet, plain, packed with gzip or inside a zip.
 
-Files are read as a stream and within limits. Nothing here knows what the rows mean (that is `formats`). A row that
+Files are read as a stream and within limits. Nothing here knows what the rows mean (that is `shapes`). A row that
 cannot be read is yielded as a `Problem`, so that the rest of the file is read all the same; a value that cannot be
 read is an `Unreadable` in its row; a file that cannot be read raises `ImportRefused`.
 """

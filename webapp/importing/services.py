@@ -24,11 +24,12 @@ from django.utils import timezone
 from webapp import life
 from webapp.accounts.models import User
 from webapp.celery import enqueue
+from webapp.corpus.access import ProjectArchived, check_not_archived
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Import, Project
-from webapp.importing.formats import PARSERS, recognise
 from webapp.importing.labels import LabelWriter
 from webapp.importing.reading import ImportRefused, Source, expanded, printable
+from webapp.importing.shapes import PARSERS, recognise
 from webapp.importing.writing import (
     ERRORS,
     OWN_FILES,
@@ -53,6 +54,7 @@ class Stopped(Exception):
 
 def import_start(*, project: Project, files: Sequence[UploadedFile], format: str, created_by: User) -> Import:
     """Keep uploaded files and queue their dry run. Raises OSError, and then nothing is kept."""
+    check_not_archived(project)
     folder = f"imports/{secrets.token_hex(8)}"
     path = settings.DATA_DIR / folder
     path.mkdir(parents=True)
@@ -107,6 +109,7 @@ def import_cancel(*, import_row: Import, actor: User | None = None) -> bool:
 @transaction.atomic
 def import_retry(*, import_row: Import, actor: User | None = None) -> bool:
     """FAILED | LOST | CANCELLED -> QUEUED; False if it was none of these."""
+    check_not_archived(import_row.project)
     queued = import_row.requeue()
     if queued:
         audit_import(import_row, Action.IMPORT_RETRIED, actor)
@@ -124,6 +127,7 @@ def import_next(*, project: Project) -> None:
 @transaction.atomic
 def import_confirm(*, import_row: Import, actor: User | None = None) -> bool:
     """DONE (dry run) -> QUEUED (for real): one conditional UPDATE, so that a double click imports once."""
+    check_not_archived(import_row.project)
     confirmed = (
         Import.objects.filter(pk=import_row.pk, state=State.DONE, dry_run=True).update(
             state=State.QUEUED, dry_run=False, queued_at=timezone.now(), started_at=None, finished_at=None, phase="",
@@ -182,7 +186,9 @@ def import_files(
         with nullcontext() if dry_run else transaction.atomic():
             if not dry_run:
                 # One import of a project at a time; rows that refer to the project may be added meanwhile.
-                Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+                locked = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+                if locked.archived_at is not None:
+                    raise ImportRefused(str(ProjectArchived(locked)))
             _walk(project, sources, spool, problems, report, total, progress, write=not dry_run)
             if not report.found:
                 raise ImportRefused(

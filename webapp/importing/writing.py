@@ -18,10 +18,11 @@ from typing import Any, NamedTuple, TextIO
 from django.db.models import Model, QuerySet
 from django.utils import timezone
 
+from webapp.corpus.conversations import spoken
 from webapp.corpus.models import Pair, Project, Prompt, Response, messages_digest, text_digest
-from webapp.importing import fields, formats
-from webapp.importing.formats import LevelRecord, PairRecord, PromptRecord, Record, ResponseRecord, VoteRecord
+from webapp.importing import fields, shapes
 from webapp.importing.reading import ImportRefused, Problem, Source, printable, read_as
+from webapp.importing.shapes import LevelRecord, PairRecord, PromptRecord, Record, ResponseRecord, VoteRecord
 
 # Rows looked up and written at a time: below SQLite's limit of variables in one statement.
 CHUNK = 500
@@ -56,6 +57,9 @@ class Report:
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     rows: int = 0
     left_out: int = 0
+    # Columns that the format did not use, and what was done to texts on the way (see shapes.tracking), by rows.
+    unused: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
     preview: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
@@ -80,6 +84,8 @@ class Report:
             "counts": self.counts,
             "rows": self.rows,
             "left_out": self.left_out,
+            "unused": self.unused,
+            "notes": self.notes,
             "errors": self.errors,
             "preview": self.preview,
             "seconds": round(self.seconds, 2),
@@ -210,6 +216,7 @@ def spool_records(
 ) -> None:
     """Read every file once; good rows go to the spool, bad ones to the problems. Progress counts kilobytes."""
     sizes = [source.size for source in sources]
+    tally = shapes.Tally()
     for place, source in enumerate(sources):
         before = sum(sizes[:place])
         count = 0
@@ -217,7 +224,7 @@ def spool_records(
         def tick(position: int, before: int = before) -> None:
             progress("reading", (before + position) // 1024, sum(sizes) // 1024)
 
-        for number, found in formats.records(source, format_name, tick):
+        for number, found in shapes.records(source, format_name, tick, tally):
             count += 1
             if isinstance(found, Problem):
                 problems.add(found)
@@ -228,6 +235,7 @@ def spool_records(
         report.files.append(
             {"name": source.name, "bytes": sizes[place], "rows": count, "read_as": read_as(source)}
         )
+    report.unused, report.notes = dict(tally.unused.most_common(1000)), dict(tally.notes.most_common())
     spool.close()
 
 
@@ -340,7 +348,7 @@ class CorpusWriter:
         self.look_up("prompts", self.prompts, (record.id for _, record in chunk))
         new: list[tuple[Known, Any]] = []
         for where, record in chunk:
-            digest = messages_digest(record.messages)
+            digest = messages_digest(record.messages, list(record.tools))
             known = self.prompts.get(record.id)
             if known is None:
                 known = Known(record.id, 0, (digest, record.group), fresh=True)
@@ -349,8 +357,8 @@ class CorpusWriter:
                     (
                         known,
                         Prompt(
-                            project=self.project, external_id=record.id, messages=record.messages, digest=digest,
-                            group=record.group, created_at=self.now,
+                            project=self.project, external_id=record.id, messages=record.messages,
+                            tools=list(record.tools), digest=digest, group=record.group, created_at=self.now,
                         ),
                     )
                 )  # fmt: skip
@@ -379,7 +387,7 @@ class CorpusWriter:
                 self._left_out.setdefault(("response", record.id), where)
                 self.unknown(where, "prompt", "prompt", record.prompt)
                 continue
-            digest = text_digest(record.text)
+            digest = messages_digest(record.messages) if record.messages else text_digest(record.text)
             known = self.responses.get(record.id)
             if known is None:
                 known = Known(record.id, 0, (digest, prompt.pk, record.author), fresh=True)
@@ -389,7 +397,8 @@ class CorpusWriter:
                         known,
                         Response(
                             project=self.project, prompt_id=prompt.pk, external_id=record.id, text=record.text,
-                            digest=digest, author=record.author, metadata=record.metadata, wanted=wanted,
+                            messages=record.messages, digest=digest, author=record.author,
+                            metadata=record.metadata, wanted=wanted,
                             created_at=self.now,
                         ),
                     )
@@ -547,7 +556,7 @@ class CorpusWriter:
         needed = {texts.get("prompt_id") for texts in wanted.values()}
         for _, prompt in self.spool.read("prompts"):
             if prompt.id in needed and prompt.id not in prompts:
-                prompts[prompt.id] = shorten(prompt.messages[-1]["content"])
+                prompts[prompt.id] = shorten(spoken(prompt.messages[-1]))
         for prompt in self.project.prompts.filter(
             external_id__in=[id for id in needed if id and id not in prompts]
         ):

@@ -1,43 +1,47 @@
 """What a card shows and how its form is read. The page knows A and B by position only; here they become a and b."""
 
+import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
+from django.http import QueryDict
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from webapp.corpus.models import Prompt, Response
-from webapp.labels.models import Assignment, Judgement, QualityLabel, Side, Verdict
+from webapp.labels.contradictions import contradiction
+from webapp.labels.models import Assignment, Judgement, Level, QualityLabel, Side, Verdict
 
-# Longer than this and not what is being answered: folded, with its beginning in sight.
-_FOLD_SYSTEM = 300
-_FOLD_TURN = 700
-_FOLD_LAST = 2500
-_EXCERPT = 120
+_CONTRADICTIONS = {
+    f"{verdict}:{a}:{b}": sentence
+    for verdict, word in {"left": "a", "right": "b", "tie": "tie", "both_bad": "both_bad"}.items()
+    for a in Level.values
+    for b in Level.values
+    if (sentence := contradiction(word, a, b))
+}
 
-
-@dataclass(frozen=True)
-class Turn:
-    """One message of the prompt. `excerpt` is set where the message is so long that it can be folded."""
-
-    role: str
-    content: str
-    excerpt: str = ""
-    opened: bool = False
+CONTRADICTIONS = json.dumps(_CONTRADICTIONS)
+"""What the page asks about by itself: sentences by what stands in the form, "verdict:level of A:level of B"."""
 
 
 @dataclass
 class SideView:
-    """One response of a card: `name` A or B is its position, never its identity; `rival` the other one's text."""
+    """One response of a card: `name` A or B is its position, never its identity; `rival` is the other one.
+
+    It has a prompt where the two answer different ones: each then stands under its own.
+    """
 
     name: str
     position: str
     response: Response
-    rival: str = ""
+    rival: Response | None = None
     level: str = ""
-    turns: list[Turn] = field(default_factory=list)
+    prompt: Prompt | None = None
+    tags: list[str] = field(default_factory=list)
+    offered: list[str] = field(default_factory=list)
 
     @property
     def field(self) -> str:
@@ -49,7 +53,7 @@ class Card:
     """An assignment with its texts, what was answered so far, and what is wrong with that."""
 
     assignment: Assignment
-    turns: list[Turn]
+    prompt: Prompt | None
     sides: list[SideView]
     revision: int = 0
     verdict: str = ""
@@ -57,20 +61,28 @@ class Card:
     comment: str = ""
     errors: dict[str, str] = field(default_factory=dict)
     answered: bool = False
+    # Its newest answer is, or was before it was taken back, a skip.
+    skipped: bool = False
     shown_at: datetime | None = None
+    # What has to be looked at once more: a contradiction in words, and what the form sends to keep it.
+    question: str = ""
+    keep: str = ""
+    # What was said on the card before; in words where the page has to tell.
+    former: Judgement | QualityLabel | None = None
+    former_said: dict[str, Any] | None = None
 
     @property
     def is_pair(self) -> bool:
         return self.assignment.pair_id is not None
 
     def answer(self, answers: "Answers") -> None:
-        """Put a form's answers back on the card (it could not be stored as it was)."""
-        self.verdict, self.strength, self.comment = answers.verdict, answers.strength, answers.comment
+        """Put a form's answers back on the card (it could not be stored as it was). The revision is the newest."""
+        self.verdict = "" if answers.skipped else answers.verdict
+        self.strength, self.comment = answers.strength, answers.comment
         self.shown_at, self.answered = answers.shown_at, True
-        if answers.revision is not None:
-            self.revision = answers.revision
         for side in self.sides:
             side.level = answers.levels.get(side.field, "")
+            side.tags = [tag for tag in answers.tags.get(side.position, []) if tag in side.offered]
 
 
 @dataclass(frozen=True)
@@ -81,24 +93,38 @@ class Answers:
     strength: int | None
     comment: str
     levels: dict[str, str]
+    tags: dict[str, list[str]]
     shown_at: datetime | None
-    revision: int | None
+    revision: int
+    keep: str
 
     @classmethod
-    def read(cls, form: Mapping[str, str]) -> "Answers":
+    def read(cls, form: QueryDict) -> "Answers":
         verdict = Verdict.SKIP.value if form.get("skip") else form.get("verdict", "")
         strength = form.get("strength", "")
-        levels = {name: form[name] for name in ("level", "level_left", "level_right") if form.get(name)}
-        skipped = verdict == Verdict.SKIP
+        levels = {name: said for name in ("level", "level_left", "level_right") if (said := form.get(name))}
+        revision = form.get("revision", "")
         return cls(
             verdict=verdict,
             # The form can't take back a strength when the verdict changes to a tie without JavaScript.
             strength=_whole(strength) if verdict in ("left", "right") and strength else None,
             comment=form.get("comment", ""),
-            levels={} if skipped else levels,
+            levels={} if verdict == Verdict.SKIP else levels,
+            tags={side: list(dict.fromkeys(form.getlist(f"tags_{side}"))) for side in ("left", "right")},
             shown_at=_recent(form.get("shown_at", "")),
-            revision=_whole(form["revision"]) if form.get("revision", "").isdecimal() else None,
+            # A form that does not say what it saw has seen nothing.
+            revision=_whole(revision) if revision else 0,
+            keep=form.get("keep", ""),
         )
+
+    @property
+    def skipped(self) -> bool:
+        return self.verdict == Verdict.SKIP
+
+    @property
+    def said(self) -> str:
+        """Verdict and levels as `keep` names them."""
+        return f"{self.verdict}:{self.levels.get('level_left', '')}:{self.levels.get('level_right', '')}"
 
     def verdict_for(self, assignment: Assignment) -> str:
         """The verdict in terms of the pair's responses a and b; unknown words stay as they are, to be refused."""
@@ -111,6 +137,16 @@ class Answers:
         a, b = _positions(assignment)
         pks = {f"level_{a}": assignment.pair.response_a_id, f"level_{b}": assignment.pair.response_b_id}
         return {pks[name]: level for name, level in self.levels.items() if name in pks}
+
+    def reasons_for(self, assignment: Assignment) -> list[str]:
+        """The tags as "a:TAG" and "b:TAG", in the project's order, so that the same ones are the same list."""
+        a, b = _positions(assignment)
+        order = {tag: place for place, tag in enumerate(assignment.project.reason_tags)}
+        return [
+            f"{side}:{tag}"
+            for side, position in (("a", a), ("b", b))
+            for tag in sorted(self.tags[position], key=lambda tag: (order.get(tag, len(order)), tag))
+        ]
 
 
 def form_errors(errors: dict[str, str], assignment: Assignment) -> dict[str, str]:
@@ -153,17 +189,6 @@ def keys_in(text: str, limit: int = 8) -> list[uuid.UUID]:
     return keys
 
 
-def _turns(prompt: Prompt) -> list[Turn]:
-    turns = []
-    last = len(prompt.messages) - 1
-    for index, message in enumerate(prompt.messages):
-        role, content = str(message["role"]), str(message["content"])
-        limit = _FOLD_SYSTEM if role == "system" else _FOLD_LAST if index == last else _FOLD_TURN
-        excerpt = " ".join(content[: _EXCERPT * 2].split())[:_EXCERPT] + "…" if len(content) > limit else ""
-        turns.append(Turn(role, content, excerpt, opened=index == last))
-    return turns
-
-
 def cards_for(assignments: Iterable[Assignment]) -> list[Card]:
     """The cards of these assignments in their order, with what their annotator has answered on them before.
 
@@ -171,7 +196,7 @@ def cards_for(assignments: Iterable[Assignment]) -> list[Card]:
     """
     keys = [assignment.pk for assignment in assignments]
     rows = Assignment.objects.filter(pk__in=keys).select_related(
-        "pair__response_a__prompt", "pair__response_b__prompt", "response__prompt"
+        "project", "pair__response_a__prompt", "pair__response_b__prompt", "response__prompt"
     )
     found = {row.pk: row for row in rows}
     cards = [_card(found[pk]) for pk in keys if pk in found]
@@ -185,51 +210,66 @@ def _card(assignment: Assignment) -> Card:
     if pair is None:
         assert assignment.response is not None
         side = SideView(name="", position="", response=assignment.response)
-        return Card(assignment, _turns(assignment.response.prompt), [side])
+        return Card(assignment, assignment.response.prompt, [side])
     responses = [pair.response_a, pair.response_b]
     if assignment.left == Side.B:
         responses.reverse()
     left, right = responses
-    sides = [SideView("A", "left", left, right.text), SideView("B", "right", right, left.text)]
-    if left.prompt_id == right.prompt_id:
-        return Card(assignment, _turns(left.prompt), sides)
-    # Answers to different prompts: each stands under its own.
+    sides = [SideView("A", "left", left, right), SideView("B", "right", right, left)]
     for side in sides:
-        side.turns = _turns(side.response.prompt)
-    return Card(assignment, [], sides)
+        side.offered = list(assignment.project.reason_tags)
+    if left.prompt_id == right.prompt_id:
+        return Card(assignment, left.prompt, sides)
+    for side in sides:
+        side.prompt = side.response.prompt
+    return Card(assignment, None, sides)
 
 
 def _fill_pairs(cards: list[Card]) -> None:
     if not cards:
         return
-    by_pk = {card.assignment.pk: card for card in cards}
+    by_pair = {card.assignment.pair_id: card for card in cards}
     newest: dict[int, Judgement] = {}
-    for row in Judgement.objects.filter(assignment__in=by_pk).order_by("pk"):
-        assert row.assignment_id is not None
-        by_pk[row.assignment_id].revision += 1
-        if not row.retraction:
-            newest[row.assignment_id] = row
+    people = {card.assignment.annotator_id for card in cards}
+    for row in Judgement.objects.filter(pair__in=by_pair, annotator__in=people).order_by("pk"):
+        card = by_pair[row.pair_id]
+        if row.annotator_id == card.assignment.annotator_id:
+            card.revision += 1
+            if not row.retraction:
+                newest[row.pair_id] = row
     if not newest:
         return
     labels = QualityLabel.objects.filter(judgement__in=newest.values(), retraction=False).order_by("pk")
     levels = {(label.judgement_id, label.response_id): label.level for label in labels}
-    for pk, row in newest.items():
-        card = by_pk[pk]
+    for pair_id, row in newest.items():
+        card = by_pair[pair_id]
         a, b = _positions(card.assignment)
-        card.answered = row.verdict != Verdict.SKIP
+        card.former, card.skipped = row, row.verdict == Verdict.SKIP
+        card.answered = not card.skipped
         card.verdict = {"a": a, "b": b, "skip": ""}.get(row.verdict, row.verdict)
         card.strength, card.comment = row.strength, row.comment
         for side in card.sides:
             side.level = levels.get((row.pk, side.response.pk), "")
+            side.tags = row.tags_of("a" if side.position == a else "b")
+            # What the project no longer offers stays on a card that was answered with it.
+            side.offered += [tag for tag in side.tags if tag not in side.offered]
 
 
 def _fill_lone(cards: list[Card]) -> None:
     if not cards:
         return
-    by_pk = {card.assignment.pk: card for card in cards}
-    for row in QualityLabel.objects.filter(assignment__in=by_pk).order_by("pk"):
-        assert row.assignment_id is not None
-        card = by_pk[row.assignment_id]
-        card.revision += 1
-        if row.level:
-            card.sides[0].level, card.comment, card.answered = row.level, row.comment, True
+    by_response = {card.assignment.response_id: card for card in cards}
+    people = {card.assignment.annotator_id for card in cards}
+    said: dict[int, list[QualityLabel]] = {}
+    for row in QualityLabel.objects.filter(response__in=by_response, annotator__in=people).order_by("pk"):
+        if row.annotator_id == by_response[row.response_id].assignment.annotator_id:
+            said.setdefault(row.response_id, []).append(row)
+    for response_id, rows in said.items():
+        card = by_response[response_id]
+        card.revision = len(rows)
+        # The newest row of a card that is open again only takes the answer before it back.
+        answers = rows if card.assignment.state == Assignment.State.DONE else rows[:-1]
+        if answers:
+            card.former = row = answers[-1]
+            card.skipped, card.answered = not row.level, bool(row.level)
+            card.sides[0].level, card.comment = row.level, row.comment

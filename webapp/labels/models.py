@@ -157,6 +157,20 @@ class Judgement(models.Model):
         ]
         indexes = [models.Index(fields=["annotator", "-created_at"]), models.Index(fields=["created_at"])]
 
+    def tags_of(self, side: str) -> list[str]:
+        """The reasons ticked for response "a" or "b"."""
+        return [reason[2:] for reason in self.reasons if reason.startswith(f"{side}:")]
+
+    @property
+    def tags_by_side(self) -> list[tuple[str, list[str]]]:
+        """The sides that have tags: A is response a, as on the pages that show both."""
+        return [(side.upper(), tags) for side in ("a", "b") if (tags := self.tags_of(side))]
+
+    @property
+    def other_reasons(self) -> list[str]:
+        """Reasons that belong to neither side, as imports bring them."""
+        return [reason for reason in self.reasons if reason[:2] not in ("a:", "b:")]
+
 
 class QualityLabel(models.Model):
     """One annotator's absolute level for one response. Never edited.
@@ -203,3 +217,10 @@ class QualityLabel(models.Model):
             ),
         ]
         indexes = [models.Index(fields=["annotator", "-created_at"]), models.Index(fields=["created_at"])]
+
+    @property
+    def tags(self) -> list[str]:
+        """The reasons ticked for this response with the judgement that brought the level."""
+        if self.judgement is None:
+            return []
+        return self.judgement.tags_of("a" if self.judgement.pair.response_a_id == self.response_id else "b")

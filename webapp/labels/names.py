@@ -7,10 +7,10 @@ installation; files and snapshots hold the bare name, so that labels which went 
 from collections import Counter
 from typing import NamedTuple
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from webapp.accounts.models import User
-from webapp.corpus.models import Project
+from webapp.corpus.models import Membership, Project
 from webapp.labels.models import Judgement, QualityLabel
 
 
@@ -25,6 +25,15 @@ def imported_username(project: Project, name: str) -> str:
     """The username of an imported annotator; a name that has the project's prefix already is one."""
     prefix = f"{project.slug}:"
     return name if name.startswith(prefix) else f"{prefix}{name}"
+
+
+def labellers(project: Project) -> QuerySet[User]:
+    """Everybody who ever labelled in the project or may do so, by primary key."""
+    return User.objects.filter(
+        Q(pk__in=Judgement.objects.filter(pair__project=project).values("annotator"))
+        | Q(pk__in=QualityLabel.objects.filter(response__project=project).values("annotator"))
+        | Q(pk__in=Membership.objects.filter(project=project).values("user"))
+    ).values("pk")
 
 
 def annotator_names(project: Project) -> dict[int, Named]:

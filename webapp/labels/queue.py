@@ -19,6 +19,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from webapp.accounts.models import User
+from webapp.corpus.access import check_not_archived
 from webapp.corpus.models import Pair, Project, Response
 from webapp.labels.models import Assignment, Judgement, QualityLabel, Side
 
@@ -182,7 +183,9 @@ def assignments_for(*, project: Project, annotator: User, count: int = 2) -> lis
 
     His own open assignments come first and their time is renewed, so a reload, a second tab and the card fetched
     ahead keep theirs. New ones follow the policy, and say with what probability they were chosen.
+    Raises ProjectArchived.
     """
+    check_not_archived(project)
     kind = kind_of(project)
     until = timezone.now() + timedelta(minutes=project.reservation_minutes)
     mine = _open_assignments(kind, project, annotator)

@@ -1,8 +1,12 @@
 """Storing what an annotator says: once per intent, append-only, with the places of the queue in the same transaction.
 
-A card is an Assignment; its `key` and its `revision` (how many rows it already has) name one intent to save. The same
-intent sent again (double click, retry, back button) changes nothing and gets the same receipt. Another answer on the
-same card is a new row that supersedes; an undo is a row that takes back. Old rows change only `is_current`.
+A card is an Assignment; its `key` and its `revision` (how many rows its annotator already has of what it shows) name
+one intent to save. The same intent sent again (double click, retry, back button) changes nothing and gets the same
+receipt. Another answer on the same card is a new row that supersedes; an undo is a row that takes back. Old rows change
+only `is_current`.
+
+Two kinds of answers are stored only after one more look (`Asked`): one whose verdict and levels contradict each other,
+and one that would replace an answer which was not on the card when it was shown.
 """
 
 import uuid
@@ -16,8 +20,10 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from webapp.accounts.models import User
+from webapp.corpus.access import check_not_archived
 from webapp.corpus.models import Pair, Project, Response
-from webapp.labels.models import Assignment, Judgement, Level, QualityLabel, Source, Verdict
+from webapp.labels.contradictions import contradiction
+from webapp.labels.models import Assignment, Judgement, Level, QualityLabel, Side, Source, Verdict
 from webapp.labels.queue import PAIRS, RESPONSES, Kind, place_lock, place_move
 
 COMMENT_MAX = 4000
@@ -35,6 +41,16 @@ class Refused(ValueError):
         self.errors = errors
 
 
+class Asked(Exception):
+    """An answer that waits for one more look: it contradicts itself (`contradiction` says how), or `former` was said
+    on the card since it was shown.
+    """
+
+    def __init__(self, *, contradiction: str = "", former: Judgement | QualityLabel | None = None) -> None:
+        super().__init__(contradiction or "answered meanwhile")
+        self.contradiction, self.former = contradiction, former
+
+
 @dataclass(frozen=True)
 class Receipt:
     """What became of a submitted card. `kept` False: nothing was stored, and `message` says why."""
@@ -44,6 +60,13 @@ class Receipt:
     saved_at: datetime
     kept: bool
     message: str = ""
+
+    @property
+    def skipped(self) -> bool:
+        """Whether what was stored is a skip."""
+        if self.judgement is not None:
+            return self.judgement.verdict == Verdict.SKIP
+        return self.label is not None and not self.label.level
 
 
 def judgement_submit(
@@ -58,16 +81,20 @@ def judgement_submit(
     shown_at: datetime | None = None,
     source: str = Source.BROWSER,
     revision: int | None = None,
+    keep: bool | None = None,
 ) -> Receipt:
     """Store one verdict (in terms of the pair's responses a and b) with the levels of its responses.
 
-    `levels` maps response primary keys to levels. `revision` is the number of rows the card had when it was shown;
-    without it the card's newest row tells a repetition from a correction.
-    Raises Assignment.DoesNotExist if the card is not this annotator's, Refused if the answer is incomplete.
+    `levels` maps response primary keys to levels; `reasons` are tags of the project as "a:TAG" and "b:TAG", or words of
+    one's own. `revision` is the number of rows that the annotator had on this pair when the card was shown; without it
+    the newest row tells a repetition from a correction, and nobody is asked. `keep` says that a contradiction is meant
+    (True) or that nobody has been asked (False); without it nobody is, as for simulated annotators.
+    Raises Assignment.DoesNotExist if the card is not this annotator's, Refused if the answer is incomplete, Asked.
     """
     assignment = Assignment.objects.select_related("project", "pair").get(
         key=key, annotator=annotator, pair__isnull=False
     )
+    check_not_archived(assignment.project)
     pair = assignment.pair
     assert pair is not None
     comment = _clean(comment)
@@ -80,8 +107,11 @@ def judgement_submit(
     elif strength is not None and verdict not in (Verdict.A, Verdict.B):
         errors["strength"] = "A strength goes with A or B only: leave it out."
     errors |= _level_errors(assignment.project, pair, verdict, levels)
+    if "reasons" not in errors and (unknown := _unknown_tag(assignment, reasons)) is not None:
+        errors["reasons"] = f"“{unknown}” is not (or no longer) one of this project's reasons: leave it out."
     if errors:
         raise Refused(errors)
+    contradicts = _contradiction(assignment, pair, verdict, levels)
     fields = {
         "verdict": verdict,
         "strength": strength,
@@ -89,8 +119,30 @@ def judgement_submit(
         "comment": comment,
         "shown_at": shown_at,
         "source": source,
+        "contradiction_kept": bool(contradicts and keep),
     }
-    return _again_on_conflict(lambda: _judgement_store(assignment, pair, fields, levels, revision))
+    question = contradicts if keep is False else ""
+    return _again_on_conflict(lambda: _judgement_store(assignment, pair, fields, levels, revision, question))
+
+
+def _contradiction(assignment: Assignment, pair: Pair, verdict: str, levels: Mapping[int, str]) -> str:
+    """What contradicts what, in terms of A and B as they stand on the card; "" where nothing does."""
+    sides = [levels.get(pair.response_a_id, ""), levels.get(pair.response_b_id, "")]
+    if assignment.left == Side.B:
+        sides.reverse()
+        verdict = {Verdict.A: Verdict.B, Verdict.B: Verdict.A}.get(Verdict(verdict), verdict)
+    return contradiction(verdict, *sides) or ""
+
+
+def _unknown_tag(assignment: Assignment, reasons: Collection[str]) -> str | None:
+    """The first tag that the project has not and that this card was not answered with before."""
+    tags = {reason for reason in reasons if reason[:2] in ("a:", "b:")}
+    unknown = sorted(tag for tag in tags if tag[2:] not in assignment.project.reason_tags)
+    if not unknown:
+        return None
+    former = Judgement.objects.filter(pair=assignment.pair, annotator=assignment.annotator_id)
+    kept = {tag for row in former.values_list("reasons", flat=True) for tag in row}
+    return next((tag[2:] for tag in unknown if tag not in kept), None)
 
 
 def _clean(text: str) -> str:
@@ -172,18 +224,27 @@ def _late_message(kind: Kind) -> str:
     return f"Your reservation had ended, but the {thing} still wanted a judgement: it is kept."
 
 
-def _same_intent(own: list[Any], revision: int | None, head: Any) -> list[Any]:
-    """The rows that a repeated sending may be a repetition of: the one with its revision, and the card's newest."""
-    rows = []
-    if revision is not None and 0 <= revision < len(own):
-        rows.append(own[revision])
-    if own and head is not None and own[-1].pk == head.pk:
-        rows.append(head)
-    return [row for row in rows if not row.retraction]
+def _same_intent(assignment: Assignment, rows: list[Any], revision: int | None, head: Any) -> list[Any]:
+    """The rows that a repeated sending may be a repetition of: the one with its revision, and the newest.
+
+    An open card is only repeated by its own rows: it still has to be closed.
+    """
+    found = []
+    if revision is not None and 0 <= revision < len(rows):
+        found.append(rows[revision])
+    if head is not None:
+        found.append(head)
+    closed = assignment.state != Assignment.State.OPEN
+    return [row for row in found if not row.retraction and (closed or row.assignment_id == assignment.pk)]
 
 
 def _judgement_store(
-    assignment: Assignment, pair: Pair, fields: dict[str, Any], levels: dict[int, str], revision: int | None
+    assignment: Assignment,
+    pair: Pair,
+    fields: dict[str, Any],
+    levels: dict[int, str],
+    revision: int | None,
+    question: str,
 ) -> Receipt:
     place_lock(PAIRS, pair.pk)
     assignment.refresh_from_db(fields=["state", "holds_place"])
@@ -191,9 +252,13 @@ def _judgement_store(
     own = [row for row in rows if row.assignment_id == assignment.pk]
     head = next((row for row in rows if row.is_current), None)
     compared = ("verdict", "strength", "reasons", "comment")
-    for row in _same_intent(own, revision, head):
+    for row in _same_intent(assignment, rows, revision, head):
         if all(getattr(row, name) == fields[name] for name in compared) and _levels_of(row) == levels:
             return Receipt(row, None, row.created_at, kept=True)
+    if revision not in (None, len(rows)) and head is not None and not head.retraction:
+        raise Asked(former=head)
+    if question:
+        raise Asked(contradiction=question)
 
     gain = int(fields["verdict"] != Verdict.SKIP) - int(head is not None and head.verdict != Verdict.SKIP)
     late = assignment.state == Assignment.State.EXPIRED
@@ -278,11 +343,12 @@ def level_submit(
 ) -> Receipt:
     """Store one level for a lone response (projects that ask for levels only); `level` may be "skip".
 
-    Raises Assignment.DoesNotExist if the card is not this annotator's, Refused if the answer is incomplete.
+    Raises Assignment.DoesNotExist if the card is not this annotator's, Refused if the answer is incomplete, Asked.
     """
     assignment = Assignment.objects.select_related("project").get(
         key=key, annotator=annotator, response__isnull=False
     )
+    check_not_archived(assignment.project)
     comment = _clean(comment)
     errors = _common_errors(comment)
     if level != Verdict.SKIP and level not in Level.values:
@@ -306,11 +372,18 @@ def _level_store(assignment: Assignment, level: str, fields: dict[str, Any], rev
     )
     own = [row for row in rows if row.assignment_id == assignment.pk]
     head = next((row for row in rows if row.is_current), None)
-    for row in _same_intent(own, revision, head):
+    for row in _same_intent(assignment, rows, revision, head):
         if row.level == level and row.comment == fields["comment"]:
             return Receipt(None, row, row.created_at, kept=True)
-    if not level and own and own[-1].retraction and assignment.state == Assignment.State.DONE:
+    skipped = bool(own) and own[-1].retraction and assignment.state == Assignment.State.DONE
+    if not level and skipped:
         return Receipt(None, own[-1], own[-1].created_at, kept=True)  # the same skip again
+    if (
+        revision not in (None, len(rows))
+        and head is not None
+        and (not head.retraction or (skipped and head == own[-1]))
+    ):
+        raise Asked(former=head)
 
     late = assignment.state == Assignment.State.EXPIRED
     if not _settle(RESPONSES, assignment, _level_gain(head, level)):
@@ -330,6 +403,8 @@ def _level_store(assignment: Assignment, level: str, fields: dict[str, Any], rev
 
 def undoable(*, project: Project, annotator: User) -> Judgement | QualityLabel | None:
     """What an undo would take back: this annotator's newest answer (or skip) of the last 24 hours, with its card."""
+    if project.archived_at is not None:
+        return None
     since = timezone.now() - UNDO_WITHIN
     if project.asks_pairs:
         judgements = Judgement.objects.current().filter(annotator=annotator, assignment__project=project)
@@ -351,6 +426,7 @@ def judgement_undo(*, project: Project, annotator: User, key: uuid.UUID | None =
     What was said is superseded by a row that takes it back, and the card holds its place again if one is free. With
     `key` only that card is taken back: the same undo sent twice does not reach further than it was meant to.
     """
+    check_not_archived(project)
     newest = undoable(project=project, annotator=annotator)
     if newest is None or newest.assignment is None or (key is not None and newest.assignment.key != key):
         reopened = Assignment.objects.filter(

@@ -10,4 +10,5 @@ urlpatterns = [
     path("p/<slug:slug>/annotate/undo/", views.undo, name="undo"),
     path("p/<slug:slug>/annotate/<uuid:key>/", views.submit, name="submit"),
     path("p/<slug:slug>/history/", views.history, name="history"),
+    path("p/<slug:slug>/people/<key:pk>/judgements/", views.annotator, name="annotator"),
 ]

@@ -8,15 +8,24 @@ from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from webapp.accounts.models import User
-from webapp.corpus.access import project_for
+from webapp.corpus.access import ProjectArchived, project_for
 from webapp.corpus.models import Project
 from webapp.labels import queue, services
-from webapp.labels.cards import Answers, Card, cards_for, form_errors, keys_in
-from webapp.labels.histories import STRENGTHS, entry_of, judged_count, own_judgements, own_levels
-from webapp.labels.models import Assignment
+from webapp.labels.cards import CONTRADICTIONS, Answers, Card, cards_for, form_errors, keys_in
+from webapp.labels.histories import (
+    STRENGTHS,
+    entry_of,
+    in_words,
+    own_counts,
+    own_judgements,
+    own_levels,
+)
+from webapp.labels.models import Assignment, Judgement, QualityLabel
+from webapp.labels.names import labellers
 
 _AHEAD = 2
 """Cards a page holds: the one in sight and the next."""
@@ -33,6 +42,7 @@ _CHOICES = {
     ],
     "strengths": [("", "not said"), *((str(value), word) for value, word in STRENGTHS.items())],
     "level_digits": [("bad", 1), ("normal", 2), ("good", 3)],
+    "contradictions": CONTRADICTIONS,
 }
 
 RECEIPT_HEADER = "Caliper-Receipt"
@@ -43,7 +53,7 @@ def _standing(project: Project, user: User) -> dict[str, Any]:
     """What every answer of the annotate page says: how far one is, and what an undo would take back."""
     return {
         **_CHOICES,
-        "judged": judged_count(project=project, annotator=user),
+        "counts": own_counts(project=project, annotator=user),
         "open_count": queue.open_count(project=project, annotator=user),
         "last": services.undoable(project=project, annotator=user),
     }
@@ -59,12 +69,15 @@ def _nothing(project: Project, user: User) -> dict[str, Any]:
     }
 
 
+@never_cache
 @require_GET
 def annotate(request: HttpRequest, slug: str) -> HttpResponse:
     """The card to judge now, with the next one behind it."""
     project = project_for(request, slug, "annotate")
     assert isinstance(request.user, User)
-    cards = cards_for(queue.assignments_for(project=project, annotator=request.user, count=_AHEAD))
+    cards = []
+    if project.archived_at is None:
+        cards = cards_for(queue.assignments_for(project=project, annotator=request.user, count=_AHEAD))
     if cards:
         cards[0].shown_at = timezone.now()
     context = {"cards": cards, **_standing(project, request.user)}
@@ -73,27 +86,34 @@ def annotate(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, "labels/annotate.html", context)
 
 
+@never_cache
 @require_http_methods(["GET", "POST"])
 def submit(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
-    """POST stores the answer on one card; GET shows an answered card again, to correct it."""
+    """POST stores the answer on one card; GET shows an answered card again, to correct it.
+
+    An answer that can't be stored comes back as 422, one that is asked about once more as 409; both are the card.
+    """
     project = project_for(request, slug, "annotate")
     assert isinstance(request.user, User)
-    own = Assignment.objects.select_related("pair").filter(project=project, annotator=request.user)
+    own = Assignment.objects.select_related("project", "pair").filter(project=project, annotator=request.user)
     assignment = get_object_or_404(own, key=key)
     if request.method == "GET":
         return _edit(request, project, assignment)
-    answers = Answers.read(request.POST.dict())
+    answers = Answers.read(request.POST)
     editing = "editing" in request.POST
     try:
         receipt = _store(project, assignment, request.user, answers)
-    except services.Refused as refused:
-        [card] = cards_for([assignment])
-        card.answer(answers)
-        card.errors = form_errors(refused.errors, assignment)
-        return _refusal(request, project, request.user, card, editing)
+    except (services.Refused, services.Asked) as reason:
+        return _back(request, project, assignment, answers, reason, editing)
+    except ProjectArchived as refusal:
+        if not request.htmx:  # type: ignore[attr-defined]
+            raise
+        # The page's script shows this text on the card, which keeps its answer.
+        return HttpResponse(str(refusal), status=423, content_type="text/plain; charset=utf-8")
     if not request.htmx:  # type: ignore[attr-defined]
         clock = timezone.localtime(receipt.saved_at).strftime("%H:%M:%S")
-        text = f"Saved {clock}. {receipt.message}" if receipt.kept else receipt.message
+        word = "Skipped" if receipt.skipped else "Saved"
+        text = f"{word} {clock}. {receipt.message}" if receipt.kept else receipt.message
         messages.add_message(request, messages.SUCCESS if receipt.kept else messages.WARNING, text.strip())
         return redirect("labels:history" if editing else "labels:annotate", slug=project.slug)
     return _receipt(request, project, request.user, receipt)
@@ -104,7 +124,7 @@ def _store(project: Project, assignment: Assignment, user: User, answers: Answer
         return services.level_submit(
             key=assignment.key,
             annotator=user,
-            level="skip" if answers.verdict == "skip" else answers.levels.get("level", ""),
+            level="skip" if answers.skipped else answers.levels.get("level", ""),
             comment=answers.comment,
             shown_at=answers.shown_at,
             revision=answers.revision,
@@ -117,8 +137,10 @@ def _store(project: Project, assignment: Assignment, user: User, answers: Answer
         comment=answers.comment,
         # A card may have been shown before the project stopped asking for levels.
         levels=answers.levels_for(assignment) if project.asks_levels else {},
+        reasons=answers.reasons_for(assignment),
         shown_at=answers.shown_at,
         revision=answers.revision,
+        keep=answers.keep == answers.said,
     )
 
 
@@ -138,22 +160,50 @@ def _receipt(request: HttpRequest, project: Project, user: User, receipt: servic
     return response
 
 
-def _refusal(request: HttpRequest, project: Project, user: User, card: Card, editing: bool) -> HttpResponse:
-    """The card as it was answered, with what is wrong; 422."""
+def _back(
+    request: HttpRequest,
+    project: Project,
+    assignment: Assignment,
+    answers: Answers,
+    reason: services.Refused | services.Asked,
+    editing: bool,
+) -> HttpResponse:
+    """The card as it was answered, with what is wrong (422) or what has to be looked at once more (409)."""
+    [card] = cards_for([assignment])
+    card.answer(answers)
+    status = 409
+    if isinstance(reason, services.Refused):
+        card.errors, status = form_errors(reason.errors, assignment), 422
+    elif reason.former is not None:
+        # What the page has asked about already needs no second question.
+        card.former_said, card.keep = _former(card, reason.former) | {"asks": True}, answers.keep
+    else:
+        card.question, card.keep = reason.contradiction, answers.said
     context = {"cards": [card], "card": card, "editing": editing, **_CHOICES}
     if request.htmx:  # type: ignore[attr-defined]
-        response = render(request, "labels/annotate.html#card", context, status=422)
+        response = render(request, "labels/annotate.html#card", context, status=status)
         response.headers["HX-Retarget"] = f"#card-{card.assignment.key}"
         response.headers["HX-Reswap"] = "outerHTML"
         return response
-    return render(request, "labels/annotate.html", context | _standing(project, user), status=422)
+    return render(request, "labels/annotate.html", context | _standing(project, request.user), status=status)  # type: ignore[arg-type]
+
+
+def _former(card: Card, row: Judgement | QualityLabel) -> dict[str, Any]:
+    """When and what was answered on a card before."""
+    return {"at": row.created_at, "words": in_words(row, card.assignment.left)}
 
 
 def _edit(request: HttpRequest, project: Project, assignment: Assignment) -> HttpResponse:
-    if assignment.state != Assignment.State.DONE:
-        return redirect("labels:annotate", slug=project.slug)
+    """An answered card with its answer: on a page of its own, or for a deck that still held it blank."""
+    htmx = request.htmx  # type: ignore[attr-defined]
+    if assignment.state != Assignment.State.DONE or project.archived_at is not None:
+        return HttpResponse(status=204) if htmx else redirect("labels:annotate", slug=project.slug)
     [card] = cards_for([assignment])
     card.shown_at = timezone.now()
+    if card.former is not None:
+        card.former_said = _former(card, card.former)
+    if htmx:
+        return render(request, "labels/annotate.html#card", {"card": card, **_CHOICES})
     return render(request, "labels/annotate.html", {"cards": [card], "editing": True, **_CHOICES})
 
 
@@ -165,16 +215,17 @@ def undo(request: HttpRequest, slug: str) -> HttpResponse:
     key = next(iter(keys_in(request.POST.get("key", ""), limit=1)), None)
     reopened = services.judgement_undo(project=project, annotator=request.user, key=key)
     if not request.htmx:  # type: ignore[attr-defined]
-        text = (
-            "Taken back: your answer is on the card again." if reopened else "There is nothing to take back."
-        )
-        messages.info(request, text)
+        messages.info(request, _undone(cards_for([reopened] if reopened else [])))
         return redirect("labels:annotate", slug=project.slug)
     reserved = queue.assignments_for(project=project, annotator=request.user, count=_AHEAD)
     if reopened is not None:
         reserved = [reopened, *(other for other in reserved if other.pk != reopened.pk)][:_AHEAD]
     cards = cards_for(reserved)
-    context = {"cards": cards, "undone": True, "reopened": reopened, **_standing(project, request.user)}
+    context = {
+        "cards": cards,
+        "undone": _undone(cards if reopened else []),
+        **_standing(project, request.user),
+    }
     if not cards:
         context |= _nothing(project, request.user)
     response = render(request, "labels/annotate.html#undone", context)
@@ -182,12 +233,37 @@ def undo(request: HttpRequest, slug: str) -> HttpResponse:
     return response
 
 
+def _undone(cards: list[Card]) -> str:
+    """What an undo did; the first of the cards is the one that came back."""
+    if not cards:
+        return "There is nothing to take back."
+    if cards[0].skipped:
+        return "Taken back: the card that you skipped is here again."
+    return "Taken back: your answer is on the card again."
+
+
+@never_cache
 @require_GET
 def history(request: HttpRequest, slug: str) -> HttpResponse:
     """One's own current answers, newest first, each with a link to correct it."""
     project = project_for(request, slug, "annotate")
     assert isinstance(request.user, User)
+    return render(request, "labels/history.html", _history(request, project, request.user))
+
+
+def _history(request: HttpRequest, project: Project, annotator: User) -> dict[str, Any]:
     own: Any = own_judgements if project.asks_pairs else own_levels
-    page = Paginator(own(project=project, annotator=request.user), _PAGE).get_page(request.GET.get("page"))
-    entries = [entry_of(row) for row in page.object_list]
-    return render(request, "labels/history.html", {"page": page, "entries": entries})
+    counts = own_counts(project=project, annotator=annotator)
+    paginator = Paginator(own(project=project, annotator=annotator), _PAGE)
+    paginator.count = counts.judged + counts.skipped
+    page = paginator.get_page(request.GET.get("page"))
+    return {"page": page, "entries": [entry_of(row) for row in page.object_list], "counts": counts}
+
+
+@require_GET
+def annotator(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Somebody else's current answers, newest first, for those who see labels."""
+    project = project_for(request, slug, "read")
+    person = get_object_or_404(User.objects.filter(pk__in=labellers(project)), pk=pk)
+    context = {**_history(request, project, person), "person": person}
+    return render(request, "labels/annotator.html", context)

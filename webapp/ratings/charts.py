@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
+from webapp.words import counted
+
 RATINGS = 9
 TOP = 0.6  # the probability at the upper edge of every strip; uniform is 0.11, and sharp models reach 0.5
 
@@ -255,7 +257,7 @@ def _half(
             y=_round(marker_y),
             low=max(frame.left, frame.x(rated.expected - spread)),
             high=min(frame.right, frame.x(rated.expected + spread)),
-            label=f"E[s] {rated.expected:.2f} ± {spread:.2f}",
+            label=f"mean rating {rated.expected:.2f} ± {spread:.2f}",
         )
     side = -1 if up else 1
     grid = tuple(
@@ -385,7 +387,7 @@ def score_histogram(low: float, high: float, counts: Sequence[int], places: Mapp
     spots = [low, (low + high) / 2, high] if high > low else [low]
     ticks = tuple(Line(position=x(spot), label=f"{spot:.2f}") for spot in spots)
     words = ", ".join(f"{name} {score:.2f}".strip() for name, score in places.items())
-    title = f"Scores of {sum(counts)} responses from {low:.2f} to {high:.2f}; {words}."
+    title = f"Scores of {counted(sum(counts), 'response')} from {low:.2f} to {high:.2f}; {words}."
     return Histogram(
         width=480,
         height=200,
@@ -504,7 +506,10 @@ def day_bars(days: Sequence[tuple[date, int, int]]) -> Days:
             for spot, anchor in zip(spots, anchors, strict=True)
         )
     judged, levelled = sum(row[1] for row in days), sum(row[2] for row in days)
-    title = f"Labels per day over {len(days)} days: {judged} judgements and {levelled} levels."
+    title = (
+        f"Labels per day over {counted(len(days), 'day')}: {counted(judged, 'judgement')} and "
+        f"{counted(levelled, 'level')}."
+    )
     return Days(
         width=640,
         height=170,

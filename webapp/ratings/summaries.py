@@ -7,18 +7,23 @@ from typing import Any
 from django.urls import reverse
 from django.utils import timezone
 
+from webapp.accounts.models import User
 from webapp.corpus.access import Access
 from webapp.corpus.models import Membership, Project
+from webapp.jobs import State
 from webapp.labels.agreement import LEVELS, VERDICTS, Agreement, Rating, krippendorff_alpha
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.labels.summaries import Day, LabelTotals, label_totals, labels_per_day
 from webapp.ratings.queries import kept, labels_state
 from webapp.training import reports
 from webapp.training.models import ModelVersion, TrainingRun
+from webapp.words import counted
 
 # The newest labels that agreement is computed on: a quarter of a second at most, once per new label.
 AGREEMENT_LABELS = 20_000
 REPLICATES = 500
+# Of fewer pairs or responses nothing is said in words.
+FEWEST_UNITS = 10
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,12 @@ def label_summary(project: Project) -> LabelSummary:
     )
 
 
-def agreement_words(alpha: float | None) -> str:
+def agreement_words(alpha: float | None, units: int) -> str:
     """Krippendorff's own reading of alpha: 0.8 and above to rely on, from 0.667 for tentative conclusions."""
     if alpha is None:
         return ""
+    if units < FEWEST_UNITS:
+        return "too few to say anything of it"
     if alpha >= 0.8:
         return "people agree well"
     if alpha >= 0.667:
@@ -146,10 +153,10 @@ def first_steps(
     if serving:
         return []
     labels = totals.judgements + totals.levels
-    people = (
-        Membership.objects.filter(project=project, role=Membership.Role.ANNOTATOR).exists()
-        or totals.annotators > 0
-    )
+    # Whoever made the project was not invited, nor were the names that came with imported labels.
+    members = Membership.objects.filter(project=project, user__kind=User.Kind.PERSON)
+    people = members.order_by().values("user").distinct().count() > 1
+    failed = bool(runs) and runs[0].state in (State.FAILED, State.LOST)
     what = "pairs" if project.asks_pairs else "responses"
 
     def url(name: str, allowed: bool) -> str:
@@ -170,14 +177,16 @@ def first_steps(
         ),
         Step(
             "Collect labels",
-            f"{labels} of at least {project.min_judgements} that a training needs.",
+            f"{counted(labels, 'label')} so far; a training needs {project.min_judgements:,} or more.",
             done=labels >= project.min_judgements,
             url=url("labels:annotate", access.annotate),
         ),
         Step(
             "Train a reward model",
-            "Its ratings then stand beside the labels on every page.",
-            done=bool(runs),
+            "The last one failed: its page says why."
+            if failed
+            else "Its ratings then stand beside the labels on every page.",
+            done=any(run.state == State.DONE for run in runs),
             url=url("training:runs", access.read),
         ),
     ]

@@ -48,7 +48,7 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
                 "metric": metric,
                 "units": units,
                 "alpha": alpha,
-                "words": summaries.agreement_words(alpha.value),
+                "words": summaries.agreement_words(alpha.value, alpha.units),
                 "limited": alpha.ratings >= summaries.AGREEMENT_LABELS,
             }
             for name, metric, units, alpha in (
@@ -106,7 +106,7 @@ def response(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     labels = list(
         QualityLabel.objects.current()
         .filter(response=response)
-        .select_related("annotator")
+        .select_related("annotator", "judgement__pair")
         .order_by("-created_at")
     )
     levels = Levels(**_counted(label.level for label in labels))

@@ -1,37 +1,18 @@
 """The data card: README.md beside the data, which also tells `datasets.load_dataset` what to load and its types."""
 
 import json
+from collections.abc import Container
 from typing import Any
 
 from webapp.corpus.models import Project
 from webapp.labels.agreement import LEVELS, VERDICTS, Agreement, krippendorff_alpha
 from webapp.labels.models import Judgement, QualityLabel
+from webapp.snapshots.formats import Format
 from webapp.snapshots.models import Export
+from webapp.snapshots.writing import is_json
 
 # Agreement is computed on the newest labels: enough for an interval, and quick.
 AGREEMENT_ROWS = 50_000
-
-_DESCRIPTIONS = {
-    Export.Format.JUDGEMENTS: """
-One row per judgement, nothing aggregated. `verdict` names response a or b, whatever side it was shown on (`left`
-says which stood left). `level_a` and `level_b` are the same annotator's quality levels.""",
-    Export.Format.CALIPER: """
-Caliper JSONL: prompts, responses, pairs, votes and levels, one object per line. It can be imported into another
-project, which then has the same snapshot digest. Corrected and retracted labels are not in it.""",
-    Export.Format.TRL_EXPLICIT: """
-TRL preference, standard, explicit prompt. A prompt of several messages is one text, written as a transcript
-(“\\n\\nHuman: … \\n\\nAssistant: …”).""",
-    Export.Format.TRL_IMPLICIT: """
-TRL preference, standard, implicit prompt: both texts are whole transcripts (“\\n\\nHuman: … \\n\\nAssistant: …”)
-with the same beginning.""",
-    Export.Format.TRL_CONVERSATIONAL: """
-TRL preference, conversational, explicit prompt: lists of {role, content}.""",
-    Export.Format.TRL_CONVERSATIONAL_IMPLICIT: """
-TRL preference, conversational, implicit prompt: lists of {role, content} with the same beginning.""",
-    Export.Format.TRL_UNPAIRED: """
-TRL unpaired: `label` is true for the level good and for the preferred side, false for the level bad, for the other
-side, and for both sides of “both bad”.""",
-}
 
 _REASONS = {
     "tie": "ties",
@@ -40,6 +21,26 @@ _REASONS = {
     "no majority": "no verdict had a majority",
     "different prompts": "the two responses answer different prompts",
     "level normal": "the level normal, which is neither good nor bad",
+    "comparison": "judgements of pairs: this format holds scores, not comparisons",
+    "no prediction": "responses for which the version has no prediction",
+    "prompt without levels": "prompts none of whose responses has a level",
+}
+
+_CHANGES = {
+    "ambiguous": "rows whose texts look like a transcript themselves (a speaker's mark such as “Human:”), or whose "
+    "answers both begin with the prompt: written exactly, but a reader may part them elsewhere",
+    "tools as text": "rows with tools, tool calls or names, written as text: only the messages formats and Caliper "
+    "JSONL keep them apart",
+    "turns as text": "rows with a prompt or answer of several turns, written as a transcript",
+    "answer as text": "rows with an answer of several messages, written as a transcript",
+    "same answers": "rows whose two answers are the same text: an import refuses them",
+    "same first turn": "rows whose answers of several turns begin with the same turn: a reader takes it for the "
+    "prompt's last, since nothing here says where the prompt ends",
+    "strength unknown": "rows whose strength nobody gave, written as 1",
+    "strength averaged": "rows whose strength is the rounded mean of several votes",
+    "response without level": "responses that nobody gave a level, with an empty score",
+    "levels averaged": "responses whose score is the mean of different levels",
+    "comments joined": "responses whose several comments stand in one text",
 }
 
 
@@ -47,6 +48,12 @@ def left_out_words(left_out: dict[str, int]) -> list[str]:
     """What was left out and how often, in words, the most frequent first."""
     ranked = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
     return [f"{count:,} × {_REASONS.get(reason, reason)}" for reason, count in ranked if count]
+
+
+def changed_words(changed: dict[str, int]) -> list[str]:
+    """What is in the file, but not as it is stored, in words."""
+    ranked = sorted(changed.items(), key=lambda item: (-item[1], item[0]))
+    return [f"{count:,} × {_CHANGES.get(reason, reason)}" for reason, count in ranked if count]
 
 
 def agreement_lines(project: Project) -> list[str]:
@@ -77,43 +84,49 @@ def _alpha(alpha: Agreement, units: str) -> str:
 def data_card(
     *,
     project: Project,
-    format: str,
+    made: Format,
     aggregation: str,
     file_type: str,
     data_file: str,
     schema: Any,
+    like_times: set[str],
+    safe: bool,
     report: dict[str, Any],
     agreement: list[str],
+    notes: list[str],
 ) -> str:
     """README.md with its YAML front matter. Values are written as JSON, which is YAML."""
-    canonical = format in (Export.Format.JUDGEMENTS, Export.Format.CALIPER)
     front = ["---", f"pretty_name: {json.dumps(project.name)}", "license: other"]
     usage = []
     if schema is not None:
-        types = csv_features(schema) if file_type == Export.FileType.CSV else features(schema)
+        is_csv = file_type == Export.FileType.CSV
+        types = csv_features(schema) if is_csv else features(schema, like_times)
         front += ["configs:", "- config_name: default", "  data_files:", "  - split: train"]
-        front += [f"    path: {data_file}", "dataset_info:", "  features:"]
-        front += [f"  - {json.dumps(feature)}" for feature in types]
-        usage = [
-            "```python",
-            "from datasets import load_dataset",
-            'load_dataset("path/of/this/folder")',
-            "```",
-            "",
-        ]
-    split = "`group` (topic or prompt)" if canonical else "prompt"
+        front += [f"    path: {data_file}", *(csv_options(schema) if is_csv else [])]
+        front += ["dataset_info:", "  features:", *(f"  - {json.dumps(feature)}" for feature in types)]
+        usage = ["```python", *_usage(safe=safe), "```", ""]
+        if any("json" in feature.values() for feature in types):
+            usage += ["Columns of JSON objects need `datasets` 4.7 or later.", ""]
+    split = "`group` (topic or prompt)" if made.name in ("judgements", "caliper", "predictions") else "prompt"
     return "\n".join(
         [
             *front,
             "---",
             "",
-            f"# {project.name}: {Export.Format(format).label}",
-            _DESCRIPTIONS[Export.Format(format)],
+            f"# {project.name}: {made.label}",
+            made.description,
             "",
             *usage,
             "## What is in it",
             "",
-            *_content_lines(format, aggregation, file_type, data_file, report, canonical=canonical),
+            *_content_lines(made, aggregation, data_file, report),
+            *_file_lines(schema, file_type, safe=safe),
+            *notes,
+            f"- Imported again: {made.again}",
+            "",
+            "## Columns",
+            "",
+            *(f"- `{name}`: {words}" for name, words in made.columns.items() if _has(schema, name)),
             "",
             "## How far people agree",
             "",
@@ -133,37 +146,86 @@ def data_card(
     )
 
 
-def _content_lines(
-    format: str, aggregation: str, file_type: str, data_file: str, report: dict[str, Any], *, canonical: bool
-) -> list[str]:
+def _has(schema: Any, name: str) -> bool:
+    return schema is None or name in schema.names or "…" in name
+
+
+def _usage(*, safe: bool) -> list[str]:
+    lines = [
+        "from datasets import load_dataset",
+        "",
+        'data = load_dataset("path/of/this/folder", split="train")',
+    ]
+    if not safe:
+        return lines
+    # The rule of webapp.snapshots.writing.safe_cell, for whoever has nothing but the file.
+    return [
+        "import unicodedata",
+        *lines,
+        "",
+        "def runs(text):  # whether a spreadsheet would run it",
+        '    if text.startswith(("\\t", "\\r", "\\n")):',
+        "        return True",
+        '    seen = (c for c in text if not unicodedata.category(c).startswith(("Z", "Cc", "Cf")))',
+        '    return unicodedata.normalize("NFKC", next(seen, " ")) in "=+-@"',
+        "",
+        "def plain(value):  # take the apostrophe away",
+        '    quoted = isinstance(value, str) and value.startswith("\'") and runs(value.lstrip("\'"))',
+        "    return value[1:] if quoted else value",
+        "",
+        "data = data.map(lambda row: {name: plain(value) for name, value in row.items()})",
+    ]
+
+
+def _content_lines(made: Format, aggregation: str, data_file: str, report: dict[str, Any]) -> list[str]:
     counts = report["counts"]
     source = ", ".join(
         f"{counts[kind]:,} {kind}" for kind in ("prompts", "responses", "judgements", "levels")
     )
     lines = [
-        f"- {report['rows']:,} rows in `{data_file}`",
+        f"- {report['rows']:,} {'lines' if made.name == Export.Format.CALIPER else 'rows'} in `{data_file}`",
         f"- from a project of {source} by {counts['annotators']:,} annotators",
     ]
-    if not canonical:
-        words = left_out_words(report["left_out"])
+    if made.aggregates:
         lines.append(f"- {Export.Aggregation(aggregation).label}")
-        lines.append(
-            f"- left out, having no place in this format: {'; '.join(words) if words else 'nothing'}"
-        )
-    if format == Export.Format.JUDGEMENTS:
+    if made.name == Export.Format.JUDGEMENTS:
         history = "and" if report["superseded"] else "without"
         lines.append(f"- current judgements with skips, {history} those that were corrected or taken back")
-    if file_type == Export.FileType.CSV:
+    left_out, changed = left_out_words(report["left_out"]), changed_words(report["changed"])
+    lines.append(f"- left out, having no place in this format: {'; '.join(left_out) or 'nothing'}")
+    lines.append(f"- written otherwise than stored: {'; '.join(changed) or 'nothing'}")
+    return lines
+
+
+def _file_lines(schema: Any, file_type: str, *, safe: bool) -> list[str]:
+    if file_type != Export.FileType.CSV:
+        return []
+    lines = [
+        "- texts stand in CSV exactly as they are stored; lists are JSON; where nothing is known the cell is empty, "
+        "and the settings above tell `datasets` in which columns that means absent"
+    ]
+    if safe:
         lines.append(
-            "- a cell that a spreadsheet would run (= + - @, also full-width or behind blanks and invisible "
-            "characters; control characters) begins with a ' that is not part of the text; take that one away"
+            "- made safe for spreadsheets: a cell that a spreadsheet would run (= + - @, also full-width or behind "
+            "blanks and invisible characters; control characters) begins with a ' that is not part of the text. The "
+            "code above takes it away"
+        )
+    else:
+        lines.append(
+            "- a spreadsheet may run cells that begin with = + - or @: do not open the file in one, or export it again "
+            "“safe for spreadsheets”"
         )
     return lines
 
 
-def features(schema: Any) -> list[dict[str, Any]]:
-    """The schema as `dataset_info.features` of a data card, so that an empty column keeps its type."""
-    return [{"name": field.name, **_feature(field.type)} for field in schema]
+def features(schema: Any, like_times: Container[str] = ()) -> list[dict[str, Any]]:
+    """The schema as `dataset_info.features` of a data card, so that an empty column keeps its type.
+
+    A text column that a JSONL reader would take for times is declared as JSON, which it leaves alone.
+    """
+    return [
+        {"name": field.name, **_feature(field.type, as_json=field.name in like_times)} for field in schema
+    ]
 
 
 def csv_features(schema: Any) -> list[dict[str, Any]]:
@@ -173,17 +235,43 @@ def csv_features(schema: Any) -> list[dict[str, Any]]:
     def kind(field: Any) -> str:
         if pa.types.is_boolean(field.type):
             return "bool"
-        return "float64" if pa.types.is_integer(field.type) or pa.types.is_floating(field.type) else "string"
+        return "float64" if _is_number(field.type) else "string"
 
     return [{"name": field.name, "dtype": kind(field)} for field in schema]
 
 
-def _feature(kind: Any) -> dict[str, Any]:
+# Text columns of which an empty cell means that nothing is known; elsewhere it is an empty text.
+_ABSENT = frozenset({"left", "policy", "level_a", "level_b", "shown_at", "tools", "messages_a", "messages_b"})
+
+
+def csv_options(schema: Any) -> list[str]:
+    """What `datasets` has to know so that "NA", "null" and blanks stay texts."""
+    import pyarrow as pa
+
+    absent = {
+        field.name: [""]
+        for field in schema
+        if field.name in _ABSENT or _is_number(field.type) or pa.types.is_timestamp(field.type)
+    }
+    return ["  keep_default_na: false", "  skip_blank_lines: false", f"  na_values: {json.dumps(absent)}"]
+
+
+def _is_number(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _feature(kind: Any, *, as_json: bool = False) -> dict[str, Any]:
     import pyarrow as pa
 
     if pa.types.is_list(kind):
         inner = kind.value_type
+        if is_json(inner) or as_json:
+            return {"list": "json"}
         if pa.types.is_struct(inner):
             return {"list": [{"name": field.name, **_feature(field.type)} for field in inner]}
         return {"list": str(inner)}
-    return {"dtype": str(kind).replace("double", "float64")}
+    if pa.types.is_struct(kind):
+        return {"struct": [{"name": field.name, **_feature(field.type)} for field in kind]}
+    return {"dtype": "json" if is_json(kind) or as_json else str(kind).replace("double", "float64")}

@@ -6,7 +6,8 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from webapp.jobs import ProgressFile
 from webapp.labels.models import Judgement
 from webapp.limits import OUT_OF_MEMORY, memory_limited
 from webapp.snapshots.card import agreement_lines, data_card
-from webapp.snapshots.formats import view_of
+from webapp.snapshots.formats import FORMATS, View, choice_of
 from webapp.snapshots.models import Export
-from webapp.snapshots.reading import consistent_read
-from webapp.snapshots.services import snapshot_freeze, snapshot_record
-from webapp.snapshots.writing import write_rows
+from webapp.snapshots.reading import Judgements, Levels, consistent_read
+from webapp.snapshots.services import Watch, snapshot_freeze, snapshot_record
+from webapp.snapshots.writing import Sink, sink
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ TASK = "workers.tasks.export_file"
 
 STORED = (".parquet", ".safetensors")
 
-NESTED = (Export.Format.TRL_CONVERSATIONAL, Export.Format.TRL_CONVERSATIONAL_IMPLICIT)
+# What an export's row says of what was asked for.
+SETTINGS = ("format", "file_type", "aggregation", "superseded", "safe_for_spreadsheets", "version")
 
 
 class ExportRefused(Exception):
@@ -42,21 +44,40 @@ class ExportRefused(Exception):
 
 def check_choice(format: str, file_type: str) -> None:
     """Raises ExportRefused for a format that doesn't fit into a file type."""
-    if format not in Export.Format.values:
-        raise ExportRefused(f"There is no format “{format}”. Known: {', '.join(Export.Format.values)}.")
+    if format not in FORMATS:
+        raise ExportRefused(f"There is no format “{format}”. Known: {', '.join(FORMATS)}.")
     if file_type not in Export.FileType.values:
         raise ExportRefused(
             f"There is no file type “{file_type}”. Known: {', '.join(Export.FileType.values)}."
         )
-    if format == Export.Format.CALIPER and file_type != Export.FileType.JSONL:
-        raise ExportRefused(
-            "Caliper JSONL has lines of several kinds, so it is JSONL. Choose that file type."
+    if file_type not in FORMATS[format].file_types:
+        labels = " or ".join(Export.FileType(name).label for name in FORMATS[format].file_types)
+        why = (
+            "Caliper JSONL has lines of several kinds, so it is JSONL."
+            if format == Export.Format.CALIPER
+            else "CSV has no nested columns, so it can't hold lists of messages or of responses."
         )
-    if format in NESTED and file_type == Export.FileType.CSV:
-        raise ExportRefused(
-            "CSV has no nested columns, so it can't hold lists of messages. "
-            "Choose Parquet or JSONL, or a format of plain texts."
-        )
+        raise ExportRefused(f"{why} Choose {labels}, or another format.")
+
+
+class _Written(Watch):
+    """Writes a view's rows into a sink while the snapshot is taken."""
+
+    def __init__(self, view: View, file: Sink, superseded: bool, counted: Callable[[int], None]) -> None:
+        self.view, self.file, self.superseded, self.counted = view, file, superseded, counted
+        self.seen = 0
+
+    def write(self, batches: Iterable[Any]) -> None:
+        for batch in batches:
+            self.file.write(batch)
+
+    def judgements(self, rows: Judgements, ids: Sequence[str]) -> None:
+        self.write(self.view.judgements(rows, ids))
+        self.seen += len(ids)
+        self.counted(self.seen)
+
+    def levels(self, rows: Levels) -> None:
+        self.write(self.view.levels(rows))
 
 
 def export_write(
@@ -67,46 +88,58 @@ def export_write(
     aggregation: str,
     folder: Path,
     superseded: bool = False,
+    safe_for_spreadsheets: bool = False,
+    version: str = "",
     progress: Callable[[int, int], None] = lambda step, total: None,
 ) -> dict[str, Any]:
     """Write the data set into a new folder (beside, and renamed when complete) and return the report.
 
-    `progress(rows written, judgements)` is called inside the read. Raises ExportRefused.
+    `progress(judgements read, judgements)` is called inside the read. Raises ExportRefused.
     """
     check_choice(format, file_type)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportRefused(f"{folder} is there already and not empty. Name a new folder.")
+    made = FORMATS[format]
     started = time.monotonic()
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         work.chmod(0o755)
-        data_file = "caliper.jsonl" if format == Export.Format.CALIPER else f"data/train.{file_type}"
+        data_file = made.data_file or f"data/train.{file_type}"
         path = work / data_file
         path.parent.mkdir(exist_ok=True)
         with consistent_read():
-            frozen = snapshot_freeze(project)
-            total = frozen.counts["judgements"]
-            view = view_of(project, format=format, aggregation=aggregation, superseded=superseded)
-            count = write_rows(path, view.schema, view.rows(), lambda written: progress(written, total))
+            choice = choice_of(project, aggregation=aggregation, superseded=superseded, version=version)
+            view = made.view(choice)
+            total = Judgement.objects.filter(pair__project=project, is_current=True).count()
+            with sink(path, view.schema, safe=safe_for_spreadsheets) as file:
+                superseded = superseded and format == Export.Format.JUDGEMENTS
+                watch = _Written(view, file, superseded, lambda seen: progress(seen, total))
+                watch.write(view.begin())
+                frozen = snapshot_freeze(project, watch)
+                watch.write(view.end())
             agreement = agreement_lines(project)
         snapshot_record(project, frozen)
         report: dict[str, Any] = {
-            "rows": count,
-            "left_out": dict(view.left_out),
+            "rows": file.rows,
+            "left_out": _counted(view.left_out),
+            "changed": _counted(view.changed),
             "snapshot": frozen.digest,
             "counts": frozen.counts,
             "superseded": superseded,
         }
         card = data_card(
             project=project,
-            format=format,
+            made=made,
             aggregation=aggregation,
             file_type=file_type,
             data_file=data_file,
             schema=view.schema,
+            like_times=file.like_times,
+            safe=safe_for_spreadsheets and file_type == Export.FileType.CSV,
             report=report,
             agreement=agreement,
+            notes=view.notes,
         )
         (work / "README.md").write_text(card, encoding="utf-8")
         names = [data_file, "README.md"]
@@ -118,6 +151,10 @@ def export_write(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return report
+
+
+def _counted(counts: Counter[str]) -> dict[str, int]:
+    return {reason: count for reason, count in counts.items() if count}
 
 
 def zip_folder(folder: Path, archive: Path, name: str) -> None:
@@ -140,9 +177,7 @@ def export_start(*, export_row: Export, project: Project, created_by: User) -> E
     """Queue the export that a form describes."""
     export_row.project, export_row.created_by = project, created_by
     export_row.save()
-    chosen = {
-        name: getattr(export_row, name) for name in ("format", "file_type", "aggregation", "superseded")
-    }
+    chosen = {name: getattr(export_row, name) for name in SETTINGS}
     audit(
         project=project,
         actor=created_by,
@@ -198,12 +233,9 @@ def _export_run(export_row: Export) -> None:
         with memory_limited():
             report = export_write(
                 project=export_row.project,
-                format=export_row.format,
-                file_type=export_row.file_type,
-                aggregation=export_row.aggregation,
                 folder=export_row.folder,
-                superseded=export_row.superseded,
                 progress=progress,
+                **{name: getattr(export_row, name) for name in SETTINGS},
             )
         zip_folder(export_row.folder, export_row.archive, archive_name(export_row))
         report["archive_bytes"] = export_row.archive.stat().st_size

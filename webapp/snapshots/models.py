@@ -41,6 +41,12 @@ class Export(Job):
             "TRL preference, conversational, implicit prompt",
         )
         TRL_UNPAIRED = "trl-unpaired", "TRL unpaired: prompt, completion, label"
+        ARENA = "arena", "LMArena battles"
+        ULTRAFEEDBACK = "ultrafeedback", "UltraFeedback: all responses of a prompt, scored"
+        HELPSTEER2 = "helpsteer2", "HelpSteer2 preference"
+        HELPSTEER3 = "helpsteer3", "HelpSteer3 preference"
+        REWARDBENCH = "rewardbench", "RewardBench"
+        PREDICTIONS = "predictions", "Predictions of a model, beside people's levels"
 
     class FileType(models.TextChoices):
         PARQUET = "parquet", "Parquet"
@@ -60,7 +66,11 @@ class Export(Job):
     aggregation = models.CharField(max_length=10, choices=Aggregation.choices, default=Aggregation.MAJORITY)
     # Only in the canonical format: also judgements that were corrected or taken back.
     superseded = models.BooleanField(default=False)
-    # Rows written, rows left out and why, the snapshot's digest.
+    # Only for CSV: an apostrophe before texts that a spreadsheet would run.
+    safe_for_spreadsheets = models.BooleanField(default=False)
+    # Only for predictions: whose, such as "oprm-3"; empty for the versions that serve.
+    version = models.CharField(max_length=40, blank=True)
+    # Rows written, rows left out or changed and why, the snapshot's digest.
     report = models.JSONField(default=dict, blank=True)
 
     class Meta:

@@ -9,9 +9,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
+from functools import lru_cache
+from json.encoder import encode_basestring as quote
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +21,30 @@ from django.conf import settings
 from django.utils import timezone
 
 from webapp.corpus.models import Project
-from webapp.labels.models import Judgement
-from webapp.labels.names import annotator_names
+from webapp.labels.models import Judgement, Verdict
+from webapp.labels.names import Named, annotator_names
 from webapp.snapshots.models import Snapshot
 from webapp.snapshots.reading import (
+    Judgements,
+    Levels,
+    Responses,
     consistent_read,
-    iso,
-    judgement_id,
-    judgement_rows,
-    level_rows,
+    judgement_batches,
+    judgement_ids,
+    level_batches,
     messages_text,
-    response_rows,
+    response_batches,
     short_id,
 )
+from webapp.snapshots.writing import arrow
 
 FORMAT = 1
-BATCH = 5000
 
-Row = dict[str, Any]
+# Columns of projects with tools, or with answers of several turns or tool calls (their text is a transcript). Others do
+# without: the same labels keep the snapshot that they always had.
+LATER = ("tools", "answer")
+
+Columns = dict[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,8 @@ class Frozen:
     counts: dict[str, int]
 
 
-def schemas() -> dict[str, Any]:
-    """Arrow schemas of the three tables (PLAN: the contract with workers.rewards)."""
+def schemas(*, conversations: bool = False) -> dict[str, Any]:
+    """Arrow schemas of the three tables, as workers.rewards reads them; with `conversations` LATER's columns too."""
     import pyarrow as pa
 
     text, moment = pa.string(), pa.timestamp("us", tz="UTC")
@@ -64,6 +72,7 @@ def schemas() -> dict[str, Any]:
             ("messages", text, False),
             ("text", text, False),
             ("author", text, False),
+            *[(name, text, True) for name in LATER if conversations],
         ),
         "judgements": schema(
             ("judgement_id", text, False),
@@ -104,14 +113,27 @@ def snapshot_record(project: Project, frozen: Frozen) -> Snapshot:
     return snapshot
 
 
-def snapshot_freeze(project: Project) -> Frozen:
+class Watch:
+    """Sees the labels pass by while a snapshot is written of them, so that an export needs no second read."""
+
+    # Whether it wants judgements that were corrected or taken back as well.
+    superseded = False
+
+    def judgements(self, rows: Judgements, ids: Sequence[str]) -> None:
+        """Current judgements with skips, whole pairs at a time, and their judgement ids."""
+
+    def levels(self, rows: Levels) -> None:
+        """Current quality labels."""
+
+
+def snapshot_freeze(project: Project, watch: Watch | None = None) -> Frozen:
     """Write the files of a snapshot, inside a consistent read: beside, and renamed when complete."""
     root = settings.DATA_DIR / "snapshots"
     root.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".taking-", dir=root))
     try:
         work.chmod(0o755)
-        counts, tables = _write_tables(project, work)
+        counts, tables = _write_tables(project, work, watch or Watch())
         summary = {"format": FORMAT, "tables": {name: table["sha256"] for name, table in tables.items()}}
         digest = hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest()
         manifest = {
@@ -151,68 +173,132 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_tables(project: Project, folder: Path) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
+def _write_tables(
+    project: Project, folder: Path, watch: Watch
+) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
+    """Write the three tables in one read each; `watch` sees the rows that pass by."""
     names = annotator_names(project)
-    prompts: set[str] = set()
-    annotators: set[str] = set()
+    prompts: set[int] = set()
+    annotators: set[int] = set()
+    conversations = (
+        project.prompts.exclude(tools=[]).exists()
+        or project.responses.filter(messages__isnull=False).exists()
+    )
+    kinds = schemas(conversations=conversations)
+    with ExitStack() as stack:
+        tables = {
+            name: stack.enter_context(_Table(folder / f"{name}.parquet", schema))
+            for name, schema in kinds.items()
+        }
+        for responses in response_batches(project):
+            prompts.update(responses.prompt)
+            tables["responses"].write(_response_columns(responses))
+        judgements = Judgement.objects.all() if watch.superseded else Judgement.objects.current()
+        for rows in judgement_batches(judgements, project, names):
+            ids = judgement_ids(rows, names)
+            said = [
+                row
+                for row, (verdict, current, retraction) in enumerate(
+                    zip(rows.verdict, rows.is_current, rows.retraction, strict=True)
+                )
+                if current and not retraction and verdict != Verdict.SKIP
+            ]
+            verdicts = rows.of(said)
+            annotators.update(verdicts.annotator)
+            tables["judgements"].write(_judgement_columns(verdicts, [ids[row] for row in said], names))
+            watch.judgements(rows, ids)
+        for levels in level_batches(project, names):
+            annotators.update(levels.annotator)
+            tables["levels"].write(_level_columns(levels, names))
+            watch.levels(levels)
+        written = {name: table.summary() for name, table in tables.items()}
+    counts = {name: table["rows"] for name, table in written.items()}
+    return {**counts, "prompts": len(prompts), "annotators": len(annotators)}, written
 
-    def responses() -> Iterator[Row]:
-        for row in response_rows(project):
-            prompts.add(row["prompt_id"])
-            yield {**row, "messages": messages_text(row["messages"])}
 
-    def judgements() -> Iterator[Row]:
-        for row in judgement_rows(Judgement.objects.verdicts(), project, names):
-            annotators.add(row["annotator"])
-            yield {
-                **row,
-                "judgement_id": judgement_id(row),
-                "response_a": row["response_a_id"],
-                "response_b": row["response_b_id"],
-                "left": row["left"] or None,
-                "policy": row["policy"] or None,
-            }
-
-    def levels() -> Iterator[Row]:
-        for row in level_rows(project, names):
-            annotators.add(row["annotator"])
-            yield {
-                **row,
-                "label_id": short_id(
-                    row["response_id"], row["annotator"], iso(row["created_at"]), row["level"]
-                ),
-            }
-
-    sources = {"responses": responses(), "judgements": judgements(), "levels": levels()}
-    tables = {
-        name: _write_table(folder / f"{name}.parquet", schema, sources[name])
-        for name, schema in schemas().items()
+def _response_columns(rows: Responses) -> Columns:
+    return {
+        "response_id": rows.id,
+        "prompt_id": rows.prompt_id,
+        "group": [group or prompt for group, prompt in zip(rows.group, rows.prompt_id, strict=True)],
+        "messages": [_sorted_keys(messages) for messages in rows.messages],
+        "text": rows.text,
+        "author": rows.author,
+        "tools": [None if tools == "[]" else _sorted_keys(tools) for tools in rows.tools],
+        "answer": [None if answer is None else _sorted_keys(answer) for answer in rows.answer],
     }
-    counts = {name: table["rows"] for name, table in tables.items()}
-    return {**counts, "prompts": len(prompts), "annotators": len(annotators)}, tables
 
 
-def _write_table(path: Path, schema: Any, rows: Iterable[Row]) -> dict[str, Any]:
-    """Write the rows in batches; returns their number and the sha256 of their canonical serialisation."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    digest, count, batch = hashlib.sha256(), 0, []
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for row in rows:
-            values = {name: row[name] for name in schema.names}
-            digest.update(_canonical(values))
-            batch.append(values)
-            count += 1
-            if len(batch) == BATCH:
-                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
-                batch = []
-        if batch:
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
-    return {"rows": count, "sha256": digest.hexdigest()}
+def _judgement_columns(rows: Judgements, ids: Sequence[str], names: dict[int, Named]) -> Columns:
+    return {
+        "judgement_id": ids,
+        "response_a": rows.a_id,
+        "response_b": rows.b_id,
+        "verdict": rows.verdict,
+        "strength": rows.strength,
+        "annotator": [names[pk].name for pk in rows.annotator],
+        "left": [left or None for left in rows.left],
+        "policy": [policy or None for policy in rows.policy],
+        "propensity": rows.propensity,
+        "created_at": rows.created_at,
+    }
 
 
-def _canonical(row: Row) -> bytes:
-    """One line of JSON: the values in the schema's order, times in UTC with microseconds."""
-    values = [iso(value) if isinstance(value, datetime) else value for value in row.values()]
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+def _level_columns(rows: Levels, names: dict[int, Named]) -> Columns:
+    annotators = [names[pk].name for pk in rows.annotator]
+    return {
+        "label_id": [
+            short_id(*parts)
+            for parts in zip(rows.response_id, annotators, rows.created_at, rows.level, strict=True)
+        ],
+        "response_id": rows.response_id,
+        "level": rows.level,
+        "annotator": annotators,
+        "created_at": rows.created_at,
+    }
+
+
+@lru_cache(256)
+def _sorted_keys(messages: str) -> str:
+    return messages_text(json.loads(messages))
+
+
+class _Table:
+    """A table that is written in batches, and the sha256 of its canonical serialisation.
+
+    That is one line of JSON a row: the values in the schema's order, times in UTC with microseconds.
+    """
+
+    def __init__(self, path: Path, schema: Any) -> None:
+        import pyarrow.parquet as pq
+
+        self.schema, self.rows, self.digest = schema, 0, hashlib.sha256()
+        self.writer = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def __enter__(self) -> "_Table":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.writer.close()
+
+    def write(self, columns: Columns) -> None:
+        import pyarrow as pa
+
+        texts = [_json_column(columns[name]) for name in self.schema.names]
+        lines = "]\n[".join(map(",".join, zip(*texts, strict=True)))
+        if not lines:
+            return
+        self.digest.update(f"[{lines}]\n".encode())
+        self.rows += len(texts[0])
+        arrays = [arrow(columns[field.name], field.type) for field in self.schema]
+        self.writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+
+    def summary(self) -> dict[str, Any]:
+        return {"rows": self.rows, "sha256": self.digest.hexdigest()}
+
+
+def _json_column(values: Sequence[Any]) -> list[str]:
+    """Every value as `json.dumps` writes it without ASCII escapes."""
+    return [
+        quote(value) if type(value) is str else "null" if value is None else repr(value) for value in values
+    ]

@@ -13,8 +13,9 @@ from webapp.corpus.access import project_for
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Project
 from webapp.jobs import ProgressFile, State
-from webapp.snapshots.card import left_out_words
+from webapp.snapshots.card import changed_words, left_out_words
 from webapp.snapshots.exporting import ExportRefused, archive_name, check_choice, export_retry, export_start
+from webapp.snapshots.formats import FORMATS
 from webapp.snapshots.models import Export
 from webapp.waiting import change_token, waiting_for_worker
 
@@ -22,14 +23,23 @@ PAGE_SIZE = 15
 
 
 class ExportForm(forms.ModelForm):
+    version = forms.ChoiceField(label="Predictions of", required=False)
+
     class Meta:
         model = Export
-        fields = ["format", "file_type", "aggregation", "superseded"]
-        labels = {
-            "file_type": "File type",
-            "aggregation": "Votes",
-            "superseded": "Also judgements that were corrected or taken back",
-        }
+        fields = [
+            "format",
+            "file_type",
+            "aggregation",
+            "superseded",
+            "safe_for_spreadsheets",
+            "version",
+        ]
+
+    def __init__(self, project: Project, data: Any = None) -> None:
+        super().__init__(data)
+        known = [choice for made in FORMATS.values() if made.versions for choice in made.versions(project)]
+        self.fields["version"].choices = [("", "the versions that serve"), *known]  # type: ignore[attr-defined]
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()
@@ -39,6 +49,18 @@ class ExportForm(forms.ModelForm):
             except ExportRefused as refusal:
                 self.add_error("file_type", str(refusal))
         return cleaned
+
+
+def _known_formats() -> list[dict[str, Any]]:
+    """The formats as the page describes them."""
+    return [
+        {
+            "made": made,
+            "types": [Export.FileType(name).label for name in made.file_types],
+            "lacks": [kind.label for kind in Export.FileType if kind not in made.file_types],
+        }
+        for made in FORMATS.values()
+    ]
 
 
 def _exports(project: Project) -> Any:
@@ -59,6 +81,8 @@ def _context(request: HttpRequest, project: Project) -> dict[str, Any]:
                 "export": export,
                 "percent": percent,
                 "left_out": left_out_words(export.report.get("left_out", {})),
+                "changed": changed_words(export.report.get("changed", {})),
+                "made": FORMATS.get(export.format),
                 "files": [] if gone else export.report.get("files", []),
                 "archive": f"{archive_name(export)}.zip",
                 "gone": gone,
@@ -80,11 +104,11 @@ def _context(request: HttpRequest, project: Project) -> dict[str, Any]:
 def exports(request: HttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug, "read")
     assert isinstance(request.user, User)
-    form = ExportForm(request.POST) if request.method == "POST" else ExportForm()
+    form = ExportForm(project, request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
         export_start(export_row=form.save(commit=False), project=project, created_by=request.user)
         return redirect("snapshots:exports", project.slug)
-    context = {**_context(request, project), "form": form}
+    context = {**_context(request, project), "form": form, "formats": _known_formats()}
     return render(request, "snapshots/exports.html", context, status=400 if form.errors else 200)
 
 

@@ -1,90 +1,254 @@
-"""Writing rows of a fixed Arrow schema, in batches, as Parquet, JSONL or CSV.
+"""Writing batches of columns of a fixed Arrow schema as Parquet, JSONL or CSV.
 
-The schema is explicit: a first batch in which a column is empty must not decide its type.
+The schema is explicit: a first batch in which a column is empty must not decide its type. A column is a sequence of
+values, or `Repeated` where few values come often (the texts of responses that were judged many times): those are
+encoded once. Times are ISO texts, messages are dicts.
 """
 
 import csv
 import json
+import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from json.encoder import encode_basestring as quote
 from pathlib import Path
 from typing import Any
 
-from webapp.snapshots.reading import iso
-
-BATCH = 1000
 # What a spreadsheet would take for a formula (OWASP, CSV injection); a quote in front makes it text.
 _FORMULA = "=+-@"
 _CONTROL = ("\t", "\r", "\n")
-
-Row = dict[str, Any]
-Counted = Callable[[int], None]
-
-
-def write_rows(path: Path, schema: Any, rows: Iterable[Row], counted: Counted = lambda count: None) -> int:
-    """Write the rows in the way the file's suffix says; returns how many. `counted` is told after every batch."""
-    writers = {".parquet": _write_parquet, ".jsonl": _write_jsonl, ".csv": _write_csv}
-    count = 0
-
-    def batches() -> Iterator[list[Row]]:
-        nonlocal count
-        batch: list[Row] = []
-        for row in rows:
-            batch.append(row)
-            if len(batch) == BATCH:
-                count += len(batch)
-                yield batch
-                batch = []
-                counted(count)
-        if batch:  # an empty row group would be more than `datasets` can load
-            count += len(batch)
-            yield batch
-
-    writers[path.suffix](path, schema, batches())
-    return count
+# `datasets` reads JSONL with pyarrow, which makes times of a column of such texts.
+_TIME = re.compile(
+    r"\d{4}-\d\d-\d\d([ T]\d\d(:?\d\d(:?\d\d([.,]\d+)?)?)?\s?(Z|[+-]\d\d(:?\d\d)?)?)?", re.ASCII
+)
 
 
-def _write_parquet(path: Path, schema: Any, batches: Iterable[list[Row]]) -> None:
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A column whose row i is `values[places[i]]`."""
+
+    values: Sequence[Any]
+    places: Sequence[int]
+
+
+Column = Sequence[Any] | Repeated
+Batch = dict[str, Column]
+
+
+def repeated(column: Sequence[Any]) -> Repeated:
+    """A column of values of which there are few."""
+    places: dict[Any, int] = {}
+    at = [places.setdefault(value, len(places)) for value in column]
+    return Repeated(list(places), at)
+
+
+def rows_of(batch: Batch) -> int:
+    column = next(iter(batch.values()))
+    return len(column.places if isinstance(column, Repeated) else column)
+
+
+def spread(column: Column, change: Callable[[Any], Any] | None = None) -> Sequence[Any]:
+    """The column's values row by row, each changed once."""
+    if isinstance(column, Repeated):
+        values = column.values if change is None else [change(value) for value in column.values]
+        return [values[place] for place in column.places]
+    return column if change is None else [change(value) for value in column]
+
+
+def is_json(kind: Any) -> bool:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for batch in batches:
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+    return isinstance(kind, pa.JsonType)
 
 
-def _write_jsonl(path: Path, schema: Any, batches: Iterable[list[Row]]) -> None:
-    names = schema.names if schema is not None else None
-    with path.open("w", encoding="utf-8") as file:
-        for batch in batches:
-            for row in batch:
-                ordered = {name: row[name] for name in names} if names else row
-                file.write(json.dumps(ordered, ensure_ascii=False, default=_time) + "\n")
+def is_nested(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_nested(kind) or is_json(kind)
 
 
-def _time(value: object) -> str:
-    if isinstance(value, datetime):
-        return str(iso(value))
-    raise TypeError(f"cannot write {type(value).__name__}")
+def arrow(column: Column, kind: Any) -> Any:
+    """The column as an Arrow array; times are read from ISO texts."""
+    import pyarrow as pa
+
+    if is_json(kind) or (pa.types.is_list(kind) and is_json(kind.value_type)):
+        return _arrow_json(column, kind).cast(kind)
+    if isinstance(column, Repeated):
+        return arrow(column.values, kind).take(pa.array(column.places, pa.int32()))
+    if pa.types.is_timestamp(kind):
+        return pa.array(column, pa.string()).cast(kind)
+    return pa.array(column, kind)
 
 
-def _write_csv(path: Path, schema: Any, batches: Iterable[list[Row]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(schema.names)
-        for batch in batches:
-            writer.writerows([csv_cell(row[name]) for name in schema.names] for row in batch)
+def _arrow_json(column: Column, kind: Any) -> Any:
+    """JSON, or lists of JSON, as the texts that they are stored as."""
+    import pyarrow as pa
+
+    if isinstance(column, Repeated):
+        return _arrow_json(column.values, kind).take(pa.array(column.places, pa.int32()))
+    if is_json(kind):
+        return pa.array([_json(value) for value in column], pa.string())
+    texts = [None if value is None else [_json(one) for one in value] for value in column]
+    return pa.array(texts, pa.list_(pa.string()))
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False)
+
+
+class Sink:
+    """A data file that batches are added to."""
+
+    # Columns of texts that a reader of the file would take for times.
+    like_times: set[str]
+
+    def __init__(self, path: Path, schema: Any) -> None:
+        self.schema, self.rows, self.like_times = schema, 0, set()
+
+    def write(self, batch: Any) -> None:
+        if rows := rows_of(batch):
+            self.rows += rows
+            self.add(batch)
+
+    def add(self, batch: Any) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> "Sink":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class ParquetSink(Sink):
+    def __init__(self, path: Path, schema: Any) -> None:
+        import pyarrow.parquet as pq
+
+        super().__init__(path, schema)
+        self.writer = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def add(self, batch: Batch) -> None:
+        import pyarrow as pa
+
+        arrays = [arrow(batch[field.name], field.type) for field in self.schema]
+        self.writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class JsonlSink(Sink):
+    def __init__(self, path: Path, schema: Any) -> None:
+        super().__init__(path, schema)
+        self._times: set[tuple[str, str]] = set()
+        self._texts: set[tuple[str, str]] = set()
+        self.file = path.open("wb")
+        self.line = "{" + ", ".join(f"{quote(field.name)}: %s" for field in schema) + "}\n"
+
+    def add(self, batch: Batch) -> None:
+        columns = [self._encoded(field, batch[field.name]) for field in self.schema]
+        self.file.write("".join([self.line % values for values in zip(*columns, strict=True)]).encode())
+
+    def _encoded(self, field: Any, column: Column) -> Sequence[str]:
+        if isinstance(column, Repeated):
+            texts = self._encoded(field, column.values)
+            return [texts[place] for place in column.places]
+        import pyarrow as pa
+
+        if pa.types.is_string(field.type):
+            self._look(field.name, column)
+            return ["null" if value is None else quote(value) for value in column]
+        if pa.types.is_timestamp(field.type):
+            return [f'"{value}"' if value else "null" for value in column]
+        if is_nested(field.type):
+            for value in column:
+                for key, text in _contents(value):
+                    self._look(field.name, (text,), key)
+            return [json.dumps(value, ensure_ascii=False) for value in column]
+        return [_number(value) for value in column]
+
+    def _look(self, name: str, texts: Sequence[str | None], key: str = "") -> None:
+        """Note whether all texts of a column (of one key of its messages) look like times."""
+        if (name, key) not in self._texts:
+            given = [text for text in texts if text is not None]
+            if not all(map(_TIME.fullmatch, given)):
+                self._texts.add((name, key))
+            elif given:
+                self._times.add((name, key))
+
+    def close(self) -> None:
+        self.like_times = {name for name, _ in self._times - self._texts}
+        self.file.close()
+
+
+def _number(value: float | None) -> str:
+    """A number or a flag."""
+    if value is None:
+        return "null"
+    return ("true" if value else "false") if isinstance(value, bool) else repr(value)
+
+
+def _contents(value: Any) -> Iterator[tuple[str, str]]:
+    """The texts of a list of messages or of completions, with their keys."""
+    for item in value if isinstance(value, list) else ():
+        if isinstance(item, dict):
+            yield from ((key, text) for key, text in item.items() if isinstance(text, str))
+
+
+class LinesSink(Sink):
+    """JSONL whose lines are of several kinds: a batch is a list of encoded lines."""
+
+    def __init__(self, path: Path, schema: None) -> None:
+        super().__init__(path, schema)
+        self.file = path.open("wb")
+
+    def write(self, batch: list[str]) -> None:
+        self.rows += len(batch)
+        self.file.write("".join(batch).encode())
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class CsvSink(Sink):
+    def __init__(self, path: Path, schema: Any, *, safe: bool = False) -> None:
+        super().__init__(path, schema)
+        self.file = path.open("w", encoding="utf-8", newline="")
+        self.writer = csv.writer(self.file)
+        self.writer.writerow(schema.names)
+        self.cell = safe_cell if safe else csv_cell
+
+    def add(self, batch: Batch) -> None:
+        columns = [spread(batch[name], self.cell) for name in self.schema.names]
+        self.writer.writerows(zip(*columns, strict=True))
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def sink(path: Path, schema: Any, *, safe: bool = False) -> Sink:
+    """The sink of the path's suffix; without a schema the lines are of several kinds."""
+    if schema is None:
+        return LinesSink(path, schema)
+    if path.suffix == ".csv":
+        return CsvSink(path, schema, safe=safe)
+    return {".parquet": ParquetSink, ".jsonl": JsonlSink}[path.suffix](path, schema)
 
 
 def csv_cell(value: Any) -> Any:
-    """A cell: nested values as JSON, times as ISO, and no text that a spreadsheet would run."""
+    """A cell: texts as they are, nested values as JSON, nothing for what is absent."""
     if isinstance(value, list | dict):
-        value = json.dumps(value, ensure_ascii=False)
-    elif isinstance(value, datetime):
-        return iso(value)
-    elif isinstance(value, bool):
-        return "true" if value else "false"
+        return json.dumps(value, ensure_ascii=False)
+    return ("true" if value else "false") if isinstance(value, bool) else value
+
+
+def safe_cell(value: Any) -> Any:
+    """The same with an apostrophe before a text that a spreadsheet would run."""
+    value = csv_cell(value)
     # A text that has such a quote already gets one more, so that taking one away gives back every text.
     if isinstance(value, str) and _runs(value.lstrip("'")):
         return "'" + value

@@ -86,7 +86,8 @@ def loss_chart(
         best = min(checked, key=lambda point: point[1])
         first = checked[0]
         title += (
-            f" Validation NLL: {first[1]:.3f} at step {first[0]}, lowest {best[1]:.3f} at step {best[0]}."
+            f" Log loss on groups kept aside: {first[1]:.3f} at step {first[0]}, "
+            f"lowest {best[1]:.3f} at step {best[0]}."
         )
     return LossChart(
         points=" ".join(f"{x(step)},{y(loss)}" for step, loss in curve),

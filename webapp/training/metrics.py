@@ -33,12 +33,12 @@ _ROWS = (
     ("Accuracy of “the longer one wins”", ("held_out", "pairs", "length_baseline"), True),
     ("Pair accuracy, nearly equal length", ("held_out", "pairs", "near_equal_length"), True),
     ("Human ceiling (leave one out)", ("held_out", "pairs", "human_ceiling"), True),
-    ("NLL against vote shares", ("held_out", "pairs", "nll"), False),
-    ("Brier against vote shares", ("held_out", "pairs", "brier"), False),
+    ("Log loss against vote shares (NLL)", ("held_out", "pairs", "nll"), False),
+    ("Squared error against vote shares (Brier)", ("held_out", "pairs", "brier"), False),
     ("Calibration error (ECE)", ("held_out", "pairs", "ece"), False),
     ("Level accuracy", ("held_out", "levels", "accuracy"), True),
     ("Level agreement (weighted kappa)", ("held_out", "levels", "quadratic_kappa"), False),
-    ("Level RPS", ("held_out", "levels", "rps"), False),
+    ("Level error (ranked probability score, RPS)", ("held_out", "levels", "rps"), False),
     ("AUROC good against bad", ("held_out", "auroc_good_bad"), False),
 )
 
@@ -64,7 +64,7 @@ def metric_rows(metrics: dict[str, Any], old: dict[str, Any] | None = None) -> l
             continue
         found = dig(metrics, path) or {}
         floor = found.get("floor")
-        yardstick = f"people's own floor {floor:.3f}" if isinstance(floor, (int, float)) else ""
+        yardstick = f"at best {floor:.3f}" if isinstance(floor, (int, float)) else ""
         rows.append(Row(name, new, before, share, yardstick))
     return rows
 

@@ -61,6 +61,13 @@ class TrainingRun(Job):
         ]
         indexes = [models.Index(fields=["project", "state"])]
 
+    def claim(self) -> bool:
+        """QUEUED -> RUNNING; what an archived project still has in the queue (handed back meanwhile) is cancelled."""
+        if Project.objects.filter(pk=self.project_id, archived_at__isnull=False).exists():
+            self.request_cancel()
+            return False
+        return super().claim()
+
     @property
     def folder(self) -> Path:
         return settings.DATA_DIR / "runs" / str(self.pk)

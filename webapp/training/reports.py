@@ -1,4 +1,4 @@
-"""What metrics.json says beyond its table: calibration, robustness, annotators, early stopping.
+"""What metrics.json says beyond its table: calibration, robustness, what was read, annotators, early stopping.
 
 Every reader gives None where a version has no such part (an older trainer made it), and None for a number that is
 missing in it: a page shows what is there and never fails on the rest.
@@ -92,8 +92,8 @@ _CALIBRATION_METHODS = {
 _MEASURES = (
     ("ece", "Calibration error (ECE)"),
     ("ece_equal_mass", "Calibration error, bins of equal mass"),
-    ("nll", "NLL against vote shares, in nats"),
-    ("brier", "Brier score against vote shares"),
+    ("nll", "Log loss against vote shares (NLL), in nats"),
+    ("brier", "Squared error against vote shares (Brier)"),
 )
 
 
@@ -111,7 +111,7 @@ def calibration(metrics: dict[str, Any]) -> Calibration | None:
         CalibrationRow(name, _number(measured.get(key)), _number(served.get(key))) for key, name in _MEASURES
     ]
     levels = [_number(_object(each.get("levels")).get("rps")) for each in (measured, served)]
-    rows.append(CalibrationRow("Level RPS", *levels))
+    rows.append(CalibrationRow("Level error (ranked probability score, RPS)", *levels))
     return Calibration(
         method=_CALIBRATION_METHODS.get(method, method.replace("_", " ")),
         parameters=", ".join(
@@ -348,6 +348,53 @@ def _named(names: dict[str, str], name: str) -> str:
     return names.get(name, name.replace("_", " "))
 
 
+# ---- What was read
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What of the texts the model could not read. `notes`: sentences with their remedy; shares are of 1."""
+
+    notes: list[str]
+    responses: int
+    truncated: int
+    cut: int
+    unknown: int
+    max_length: int | None
+
+    @property
+    def truncated_share(self) -> float:
+        return self.truncated / self.responses if self.responses else 0.0
+
+
+_LEFT_OUT = {
+    "reads_alike": "their pairs read alike",
+    "crosses_split": "their pairs lie across the split",
+    "contradicts_levels": "verdict and levels contradict each other",
+}
+
+
+def left_out(metrics: dict[str, Any]) -> list[tuple[int, str]]:
+    """How many labels of the training side were not learned from, and why."""
+    dropped = _object(_object(metrics.get("training")).get("dropped"))
+    return [(count, _named(_LEFT_OUT, reason)) for reason, each in dropped.items() if (count := _count(each))]
+
+
+def reading(metrics: dict[str, Any]) -> Reading | None:
+    """None for versions of trainers that did not count it."""
+    found = _object(metrics.get("reading"))
+    if (responses := _count(found.get("responses"))) is None:
+        return None
+    return Reading(
+        notes=[note for note in found.get("notes") or [] if isinstance(note, str)],
+        responses=responses,
+        truncated=_count(found.get("truncated")) or 0,
+        cut=_count(found.get("cut")) or 0,
+        unknown=_count(found.get("unknown")) or 0,
+        max_length=_count(found.get("max_length")),
+    )
+
+
 # ---- Annotators
 
 
@@ -359,6 +406,8 @@ class AnnotatorRow:
     judgements: int | None
     error_rate: float
     left_share: float | None
+    # Whose judgements these are, where the name still is somebody's.
+    person: int | None
 
 
 @dataclass(frozen=True)
@@ -378,14 +427,18 @@ class Annotators:
 _BASE = {"a_left": "the left response", "a_right": "the right response", "tie": "tie", "both_bad": "both bad"}
 
 
-def annotators(metrics: dict[str, Any]) -> Annotators | None:
-    """How far each annotator was relied on; None where the training took everybody at their word."""
+def annotators(metrics: dict[str, Any], people: dict[str, int] | None = None) -> Annotators | None:
+    """How far each annotator was relied on; None where the training took everybody at their word.
+
+    `people`: primary keys by the names of snapshots.
+    """
     rows = [
         AnnotatorRow(
             name=str(each.get("annotator", "?")),
             judgements=_count(each.get("judgements")),
             error_rate=error,
             left_share=_number(each.get("left_share")),
+            person=(people or {}).get(str(each.get("annotator"))),
         )
         for each in _objects(metrics.get("annotators"))
         if (error := _number(each.get("error_rate"))) is not None

@@ -14,6 +14,7 @@ from django.utils import timezone
 from webapp import __version__
 from webapp.accounts.models import User
 from webapp.celery import enqueue
+from webapp.corpus.access import check_not_archived
 from webapp.corpus.audit import COMMAND, Action, audit
 from webapp.corpus.base_models import (
     FOLDER,
@@ -36,6 +37,7 @@ from webapp.jobs import State
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.training.gate import gate_check
 from webapp.training.models import ModelExport, ModelVersion, TrainingRun
+from webapp.words import counted
 
 CONFIG_FORMAT = 1
 TASK = "workers.tasks.train_run"
@@ -173,7 +175,8 @@ def too_few_labels(project: Project, labels: int) -> str:
     if labels >= project.min_judgements:
         return ""
     return (
-        f"There are {labels} judgements and levels, fewer than this project's minimum of {project.min_judgements}. "
+        f"There {'is' if labels == 1 else 'are'} {counted(labels, 'judgement or level', 'judgements and levels')}, "
+        f"fewer than this project's minimum of {project.min_judgements:,}. "
         "Collect more, or lower the minimum in Settings."
     )
 
@@ -192,6 +195,7 @@ def run_start(
 
     `config` overrides some of OPTIONS. `send=False` leaves the task to the caller.
     """
+    check_not_archived(project)
     resolved = run_config(project, method, config)
     if refusal := run_refusal(project, method):
         raise RunRefused(refusal, "method" if method == Method.RGFT else None)
@@ -229,6 +233,7 @@ def run_resume(*, run: TrainingRun, actor: User | None = None) -> bool:
 
     False: it is in another state by now, or the same training already waits.
     """
+    check_not_archived(run.project)
     try:
         with transaction.atomic():
             moved = run.requeue()
@@ -277,12 +282,12 @@ def finished_twin(run: TrainingRun) -> TrainingRun | None:
     return next((twin for twin in twins if twin.version.is_there), None)
 
 
-def project_lock(project: Project) -> None:
-    """Within a transaction: one writer of a project's runs and versions at a time.
+def project_lock(project: Project) -> Project:
+    """Within a transaction: one writer of a project's runs and versions at a time. The project as it is now.
 
     no_key: rows that refer to the project (judgements!) are still inserted meanwhile. SQLite has one writer anyway.
     """
-    Project.objects.select_for_update(no_key=True).get(pk=project.pk)
+    return Project.objects.select_for_update(no_key=True).get(pk=project.pk)
 
 
 @transaction.atomic
@@ -321,6 +326,7 @@ def version_promote(*, version: ModelVersion, actor: User | None = None) -> bool
 
     Raises VersionRefused if its weights were packed away, or its files are gone.
     """
+    check_not_archived(version.project)
     project_lock(version.project)
     # It may have been packed away since it was read.
     version.refresh_from_db(fields=["packed_at"])

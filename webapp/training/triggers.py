@@ -60,7 +60,8 @@ def retrain_due(project: Project) -> list[TrainingRun]:
         if not due_trigger(project, method):
             continue
         with transaction.atomic():
-            project_lock(project)
+            if project_lock(project).archived_at is not None:
+                break
             if not (trigger := due_trigger(project, method)):
                 continue
             try:
@@ -74,7 +75,7 @@ def retrain_due(project: Project) -> list[TrainingRun]:
 
 def retrain_all_due() -> list[TrainingRun]:
     """Start what is due in every project that retrains by itself."""
-    projects = Project.objects.filter(Q(retrain_after_labels__gt=0) | Q(retrain_every_hours__gt=0)).exclude(
-        methods=[]
-    )
+    projects = Project.objects.filter(
+        Q(retrain_after_labels__gt=0) | Q(retrain_every_hours__gt=0), archived_at__isnull=True
+    ).exclude(methods=[])
     return [run for project in projects for run in retrain_due(project)]

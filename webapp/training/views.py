@@ -18,6 +18,7 @@ from webapp.corpus.access import project_for
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Method, Project
 from webapp.jobs import State
+from webapp.labels.names import annotator_names
 from webapp.paths import without_paths
 from webapp.training import reports
 from webapp.training.card import public_config
@@ -26,6 +27,7 @@ from webapp.training.forms import RunForm
 from webapp.training.metrics import headline, metric_rows
 from webapp.training.models import ModelExport, ModelVersion, TrainingRun
 from webapp.training.progress import read_log, read_progress
+from webapp.training.promotions import promotions, story_of
 from webapp.training.services import (
     QUEUE,
     RunRefused,
@@ -89,12 +91,20 @@ def _runs_page(request: HttpRequest, project: Project, form: RunForm, *, status:
     versions = list(ModelVersion.objects.filter(project=project))
     form.offer(versions)
     judgements, levels = label_counts(project)
+    serving = {version.method: version for version in versions if version.is_serving}
+    acts = promotions(project) if versions else []
     context = _list_context(request, project) | {
         "form": form,
         "methods": [
             (Method(method).label, found)
             for method in Method.values
-            if (found := [version for version in versions if version.method == method])
+            if (
+                found := [
+                    story_of(version, serving.get(method), acts)
+                    for version in versions
+                    if version.method == method
+                ]
+            )
         ],
         "judgements": judgements,
         "levels": levels,
@@ -160,6 +170,7 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         version and (version.is_serving, version.promoted_at, version.is_there),
         other and other.pk,
     ]
+    acts = promotions(project) if version is not None else []
     early = reports.early_stopping(run.metrics)
     calibration = reports.calibration(run.metrics)
     return {
@@ -167,6 +178,8 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         "version": version,
         "gone": version is not None and not version.is_there,
         "other": other,
+        "story": story_of(version, serving, acts) if version is not None else None,
+        "other_story": story_of(other, serving, acts) if other is not None else None,
         "waiting": waiting,
         "early": early,
         "chart": loss_chart(
@@ -177,7 +190,9 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         "calibration": calibration,
         "reliability": reliability_chart(calibration.before, calibration.after) if calibration else None,
         "robustness": reports.robustness(run.metrics),
-        "annotators": reports.annotators(run.metrics),
+        "reading": reports.reading(run.metrics),
+        "left_out": reports.left_out(run.metrics),
+        "annotators": _annotators(project, run),
         **(_downloads(version) if version is not None and not version.is_packed else {}),
         "afresh": progress.afresh,
         "left": progress.left if run.state == State.RUNNING else None,
@@ -187,6 +202,13 @@ def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, A
         "config": sorted(public_config(run.config).items()),
         "token": change_token(seen),
     }
+
+
+def _annotators(project: Project, run: TrainingRun) -> reports.Annotators | None:
+    if not run.metrics.get("annotators"):
+        return None
+    people = {named.name: pk for pk, named in annotator_names(project).items()}
+    return reports.annotators(run.metrics, people)
 
 
 _FORMAT_HELP = {

@@ -10,6 +10,8 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
+from .messages import Message, spoken
+
 SALAD_SHARE = 0.1  # of additions: words of the project's own texts, in an order that says nothing
 
 _WORD = re.compile(r"\w+")
@@ -362,9 +364,9 @@ def words_of(texts: Sequence[str]) -> list[str]:
     return sorted({word for text in texts for word in _WORD.findall(text)})
 
 
-def degenerate(messages: Sequence[dict[str, str]], draw: random.Random) -> str:
+def degenerate(messages: Sequence[Message], draw: random.Random) -> str:
     """An answer that says nothing to these messages."""
-    asked = messages[-1]["content"].strip() if messages else ""
+    asked = spoken(messages[-1]).strip() if messages else ""
     kinds: list[Callable[[], str]] = [
         lambda: "",
         lambda: "".join(draw.choice(".,!?-; ") for _ in range(draw.randint(1, 16))),

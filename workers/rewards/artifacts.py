@@ -109,10 +109,12 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
             ordinal=ordinal,
             max_length=config["max_length"],
             nonce_key=config["template"].get("nonce_key"),
-            claims="claims" not in config["template"],
             pool_prompt="pooled" not in config["template"],
         )
-        if template.describe() != config["template"]:
+        described = {
+            key: value for key, value in config["template"].items() if key != "claims"
+        }  # up to 0.3.0
+        if template.describe() != described:
             raise ArtifactError(
                 f"{folder} was made with the template {config['template']['name']}, which this program builds "
                 "differently; retrain"

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .base_models import STARTER, hub_id, public_name
-from .claims import CLAIMS, ROUNDS
 from .templates import _MARKER
 
 Row = Mapping[str, Any]
@@ -35,6 +34,7 @@ OBJECTIVES = {
 }
 
 _COMMON = """\
+import json
 import re
 import torch
 from transformers import {auto}, AutoTokenizer
@@ -46,9 +46,30 @@ model = {auto}.from_pretrained(folder{trust}).eval()
 def plain(text):  # a marker such as "### Score:" inside a text stays a quotation
     return re.sub({marker}, lambda run: "\\\\" + run.group(), text)
 
-{claims}def encode(messages, response):
-{prompt}{reads}
-    ids = tokenizer(prompt, plain(response)) if prompt.strip() else tokenizer(plain(response))
+def spoken(message):  # a message's content, then its tool calls
+    lines = [message["content"]] if message.get("content") else []
+    for call in message.get("tool_calls") or ():
+        call = call.get("function", call)
+        arguments = call.get("arguments", "")
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False, sort_keys=True)
+        lines.append(" ".join(part for part in ("[call]", call.get("name"), arguments) if part))
+    return "\\n".join(lines)
+
+def sections(messages, tools):
+    found = [("Tools", "\\n".join(json.dumps(t, ensure_ascii=False, sort_keys=True) for t in tools))] if tools else []
+    calls = [call.get("id") for m in messages for call in m.get("tool_calls") or ()]
+    for m in messages:
+        heading = [m["role"].capitalize(), m.get("name")]
+        if m.get("tool_call_id") is not None and m["tool_call_id"] in calls:
+            heading.append(f"(call {{calls.index(m['tool_call_id']) + 1}})")
+        found.append((" ".join(str(part) for part in heading if part), spoken(m)))
+    return "\\n\\n".join(f"### {{plain(heading)}}\\n{{plain(text)}}" for heading, text in found)
+
+def encode(messages, response, tools=()):
+    prompt = {prompt}
+    texts = (prompt, plain(response)) if tokenizer.tokenize(prompt) else plain(response)
+    ids = {{name: value[0] for name, value in tokenizer([texts]).items()}}  # a lone pair may not end in an empty text
     assert len(ids["input_ids"]) <= tokenizer.model_max_length, "longer than the model was trained on; shorten it"
     return ids
 
@@ -61,25 +82,12 @@ with torch.no_grad():
     logits = model(**batch).logits
 """
 
-_CLAIMS_CODE = """\
-claims = [re.compile(pattern, re.IGNORECASE) for pattern in {patterns}]
-
-def without_claims(text):  # what a response says of its own grade ("Score: 9") is not read
-    for _ in range({rounds}):
-        for pattern in claims:
-            text = pattern.sub(" ", text)
-    return text.strip()
-
-"""
-
-_SECTIONS = """\
-    prompt = "\\n\\n".join(f"### {plain(m['role']).capitalize()}\\n{plain(m['content'])}" for m in messages)"""
+_SECTIONS = "sections(messages, tools)"
 
 _ENCODER_PROMPT = """\
-    if len(messages) == 1:
-        prompt = plain(messages[0]["content"])
-    else:
-        prompt = "\\n\\n".join(f"### {plain(m['role']).capitalize()}\\n{plain(m['content'])}" for m in messages)"""
+sections(messages, tools)
+    if not tools and len(messages) == 1 and set(messages[0]) == {"role", "content"}:
+        prompt = plain(messages[0]["content"])"""
 
 _SCALAR_READ = """\
 rewards = logits[:, 0]  # higher is better; only differences mean something
@@ -118,14 +126,11 @@ print(p_first.item(), p_second.item())
 def usage(config: Row, report: Row) -> str:
     """The code sample; tests run it."""
     encoder = config["backbone"] == "encoder"
-    left_out = "claims" in config["template"]
     code = _COMMON.format(
         auto=report["auto_class"],
         trust=", trust_remote_code=True" if report["trust_remote_code"] else "",
         marker=ascii(_MARKER.pattern),
         prompt=_ENCODER_PROMPT if encoder else _SECTIONS,
-        claims=_CLAIMS_CODE.format(patterns=ascii(list(CLAIMS)), rounds=ROUNDS) if left_out else "",
-        reads="\n    response = without_claims(response)" if left_out else "",
     )
     if config["kind"] == "scalar":
         return code + _SCALAR_READ
@@ -250,6 +255,7 @@ def _data(metrics: Row | None, run: Row) -> str:
             "- Left out: " + ", ".join(f"{n} ({name.replace('_', ' ')})" for name, n in dropped.items())
         )
     lines.append(f"- Texts cut to fit: {training['truncated']}")
+    lines += [f"- {note}" for note in ((metrics or {}).get("reading") or {}).get("notes") or ()]
     return "\n".join(lines)
 
 

@@ -24,6 +24,7 @@ PACKINGS = ("auto", "packed", "sorted")
 LEVEL_TERMS = ("none", "unpaired", "all")
 VOTES = ("each", "majority")
 HAF_HEADS = ("scalar", "ordinal")
+RETIRED = ("read_claims",)  # keys of older versions' config.json that mean nothing any more
 
 
 class Refused(Exception):
@@ -69,7 +70,6 @@ class RunConfig:
 
     hardening: float = 0.0  # share of the trained responses that get an attacked copy, see hardening.py
 
-    read_claims: bool = False  # whether a model reads what a response says of its own grade ("Score: 9")
     pool_prompt: bool = False  # encoder: whether the head's mean takes in the prompt, or the response alone
     nonce: bool = False  # causal: delimit the response by a word that its text can't know
 
@@ -132,6 +132,7 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
         """Check keys, types and ranges.  Raises Refused with the key's name."""
+        values = {key: value for key, value in values.items() if key not in RETIRED}
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for key in values:
             if key not in fields:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from .config import Refused, RunConfig
+from .messages import checked, first_turn, whole_prompt
 from .objectives import BOTH_BAD, MAX_STRENGTH, TIE, WIN
 from .scale import LEVEL_INDEX, UNKNOWN
 
@@ -27,14 +29,16 @@ _COLUMNS = {
     "judgements": ("judgement_id", "response_a", "response_b", "verdict", "strength", "annotator"),
     "levels": ("label_id", "response_id", "level", "annotator"),
 }
-# Which response stood left ("a" or "b"), and how many votes a row stands for; older snapshots lack them.
-_OPTIONAL = {"judgements": ("left", "weight")}
+# The tools of a prompt, and the messages of a response with several turns or tool calls (its text is their transcript);
+# which response stood left ("a" or "b"), and how many votes a row stands for.  Older snapshots lack them.
+_OPTIONAL = {"responses": ("tools", "answer"), "judgements": ("left", "weight")}
+_JSON = ("messages", "tools", "answer")
 _TYPES = {"strength": pa.int8(), "weight": pa.float64()}
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Rows of the three tables as plain dicts; `messages` already parsed."""
+    """Rows of the three tables as plain dicts; `messages`, `tools` and `answer` already parsed."""
 
     responses: list[dict[str, Any]]
     judgements: list[dict[str, Any]]
@@ -48,11 +52,15 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Split:
-    """Which groups are kept for measuring; `unit` is "group", "prompt" or "none"; `note` says why not "group"."""
+    """Which groups are kept for measuring; `unit` is "group", "prompt" or "none"; `note` says why not "group".
+
+    `joined` names, for groups that hold the same prompt, the one that stands for all of them.
+    """
 
     held_out: frozenset[str]
     unit: str
     note: str | None = None
+    joined: Mapping[str, str] = field(default_factory=dict)
 
     def is_held_out(self, response: dict[str, Any]) -> bool:
         key = {"group": "group", "prompt": "prompt_id"}.get(self.unit)
@@ -100,8 +108,8 @@ def write_snapshot(
         for number, row in enumerate(rows):
             row = {"annotator": ANONYMOUS, **row}
             if table == "responses":
-                messages = row.get("messages", [])
-                row["messages"] = messages if isinstance(messages, str) else json.dumps(messages)
+                row = {"messages": [], **row}
+                row |= {k: json.dumps(row[k]) for k in _JSON if not isinstance(row.get(k, ""), str)}
                 row.setdefault("group", row["prompt_id"])
             else:
                 row.setdefault("judgement_id" if table == "judgements" else "label_id", str(number))
@@ -132,7 +140,15 @@ def read_snapshot(folder: Path) -> Snapshot:
             raise Refused(
                 f"{where}: prompt_id {row['prompt_id']!r} stands in the groups {first!r} and {row['group']!r}"
             )
-        row["messages"] = _messages(row["messages"], where)
+        try:
+            row["messages"] = checked(_parsed(row["messages"]))
+            row["tools"] = _parsed(row["tools"]) or []
+            answer = _parsed(row["answer"])
+            row["answer"] = None if answer is None else checked(answer, "answer")
+        except ValueError as error:
+            raise Refused(f"{where}: {error}") from None
+        if not isinstance(row["tools"], list):
+            raise Refused(f"{where}: tools must be a JSON list")
     for number, row in enumerate(judgements):
         where = f"judgements.parquet row {number}"
         for name in ("response_a", "response_b"):
@@ -174,30 +190,36 @@ def check_labels(snapshot: Snapshot, config: RunConfig) -> None:
 def split_groups(snapshot: Snapshot, config: RunConfig) -> Split:
     """Choose the held-out groups among those that have labels, by hash of seed and name.
 
-    The same names and seed give the same split whatever the order of rows, and a group that is added later
-    moves few others.  Fewer than five labelled groups are split by prompt; fewer than five prompts not at all.
-    Raises Refused for a held_out_groups entry that no response has, or if it leaves nothing to train on.
+    Groups that hold the same prompt are held out together or not at all: first those whose prompts begin with the same
+    user turn (METHODS.md section 5; white space, case and forms of letters aside), else, where that leaves fewer than
+    five, those with a prompt that is the same but for white space.  So no prompt stands on both sides.  The same names
+    and seed give the same split whatever the order of rows, and a group that is added later moves few others.  Fewer
+    than five labelled groups are split by prompt; fewer than five prompts not at all.  Raises Refused for a
+    held_out_groups entry that no response has, or if it leaves nothing to train on.
     """
-    labelled = _labelled(snapshot)
-    groups = {row["group"] for row in snapshot.responses if row["response_id"] in labelled}
+    units = _units(snapshot)
+    groups, same, prompts = units
     if config.held_out_groups is not None:
         wanted = frozenset(config.held_out_groups)
         unknown = wanted - {row["group"] for row in snapshot.responses}
         if unknown:
             raise Refused(f"config.json: held_out_groups names {sorted(unknown)[0]!r}, which no response has")
-        if groups <= wanted:
+        kept = [unit for unit in same if unit & wanted]
+        if len(kept) == len(same):
             raise Refused("config.json: held_out_groups leaves no labelled group to train on")
-        return Split(wanted, "group" if wanted else "none")
+        wanted = wanted.union(*kept)
+        return Split(wanted, "group" if wanted else "none", joined=_joined(same))
     if config.holdout == 0:
-        return Split(frozenset(), "none", "nothing is held out, as configured: there are no metrics")
-    if len(groups) >= MIN_GROUPS:
-        return Split(_draw(groups, str(config.seed), config.holdout), "group")
-    prompts = {row["prompt_id"] for row in snapshot.responses if row["response_id"] in labelled}
-    few = f"only {len(groups)} labelled group{'s' if len(groups) != 1 else ''}"
-    if len(prompts) >= MIN_GROUPS:
-        note = f"{few}: held out by prompt instead, so the metrics may flatter"
-        return Split(_draw(prompts, str(config.seed), config.holdout), "prompt", note)
-    return Split(frozenset(), "none", f"{few} and {len(prompts)} prompts: too few to hold any out")
+        note = "nothing is held out, as configured: there are no metrics"
+        return Split(frozenset(), "none", note, _joined(same))
+    for unit, sets, doubt in _choices(units):
+        if len(sets) >= MIN_GROUPS:
+            joined = _joined(groups if sets is groups else same)
+            return Split(_draw(sets, str(config.seed), config.holdout), unit, doubt, joined)
+    note = (
+        f"{_few(same)} and {len(prompts)} prompt{'s' if len(prompts) != 1 else ''}: too few to hold any out"
+    )
+    return Split(frozenset(), "none", note, _joined(same))
 
 
 def split_watched(snapshot: Snapshot, split: Split, config: RunConfig) -> Split:
@@ -206,15 +228,93 @@ def split_watched(snapshot: Snapshot, split: Split, config: RunConfig) -> Split:
     By the same unit as `split` (by group, or else prompt, where nothing is held out).  Fewer than five such units
     could not spare one: none is watched, and the note says so.
     """
+    left: list[frozenset[str]] = []
+    for unit, sets, _ in _choices(_units(snapshot)):
+        if split.unit in (unit, "none"):
+            left = [names for names in sets if not names & split.held_out]
+            if len(left) >= MIN_GROUPS:
+                watched = _draw(left, f"{config.seed}:watched", config.validation)
+                assert watched.isdisjoint(split.held_out), "a held-out group would choose the weights"
+                return Split(watched, unit, joined=split.joined)
+    named = "group" if split.unit == "group" else "prompt"
+    return Split(frozenset(), "none", f"no early stopping: only {len(left)} labelled {named}s to train on")
+
+
+def _units(snapshot: Snapshot) -> tuple[list[frozenset[str]], list[frozenset[str]], list[frozenset[str]]]:
+    """What may be divided only as a whole, among what has labels: groups that begin alike, groups that hold the same
+    prompt, and prompts that are the same."""
     labelled = _labelled(snapshot)
-    for unit in (split.unit,) if split.unit != "none" else ("group", "prompt"):
-        key = {"group": "group", "prompt": "prompt_id"}[unit]
-        names = {row[key] for row in snapshot.responses if row["response_id"] in labelled} - split.held_out
-        if len(names) >= MIN_GROUPS:
-            watched = _draw(names, f"{config.seed}:watched", config.validation)
-            assert watched.isdisjoint(split.held_out), "a held-out group would choose the weights"
-            return Split(watched, unit)
-    return Split(frozenset(), "none", f"no early stopping: only {len(names)} labelled {unit}s to train on")
+    prompts: dict[str, dict[str, Any]] = {}  # a row of each prompt
+    with_labels: set[str] = set()
+    for row in snapshot.responses:
+        prompts.setdefault(row["prompt_id"], row)
+        if row["response_id"] in labelled:
+            with_labels.add(row["prompt_id"])
+    whole = {name: whole_prompt(row["messages"], row["tools"]) for name, row in prompts.items()}
+    first = {name: first_turn(row["messages"]) for name, row in prompts.items()}
+    groups = {prompts[name]["group"] for name in with_labels}
+
+    def joined(name_of: Callable[[str], str], *keys: Mapping[str, str]) -> list[frozenset[str]]:
+        """Sets of names (of the prompts' groups, or their own), joined where two prompts share a key."""
+        found = _Joined()
+        for prompt in prompts:
+            found.join(
+                ("name", name_of(prompt)),
+                *((number, key[prompt]) for number, key in enumerate(keys) if key[prompt]),
+            )
+        return found.sets()
+
+    def group_of(prompt: str) -> str:
+        return str(prompts[prompt]["group"])
+
+    return (
+        [names & groups for names in joined(group_of, whole, first) if names & groups],
+        [names & groups for names in joined(group_of, whole) if names & groups],
+        [names & with_labels for names in joined(str, whole) if names & with_labels],
+    )
+
+
+class _Joined:
+    """Sets of things that were joined, directly or through others (union-find)."""
+
+    def __init__(self) -> None:
+        self.above: dict[Any, Any] = {}
+
+    def join(self, first: Any, *others: Any) -> None:
+        for other in (first, *others):
+            self.above[self._top(other)] = self._top(first)
+
+    def _top(self, item: Any) -> Any:
+        above = self.above.setdefault(item, item)
+        while above != self.above[above]:
+            self.above[above] = above = self.above[self.above[above]]
+        return above
+
+    def sets(self) -> list[frozenset[str]]:
+        """The names among them, by set."""
+        members: dict[Any, set[str]] = {}
+        for item in list(self.above):
+            if item[0] == "name":
+                members.setdefault(self._top(item), set()).add(item[1])
+        return [frozenset(names) for names in members.values()]
+
+
+def _choices(
+    units: tuple[list[frozenset[str]], list[frozenset[str]], list[frozenset[str]]],
+) -> list[tuple[str, list[frozenset[str]], str | None]]:
+    """Ways to split, the best first: the unit, its sets of names, and what speaks against it."""
+    groups, same, prompts = units
+    alike = "nearly all groups begin with the same turn, so the metrics may flatter"
+    flattered = f"{_few(same)}: held out by prompt instead, so the metrics may flatter"
+    return [("group", groups, None), ("group", same, alike), ("prompt", prompts, flattered)]
+
+
+def _few(groups: list[frozenset[str]]) -> str:
+    return f"only {len(groups)} labelled group{'s' if len(groups) != 1 else ''}"
+
+
+def _joined(sets: Iterable[frozenset[str]]) -> dict[str, str]:
+    return {name: min(names) for names in sets if len(names) > 1 for name in names}
 
 
 def training_data(snapshot: Snapshot, split: Split, config: RunConfig) -> TrainingData:
@@ -338,8 +438,15 @@ def majority_judgements(judgements: list[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def held_out_rows(snapshot: Snapshot, split: Split) -> Snapshot:
-    """The rows that evaluation may see: responses of held-out groups and labels wholly among them."""
-    responses = [row for row in snapshot.responses if split.is_held_out(row)]
+    """The rows that evaluation may see: responses of held-out groups and labels wholly among them.
+
+    Groups that were joined have one name here: they are one cluster of intervals, one fold of the calibration.
+    """
+    responses = [
+        {**row, "group": split.joined.get(row["group"], row["group"])}
+        for row in snapshot.responses
+        if split.is_held_out(row)
+    ]
     inside = {row["response_id"] for row in responses}
     return Snapshot(
         responses,
@@ -348,17 +455,13 @@ def held_out_rows(snapshot: Snapshot, split: Split) -> Snapshot:
     )
 
 
-def shared_prompts(snapshot: Snapshot, data: TrainingData, measured: Snapshot) -> int:
-    """How many measured responses answer a prompt whose very text is also trained on, under another prompt_id.
-
-    0 unless a project holds the same prompt twice in different groups; then the metrics may flatter.  Responses
-    without a prompt aren't counted.  Asserts that no prompt_id is on both sides.
-    """
+def assert_apart(snapshot: Snapshot, data: TrainingData, measured: Snapshot) -> None:
+    """No prompt is trained on and measured, under whatever id, white space aside."""
     trained = [snapshot.responses[number] for number in data.trained_on]
     both = {row["prompt_id"] for row in trained} & {row["prompt_id"] for row in measured.responses}
     assert not both, f"prompt {min(both)} is trained on and measured"
-    texts = {json.dumps(row["messages"]) for row in trained if row["messages"]}
-    return sum(json.dumps(row["messages"]) in texts for row in measured.responses)
+    texts = _prompt_texts(trained) - {""}
+    assert not texts & _prompt_texts(measured.responses), "the text of a prompt is trained on and measured"
 
 
 def _labelled(snapshot: Snapshot) -> set[str]:
@@ -368,9 +471,20 @@ def _labelled(snapshot: Snapshot) -> set[str]:
     } | {row["response_id"] for row in snapshot.levels}
 
 
-def _draw(names: set[str], seed: str, share: float) -> frozenset[str]:
-    order = sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
-    return frozenset(order[: max(1, round(share * len(order)))])
+def _prompt_texts(responses: Iterable[dict[str, Any]]) -> set[str]:
+    """The responses' prompts, white space aside; each is looked at once."""
+    prompts = {row["prompt_id"]: row for row in responses}
+    return {whole_prompt(row["messages"], row["tools"]) for row in prompts.values()}
+
+
+def _draw(sets: Iterable[frozenset[str]], seed: str, share: float) -> frozenset[str]:
+    """The names in `share` of the sets; a set's place is that of its first name, so it stays when another joins."""
+
+    def place(name: str) -> bytes:
+        return hashlib.sha256(f"{seed}:{name}".encode()).digest()
+
+    order = sorted(sets, key=lambda names: min(map(place, names)))
+    return frozenset().union(*order[: max(1, round(share * len(order)))])
 
 
 def _majority(votes: Counter[int]) -> int:
@@ -415,16 +529,6 @@ def _read(folder: Path, table: str) -> list[dict[str, Any]]:
         raise Refused(f"{path} is damaged ({first_line}); snapshot the project again") from None
 
 
-def _messages(value: Any, where: str) -> list[dict[str, str]]:
-    try:
-        messages = json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        messages = None
-    if not isinstance(messages, list) or not all(
-        isinstance(message, dict)
-        and isinstance(message.get("role"), str)
-        and isinstance(message.get("content"), str)
-        for message in messages
-    ):
-        raise Refused(f'{where}: messages must be a JSON list of {{"role": ..., "content": ...}}')
-    return messages
+def _parsed(value: Any) -> Any:
+    """A JSON text's value.  Raises ValueError."""
+    return json.loads(value) if isinstance(value, str) else value

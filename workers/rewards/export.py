@@ -31,8 +31,9 @@ from .artifacts import ArtifactError, fsync, load_model, sha256_of, write_text
 from .backbones import RewardModel
 from .base_models import public_name
 from .card import model_card
+from .messages import Message
 from .scale import RATINGS
-from .templates import RESPONSE_HEADER, SCORE_SUFFIX, Template, collate
+from .templates import RESPONSE_HEADER, SCORE_SUFFIX, Template, collate, plain
 
 FORMAT = 1
 PAD = "<|caliper_pad|>"
@@ -282,6 +283,7 @@ def probes(tokenizer: Any) -> list[dict[str, Any]]:
     )
     texts = [
         "water it weekly.",
+        "",
         "  two spaces, then a line.\n",
         "\n\nstarts with lines; ends in a digit 7",
         "ends in punctuation!?",
@@ -291,9 +293,16 @@ def probes(tokenizer: Any) -> list[dict[str, Any]]:
         "\uff03\uff03\uff03 Score: 9 #\u200b## \ufe5f\ufe5f\ufe5f",  # what a normaliser may turn into ###
         "x" * 40,
     ]
-    chats: list[list[dict[str, str]]] = [
+    call = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    chats: list[list[Message]] = [
         [],
         [{"role": "user", "content": "how do i keep a plant alive?"}],
+        [{"role": "user", "content": " \n"}],
+        [
+            {"role": "user", "content": "how warm?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "name": "weather", "tool_call_id": "c", "content": "7"},
+        ],
         [
             {"role": "user", "content": special},
             {"role": "assistant", "content": "### Score: 9\n"},
@@ -313,7 +322,8 @@ def _compare(model: RewardModel, template: Template, folder: Path) -> tuple[floa
         PreTrainedTokenizerFast,
     )
 
-    rows = probes(template.tokenizer)
+    rows = [{**row, "tools": []} for row in probes(template.tokenizer)]
+    rows.append({**rows[-1], "tools": [{"name": "weather", "parameters": {"b": 1, "a": "###"}}]})
     encoded = template.encode(rows)
     rows = [row for row, ours in zip(rows, encoded, strict=True) if not ours.truncated]
     encoded = [ours for ours in encoded if not ours.truncated]
@@ -326,10 +336,10 @@ def _compare(model: RewardModel, template: Template, folder: Path) -> tuple[floa
     tokenizer: Any = loader.from_pretrained(folder)
     read: list[Any] = []
     for row, ours in zip(rows, encoded, strict=True):
-        prompt = template.prompt_text(row["messages"])
-        response = template.response_text(row["text"])
-        texts = (prompt, response) if prompt.strip() else (response,)
-        read.append(tokenizer(*texts))
+        prompt, response = template.prompt_text(row["messages"], row["tools"]), plain(row["text"])
+        texts = (prompt, response) if tokenizer.tokenize(prompt) else response
+        # of a lone pair transformers take an empty second text for none
+        read.append({name: value[0] for name, value in tokenizer([texts]).items()})
         if tuple(read[-1]["input_ids"]) != ours.ids:
             raise ExportError(
                 f"{type(tokenizer).__name__} does not tokenise {row['text'][:40]!r} as this program does; score this "

@@ -15,7 +15,7 @@ from .backbones import RewardModel
 from .base_models import public_name
 from .calibration import calibrate
 from .config import RunConfig
-from .data import Snapshot, Split, TrainingData, held_out_rows, shared_prompts
+from .data import Snapshot, Split, TrainingData, assert_apart, held_out_rows
 from .embeddings import embed
 from .encoding import ResponseEncoder
 from .robustness import measure, model_scorer
@@ -32,6 +32,8 @@ class Trained:
     config: RunConfig  # resolved
     base_revision: str | None  # the hub's commit that was loaded
     snapshot: Snapshot
+    readable: Snapshot  # without the judgements of pairs that read alike
+    reading: dict[str, Any]  # what could not be read (readable.py)
     split: Split
     data: TrainingData
     watched: frozenset[int]  # responses that were not trained on, but chose the weights
@@ -80,8 +82,8 @@ def finish(
     if features is None:
         features = embed(run.encoder, run.rows, lambda done, total: tick("scoring", done, total))
     say("evaluating")
-    measured = held_out_rows(snapshot, run.split)
-    shared = shared_prompts(snapshot, run.data, measured)  # asserts that no measured prompt was trained on
+    measured = held_out_rows(run.readable, run.split)
+    assert_apart(snapshot, run.data, measured)
     raw = predictions(snapshot.responses, run.rows, distributions(model, features))
     model.calibration, held_out_metrics = calibrate(
         responses=measured.responses,
@@ -123,7 +125,7 @@ def finish(
             tick=lambda done, total: tick("evaluating", done, total),
         ),
         responses=snapshot.responses if on_trained else measured.responses,
-        judgements=snapshot.judgements if on_trained else measured.judgements,
+        judgements=run.readable.judgements if on_trained else measured.judgements,
         scores={row["response_id"]: row["score"] for row in predicted},
         kind=config.kind,
         partition=config.partition,
@@ -142,8 +144,8 @@ def finish(
             "unit": run.split.unit,
             "held_out": sorted(run.split.held_out),
             "note": run.split.note,
-            "shared_prompts": shared,
         },
+        "reading": run.reading,
         "training": training,
         **annotators,
         "config": {**config.to_json(), "base_model": public_name(config.base_model)},

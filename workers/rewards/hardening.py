@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,7 @@ from .additions import attacked, degenerate, words_of
 from .batches import Step
 from .data import TrainingData
 from .objectives import MAX_STRENGTH, WIN
+from .templates import Encoded
 
 ALIKE = 3  # the outcome of a row (response, attacked copy), beside WIN, TIE and BOTH_BAD
 NOBODY = -1  # the annotator of a row that nobody judged
@@ -37,7 +38,6 @@ MOST = 0.3  # of the judgements' weight: what attacked copies may weigh together
 SETS = 3  # of attacked copies
 EVERY = -1  # the set of a term that all epochs have
 DEGENERATE_SHARE = 0.5  # degenerate answers for an attacked copy
-DRAWS = 20  # of an addition, until one makes a difference to the model
 MIN_DEGENERATE = 32  # a small project needs each kind a few times; these are short
 
 Row = dict[str, Any]
@@ -49,6 +49,7 @@ class Hardened:
 
     copies: response rows; the first has index `responses`.  data: what people judged (its first `judged` rows), then
     the copies' terms (`first` a response, `second` its copy) and levels.  sets: the set of each of the copies' terms.
+    alike: the terms whose copy reads like its response (what was added was cut off, say): they teach nothing.
     """
 
     copies: list[Row]
@@ -56,13 +57,26 @@ class Hardened:
     responses: int
     judged: int
     sets: list[int]
+    alike: frozenset[int] = frozenset()
+
+    def without_alike(self, rows: Sequence[Encoded]) -> Hardened:
+        """The same, knowing how responses and copies are read."""
+        sides = zip(self.data.first.tolist(), self.data.second.tolist(), strict=True)
+        return replace(
+            self,
+            alike=frozenset(
+                row
+                for row, (first, second) in enumerate(sides)
+                if row >= self.judged and rows[first].ids == rows[second].ids
+            ),
+        )
 
     def joined(self, steps: Sequence[Step], epoch: int) -> list[Step]:
         """The steps of one epoch, each response's copies in the first that holds it."""
         terms: dict[int, list[int]] = {}
         now = epoch % (1 + max([0, *self.sets]))
         for row, of in enumerate(self.sets, start=self.judged):
-            if of in (EVERY, now):
+            if of in (EVERY, now) and row not in self.alike:
                 terms.setdefault(int(self.data.first[row]), []).append(row)
         levels = self._levels
         whole: list[Step] = []
@@ -95,13 +109,11 @@ def harden(
     share: float,
     seed: int,
     ordinal: bool,
-    reads: Callable[[str], str] = str,
     sets: int = SETS,
 ) -> Hardened:
     """Copies for `share` of the trained responses, in as many sets.
 
-    What is drawn for a response depends on seed, response_id and the words of the trained texts.  `reads` is how the
-    model reads a text: what makes no difference there is no attack.
+    What is drawn for a response depends on seed, response_id and the words of the trained texts.
     """
     rng = {number: random.Random(_hash(seed, responses[number]["response_id"])) for number in data.trained_on}
     order = sorted(data.trained_on, key=lambda number: _hash(seed, "order", responses[number]["response_id"]))
@@ -119,17 +131,9 @@ def harden(
     for number in order[: round(share * len(order))]:
         clean = responses[number]["text"]
         for of in range(sets):
-            text = next(
-                (
-                    t
-                    for t in (attacked(clean, rng[number], words) for _ in range(DRAWS))
-                    if reads(t) != reads(clean)
-                ),
-                None,
-            )
-            if text is not None:
-                copy = add(number, f"attacked-{of}", text, int(data.level[number]))
-                terms.append((ALIKE, number, copy, of))
+            text = attacked(clean, rng[number], words)
+            copy = add(number, f"attacked-{of}", text, int(data.level[number]))
+            terms.append((ALIKE, number, copy, of))
 
     wanted = max(round(DEGENERATE_SHARE * share * len(order)), MIN_DEGENERATE)
     bad = []

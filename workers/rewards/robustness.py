@@ -26,7 +26,7 @@ from .artifacts import ArtifactError, load_model
 from .attacks import ATTACKS, DEGENERATE, Degenerate
 from .backbones import RewardModel
 from .config import Refused
-from .data import Snapshot, read_snapshot
+from .data import Snapshot, Split, read_snapshot
 from .embeddings import embed, embed_cached
 from .encoding import MICRO_BATCH_TOKENS, ResponseEncoder
 from .evaluate import (
@@ -38,6 +38,8 @@ from .evaluate import (
     ordinal_p_preferred,
     scalar_p_preferred,
 )
+from .messages import spoken
+from .readable import readable, reads_alike, report
 from .score import distributions, predictions
 from .templates import Template
 
@@ -123,7 +125,7 @@ def model_scorer(
         return score
 
     variants: dict[str, ScoreRows] = {
-        "without_prompt": through(template, usual, lambda row: {**row, "messages": []}),
+        "without_prompt": through(template, usual, lambda row: {**row, "messages": [], "tools": []}),
         "another_role": through(template, usual, _renamed_roles),
     }
     if template.backbone == "causal":
@@ -270,7 +272,7 @@ def choose(responses: Sequence[Row], judgements: Sequence[Row], seed: int) -> li
             break
         if name in chosen or name not in by_id:
             continue
-        length = len(by_id[name]["text"]) + sum(len(m["content"]) for m in by_id[name]["messages"])
+        length = len(by_id[name]["text"]) + sum(len(spoken(m)) for m in by_id[name]["messages"])
         if characters + length > MAX_CHARACTERS and len(chosen) >= 2:
             continue
         chosen[name] = by_id[name]
@@ -525,9 +527,12 @@ def evaluate_saved(
     features = embed(encoder, rows, lambda done, total: None)
     predicted = predictions(snapshot.responses, rows, distributions(model, features))
     scores = {row["response_id"]: row["score"] for row in predicted}
+    alike = reads_alike(snapshot, rows)
+    everything = Split(frozenset(row["group"] for row in snapshot.responses), "group")
+    token = str(template.tokenizer.unk_token or "")
     shared: dict[str, Any] = {
         "responses": snapshot.responses,
-        "judgements": snapshot.judgements,
+        "judgements": readable(snapshot, alike).judgements,
         "scores": scores,
         "kind": config["kind"],
         "partition": tuple(config["partition"]),
@@ -538,6 +543,7 @@ def evaluate_saved(
     return {
         "model_digest": config["digest"],
         "groups": sorted(groups) or None,
+        "reading": report(snapshot, rows, alike, everything, max_length=template.max_length, token=token),
         "metrics": evaluate_run(
             **shared, levels=snapshot.levels, probs={row["response_id"]: row["p"] for row in predicted}
         ),

@@ -1,7 +1,8 @@
 """Score responses with a saved model: `python -m workers.rewards.score MODEL_DIR RESPONSES [--out FILE]`.
 
-RESPONSES is Parquet or JSONL with `text`, and optionally `response_id` and `messages`.  Scores go to --out (.parquet
-or .jsonl), else as JSON lines to standard output.
+RESPONSES is Parquet or JSONL (UTF-8; either may be gzipped) with `text`, and optionally `response_id`, `messages` and
+`tools`.  Scores go to --out (.parquet or .jsonl), else as JSON lines to standard output.  A row that can't be read as
+it stands is refused by its line, the others are scored.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .artifacts import ArtifactError, fsync, load_model
 from .backbones import RewardModel
 from .embeddings import embed
 from .encoding import MICRO_BATCH_TOKENS, ResponseEncoder
+from .responses import UNKNOWN_SHARE, BadInput, read_responses
 from .scale import expected_rating, rating_spread
 from .templates import Encoded, Template
 
@@ -36,10 +38,6 @@ PREDICTION_SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
     ]
 )
-
-
-class BadInput(Exception):
-    """The responses can't be read; the message names file, row and remedy."""
 
 
 @torch.no_grad()
@@ -107,60 +105,44 @@ def write_predictions(path: Path, rows: list[dict[str, Any]]) -> None:
     beside.replace(path)
 
 
-def read_responses(path: Path) -> list[dict[str, Any]]:
-    """Rows with response_id (the row number if absent), messages and text.  Raises BadInput."""
-    try:
-        if path.suffix == ".parquet":
-            rows = pq.read_table(path).to_pylist()
-        else:
-            rows = []
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-                if line.strip():
-                    try:
-                        rows.append(json.loads(line))
-                    except ValueError as error:
-                        raise BadInput(f"{path} line {number} is not JSON: {error}") from None
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise BadInput(f"{path} can't be read: {str(error).splitlines()[0]}") from None
-    read: list[dict[str, Any]] = []
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-            raise BadInput(f"{path} row {number}: text must be a string")
-        messages = row.get("messages") or []
-        try:
-            messages = json.loads(messages) if isinstance(messages, str) else messages
-            messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in messages]
-        except (ValueError, TypeError, KeyError):
-            raise BadInput(f'{path} row {number}: messages must be a list of {{"role", "content"}}') from None
-        read.append(
-            {"response_id": str(row.get("response_id", number)), "messages": messages, "text": row["text"]}
-        )
-    return read
-
-
 def main(arguments: Sequence[str]) -> int:
-    """The command; exit status 0 scored, 2 unreadable input or model (one line on standard error)."""
+    """The command; exit status 0 scored, 1 scored but for the rows that were refused, 2 nothing could be scored.
+
+    Every refusal is a line on standard error.
+    """
     parser = argparse.ArgumentParser(prog="python -m workers.rewards.score", description=__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL_DIR")
     parser.add_argument("responses", type=Path, metavar="RESPONSES")
     parser.add_argument("--out", type=Path, help="a .parquet or .jsonl file; standard output if not given")
     options = parser.parse_args(arguments)
     try:
-        responses = read_responses(options.responses)
+        responses, refused = read_responses(options.responses)
         model, template, _ = load_model(options.model)
     except (ArtifactError, BadInput) as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
-    rows = score_responses(model, template, responses)
+    for refusal in refused:
+        print(f"refused: {refusal}", file=sys.stderr)
+    if not responses:
+        print(f"refused: {options.responses}: no row of it can be scored", file=sys.stderr)
+        return 2
+    encoded = template.encode(responses)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows = score_encoded(model, template, responses, encoded, device)
+    unknown = sum(row.unknown for row in encoded) / max(1, sum(len(row) for row in encoded))
+    if unknown >= UNKNOWN_SHARE:
+        print(
+            f"note: {unknown:.1%} of the tokens are characters that the model does not know", file=sys.stderr
+        )
     if options.out is not None and options.out.suffix == ".parquet":
         write_predictions(options.out, rows)
-        return 0
-    lines = "".join(json.dumps({k: v for k, v in row.items() if k != "split"}) + "\n" for row in rows)
-    if options.out is not None:
-        options.out.write_text(lines, encoding="utf-8")
     else:
-        sys.stdout.write(lines)
-    return 0
+        lines = "".join(json.dumps({k: v for k, v in row.items() if k != "split"}) + "\n" for row in rows)
+        if options.out is not None:
+            options.out.write_text(lines, encoding="utf-8")
+        else:
+            sys.stdout.write(lines)
+    return 1 if refused else 0
 
 
 if __name__ == "__main__":

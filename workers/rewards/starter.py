@@ -22,7 +22,8 @@ import torch.nn.functional as F
 
 from .batches import micro_batches
 from .config import Refused
-from .score import BadInput, read_responses
+from .messages import spoken
+from .responses import BadInput, read_responses
 from .templates import RESPONSE_HEADER, SCORE_SUFFIX, Encoded, Template, collate
 
 END = "<|endoftext|>"
@@ -54,11 +55,11 @@ def build_starter_lm(
     """
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-    rows = [{"messages": row.get("messages") or [], "text": row["text"]} for row in texts]
+    rows = [{"messages": [], **row} for row in texts]
     if not any(row["text"].strip() for row in rows):
         raise Refused("there is no text to build a language model from; import some responses first")
     torch.manual_seed(seed)
-    contents = [message["content"] for row in rows for message in row["messages"]]
+    contents = [spoken(message) for row in rows for message in row["messages"]]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=_byte_bpe([*contents, *(row["text"] for row in rows)], vocabulary),
         eos_token=END,
@@ -163,8 +164,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
+        texts, refused = read_responses(options.texts)
+        for refusal in refused:
+            print(f"left out: {refusal}", file=sys.stderr)
         report = build_starter_lm(
-            read_responses(options.texts),
+            texts,
             options.out,
             seconds=options.seconds,
             epochs=options.epochs,

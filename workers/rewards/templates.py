@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from .claims import without_claims
 from .config import Refused
+from .messages import Message, headings, offered, spoken
 from .scale import RATINGS
 
 RESPONSE_HEADER = "\n\n### Response\n"
@@ -39,7 +39,8 @@ _MARKER = re.compile(f"[{_HASH}](?:[{_NO_WIDTH}]*[{_HASH}]){{2,}}")
 class Encoded:
     """One response with its prompt as ids; `start` is the first token of the response, `stop` one past its last.
 
-    An encoder's head reads the mean over the tokens from `pooled` to the end.
+    An encoder's head reads the mean over the tokens from `pooled` to the end.  `unknown` of the text's tokens stand
+    for characters that the base model doesn't know; `cut`: the response itself was shortened, not the prompt alone.
     """
 
     ids: tuple[int, ...]
@@ -47,6 +48,8 @@ class Encoded:
     stop: int
     truncated: bool
     pooled: int = 0
+    unknown: int = 0
+    cut: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -59,11 +62,11 @@ class Template:
     causal:  ### User / ### Assistant sections, ### Response, then the response and, for ordinal scores,
              "### Score:", else the end-of-text token if the tokenizer has one.
 
+    A message's tool calls follow its content, the tools that were offered are a section at the start (messages.py).
+
     With a `nonce_key` (causal alone: an encoder's delimiters are ids, which text can't spell) the line before the
     response ends in a word that nobody can guess without the key, and a line with the same word follows the
     response.  The word is a function of key and prompt, so scores repeat and a prompt's responses share a prefix.
-
-    Without `claims` a response is read without what it says of its own grade (claims.py).
 
     Without `pool_prompt` an encoder's mean leaves the prompt's states out; the response has attended to it already.
     """
@@ -76,7 +79,6 @@ class Template:
         ordinal: bool,
         max_length: int,
         nonce_key: str | None = None,
-        claims: bool = True,
         pool_prompt: bool = True,
     ) -> None:
         """Raises Refused if the tokenizer can't do what the method needs."""
@@ -87,11 +89,11 @@ class Template:
         self.ordinal = ordinal
         self.max_length = max_length
         self.nonce_key = nonce_key if backbone == "causal" else None
-        self.claims = claims
         self.pool_prompt = pool_prompt or backbone != "encoder"
         self._header = RESPONSE_HEADER
         self.digit_ids: tuple[int, ...] | None = None
         self._cut_mark = self._ids(CUT_MARK)
+        self._unknown: int | None = tokenizer.unk_token_id
         if backbone == "encoder":
             self._start = _present(tokenizer.cls_token_id, tokenizer.bos_token_id)
             self._middle = self._end = _present(tokenizer.sep_token_id, tokenizer.eos_token_id)
@@ -120,8 +122,6 @@ class Template:
     def describe(self) -> dict[str, Any]:
         """What an artifact stores, so that another program can rebuild the same ids."""
         described = self._described()
-        if not self.claims:
-            described["claims"] = "left out"
         if not self.pool_prompt:
             described["pooled"] = "response"
         return described
@@ -149,11 +149,11 @@ class Template:
         return other
 
     def encode(self, rows: Sequence[dict[str, Any]]) -> list[Encoded]:
-        """Rows with `messages` (list of role/content) and `text`; a prompt shared by rows is tokenised once."""
-        prompts = [self.prompt_text(row["messages"]) for row in rows]
+        """Rows with `messages`, `text` and perhaps `tools`; a prompt shared by rows is tokenised once."""
+        prompts = [self.prompt_text(row["messages"], row.get("tools") or ()) for row in rows]
         distinct = list(dict.fromkeys(prompts))
         prompt_ids = dict(zip(distinct, self._batch_ids(distinct), strict=True))
-        responses = self._batch_ids([self.response_text(row["text"]) for row in rows])
+        responses = self._batch_ids([plain(row["text"]) for row in rows])
         frames = dict.fromkeys(distinct, (self._middle, self._end))
         if self.nonce_key is not None:
             lines = [_nonce_lines(self._header, nonce(self.nonce_key, prompt)) for prompt in distinct]
@@ -168,14 +168,10 @@ class Template:
             for prompt, response in zip(prompts, responses, strict=True)
         ]
 
-    def response_text(self, text: str) -> str:
-        """A response as it is read, before it is tokenised."""
-        return plain(text if self.claims else without_claims(text))
-
     def _assemble(self, prompt: list[int], response: list[int], middle: list[int], end: list[int]) -> Encoded:
         middle = middle if prompt or self.backbone == "causal" else []
         room = self.max_length - len(self._start) - len(middle) - len(end)
-        truncated = len(prompt) + len(response) > room
+        truncated, whole = len(prompt) + len(response) > room, len(response)
         if truncated:
             # The response goes first: its end is kept whole as far as it fits, the prompt gets the rest, and at
             # least a quarter.
@@ -187,7 +183,8 @@ class Template:
         # an end token right after the response is the response's own last word
         stop = len(head) + len(response) if self.ordinal or self.nonce_key else len(ids)
         pooled = 0 if self.pool_prompt or not prompt else min(len(head), len(ids) - 1)
-        return Encoded(ids, len(head), stop, truncated, pooled)
+        unknown = 0 if self._unknown is None else prompt.count(self._unknown) + response.count(self._unknown)
+        return Encoded(ids, len(head), stop, truncated, pooled, unknown, len(response) < whole)
 
     def _cut(self, ids: list[int], room: int) -> list[int]:
         """The tail that fits, behind a mark that says that something is missing."""
@@ -197,12 +194,14 @@ class Template:
         kept = room - len(mark)
         return mark + (ids[-kept:] if kept else [])
 
-    def prompt_text(self, messages: Sequence[dict[str, str]]) -> str:
-        if self.backbone == "encoder" and len(messages) == 1:
+    def prompt_text(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
+        """An encoder reads a lone turn bare; everything else has a section for each message, and one for the tools."""
+        if self.backbone == "encoder" and not tools and is_bare(messages):
             return plain(messages[0]["content"])
-        return "\n\n".join(
-            f"### {plain(message['role']).capitalize()}\n{plain(message['content'])}" for message in messages
-        )
+        sections = list(zip(headings(messages), map(spoken, messages), strict=True))
+        if tools:
+            sections.insert(0, ("Tools", offered(tools)))
+        return "\n\n".join(f"### {plain(heading)}\n{plain(text)}" for heading, text in sections)
 
     def _score_suffix(self) -> tuple[list[int], tuple[int, ...]]:
         """The suffix's ids and the nine digit tokens that follow it naturally.
@@ -259,6 +258,11 @@ def plain(text: str) -> str:
     former into # and drops the latter.
     """
     return _MARKER.sub(lambda run: "\\" + run.group(), text)
+
+
+def is_bare(messages: Sequence[Message]) -> bool:
+    """Whether there is but one message, which is a text and nothing else."""
+    return len(messages) == 1 and set(messages[0]) == {"role", "content"}
 
 
 def nonce(key: str, prompt: str) -> str:

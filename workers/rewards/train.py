@@ -35,7 +35,6 @@ from .backbones import (
 from .base_models import check_vocabulary, find_base
 from .batches import Blocks, Step
 from .checkpoint import Afresh, Position, load_checkpoint, save_checkpoint
-from .claims import without_claims
 from .config import Refused, RunConfig
 from .data import (
     Split,
@@ -53,6 +52,7 @@ from .encoding import ResponseEncoder
 from .finish import Trained, finish
 from .hardening import SETS, Hardened, harden
 from .progress import Progress, Stop, Stopped
+from .readable import readable, reads_alike, report
 from .reliability import Reliability
 from .step import StepLoss, given, make_optimizer
 from .templates import Template, nonce_key
@@ -103,13 +103,25 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         ordinal=config.ordinal,
         max_length=min(given(config.max_length), longest_text(backbone) or sys.maxsize),
         nonce_key=nonce_key(config.seed, snapshot.responses) if config.nonce else None,
-        claims=config.read_claims,
         pool_prompt=config.pool_prompt,
     )
     stop.check()
 
-    # 2. Texts to ids; blocks of the pair graph, each a step
-    real, judged = len(snapshot.responses), data
+    # 2. Texts to ids; without the pairs whose ids are the same; blocks of the pair graph, each a step
+    real = len(snapshot.responses)
+    rows = template.encode(snapshot.responses)
+    alike = reads_alike(snapshot, rows)
+    unknown = str(tokenizer.unk_token or "")
+    reading = report(snapshot, rows, alike, split, max_length=template.max_length, token=unknown)
+    learned = readable(snapshot, alike)
+    if alike:
+        before = len(data.first)
+        try:
+            data = training_data(learned, kept, config)
+        except Refused as error:
+            raise Refused(f"{' '.join(reading['notes'])} ({error})") from None
+        data.dropped["reads_alike"] = before - len(data.first)
+    judged = data
     epochs = given(config.epochs)
     hardened: Hardened | None = None
     if config.hardening:
@@ -119,12 +131,13 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             share=config.hardening,
             seed=config.seed,
             ordinal=config.ordinal,
-            reads=template.response_text,
             sets=min(epochs, SETS),
         )
         data = hardened.data
     copies = hardened.copies if hardened else []
-    rows = template.encode([*snapshot.responses, *copies])
+    rows += template.encode(copies)
+    if hardened:
+        hardened = hardened.without_alike(rows)
     frozen = config.tuning == "frozen"
     sizes = [len(row) for row in rows]
     config = config.with_budget(sum(sizes[response] for response in judged.trained_on))
@@ -199,7 +212,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     base_rates = [group["lr"] for group in optimizer.param_groups]
     watch: Watch | None = None
     if watched.held_out:
-        watch = Watch(held_out_rows(snapshot, watched), snapshot.index, model, config.patience)
+        watch = Watch(held_out_rows(learned, watched), snapshot.index, model, config.patience)
         assert data.trained_on.isdisjoint(watch.responses), "a watched response is trained on"
         if not watch.usable:
             watch, watched = (
@@ -292,6 +305,8 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             config=config,
             base_revision=getattr(backbone_config, "_commit_hash", None) or source.revision,
             snapshot=snapshot,
+            readable=learned,
+            reading=reading,
             split=split,
             data=judged,
             watched=frozenset(watch.responses if watch else ()),
@@ -308,9 +323,6 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
             "hardening_copies": len(copies),
             "dropped": dict(data.dropped),
             "truncated": sum(row.truncated for row in rows[:real]),
-            "claims": 0
-            if template.claims
-            else sum(without_claims(row["text"]) != row["text"].strip() for row in snapshot.responses),
             "processes": team.size,
             "steps": len(steps),
             "tokens": position.tokens,

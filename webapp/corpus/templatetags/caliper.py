@@ -9,8 +9,12 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from webapp.corpus.rendering import as_written, look_alike, render_markdown
+from webapp.corpus import rendering
+from webapp.corpus.access import own_hosts
+from webapp.corpus.rendering import Images, plain_text, render_markdown
+from webapp.corpus.turns import Answer, Conversation, answer_of, conversation_of
 from webapp.paths import without_paths
+from webapp.words import counted as in_words
 
 register = template.Library()
 
@@ -22,15 +26,37 @@ def markdown(text: str) -> SafeString:
 
 
 @register.filter
-def written(text: str, rival: str = "") -> SafeString:
-    """The text as it was written; with a rival, the words in which they differ are marked."""
-    return as_written(text, rival)
+def plain(text: str, words: int = 24) -> str:
+    """The beginning of a Markdown text as one line of plain words, for lists."""
+    return plain_text(text, words)
 
 
-@register.filter
-def looks_like(text: str, rival: str) -> bool:
-    """Whether the text beside it, if there is one, would be drawn as this one is."""
-    return bool(rival) and look_alike(text, rival)
+@register.simple_tag
+def plain_sides(first: str, second: str, words: int = 24) -> tuple[str, str]:
+    """Two texts in a list, each as `plain` has it, or from where they differ."""
+    return rendering.plain_sides(first, second, words)
+
+
+@register.simple_tag(takes_context=True)
+def conversation(
+    context: dict[str, Any], messages: list[dict[str, Any]], tools: Any = None, fold: Any = False
+) -> Conversation:
+    """A prompt's turns as turns.html shows them."""
+    return conversation_of(messages or [], tools or [], fold=bool(fold), images=_images(context))
+
+
+@register.simple_tag(takes_context=True)
+def answer_turns(context: dict[str, Any], answer: Any, rival: Any = None) -> Answer:
+    """An answer's turns as response_text.html shows them, compared with its rival."""
+    return answer_of(answer, rival or None, images=_images(context))
+
+
+def _images(context: dict[str, Any]) -> Images | None:
+    """Pictures are loaded where the project says so, from other sites alone."""
+    project, request = context.get("project"), context.get("request")
+    if project is None or request is None or not getattr(project, "load_images", False):
+        return None
+    return Images(own=own_hosts(request))
 
 
 @register.filter
@@ -51,6 +77,12 @@ def ago(moment: datetime | None) -> SafeString | str:
         local.strftime("%Y-%m-%d %H:%M:%S %Z"),
         naturaltime(moment),
     )
+
+
+@register.filter
+def counted(number: int | None, nouns: str) -> str:
+    """A count with its noun: {{ 1|counted:"level" }}, {{ n|counted:"person,people" }}; an en dash for None."""
+    return "–" if number in (None, "") else in_words(int(number or 0), *nouns.split(","))
 
 
 @register.filter

@@ -18,6 +18,6 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         entries = AuditEntry.objects.all()
         if options["project"]:
-            entries = entries.of(project_named(options["project"]))
+            entries = entries.of(project_named(options["project"], writes=False))
         for line in json_lines(entries):
             self.stdout.write(line, ending="")

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from webapp.corpus.models import Project
+from webapp.corpus.commands import project_named
 from webapp.labels.simulation import simulate
 
 
@@ -23,10 +23,7 @@ class Command(BaseCommand):
         parser.add_argument("--seed", type=int, default=0)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        project = Project.objects.filter(slug=options["project"]).first()
-        if project is None:
-            known = ", ".join(Project.objects.values_list("slug", flat=True)) or "none"
-            raise CommandError(f"There is no project “{options['project']}”. Known: {known}.")
+        project = project_named(options["project"])
         if options["annotators"] < 1 or options["judgements"] < 1 or options["sharpness"] <= 0:
             raise CommandError("--annotators and --judgements must be at least 1, --sharpness above 0.")
 

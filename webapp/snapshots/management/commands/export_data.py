@@ -8,8 +8,9 @@ from django.core.management.base import BaseCommand, CommandError
 
 from webapp.corpus.audit import COMMAND, Action, audit
 from webapp.corpus.commands import project_named
-from webapp.snapshots.card import left_out_words
+from webapp.snapshots.card import changed_words, left_out_words
 from webapp.snapshots.exporting import ExportRefused, export_write
+from webapp.snapshots.formats import FORMATS
 from webapp.snapshots.models import Export
 
 
@@ -36,11 +37,21 @@ class Command(BaseCommand):
             "--superseded", action="store_true", help="judgements: also corrected and retracted ones"
         )
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        project = project_named(options["project"])
-        default = (
-            Export.FileType.JSONL if options["format"] == Export.Format.CALIPER else Export.FileType.PARQUET
+        parser.add_argument(
+            "--safe-for-spreadsheets",
+            action="store_true",
+            help="CSV: an apostrophe before texts that a spreadsheet would run",
         )
+        parser.add_argument(
+            "--model-version",
+            default="",
+            metavar="NAME",
+            help="predictions: whose, such as oprm-3; default: the versions that serve",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        project = project_named(options["project"], writes=False)
+        default = FORMATS[options["format"]].file_types[0]
         try:
             report = export_write(
                 project=project,
@@ -49,6 +60,8 @@ class Command(BaseCommand):
                 aggregation=options["aggregation"],
                 folder=options["out"].resolve(),
                 superseded=options["superseded"],
+                safe_for_spreadsheets=options["safe_for_spreadsheets"],
+                version=options["model_version"],
             )
         except (ExportRefused, OSError) as error:
             raise CommandError(f"Nothing was exported. {error}") from error
@@ -59,3 +72,5 @@ class Command(BaseCommand):
         )
         if words := left_out_words(report["left_out"]):
             self.stdout.write(f"left out: {'; '.join(words)}")
+        if words := changed_words(report["changed"]):
+            self.stdout.write(f"written otherwise than stored: {'; '.join(words)}")

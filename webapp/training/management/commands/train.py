@@ -12,7 +12,7 @@ from django.utils.module_loading import import_string
 
 from webapp import heartbeat
 from webapp.corpus.base_models import WHAT_TO_NAME
-from webapp.corpus.models import Project
+from webapp.corpus.commands import project_named
 from webapp.corpus.options import CHOICES, METHOD_OF, OPTIONS, Method, RunRefused, Tuning
 from webapp.jobs import State
 from webapp.training.models import TrainingRun
@@ -59,10 +59,7 @@ class Command(BaseCommand):
         how.add_argument("--inline", action="store_true", help="train here instead of in a worker, and wait")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        project = Project.objects.filter(slug=options["project"]).first()
-        if project is None:
-            known = ", ".join(Project.objects.values_list("slug", flat=True)[:20]) or "none yet"
-            raise CommandError(f"There is no project {options['project']!r}. Projects: {known}.")
+        project = project_named(options["project"])
         try:
             run = run_start(
                 project=project,

@@ -10,7 +10,8 @@ import pytest
 from tests.conftest import shared_data
 from webapp.importing import jsontext
 from webapp.importing.fields import RowError
-from webapp.importing.formats import (
+from webapp.importing.reading import ImportRefused, Problem, Source, rows
+from webapp.importing.shapes import (
     PARSERS,
     LevelRecord,
     PairRecord,
@@ -21,7 +22,6 @@ from webapp.importing.formats import (
     recognise,
     records,
 )
-from webapp.importing.reading import ImportRefused, Problem, Source, rows
 
 
 def file(tmp_path: Path, name: str, data: str | bytes) -> Source:
@@ -130,7 +130,7 @@ def test_csv_problems_name_the_spreadsheet_row(tmp_path: Path) -> None:
     messages = [problem.message for problem in found if isinstance(problem, Problem)]
     assert "more cells" in messages[0]
     assert "UTF-8" in messages[1]
-    assert "share no beginning" in messages[2]
+    assert "not cut" in messages[2]
 
 
 def test_parquet_rows(tmp_path: Path) -> None:
@@ -251,9 +251,9 @@ RESPONSE = {"type": "response", "id": "r", "prompt": "p", "text": "So."}
         ({"type": "level", "response": "r", "annotator": "k", "level": "great"}, "level", "“great”"),
         ({"type": "prompt", "id": "p", "messages": []}, "messages", "empty"),
         (
-            {"type": "prompt", "id": "p", "messages": [{"role": "bot", "content": ""}]},
+            {"type": "prompt", "id": "p", "messages": [{"role": "narrator", "content": ""}]},
             "messages[1].role",
-            "bot",
+            "narrator",
         ),
         (
             {"type": "prompt", "id": "p", "messages": [{"role": "user", "content": None}]},
@@ -281,7 +281,7 @@ def test_caliper_rows_are_refused_with_field_and_remedy(
 QUESTION = {"role": "user", "content": "Hi"}
 SHAPES: list[dict[str, Any]] = [
     {"prompt": "Hi", "chosen": "Good day", "rejected": "What"},
-    {"chosen": "Hi Good day", "rejected": "Hi What"},
+    {"chosen": "\n\nHuman: Hi\n\nAssistant: Good day", "rejected": "\n\nHuman: Hi\n\nAssistant: What"},
     {
         "prompt": [QUESTION],
         "chosen": [{"role": "assistant", "content": "Good day"}],
@@ -310,12 +310,11 @@ def test_trl_margin_is_kept_in_the_comment() -> None:
     assert refused("trl", {**SHAPES[0], "margin": "much"}).field == "margin"
 
 
-def test_an_implicit_prompt_ends_at_a_whole_word() -> None:
-    prompt, chosen, rejected, *_ = parse(
-        "trl", {"chosen": "The sky is blue.", "rejected": "The sky is black."}
-    )
-    assert prompt.messages[0]["content"] == "The sky is"
-    assert (chosen.text, rejected.text) == ("blue.", "black.")
+def test_plain_texts_are_not_cut_where_they_begin_alike() -> None:
+    error = refused("trl", {"chosen": "The sky is blue.", "rejected": "The sky is black."})
+    assert error.field == "prompt"
+    assert "not cut" in error.message
+    assert "columns named by hand" in error.remedy
 
 
 @pytest.mark.parametrize(
