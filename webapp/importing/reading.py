@@ -292,8 +292,13 @@ def rows(
 
     Rows of JSON Lines are numbered by line, of a JSON list by element, of tables as a spreadsheet does (the header is
     row 1, blank rows count), of Parquet from 1. Of `columns`, where given, Parquet files are read; other columns of
-    theirs are not. Raises ImportRefused when the file is none of these.
+    theirs are not. Raises ImportRefused when the file is none of these. The files of a zip or folder come one after
+    another, each numbered anew: an import takes them apart first (`expanded`).
     """
+    if source.member is None and (source.path.is_dir() or archives.is_zip(source.path)):
+        for inside in expanded([source])[0]:
+            yield from rows(inside, tick, columns)
+        return
     with open_bytes(source, tick) as (stream, packed):
         seen = _look(source, stream, packed)
         if seen.kind == "Parquet":
