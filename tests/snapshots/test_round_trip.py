@@ -226,7 +226,7 @@ def taken_back(folder: Path, reader: str) -> Project:
     ("format", "file_type"),
     [(name, kind) for name in TRIED if name in FORMATS for kind in FORMATS[name].file_types],
 )
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(made=PROJECTS)
 @example(
     made=[
@@ -266,7 +266,8 @@ def test_what_goes_out_comes_back_or_is_counted(format: str, file_type: str, mad
             assert len(invented) <= changed, (invented, report["changed"])
         else:
             invented_answers = of_one_answer(other) - of_one_answer(source)
-            assert len(invented_answers) <= changed, (invented_answers, report["changed"])
+            # A row of UltraFeedback has up to three answers.
+            assert len(invented_answers) <= 3 * changed, (invented_answers, report["changed"])
         if not changed and format == "trl-unpaired":
             labelled = {
                 (answered(label.response), label.level)

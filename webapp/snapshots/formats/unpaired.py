@@ -208,8 +208,8 @@ the middle of its band on the scale of 1 to 9. Verdicts on pairs have no place i
         "completions": "model, response, overall_score (1 to 9; empty without levels) and annotations: one aspect, "
         "“quality”, with the same rating and people's comments",
     },
-    again="prompts, responses with their models, and the mean levels as scores. Who gave them, and every verdict on a "
-    "pair, has no place here.",
+    again="prompts, responses with their models, and a vote of “ultrafeedback” on every two scored responses: for the "
+    "higher mean level, or a tie. Who gave the levels, and every verdict on a pair, has no place here.",
     help="One row per prompt with all responses and a score from people's levels. Verdicts on pairs have no place "
     "there.",
     aggregates=False,
