@@ -152,13 +152,24 @@ def lines(source: Source, stream: io.BufferedReader, *, errors: str) -> Iterator
             yield number, Problem(source.name, number, "", message, remedy)
 
 
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class _Text:
     """The text of a file from a moving position on; more of it is read where it is wanted."""
 
     def __init__(self, source: Source, stream: io.BufferedReader, errors: str) -> None:
         self._name, self._stream = source.name, stream
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
+        self._strict = errors == "strict"
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape" if self._strict else errors)
         self._ended = False
+        # Whether some of its bytes were no UTF-8; Python keeps them as half surrogates.
+        self._has_bytes = False
         self.buffer, self.position, self.element = "", 0, 0
 
     @property
@@ -171,14 +182,14 @@ class _Text:
             return False
         data = self._stream.read(max(1024 * 1024, self.waiting))
         self._ended = not data
-        try:
-            text = self._decoder.decode(data, final=self._ended)
-        except UnicodeDecodeError as error:
-            raise ImportRefused(
-                f"{self._name} is not UTF-8 text after row {self.element}. Save it as UTF-8."
-            ) from error
+        text = self._decoder.decode(data, final=self._ended)
+        self._has_bytes = self._has_bytes or (self._strict and not _is_utf8(text))
         self.buffer, self.position = self.buffer[self.position :] + text, 0
         return not self._ended
+
+    def has_bytes(self, start: int) -> bool:
+        """Whether bytes that are no UTF-8 stand between there and the position."""
+        return self._has_bytes and not _is_utf8(self.buffer[start : self.position])
 
     def next(self) -> str:
         """The next character that isn't blank, "" at the end; the position is there then."""
@@ -254,7 +265,10 @@ def _element(source: Source, text: _Text) -> Row | Problem:
                 raise ImportRefused(
                     f"{source.name}: element {number} of the JSON list {_MANY_VALUES[0]} {_MANY_VALUES[1]}"
                 )
-            value, text.position = decode_first(text.buffer, text.position)
+            start = text.position
+            value, text.position = decode_first(text.buffer, start)
+            if text.has_bytes(start):
+                return Problem(source.name, number, "", "is not UTF-8 text.", "Save the file as UTF-8.")
             return _as_row(source, number, value)
         except (ValueError, RecursionError) as error:
             end = _end_of_value(text.buffer, text.position)

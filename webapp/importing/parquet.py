@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
+from webapp.importing import footer
 from webapp.importing.json_columns import decoded
 from webapp.importing.sources import (
     MAX_COLUMNS,
@@ -58,6 +59,7 @@ def rows(
                 for place in range(len(file.schema))
                 if wanted is None or _is_of(file.schema.column(place).path, wanted)
             ]
+            footer.check(path, [_leaf(file.schema.column(place)) for place in range(len(file.schema))])
             _check_size(source, file, leaves)
             number = 0
             for batch in _batches(source, path, file, leaves, wanted, tick):
@@ -66,11 +68,16 @@ def rows(
                 tick(source.size * number // max(1, file.metadata.num_rows))
     except MemoryError:
         raise
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, footer.BadFooterError) as error:
         why = printable(str(error))[:300]
         raise ImportRefused(
             f"{source.name} is not a readable Parquet file ({why}). Write it again."
         ) from error
+
+
+def _leaf(column: pyarrow.parquet.ColumnSchema) -> footer.Leaf:
+    levels = column.max_repetition_level, column.max_definition_level
+    return footer.Leaf(*levels, is_bytes=column.physical_type == "BYTE_ARRAY")
 
 
 def _is_of(leaf: str, columns: list[str]) -> bool:

@@ -43,7 +43,9 @@ class ReadRow(dict[str, Any]):
 
     def child(self, key: str) -> "ReadRow":
         """The object in a field, read in its turn."""
-        value = self[key]
+        value = self.get(key)
+        if key not in self:
+            raise RowError(self.path + key, "is missing.", "Write an object: {…}.")
         if not isinstance(value, dict):
             raise RowError(self.path + key, f"is {json_kind(value)}.", "Write an object: {…}.")
         if key not in self.children:
