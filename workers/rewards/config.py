@@ -15,7 +15,7 @@ from .objectives import POLICY_LOSSES, REGIONS
 from .scale import RATINGS, Partition
 
 FORMAT = 1
-CODE_VERSION = "0.3.0"
+CODE_VERSION = "0.4.0"
 METHODS = ("bt", "clf", "oprm", "rgft", "haf")
 ORDINAL_METHODS = ("oprm", "rgft")
 TUNINGS = ("frozen", "tuned", "lora")
