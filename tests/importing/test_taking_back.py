@@ -196,3 +196,14 @@ def test_a_pair_by_hand(project: Project, admin: User, client_of: Callable[[User
     assert refused.status_code == 400
     page = client.get(f"/p/capitals/pairs/new/?prompt={pair.response_a.prompt_id}").content.decode()
     assert "Why?" in page
+
+
+def test_what_is_put_together_is_counted(project: Project, tmp_path: Path) -> None:
+    again = {"type": "response", "id": "a", "prompt": "p", "text": "A", "metadata": {"k": 2}}
+    lines = [LINES[0], {**LINES[1], "metadata": {"k": 1}}, again, *LINES[2:], VOTE, VOTE]
+    report = bring(project, tmp_path, lines)
+    assert report.notes == {
+        "verdicts that repeat what an earlier row says, counted once": 2,
+        "responses that came again with other metadata, of which the first is kept": 1,
+    }
+    assert Response.objects.get(external_id="a").metadata == {"k": 1}

@@ -157,6 +157,8 @@ class LabelWriter:
                 message = f"differs from row {before[1]}, where “{record.annotator}” judged the same."
                 self.corpus.problem(where, field, message, remedy)
                 return None
+            note = f"{field}s that repeat what an earlier row says, counted once"
+            self.report.notes[note] = self.report.notes.get(note, 0) + 1
             return "repeated"
         if said is None:
             return "new"

@@ -256,10 +256,12 @@ def spool_records(
 class Known:
     """What the import knows of one prompt, response or pair: its row's key, and what must not differ."""
 
-    __slots__ = ("counted", "fresh", "id", "key", "pk")
+    __slots__ = ("counted", "fresh", "id", "key", "metadata", "pk")
 
     def __init__(self, id: str, pk: int, key: tuple[Any, ...], *, fresh: bool) -> None:
         self.id, self.pk, self.key, self.fresh, self.counted = id, pk, key, fresh, False
+        # Of the metadata that a new response came with; of one that was there nothing is known.
+        self.metadata: int | None = None
 
 
 class CorpusWriter:
@@ -408,6 +410,7 @@ class CorpusWriter:
             known = self.responses.get(record.id)
             if known is None:
                 known = Known(record.id, 0, (digest, prompt.pk, record.author), fresh=True)
+                known.metadata = _fingerprint(record.metadata)
                 self.responses[record.id] = known
                 new.append(
                     (
@@ -428,6 +431,9 @@ class CorpusWriter:
             elif record.author and record.author != known.key[2]:
                 self._contradicts(where, "author", "response", known, "author")
                 continue
+            elif record.metadata and known.metadata not in (None, _fingerprint(record.metadata)):
+                note = "responses that came again with other metadata, of which the first is kept"
+                self.report.notes[note] = self.report.notes.get(note, 0) + 1
             self.met("responses", known)
         self.create(Response, new)
 
@@ -606,6 +612,10 @@ class CorpusWriter:
             return alias
         known = self.pairs.get(id)
         return (known, False) if known else None
+
+
+def _fingerprint(metadata: dict[str, Any]) -> int:
+    return hash(json.dumps(metadata, sort_keys=True))
 
 
 def shorten(text: str, limit: int = 300) -> str:

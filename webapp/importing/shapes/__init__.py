@@ -202,7 +202,7 @@ def recognise(sources: Sequence[Source]) -> str:
         first = (
             f"Its rows have the fields {', '.join(sorted(columns))[:200]}. "
             if columns
-            else "None of its rows could be read. "
+            else f"None of its rows could be read. {_first_problem(source)}"
         )
         message = (
             f"The format of {source.name} was not recognised. {first}"
@@ -215,6 +215,11 @@ def recognise(sources: Sequence[Source]) -> str:
         listed = ", ".join(f"{name} ({kind})" for name, kind in found.items())
         raise ImportRefused(f"The files are of different formats: {listed}. Import them one after the other.")
     return next(iter(found.values()))
+
+
+def _first_problem(source: Source) -> str:
+    problem = next((row for _, row in rows(source) if isinstance(row, Problem)), None)
+    return f"The first: {problem} " if problem else ""
 
 
 def is_table(source: Source) -> bool:
