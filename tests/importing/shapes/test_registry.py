@@ -53,8 +53,8 @@ def refused(name: str, row: dict[str, Any]) -> RowError:
         ("a.jsonl", b'\xef\xbb\xbf{"x": 1}\n\n{"x": 2}'),
         ("a.json", b'\xef\xbb\xbf [ {"x": 1},\n {"x": 2} ]\n'),
         ("a.csv", b'\xef\xbb\xbfx\r\n1\r\n"2"\r\n'),
-        ("a.jsonl.gz", gzip.compress(b'{"x": 1}\n{"x": 2}\n')),
-        ("a.json.gz", gzip.compress(b'[{"x": 1}, {"x": 2}]')),
+        ("a.jsonl.gz", gzip.compress(b'{"x": 1}\n{"x": 2}\n', mtime=0)),
+        ("a.json.gz", gzip.compress(b'[{"x": 1}, {"x": 2}]', mtime=0)),
     ],
     # Without names the bytes are the name, and gzip writes the time into them: xdist's workers collect at
     # different seconds and must agree on every name.
@@ -99,7 +99,7 @@ def test_a_list_that_breaks_off_names_the_place(tmp_path: Path) -> None:
         ("a.txt", b"hello", "neither JSON Lines"),
         ("a.jsonl", b"", "is empty"),
         ("a.json", b"[]", "empty list"),
-        ("a.jsonl.gz", gzip.compress(b'{"x": 1}\n' * 5000)[:-20], "damaged"),
+        ("a.jsonl.gz", gzip.compress(b'{"x": 1}\n' * 5000, mtime=0)[:-20], "damaged"),
         ("a.parquet", b"PAR1 but no more", "not a readable Parquet"),
     ],
 )
