@@ -150,7 +150,7 @@ def _zip(source: Source, passed: list[PassedOver]) -> list[Source]:
         for name, what in _OFFICE.items():
             if any(info.filename == name for info in infos):
                 raise ImportRefused(f"{source.name} is {what}. Save its sheet as “CSV UTF-8”.")
-        files = [(place, info) for place, info in enumerate(infos) if not info.is_dir()]
+        files = [(place, info) for place, info in enumerate(infos) if not info.filename.endswith("/")]
         unpacked = sum(info.file_size for _, info in files)
         if unpacked > UNPACK_FACTOR * settings.MAX_UPLOAD_BYTES:
             raise ImportRefused(

@@ -123,7 +123,9 @@ def id_of(row: Row, field: str) -> str:
     if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
-        value = short_number(value) if abs(value) >= 10**MAX_ID else str(value)
+        if abs(value) >= 10**MAX_ID:
+            raise RowError(field, f"is longer than {MAX_ID} characters.", "Shorten it.")
+        value = str(value)
     elif isinstance(value, UUID):
         value = str(value)
     checked = check_text(field, value, limit=4 * MAX_ID)
