@@ -22,7 +22,7 @@ def main(task: str, pk: str, module: str, name: str) -> None:
         while True:
             time.sleep(0.1)
             if name == "_walk":  # told of its progress as in real work, so that a cancel is seen
-                args[6]("writing", 1, 2)
+                args[-1]("writing", 1, 2)
 
     setattr(holder, last, halt)
     getattr(tasks, task)(int(pk))
