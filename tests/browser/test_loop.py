@@ -82,7 +82,7 @@ class Person:
     def join(self, link: str, name: str) -> None:
         self.page.goto(link)
         self.page.get_by_label("Name to sign in with").fill(name)
-        self.page.get_by_label("Password:").fill("a long enough one")
+        self.page.get_by_label("Password", exact=True).fill("a long enough one")
         self.page.get_by_label("Password confirmation").fill("a long enough one")
         self.page.get_by_role("button", name="Make my account").click()
         self.page.wait_for_url("**/guidelines/")
@@ -103,14 +103,16 @@ def settings_change(page: Any, **values: str) -> None:
 def invitation(page: Any, role: str) -> str:
     page.goto("/p/ukp/people/")
     page.locator("[name=invitation-role]").select_option(role)
-    page.get_by_role("button", name="Make an invitation link").click()
-    return page.get_by_label("Invitation link").first.input_value()
+    page.get_by_role("button", name="Make invitation links").click()
+    page.locator(".invitation").first.wait_for()
+    return page.locator("#invitations input[data-note]").first.input_value()
 
 
 def judge_by_keyboard(page: Any, verdict: str, count: int) -> None:
     """Three keys; the receipt says when it was saved, and the page that it was the `count`th."""
     page.locator("article.judge:not([hidden])").wait_for()
-    for key in (verdict, "3", "1"):
+    levels = {"a": "31", "b": "13", "t": "22", "x": "11"}[verdict]
+    for key in (verdict, *levels):
         page.keyboard.press(key)
     page.locator("#progress", has_text=f"You: {count} judged").wait_for()
     assert re.search(r"Saved \d\d:\d\d:\d\d", page.inner_text("#receipt-text"))
