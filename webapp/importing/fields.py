@@ -51,11 +51,6 @@ def is_given(value: Any) -> bool:
     return value is not None and value != "" and not (isinstance(value, float | Decimal) and value != value)
 
 
-def given(row: Row) -> Row:
-    """The row without null and NaN, as they stand in files that know every column in every row."""
-    return {field: value for field, value in row.items() if is_given(value) or value == ""}
-
-
 def refuse_unreadable(field: str, value: Any) -> None:
     if isinstance(value, Unreadable):
         raise RowError(field, f"is {value.what}.", value.remedy)

@@ -437,10 +437,6 @@ class CorpusWriter:
             self.met("responses", known)
         self.create(Response, new)
 
-    def note_left_out(self, kind: str, id: str, where: Where) -> None:
-        """Remember a row that was left out, so that rows which rely on it can name it."""
-        self._left_out.setdefault((kind, id), where)
-
     # Pairs
 
     def write_pairs(self, chunk: list[tuple[Where, PairRecord]]) -> None:

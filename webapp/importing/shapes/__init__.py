@@ -86,7 +86,6 @@ PARSERS: dict[str, Parser] = {
 
 LOOKED_AT = 50
 SAMPLES = 3
-MAX_SAMPLE = 200
 
 
 class NotRecognised(ImportRefused):

@@ -6,12 +6,12 @@ from typing import Any
 from django.conf import settings
 
 from webapp.corpus.conversations import Message
-from webapp.importing.fields import RowError, check_text, id_of, name_of, optional, time_of
+from webapp.importing.fields import RowError, check_text, id_of, integer_of, name_of, optional, time_of
 from webapp.importing.reading import Row, json_kind
 from webapp.importing.shapes.making import answer_of_messages, pair_records, said
 from webapp.importing.shapes.messages import list_in, messages_of, split, tools_of
 from webapp.importing.shapes.records import Record
-from webapp.importing.shapes.tracking import given, number_in, whole_in
+from webapp.importing.shapes.tracking import given, number_in
 
 VERDICTS = {
     "model_a": "a", "model_b": "b", "a": "a", "b": "b", "tie": "tie", "tie (bothbad)": "both_bad",
@@ -90,7 +90,7 @@ def parse_kaggle(row: Row) -> list[Record]:
             talk += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         talks.append(talk)
     names = {"winner_model_a": "a", "winner_model_b": "b", "winner_tie": "tie"}
-    won = [verdict for name, verdict in names.items() if whole_in(row, name, 0, 1)]
+    won = [verdict for name, verdict in names.items() if integer_of(row, name, 0, 1)]
     if len(won) != 1:
         raise RowError(
             "winner_model_a",

@@ -2,7 +2,7 @@
 
 import re
 
-from webapp.importing.fields import RowError, comment_of, text_of
+from webapp.importing.fields import RowError, comment_of, integer_of, text_of
 from webapp.importing.reading import Row
 from webapp.importing.shapes.making import (
     Answer,
@@ -17,7 +17,7 @@ from webapp.importing.shapes.making import (
 from webapp.importing.shapes.messages import messages_of
 from webapp.importing.shapes.prompts import Asked, required
 from webapp.importing.shapes.records import Record, VoteRecord
-from webapp.importing.shapes.tracking import ReadRow, given, number_in, reading, whole_in
+from webapp.importing.shapes.tracking import ReadRow, given, number_in, reading
 
 ASPECTS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 # Helpfulness: 0 and 1 are bad, 2 is normal, 3 and 4 are good.
@@ -60,7 +60,7 @@ def parse_helpsteer_preference(row: Row) -> list[Record]:
     a, b = (answer_of(field, _response(row, field)) for field in fields)
     individual = row.get("individual_preference")
     overall = "preference_strength" if "preference_strength" in row else "overall_preference"
-    strength = whole_in(row, overall, -3, 3)
+    strength = integer_of(row, overall, -3, 3)
     votes: list[VoteRecord] = []
     if given(individual):
         for place, one in enumerate(listed("individual_preference", individual, 100), start=1):
@@ -91,7 +91,7 @@ def _individual(row: ReadRow, place: int, value: object) -> VoteRecord:
         raise RowError(name, "is no object.", "Write {score, reasoning, feedback1, feedback2}.")
     one = ReadRow(value)
     try:
-        score = whole_in(one, "score", -3, 3)
+        score = integer_of(one, "score", -3, 3)
         texts = [comment_of(one, "reasoning")]
         for side, field in (("A", "feedback1"), ("B", "feedback2")):
             if (text := comment_of(one, field)).strip():

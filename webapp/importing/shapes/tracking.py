@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from webapp.importing.fields import RowError, integer_of, number_of
+from webapp.importing.fields import RowError, number_of
 from webapp.importing.reading import Row, json_kind
 
 
@@ -84,10 +84,6 @@ class Tally:
 def number_in(row: Row, name: str, low: float = -1e300, high: float = 1e300) -> float | None:
     """A number, also one that a table holds as text; None where it isn't given."""
     return number_of(row, name, low, high)
-
-
-def whole_in(row: Row, name: str, low: int, high: int) -> int | None:
-    return integer_of(row, name, low, high)
 
 
 def shown(number: float) -> str:
