@@ -6,15 +6,15 @@ from django.urls import include, path
 from webapp import parameters  # noqa: F401 - the converters <key:...> and <token:...>
 from webapp.health import healthz
 
+of_a_project = [
+    path("", include(f"webapp.{app}.urls"))
+    for app in ("labels", "importing", "snapshots", "training", "ratings")
+]
 urlpatterns = [
     path("healthz", healthz, name="healthz"),
     path("", include("webapp.accounts.urls")),
     *([path("sso/", include("webapp.accounts.sso_urls"))] if settings.OIDC_ISSUER or settings.TOTP else []),
     path("", include("webapp.corpus.urls")),
-    path("", include("webapp.labels.urls")),
-    path("", include("webapp.importing.urls")),
-    path("", include("webapp.snapshots.urls")),
-    path("", include("webapp.training.urls")),
-    path("", include("webapp.ratings.urls")),
+    path("p/<slug:slug>/", include(of_a_project)),
     path("", include("webapp.operations.urls")),
 ]

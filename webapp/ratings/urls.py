@@ -6,9 +6,9 @@ from webapp.ratings import views
 
 app_name = "ratings"
 urlpatterns = [
-    path("p/<slug:slug>/", views.project, name="project"),
-    path("p/<slug:slug>/responses/", views.responses, name="responses"),
-    path("p/<slug:slug>/responses/<key:pk>/", views.response, name="response"),
-    path("p/<slug:slug>/pairs/", views.pairs, name="pairs"),
-    path("p/<slug:slug>/pairs/<key:pk>/", views.pair, name="pair"),
+    path("", views.project, name="project"),
+    path("responses/", views.responses, name="responses"),
+    path("responses/<key:pk>/", views.response, name="response"),
+    path("pairs/", views.pairs, name="pairs"),
+    path("pairs/<key:pk>/", views.pair, name="pair"),
 ]

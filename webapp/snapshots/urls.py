@@ -6,8 +6,8 @@ from webapp.snapshots import views
 
 app_name = "snapshots"
 urlpatterns = [
-    path("p/<slug:slug>/exports/", views.exports, name="exports"),
-    path("p/<slug:slug>/exports/progress/", views.export_progress, name="export-progress"),
-    path("p/<slug:slug>/exports/<key:pk>/retry/", views.export_retry_view, name="export-retry"),
-    path("p/<slug:slug>/exports/<key:pk>/<path:name>", views.export_download, name="export-download"),
+    path("exports/", views.exports, name="exports"),
+    path("exports/progress/", views.export_progress, name="export-progress"),
+    path("exports/<key:pk>/retry/", views.export_retry_view, name="export-retry"),
+    path("exports/<key:pk>/<path:name>", views.export_download, name="export-download"),
 ]
