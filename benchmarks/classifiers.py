@@ -26,13 +26,7 @@ from benchmarks.cells import Estimate, Floats, ratio
 from benchmarks.datasets import Rows, flip_verdicts, load_ukp_strict
 from benchmarks.figures import Plan
 from benchmarks.quality import NOISE
-from workers.rewards.backbones import (
-    PACKAGED,
-    RewardModel,
-    load_backbone,
-    load_tokenizer,
-    resolve_base_model,
-)
+from workers.rewards.backbones import PACKAGED, RewardModel, load_backbone, load_tokenizer, resolve_base_model
 from workers.rewards.embeddings import embed_cached
 from workers.rewards.encoding import MICRO_BATCH_TOKENS, ResponseEncoder
 from workers.rewards.templates import Template

@@ -24,13 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.datasets import Rows, load_qa_feedback, load_ukp_strict
-from workers.rewards.backbones import (
-    PACKAGED,
-    RewardModel,
-    load_backbone,
-    load_tokenizer,
-    resolve_base_model,
-)
+from workers.rewards.backbones import PACKAGED, RewardModel, load_backbone, load_tokenizer, resolve_base_model
 from workers.rewards.config import RunConfig
 from workers.rewards.encoding import MICRO_BATCH_TOKENS
 from workers.rewards.score import score_encoded

@@ -13,17 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from workers.rewards.artifacts import load_model, save_model, sha256_of
-from workers.rewards.backbones import (
-    PACKAGED,
-    RewardModel,
-    load_backbone,
-    load_tokenizer,
-    resolve_base_model,
-)
+from workers.rewards.artifacts import load_model, save_model
+from workers.rewards.backbones import PACKAGED, RewardModel, load_backbone, load_tokenizer, resolve_base_model
 from workers.rewards.calibration import Calibration
 from workers.rewards.evaluate import scalar_probabilities
 from workers.rewards.export import PAD, ExportError, export_model, main, probes
+from workers.rewards.files import sha256_of
 from workers.rewards.score import score_responses
 from workers.rewards.templates import Template, collate
 from workers.rewards.train import train

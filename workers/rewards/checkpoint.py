@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .artifacts import save_tensors
 from .backbones import RewardModel
 from .config import CODE_VERSION, Refused, RunConfig
+from .files import save_tensors
 
 FORMAT = 1
 NAME = "state.safetensors"

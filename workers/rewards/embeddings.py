@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .artifacts import save_tensors
 from .backbones import weights_digest
 from .encoding import ResponseEncoder
+from .files import save_tensors
 from .templates import Encoded
 
 CACHE_VARIABLE = "CALIPER_CACHE_DIR"

@@ -27,10 +27,11 @@ from typing import Any
 import torch
 
 from . import modeling_caliper
-from .artifacts import ArtifactError, fsync, load_model, sha256_of, write_text
+from .artifacts import ArtifactError, load_model
 from .backbones import RewardModel
 from .base_models import public_name
 from .card import model_card
+from .files import fsync, sha256_of, write_text
 from .messages import Message
 from .scale import RATINGS
 from .templates import RESPONSE_HEADER, SCORE_SUFFIX, Template, collate, plain

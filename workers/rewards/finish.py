@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .artifacts import save_model, write_text
+from .artifacts import save_model
 from .backbones import RewardModel
 from .base_models import public_name
 from .calibration import calibrate
@@ -18,6 +18,7 @@ from .config import RunConfig
 from .data import Snapshot, Split, TrainingData, assert_apart, held_out_rows
 from .embeddings import embed
 from .encoding import ResponseEncoder
+from .files import write_text
 from .robustness import measure, model_scorer
 from .score import distributions, predictions, write_predictions
 from .step import given

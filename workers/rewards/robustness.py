@@ -29,15 +29,7 @@ from .config import Refused
 from .data import Snapshot, Split, read_snapshot
 from .embeddings import embed, embed_cached
 from .encoding import MICRO_BATCH_TOKENS, ResponseEncoder
-from .evaluate import (
-    Floats,
-    Ints,
-    Row,
-    evaluate_run,
-    level_masses,
-    ordinal_p_preferred,
-    scalar_p_preferred,
-)
+from .evaluate import Floats, Ints, Row, evaluate_run, level_masses, ordinal_p_preferred, scalar_p_preferred
 from .messages import spoken
 from .readable import readable, reads_alike, report
 from .score import distributions, predictions

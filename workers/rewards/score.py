@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from .artifacts import ArtifactError, fsync, load_model
+from .artifacts import ArtifactError, load_model
 from .backbones import RewardModel
 from .embeddings import embed
 from .encoding import MICRO_BATCH_TOKENS, ResponseEncoder
+from .files import fsync
 from .responses import UNKNOWN_SHARE, BadInput, read_responses
 from .scale import expected_rating, rating_spread
 from .templates import Encoded, Template

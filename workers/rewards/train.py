@@ -23,15 +23,8 @@ from typing import Any
 import torch
 
 from . import objectives
-from .artifacts import continue_head, write_text
-from .backbones import (
-    RewardModel,
-    backbone_kind,
-    load_backbone,
-    load_tokenizer,
-    longest_text,
-    set_dropout,
-)
+from .artifacts import continue_head
+from .backbones import RewardModel, backbone_kind, load_backbone, load_tokenizer, longest_text, set_dropout
 from .base_models import check_vocabulary, find_base
 from .batches import Blocks, Step
 from .checkpoint import Afresh, Position, load_checkpoint, save_checkpoint
@@ -49,6 +42,7 @@ from .distributed import Group
 from .early_stopping import Watch, looks, not_watched
 from .embeddings import embed, embed_cached
 from .encoding import ResponseEncoder
+from .files import write_text
 from .finish import Trained, finish
 from .hardening import SETS, Hardened, harden
 from .progress import Progress, Stop, Stopped
