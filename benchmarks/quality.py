@@ -310,8 +310,6 @@ def haf_weights(plan: Plan) -> Section:
         "haf, alpha 0.05": {"alpha": 0.05},
         "haf, alpha 1": {"alpha": 1.0},
         "haf, beta 0.5": {"beta": 0.5},
-        "haf, simpo": {"policy_loss": "simpo"},
-        "haf, ipo": {"policy_loss": "ipo"},
     }
     variants = [plan.variant(name, data, 3, {**base, **config}) for name, config in settings.items()]
     return Section(

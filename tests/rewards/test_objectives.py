@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.rewards import objectives as o
+from workers.rewards.config import REGIONS
 from workers.rewards.scale import LEVEL_INDEX, UNKNOWN, Partition, expected_rating, rating_spread
 
 BAD, NORMAL, GOOD = (LEVEL_INDEX[name] for name in ("bad", "normal", "good"))
@@ -101,7 +102,7 @@ PARTITIONS = st.tuples(st.integers(1, 7), st.integers(2, 8)).filter(lambda cuts:
 
 
 @settings(max_examples=60, deadline=None)
-@given(PARTITIONS, st.sampled_from(o.REGIONS), st.integers(0, 3), st.integers(0, 3), st.integers(1, 3))
+@given(PARTITIONS, st.sampled_from(REGIONS), st.integers(0, 3), st.integers(0, 3), st.integers(1, 3))
 def test_regions_are_their_written_inequalities_under_any_partition(
     cuts: tuple[int, int], region: str, level_a: int, level_b: int, strength: int
 ) -> None:
@@ -151,8 +152,10 @@ def test_intersect_costs_at_least_flood_and_flood_at_least_nothing(
 @given(st.lists(st.floats(-30, 30), min_size=18, max_size=18))
 def test_w_t_and_w_reversed_add_up_to_one(logits: list[float]) -> None:
     pair = torch.tensor(logits, dtype=torch.float64).reshape(2, 1, 9)
-    outcomes = o.outcome_probabilities(o.log_ratings(pair[0]), o.log_ratings(pair[1]))
-    assert outcomes.sum().item() == pytest.approx(1.0, abs=1e-12)
+    below = o.region_mask(SCALE, "none", UNKNOWN, UNKNOWN)
+    masks = (below, torch.eye(9, dtype=torch.bool), below.T)
+    w, t, reversed_w = (o.log_mass(*map(o.log_ratings, pair), mask).exp().item() for mask in masks)
+    assert w + t + reversed_w == pytest.approx(1.0, abs=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
@@ -267,25 +270,11 @@ def test_clf_targets_and_bound() -> None:
     assert o.clf_terms(low, low, torch.tensor([o.BOTH_BAD])).item() < 0.001
 
 
-def test_policy_terms() -> None:
+def test_dpo_terms() -> None:
     h, beta = 2.0, 0.1
     pi_a, pi_b, ref_a, ref_b = (torch.tensor([value]) for value in (-3.0, -6.0, -4.0, -5.0))
-
-    def policy(loss: str) -> float:
-        tokens = torch.tensor([2]), torch.tensor([3])
-        return o.policy_terms(pi_a, pi_b, ref_a, ref_b, tokens[0], tokens[1], loss=loss, beta=beta).item()
-
-    expected = {
-        "dpo": math.log1p(math.exp(-beta * h)),
-        "hinge": 1 - beta * h,
-        "ipo": ((1.0 / 2 - -1.0 / 3) - 5.0) ** 2,
-        "slic": 1 - beta * 3.0,
-        "simpo": math.log1p(math.exp(-(beta * (-1.5 + 2.0) - 0.5))),
-    }
-    for loss, value in expected.items():
-        assert policy(loss) == pytest.approx(value, abs=1e-5)
-    with pytest.raises(ValueError, match="unknown policy loss"):
-        policy("ppo")
+    term = o.dpo_terms(pi_a, pi_b, ref_a, ref_b, beta=beta).item()
+    assert term == pytest.approx(math.log1p(math.exp(-beta * h)), abs=1e-6)
 
 
 # -- finite differences in float64 --
@@ -333,11 +322,8 @@ def everything() -> dict[str, tuple[Callable[..., torch.Tensor], tuple[torch.Ten
         error, base = torch.linspace(0.05, 0.9, 4).double(), torch.linspace(0.1, 0.6, 4).double()
         return lambda *inputs: -torch.log((1 - error) * torch.exp(-terms(*inputs)) + error * base)
 
-    def policy(loss: str) -> Callable[..., torch.Tensor]:
-        count = torch.tensor([3.0, 5.0, 2.0, 4.0], dtype=torch.float64)
-        return lambda a, b: o.policy_terms(
-            a, b, draw(4, seed=2), draw(4, seed=3), count, count + 1, loss=loss
-        )
+    def dpo(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return o.dpo_terms(a, b, draw(4, seed=2), draw(4, seed=3), beta=0.1)
 
     return {
         "bt": (bt, (*scalars, *thresholds)),
@@ -357,9 +343,9 @@ def everything() -> dict[str, tuple[Callable[..., torch.Tensor], tuple[torch.Ten
         "oprm": (oprm, ratings),
         "oprm without regions": (none, ratings),
         "oprm reliability": (reliable(none), ratings),
-        **{f"rgft {region}": (rgft(region), (draw(1, 9), draw(1, 9, seed=1))) for region in o.REGIONS},
+        **{f"rgft {region}": (rgft(region), (draw(1, 9), draw(1, 9, seed=1))) for region in REGIONS},
         "level": (level, ratings[:1]),
-        **{loss: (policy(loss), scalars) for loss in o.POLICY_LOSSES},
+        "dpo": (dpo, scalars),
     }
 
 

@@ -117,7 +117,9 @@ def test_a_steps_gradient_is_that_of_the_joint_likelihood(
     error, base = reliability.error[data.annotator], reliability.base().flatten()[reliability.cell]
     joint = -torch.log((1 - error) * torch.exp(-terms) + error * base)
     if method == "oprm":  # who takes a side is the model's to say, which side the annotator's too
-        win, tie, loss = o.outcome_probabilities(log_p[data.first], log_p[data.second]).unbind(1)
+        sides = log_p[data.first], log_p[data.second]
+        win, loss = o.log_mass(*sides, below).exp(), o.log_mass(*sides, below.T).exp()
+        tie = 1 - win - loss
         side = (1 - tie) * ((1 - error) * win / (win + loss) + error * base)
         joint = torch.where(data.outcome == o.WIN, -torch.log(side), terms)
         compared = data.outcome != o.BOTH_BAD  # whoever compares has seen that not both are bad

@@ -11,20 +11,17 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from .config import REGIONS
 from .scale import RATINGS, UNKNOWN, Partition
 
 WIN, TIE, BOTH_BAD = 0, 1, 2
 MAX_STRENGTH = 3
-REGIONS = ("none", "flood", "intersect", "rectangle")
-POLICY_LOSSES = ("dpo", "hinge", "ipo", "slic", "simpo")
 
 
 def log_ratings(logits: torch.Tensor) -> torch.Tensor:
     """log p(s) from nine logits, in at least fp32.  [..., 9] -> [..., 9]"""
     return F.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
 
-
-# -- scalar scores ---------------------------------------------------------------------------------------------
 
 
 def rao_kupper(
@@ -63,7 +60,7 @@ def bt_terms(
     So the four outcomes stay one distribution, and the threshold cannot run away, since each comparison is a
     witness against it.
     """
-    score_a, score_b = _at_least_fp32(score_a), _at_least_fp32(score_b)
+    score_a, score_b = at_least_fp32(score_a), at_least_fp32(score_b)
     difference = score_a - score_b
     shifted = difference if margin is None else difference - margin
     eta = difference.new_zeros(()) if tie is None else tie.to(difference)
@@ -75,7 +72,7 @@ def bt_terms(
     if bad_threshold is not None:
         threshold = bad_threshold.to(difference)
         log_both_bad = F.logsigmoid(threshold - score_a) + F.logsigmoid(threshold - score_b)
-        terms = torch.where(outcome == BOTH_BAD, -log_both_bad, terms - _log1mexp(log_both_bad))
+        terms = torch.where(outcome == BOTH_BAD, -log_both_bad, terms - log1mexp(log_both_bad))
     elif bool((outcome == BOTH_BAD).any()):
         raise ValueError('"both bad" needs a threshold')
     if centring:
@@ -89,15 +86,13 @@ def clf_terms(score_a: torch.Tensor, score_b: torch.Tensor, outcome: torch.Tenso
     Chosen 1, rejected 0; in a tie both 1/2, in "both bad" both 0.  P(order wrong) is bounded by the sum of the two
     misclassification probabilities, hence the sum of the two entropies.
     """
-    score_a, score_b = _at_least_fp32(score_a), _at_least_fp32(score_b)
+    score_a, score_b = at_least_fp32(score_a), at_least_fp32(score_b)
     half, zero = torch.full_like(score_a, 0.5), torch.zeros_like(score_a)
     target_a = torch.where(outcome == WIN, torch.ones_like(score_a), torch.where(outcome == TIE, half, zero))
     target_b = torch.where(outcome == TIE, half, zero)
     with_logits = F.binary_cross_entropy_with_logits
     return with_logits(score_a, target_a, reduction="none") + with_logits(score_b, target_b, reduction="none")
 
-
-# -- ordinal scores --------------------------------------------------------------------------------------------
 
 
 def region_mask(
@@ -155,14 +150,6 @@ def log_mass(log_a: torch.Tensor, log_b: torch.Tensor, mask: torch.Tensor) -> to
     return joint.masked_fill(~mask, -torch.inf).flatten(1).logsumexp(1)
 
 
-def outcome_probabilities(log_a: torch.Tensor, log_b: torch.Tensor) -> torch.Tensor:
-    """P(s_a > s_b), P(s_a = s_b), P(s_a < s_b); every row adds up to one.  [P, 9] x 2 -> [P, 3]"""
-    ratings = torch.arange(RATINGS)
-    above = ratings.unsqueeze(1) > ratings.unsqueeze(0)
-    equal = ratings.unsqueeze(1) == ratings.unsqueeze(0)
-    return torch.stack([log_mass(log_a, log_b, mask) for mask in (above, equal, above.T)], dim=1).exp()
-
-
 def oprm_terms(
     log_a: torch.Tensor,
     log_b: torch.Tensor,
@@ -188,7 +175,7 @@ def log_not_both_bad(log_a: torch.Tensor, log_b: torch.Tensor, bad: torch.Tensor
     As in bt_terms, the person first sees whether both are bad and only otherwise compares.  So P(both bad) and
     (1 - P(both bad)) times W, T and W' add up to one; without the factor nothing would ever speak against bad.
     """
-    return _log1mexp(-level_terms(log_a, bad) - level_terms(log_b, bad))
+    return log1mexp(-level_terms(log_a, bad) - level_terms(log_b, bad))
 
 
 def level_terms(log_p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -196,50 +183,29 @@ def level_terms(log_p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return -log_p.masked_fill(~mask, -torch.inf).logsumexp(1)
 
 
-# -- the policy term of HaF-RM ---------------------------------------------------------------------------------
 
-
-def policy_terms(
+def dpo_terms(
     log_pi_a: torch.Tensor,
     log_pi_b: torch.Tensor,
     log_ref_a: torch.Tensor,
     log_ref_b: torch.Tensor,
-    tokens_a: torch.Tensor,
-    tokens_b: torch.Tensor,
     *,
-    loss: str = "dpo",
-    beta: float = 0.1,
-    gamma: float = 0.5,
+    beta: float,
 ) -> torch.Tensor:
-    """The preference loss on the language model's own head (HaF-RM, arXiv 2407.04185 Eq. 6; a chosen).  [P] x 6 -> [P]
+    """-logsigmoid(beta h), h = (log_pi_a - log_pi_b) - (log_ref_a - log_ref_b); a chosen.  [P] x 4 -> [P]
 
-    log_pi and log_ref are sums over the response's tokens, tokens_* how many there are.
-        dpo    -logsigmoid(beta h),  h = (log_pi_a - log_pi_b) - (log_ref_a - log_ref_b)
-        hinge  max(0, 1 - beta h)
-        ipo    (h' - 1 / (2 beta))^2,  h' = h with means over tokens in place of sums (arXiv 2310.12036)
-        slic   max(0, 1 - beta (log_pi_a - log_pi_b)), no reference (arXiv 2305.10425)
-        simpo  -logsigmoid(beta (log_pi_a / tokens_a - log_pi_b / tokens_b) - gamma), no reference (arXiv 2405.14734)
+    DPO on the language model's own head, the policy term of HaF-RM (arXiv 2407.04185 Eq. 6).  Every input is a sum over
+    the response's tokens: log_pi under the weights of now, log_ref under the starting weights.
     """
-    a, b = _at_least_fp32(log_pi_a), _at_least_fp32(log_pi_b)
-    ratio_a, ratio_b = a - log_ref_a, b - log_ref_b
-    if loss == "dpo":
-        return -F.logsigmoid(beta * (ratio_a - ratio_b))
-    if loss == "hinge":
-        return F.relu(1 - beta * (ratio_a - ratio_b))
-    if loss == "ipo":
-        return (ratio_a / tokens_a - ratio_b / tokens_b - 1 / (2 * beta)) ** 2
-    if loss == "slic":
-        return F.relu(1 - beta * (a - b))
-    if loss == "simpo":
-        return -F.logsigmoid(beta * (a / tokens_a - b / tokens_b) - gamma)
-    raise ValueError(f"unknown policy loss {loss!r}; choose one of {', '.join(POLICY_LOSSES)}")
+    a, b = at_least_fp32(log_pi_a) - log_ref_a, at_least_fp32(log_pi_b) - log_ref_b
+    return -F.logsigmoid(beta * (a - b))
 
 
-def _at_least_fp32(scores: torch.Tensor) -> torch.Tensor:
+def at_least_fp32(scores: torch.Tensor) -> torch.Tensor:
     return scores if scores.dtype == torch.float64 else scores.float()
 
 
-def _log1mexp(x: torch.Tensor) -> torch.Tensor:
+def log1mexp(x: torch.Tensor) -> torch.Tensor:
     """log(1 - e^x) for x < 0, exact at both ends (Maechler 2012)."""
     x = x.clamp_max(-1e-7)  # q_a q_b = 1 would forbid every comparison; the gradient must stay finite
     near = x > -0.6931471805599453

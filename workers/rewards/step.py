@@ -97,19 +97,9 @@ class StepLoss:
                 centring=config.centring,
             )
         if log_pi is not None and self.reference is not None:
-            length = torch.tensor([self.rows[r].stop - self.rows[r].start for r in step.responses])
-            length = length.clamp_min(1).to(self.device)
             start = self.reference[step.responses]
-            policy = objectives.policy_terms(
-                log_pi[at_a],
-                log_pi[at_b],
-                start[at_a],
-                start[at_b],
-                length[at_a],
-                length[at_b],
-                loss=config.policy_loss,
-                beta=config.beta,
-                gamma=config.simpo_gamma,
+            policy = objectives.dpo_terms(
+                log_pi[at_a], log_pi[at_b], start[at_a], start[at_b], beta=config.beta
             )
             # a tie or "both bad" prefers neither text
             terms = terms + config.alpha * policy * (outcome == objectives.WIN)
