@@ -27,7 +27,7 @@ from workers.rewards.hardening import (
     alike_terms,
     harden,
 )
-from workers.rewards.objectives import WIN
+from workers.rewards.objectives.outcomes import WIN
 from workers.rewards.train import train
 
 MakeRun = Callable[..., Path]

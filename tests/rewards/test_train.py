@@ -13,7 +13,7 @@ from workers.rewards.backbones import RewardModel, load_backbone
 from workers.rewards.config import Refused, RunConfig
 from workers.rewards.data import check_labels, read_snapshot, split_groups, training_data
 from workers.rewards.encoding import ResponseEncoder
-from workers.rewards.objectives import BOTH_BAD, TIE, WIN
+from workers.rewards.objectives.outcomes import BOTH_BAD, TIE, WIN
 from workers.rewards.packing import Packed
 from workers.rewards.score import main as score_main
 from workers.rewards.score import score_responses

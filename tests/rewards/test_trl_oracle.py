@@ -20,7 +20,7 @@ from workers.rewards.batches import Step
 from workers.rewards.config import RunConfig
 from workers.rewards.data import Snapshot, Split, TrainingData, read_snapshot, training_data
 from workers.rewards.modeling_caliper import CaliperRewardConfig, CaliperRewardModel
-from workers.rewards.objectives import WIN
+from workers.rewards.objectives.outcomes import WIN
 from workers.rewards.step import StepLoss
 from workers.rewards.templates import Encoded, Template
 

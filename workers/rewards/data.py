@@ -17,7 +17,7 @@ import torch
 
 from .config import Refused, RunConfig
 from .messages import checked, first_turn, whole_prompt
-from .objectives import BOTH_BAD, MAX_STRENGTH, TIE, WIN
+from .objectives.outcomes import BOTH_BAD, MAX_STRENGTH, TIE, WIN
 from .scale import LEVEL_INDEX, UNKNOWN
 
 VERDICTS = ("a", "b", "tie", "both_bad")

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from .additions import attacked, degenerate, words_of
 from .batches import Step
 from .data import TrainingData
-from .objectives import MAX_STRENGTH, WIN
+from .objectives.outcomes import MAX_STRENGTH, WIN
 from .templates import Encoded
 
 ALIKE = 3  # the outcome of a row (response, attacked copy), beside WIN, TIE and BOTH_BAD
