@@ -33,7 +33,7 @@ from benchmarks.datasets import Rows
 from workers.rewards import evaluate
 from workers.rewards.calibration import Calibration, calibrate
 from workers.rewards.config import Refused, RunConfig
-from workers.rewards.data import write_snapshot
+from workers.rewards.data.snapshot import write_snapshot
 from workers.rewards.starter import build_starter_lm
 from workers.rewards.train import train
 

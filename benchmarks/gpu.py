@@ -45,7 +45,7 @@ from benchmarks.trl_leg import peak_memory
 from workers.rewards.backbones import RewardModel, load_backbone
 from workers.rewards.batches import Blocks
 from workers.rewards.config import RunConfig
-from workers.rewards.data import read_snapshot, write_snapshot
+from workers.rewards.data.snapshot import read_snapshot, write_snapshot
 from workers.rewards.encoding import MICRO_BATCH_TOKENS
 from workers.rewards.score import score_responses
 from workers.rewards.step import given, make_optimizer

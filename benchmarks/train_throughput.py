@@ -48,7 +48,7 @@ from benchmarks.trl_leg import Enough, peak_memory
 from workers.rewards.backbones import PACKAGED, backbone_kind, load_tokenizer, resolve_base_model
 from workers.rewards.batches import Blocks
 from workers.rewards.config import RunConfig
-from workers.rewards.data import read_snapshot, write_snapshot
+from workers.rewards.data.snapshot import read_snapshot, write_snapshot
 from workers.rewards.embeddings import cache_folder
 from workers.rewards.evaluate import clustered_mean
 from workers.rewards.progress import Stop

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.datasets import DATA, load_ukp_strict
-from workers.rewards.data import write_snapshot
+from workers.rewards.data.snapshot import write_snapshot
 from workers.rewards.train import train
 
 BAR = 0.82

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from workers.rewards.data import write_snapshot
+from workers.rewards.data.snapshot import write_snapshot
 from workers.rewards.encoding import ResponseEncoder
 from workers.rewards.starter import build_starter_lm
 from workers.rewards.step import StepLoss

@@ -15,7 +15,9 @@ from workers.rewards.artifacts import load_model
 from workers.rewards.backbones import RewardModel, load_backbone, load_tokenizer
 from workers.rewards.batches import WHOLE, Blocks, Step, micro_batches, restore_order
 from workers.rewards.config import RunConfig
-from workers.rewards.data import Split, read_snapshot, training_data
+from workers.rewards.data.judgements import training_data
+from workers.rewards.data.snapshot import read_snapshot
+from workers.rewards.data.split import Split
 from workers.rewards.step import StepLoss
 from workers.rewards.templates import Template, collate
 from workers.rewards.train import train

@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 
 from workers.rewards.artifacts import HEAD_NAME
 from workers.rewards.config import RunConfig
-from workers.rewards.data import held_out_rows, read_snapshot, split_groups, split_watched, training_data
+from workers.rewards.data.judgements import training_data
+from workers.rewards.data.snapshot import read_snapshot
+from workers.rewards.data.split import held_out_rows, split_groups, split_watched
 from workers.rewards.early_stopping import Watch, looks
 from workers.rewards.progress import Stopped
 from workers.rewards.train import train

@@ -14,7 +14,9 @@ from workers.rewards.additions import GRAMMAR, addition, attacked, degenerate, d
 from workers.rewards.attacks import ATTACKS, DEGENERATE, OTHER_WORDS
 from workers.rewards.batches import Blocks
 from workers.rewards.config import RunConfig
-from workers.rewards.data import Snapshot, TrainingData, read_snapshot, split_groups, training_data
+from workers.rewards.data.judgements import TrainingData, training_data
+from workers.rewards.data.snapshot import Snapshot, read_snapshot
+from workers.rewards.data.split import split_groups
 from workers.rewards.hardening import (
     ALIKE,
     BEND,

@@ -15,8 +15,8 @@ from tests.conftest import shared_case
 from webapp.corpus import conversations
 from workers.rewards.artifacts import save_model
 from workers.rewards.backbones import PACKAGED, RewardModel, load_backbone, load_tokenizer, resolve_base_model
+from workers.rewards.data.messages import checked, first_turn, headings, spoken, whole_prompt
 from workers.rewards.export import export_model
-from workers.rewards.messages import checked, first_turn, headings, spoken, whole_prompt
 from workers.rewards.templates import Template
 
 TEXT = st.text(max_size=20)

@@ -9,7 +9,8 @@ import pytest
 
 from workers.rewards.backbones import load_tokenizer
 from workers.rewards.config import Refused
-from workers.rewards.data import Split, read_snapshot, write_snapshot
+from workers.rewards.data.snapshot import read_snapshot, write_snapshot
+from workers.rewards.data.split import Split
 from workers.rewards.evaluate import evaluate_run
 from workers.rewards.readable import readable, reads_alike, report
 from workers.rewards.robustness import main as evaluate_main
@@ -180,7 +181,7 @@ def test_hardening_draws_no_score_towards_a_copy_that_reads_like_its_response(
 ) -> None:
     """What is added at the start of a long response is cut off again."""
     from workers.rewards.config import RunConfig
-    from workers.rewards.data import training_data
+    from workers.rewards.data.judgements import training_data
     from workers.rewards.hardening import harden
 
     long = "water it weekly and give it light " * 30

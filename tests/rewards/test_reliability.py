@@ -19,7 +19,9 @@ from workers.rewards import objectives as o
 from workers.rewards.backbones import RewardModel, load_backbone, load_tokenizer
 from workers.rewards.batches import Step
 from workers.rewards.config import RunConfig
-from workers.rewards.data import Split, TrainingData, read_snapshot, training_data
+from workers.rewards.data.judgements import TrainingData, training_data
+from workers.rewards.data.snapshot import read_snapshot
+from workers.rewards.data.split import Split
 from workers.rewards.progress import Stopped
 from workers.rewards.reliability import LEFT, NO_SIDE, RIGHT, Reliability
 from workers.rewards.scale import UNKNOWN, Partition

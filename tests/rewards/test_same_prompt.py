@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.rewards.config import Refused, RunConfig
-from workers.rewards.data import Snapshot, Split, held_out_rows, split_groups, split_watched
-from workers.rewards.messages import whole_prompt
+from workers.rewards.data.messages import whole_prompt
+from workers.rewards.data.snapshot import Snapshot
+from workers.rewards.data.split import Split, held_out_rows, split_groups, split_watched
 from workers.rewards.train import train
 
 

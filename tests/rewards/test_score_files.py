@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.conftest import shared_case
 from workers.rewards.artifacts import save_model
 from workers.rewards.backbones import RewardModel, load_backbone, load_tokenizer
-from workers.rewards.responses import BadInput, read_responses
+from workers.rewards.data.responses import BadInput, read_responses
 from workers.rewards.score import main
 from workers.rewards.templates import Template
 

@@ -11,7 +11,9 @@ import torch
 from workers.rewards.artifacts import ArtifactError, load_model
 from workers.rewards.backbones import RewardModel, load_backbone
 from workers.rewards.config import Refused, RunConfig
-from workers.rewards.data import check_labels, read_snapshot, split_groups, training_data
+from workers.rewards.data.judgements import check_labels, training_data
+from workers.rewards.data.snapshot import read_snapshot
+from workers.rewards.data.split import split_groups
 from workers.rewards.encoding import ResponseEncoder
 from workers.rewards.objectives.outcomes import BOTH_BAD, TIE, WIN
 from workers.rewards.packing import Packed

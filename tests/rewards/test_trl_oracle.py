@@ -18,7 +18,9 @@ from trl.trainer.reward_trainer import RewardTrainer
 from workers.rewards.backbones import RewardModel, backbone_kind, load_backbone, load_tokenizer
 from workers.rewards.batches import Step
 from workers.rewards.config import RunConfig
-from workers.rewards.data import Snapshot, Split, TrainingData, read_snapshot, training_data
+from workers.rewards.data.judgements import TrainingData, training_data
+from workers.rewards.data.snapshot import Snapshot, read_snapshot
+from workers.rewards.data.split import Split
 from workers.rewards.modeling_caliper import CaliperRewardConfig, CaliperRewardModel
 from workers.rewards.objectives.outcomes import WIN
 from workers.rewards.step import StepLoss

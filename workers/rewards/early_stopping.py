@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .backbones import RewardModel
-from .data import Snapshot
+from .data.snapshot import Snapshot
 from .evaluate import cross_entropy, level_masses, ordinal_p_preferred, pair_votes, scalar_p_preferred
 from .scale import LEVEL_INDEX
 from .score import distributions

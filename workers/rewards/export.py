@@ -31,8 +31,8 @@ from .artifacts import ArtifactError, load_model
 from .backbones import RewardModel
 from .base_models import public_name
 from .card import model_card
+from .data.messages import Message
 from .files import fsync, sha256_of, write_text
-from .messages import Message
 from .scale import RATINGS
 from .templates import RESPONSE_HEADER, SCORE_SUFFIX, Template, collate, plain
 

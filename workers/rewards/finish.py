@@ -15,7 +15,9 @@ from .backbones import RewardModel
 from .base_models import public_name
 from .calibration import calibrate
 from .config import RunConfig
-from .data import Snapshot, Split, TrainingData, assert_apart, held_out_rows
+from .data.judgements import TrainingData, assert_apart
+from .data.snapshot import Snapshot
+from .data.split import Split, held_out_rows
 from .embeddings import embed
 from .encoding import ResponseEncoder
 from .files import write_text

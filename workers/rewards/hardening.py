@@ -26,7 +26,7 @@ import torch.nn.functional as F
 
 from .additions import attacked, degenerate, words_of
 from .batches import Step
-from .data import TrainingData
+from .data.judgements import TrainingData
 from .objectives.outcomes import MAX_STRENGTH, WIN
 from .templates import Encoded
 

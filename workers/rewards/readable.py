@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .data import Snapshot, Split
-from .responses import UNKNOWN_SHARE
+from .data.responses import UNKNOWN_SHARE
+from .data.snapshot import Snapshot
+from .data.split import Split
 from .templates import Encoded
 
 Pair = tuple[str, str]

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from .data import TrainingData
+from .data.judgements import TrainingData
 from .objectives.outcomes import BOTH_BAD, TIE
 
 SIDE_PRIOR = 10.0  # pseudo-clicks at the project's left share, beside those that u made without looking

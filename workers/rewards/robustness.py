@@ -26,11 +26,12 @@ from .artifacts import ArtifactError, load_model
 from .attacks import ATTACKS, DEGENERATE, Degenerate
 from .backbones import RewardModel
 from .config import Refused
-from .data import Snapshot, Split, read_snapshot
+from .data.messages import spoken
+from .data.snapshot import Snapshot, read_snapshot
+from .data.split import Split
 from .embeddings import embed, embed_cached
 from .encoding import MICRO_BATCH_TOKENS, ResponseEncoder
 from .evaluate import Floats, Ints, Row, evaluate_run, level_masses, ordinal_p_preferred, scalar_p_preferred
-from .messages import spoken
 from .readable import readable, reads_alike, report
 from .score import distributions, predictions
 from .templates import Template

@@ -21,10 +21,10 @@ import torch
 
 from .artifacts import ArtifactError, load_model
 from .backbones import RewardModel
+from .data.responses import UNKNOWN_SHARE, BadInput, read_responses
 from .embeddings import embed
 from .encoding import MICRO_BATCH_TOKENS, ResponseEncoder
 from .files import fsync
-from .responses import UNKNOWN_SHARE, BadInput, read_responses
 from .scale import expected_rating, rating_spread
 from .templates import Encoded, Template
 

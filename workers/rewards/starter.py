@@ -22,8 +22,8 @@ import torch.nn.functional as F
 
 from .batches import micro_batches
 from .config import Refused
-from .messages import spoken
-from .responses import BadInput, read_responses
+from .data.messages import spoken
+from .data.responses import BadInput, read_responses
 from .templates import RESPONSE_HEADER, SCORE_SUFFIX, Encoded, Template, collate
 
 END = "<|endoftext|>"

@@ -11,7 +11,7 @@ from . import objectives
 from .backbones import RewardModel
 from .batches import Step
 from .config import RunConfig
-from .data import TrainingData
+from .data.judgements import TrainingData
 from .encoding import ResponseEncoder
 from .hardening import ALIKE, alike_terms
 from .reliability import Reliability

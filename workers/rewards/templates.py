@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from .config import Refused
-from .messages import Message, headings, offered, spoken
+from .data.messages import Message, headings, offered, spoken
 from .scale import RATINGS
 
 RESPONSE_HEADER = "\n\n### Response\n"

@@ -29,15 +29,9 @@ from .base_models import check_vocabulary, find_base
 from .batches import Blocks, Step
 from .checkpoint import Afresh, Position, load_checkpoint, save_checkpoint
 from .config import Refused, RunConfig
-from .data import (
-    Split,
-    check_labels,
-    held_out_rows,
-    read_snapshot,
-    split_groups,
-    split_watched,
-    training_data,
-)
+from .data.judgements import check_labels, training_data
+from .data.snapshot import read_snapshot
+from .data.split import Split, held_out_rows, split_groups, split_watched
 from .distributed import Group
 from .early_stopping import Watch, looks, not_watched
 from .embeddings import embed, embed_cached
