@@ -29,7 +29,7 @@ from benchmarks.quality import NOISE
 from workers.rewards.backbones import PACKAGED, RewardModel, load_backbone, load_tokenizer, resolve_base_model
 from workers.rewards.embeddings import embed_cached
 from workers.rewards.encoding import MICRO_BATCH_TOKENS, ResponseEncoder
-from workers.rewards.templates import Template
+from workers.rewards.text.sections import Template
 
 FOLDS = 3
 # features [N, H], chosen and rejected [P] -> rewards [N]

@@ -49,7 +49,7 @@ from workers.rewards.data.snapshot import read_snapshot, write_snapshot
 from workers.rewards.encoding import MICRO_BATCH_TOKENS
 from workers.rewards.score import score_responses
 from workers.rewards.step import given, make_optimizer
-from workers.rewards.templates import Encoded, Template
+from workers.rewards.text.sections import Encoded, Template
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES: dict[str, dict[str, Any]] = {

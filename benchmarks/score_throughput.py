@@ -29,7 +29,7 @@ from workers.rewards.config import RunConfig
 from workers.rewards.encoding import MICRO_BATCH_TOKENS
 from workers.rewards.score import score_encoded
 from workers.rewards.starter import build_starter_lm
-from workers.rewards.templates import Encoded, Template
+from workers.rewards.text.sections import Encoded, Template
 
 BAR = 0.90
 CPU = torch.device("cpu")

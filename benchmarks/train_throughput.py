@@ -54,7 +54,7 @@ from workers.rewards.evaluate import clustered_mean
 from workers.rewards.progress import Stop
 from workers.rewards.starter import build_starter_lm
 from workers.rewards.step import given
-from workers.rewards.templates import Encoded, Template
+from workers.rewards.text.sections import Encoded, Template
 
 ROOT = Path(__file__).resolve().parents[1]
 TRL = "1.16.0"

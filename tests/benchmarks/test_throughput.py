@@ -29,7 +29,7 @@ from benchmarks.train_throughput import (
 )
 from workers.rewards.backbones import load_tokenizer
 from workers.rewards.starter import build_starter_lm
-from workers.rewards.templates import Template
+from workers.rewards.text.sections import Template
 
 
 @pytest.fixture(scope="module")

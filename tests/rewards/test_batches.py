@@ -19,7 +19,7 @@ from workers.rewards.data.judgements import training_data
 from workers.rewards.data.snapshot import read_snapshot
 from workers.rewards.data.split import Split
 from workers.rewards.step import StepLoss
-from workers.rewards.templates import Template, collate
+from workers.rewards.text.sections import Template, collate
 from workers.rewards.train import train
 
 EDGES = st.lists(

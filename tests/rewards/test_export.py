@@ -20,7 +20,7 @@ from workers.rewards.evaluate import scalar_probabilities
 from workers.rewards.export import PAD, ExportError, export_model, main, probes
 from workers.rewards.files import sha256_of
 from workers.rewards.score import score_responses
-from workers.rewards.templates import Template, collate
+from workers.rewards.text.sections import Template, collate
 from workers.rewards.train import train
 
 MakeRun = Callable[..., Path]

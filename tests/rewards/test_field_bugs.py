@@ -27,7 +27,7 @@ from workers.rewards.data.judgements import training_data
 from workers.rewards.data.snapshot import Snapshot, read_snapshot
 from workers.rewards.data.split import Split, held_out_rows, split_groups
 from workers.rewards.score import score_responses
-from workers.rewards.templates import Encoded, Template, collate
+from workers.rewards.text.sections import Encoded, Template, collate
 from workers.rewards.train import train
 
 MakeRun = Callable[..., Path]

@@ -12,7 +12,7 @@ import torch
 from workers.rewards import packing
 from workers.rewards.backbones import RewardModel
 from workers.rewards.encoding import ResponseEncoder
-from workers.rewards.templates import Encoded
+from workers.rewards.text.sections import Encoded
 
 pytestmark = [
     pytest.mark.gpu,

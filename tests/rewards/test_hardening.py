@@ -203,7 +203,7 @@ def test_a_step_adds_the_copies_terms_to_the_peoples(make_run: MakeRun, tiny_enc
     from workers.rewards.batches import Step
     from workers.rewards.encoding import ResponseEncoder
     from workers.rewards.step import StepLoss
-    from workers.rewards.templates import Template, collate
+    from workers.rewards.text.sections import Template, collate
 
     folder = make_run(tiny_encoder, "bt", hardening=0.5, centring=0.0)
     snapshot, _, before, config = prepared(folder)

@@ -17,7 +17,7 @@ from workers.rewards.artifacts import save_model
 from workers.rewards.backbones import PACKAGED, RewardModel, load_backbone, load_tokenizer, resolve_base_model
 from workers.rewards.data.messages import checked, first_turn, headings, spoken, whole_prompt
 from workers.rewards.export import export_model
-from workers.rewards.templates import Template
+from workers.rewards.text.sections import Template
 
 TEXT = st.text(max_size=20)
 JSON = st.recursive(

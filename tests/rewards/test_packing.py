@@ -18,7 +18,7 @@ from workers.rewards.config import RunConfig
 from workers.rewards.distributed import Group
 from workers.rewards.encoding import ResponseEncoder, packable
 from workers.rewards.packing import Segments, pack, packed_batches
-from workers.rewards.templates import Encoded, collate
+from workers.rewards.text.sections import Encoded, collate
 
 CPU = torch.device("cpu")
 VOCABULARY = 60

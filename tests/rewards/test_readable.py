@@ -12,9 +12,9 @@ from workers.rewards.config import Refused
 from workers.rewards.data.snapshot import read_snapshot, write_snapshot
 from workers.rewards.data.split import Split
 from workers.rewards.evaluate import evaluate_run
-from workers.rewards.readable import readable, reads_alike, report
 from workers.rewards.robustness import main as evaluate_main
-from workers.rewards.templates import Template
+from workers.rewards.text.readable import readable, reads_alike, report
+from workers.rewards.text.sections import Template
 from workers.rewards.train import train
 
 MakeRun = Callable[..., Path]

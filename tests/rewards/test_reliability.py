@@ -25,7 +25,7 @@ from workers.rewards.data.split import Split
 from workers.rewards.progress import Stopped
 from workers.rewards.reliability import LEFT, NO_SIDE, RIGHT, Reliability
 from workers.rewards.scale import UNKNOWN, Partition
-from workers.rewards.templates import Template, collate
+from workers.rewards.text.sections import Template, collate
 from workers.rewards.train import train
 
 MakeRun = Callable[..., Path]

@@ -16,7 +16,7 @@ from workers.rewards.artifacts import save_model
 from workers.rewards.backbones import RewardModel, load_backbone, load_tokenizer
 from workers.rewards.data.responses import BadInput, read_responses
 from workers.rewards.score import main
-from workers.rewards.templates import Template
+from workers.rewards.text.sections import Template
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from workers.rewards.config import Refused
 from workers.rewards.starter import build_starter_lm
 from workers.rewards.starter import main as starter_main
-from workers.rewards.templates import Template
+from workers.rewards.text.sections import Template
 from workers.rewards.train import train
 
 

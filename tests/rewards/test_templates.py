@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from workers.rewards.backbones import load_tokenizer
 from workers.rewards.config import Refused
-from workers.rewards.templates import (
+from workers.rewards.text.sections import (
     RESPONSE_HEADER,
     SCORE_SUFFIX,
     Template,

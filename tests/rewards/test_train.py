@@ -19,7 +19,7 @@ from workers.rewards.objectives.outcomes import BOTH_BAD, TIE, WIN
 from workers.rewards.packing import Packed
 from workers.rewards.score import main as score_main
 from workers.rewards.score import score_responses
-from workers.rewards.templates import Encoded
+from workers.rewards.text.sections import Encoded
 from workers.rewards.train import main as train_main
 from workers.rewards.train import schedule, train
 

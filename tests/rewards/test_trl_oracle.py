@@ -24,7 +24,7 @@ from workers.rewards.data.split import Split
 from workers.rewards.modeling_caliper import CaliperRewardConfig, CaliperRewardModel
 from workers.rewards.objectives.outcomes import WIN
 from workers.rewards.step import StepLoss
-from workers.rewards.templates import Encoded, Template
+from workers.rewards.text.sections import Encoded, Template
 
 Rows = list[dict[str, Any]]
 CASES: list[tuple[str, dict[str, Any]]] = [

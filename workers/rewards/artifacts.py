@@ -23,7 +23,7 @@ from .calibration import Calibration
 from .config import Refused
 from .files import fsync, sha256_of, write_text
 from .scale import Partition
-from .templates import Template
+from .text.sections import Template
 
 FORMAT = 1
 CONFIG_NAME = "reward_config.json"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .base_models import STARTER, hub_id, public_name
-from .templates import _MARKER
+from .text.sections import _MARKER
 
 Row = Mapping[str, Any]
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from .backbones import weights_digest
 from .encoding import ResponseEncoder
 from .files import save_tensors
-from .templates import Encoded
+from .text.sections import Encoded
 
 CACHE_VARIABLE = "CALIPER_CACHE_DIR"
 

@@ -17,7 +17,7 @@ from .backbones import RewardModel
 from .batches import micro_batches, restore_order
 from .distributed import Group
 from .packing import Unpackable, by_prompt, pack, packed_batches, packed_tokens
-from .templates import Encoded, collate
+from .text.sections import Encoded, collate
 
 # Of one forward pass, by kind of device: a CPU gains nothing above 512, a GPU wants filling.
 MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 16384}

@@ -34,7 +34,7 @@ from .card import model_card
 from .data.messages import Message
 from .files import fsync, sha256_of, write_text
 from .scale import RATINGS
-from .templates import RESPONSE_HEADER, SCORE_SUFFIX, Template, collate, plain
+from .text.sections import RESPONSE_HEADER, SCORE_SUFFIX, Template, collate, plain
 
 FORMAT = 1
 PAD = "<|caliper_pad|>"

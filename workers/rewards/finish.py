@@ -24,7 +24,7 @@ from .files import write_text
 from .robustness import measure, model_scorer
 from .score import distributions, predictions, write_predictions
 from .step import given
-from .templates import Encoded, Template
+from .text.sections import Encoded, Template
 
 
 @dataclass(frozen=True)

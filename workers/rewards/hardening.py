@@ -28,7 +28,7 @@ from .additions import attacked, degenerate, words_of
 from .batches import Step
 from .data.judgements import TrainingData
 from .objectives.outcomes import MAX_STRENGTH, WIN
-from .templates import Encoded
+from .text.sections import Encoded
 
 ALIKE = 3  # the outcome of a row (response, attacked copy), beside WIN, TIE and BOTH_BAD
 NOBODY = -1  # the annotator of a row that nobody judged

@@ -32,9 +32,9 @@ from .data.split import Split
 from .embeddings import embed, embed_cached
 from .encoding import MICRO_BATCH_TOKENS, ResponseEncoder
 from .evaluate import Floats, Ints, Row, evaluate_run, level_masses, ordinal_p_preferred, scalar_p_preferred
-from .readable import readable, reads_alike, report
 from .score import distributions, predictions
-from .templates import Template
+from .text.readable import readable, reads_alike, report
+from .text.sections import Template
 
 MAX_RESPONSES = 64
 MAX_CHARACTERS = 16_000  # of the chosen responses together; every attack scores them once more

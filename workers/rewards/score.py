@@ -26,7 +26,7 @@ from .embeddings import embed
 from .encoding import MICRO_BATCH_TOKENS, ResponseEncoder
 from .files import fsync
 from .scale import expected_rating, rating_spread
-from .templates import Encoded, Template
+from .text.sections import Encoded, Template
 
 PREDICTION_SCHEMA = pa.schema(
     [

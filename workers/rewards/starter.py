@@ -24,7 +24,7 @@ from .batches import micro_batches
 from .config import Refused
 from .data.messages import spoken
 from .data.responses import BadInput, read_responses
-from .templates import RESPONSE_HEADER, SCORE_SUFFIX, Encoded, Template, collate
+from .text.sections import RESPONSE_HEADER, SCORE_SUFFIX, Encoded, Template, collate
 
 END = "<|endoftext|>"
 # How transformers splits text for every Qwen2 model, each digit by itself; a loaded starter must split as it learnt.

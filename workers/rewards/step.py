@@ -16,7 +16,7 @@ from .encoding import ResponseEncoder
 from .hardening import ALIKE, alike_terms
 from .reliability import Reliability
 from .scale import UNKNOWN, expected_rating
-from .templates import Encoded
+from .text.sections import Encoded
 
 _T = TypeVar("_T")
 

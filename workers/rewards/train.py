@@ -40,10 +40,10 @@ from .files import write_text
 from .finish import Trained, finish
 from .hardening import SETS, Hardened, harden
 from .progress import Progress, Stop, Stopped
-from .readable import readable, reads_alike, report
 from .reliability import Reliability
 from .step import StepLoss, given, make_optimizer
-from .templates import Template, nonce_key
+from .text.readable import readable, reads_alike, report
+from .text.sections import Template, nonce_key
 
 STOPPED_EXIT = 143
 

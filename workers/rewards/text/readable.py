@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .data.responses import UNKNOWN_SHARE
-from .data.snapshot import Snapshot
-from .data.split import Split
-from .templates import Encoded
+from ..data.responses import UNKNOWN_SHARE
+from ..data.snapshot import Snapshot
+from ..data.split import Split
+from .sections import Encoded
 
 Pair = tuple[str, str]
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from .config import Refused
-from .data.messages import Message, headings, offered, spoken
-from .scale import RATINGS
+from ..config import Refused
+from ..data.messages import Message, headings, offered, spoken
+from ..scale import RATINGS
 
 RESPONSE_HEADER = "\n\n### Response\n"
 SCORE_SUFFIX = "\n\n### Score:"
