@@ -31,9 +31,10 @@ from numpy.typing import NDArray
 from benchmarks import datasets
 from benchmarks.datasets import Rows
 from workers.rewards import evaluate
-from workers.rewards.calibration import Calibration, calibrate
 from workers.rewards.config import Refused, RunConfig
 from workers.rewards.data.snapshot import write_snapshot
+from workers.rewards.evaluation.calibrate import calibrate
+from workers.rewards.models.calibration import Calibration
 from workers.rewards.starter import build_starter_lm
 from workers.rewards.train import train
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import cells, datasets
 from benchmarks.cells import Cell, Measured, cut_point_masses, fit_cut_points, ratio, uncalibrated
 from benchmarks.datasets import Rows
-from workers.rewards.calibration import Calibration
+from workers.rewards.models.calibration import Calibration
 
 WORDS = ("no", "water it", "water it weekly and give it light")
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from workers.rewards.data.snapshot import write_snapshot
-from workers.rewards.encoding import ResponseEncoder
+from workers.rewards.models.encode import ResponseEncoder
 from workers.rewards.starter import build_starter_lm
 from workers.rewards.step import StepLoss
 

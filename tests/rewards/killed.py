@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from workers.rewards import artifacts, train
-from workers.rewards.backbones import load_backbone, load_tokenizer
+from workers.rewards.models.load import load_backbone, load_tokenizer
 
 DEATHS = ("half written", "not renamed", "renamed", "any time")
 

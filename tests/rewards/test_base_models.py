@@ -13,10 +13,10 @@ import transformers
 from safetensors.torch import load_file
 
 from workers.rewards.artifacts import CONFIG_NAME, HEAD_NAME, read_config
-from workers.rewards.backbones import FOLDERS_VARIABLE, PACKAGED, load_backbone
-from workers.rewards.base_models import LINK, Source, find_base, hub_id
 from workers.rewards.card import _base
 from workers.rewards.config import Refused
+from workers.rewards.models.base_models import FOLDERS_VARIABLE, LINK, PACKAGED, Source, find_base, hub_id
+from workers.rewards.models.load import load_backbone
 from workers.rewards.train import main, train
 
 MakeRun = Callable[..., Path]

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from workers.rewards import objectives
 from workers.rewards.artifacts import load_model
-from workers.rewards.backbones import RewardModel, load_backbone, load_tokenizer
-from workers.rewards.batches import WHOLE, Blocks, Step, micro_batches, restore_order
+from workers.rewards.batches import WHOLE, Blocks, Step
 from workers.rewards.config import RunConfig
 from workers.rewards.data.judgements import training_data
 from workers.rewards.data.snapshot import read_snapshot
 from workers.rewards.data.split import Split
+from workers.rewards.models.load import load_backbone, load_tokenizer
+from workers.rewards.models.packing import micro_batches, restore_order
+from workers.rewards.models.reward_model import RewardModel
 from workers.rewards.step import StepLoss
 from workers.rewards.text.sections import Template, collate
 from workers.rewards.train import train

@@ -16,16 +16,16 @@ from scipy.optimize import minimize
 from webapp.ratings.probabilities import ordinal_outcome, scalar_outcome
 from workers.rewards import evaluate
 from workers.rewards.artifacts import CONFIG_NAME, ArtifactError, load_model
-from workers.rewards.calibration import (
+from workers.rewards.evaluation.calibrate import (
     FOLDS,
     MIN_LABELS,
     PRIOR_SD,
-    Calibration,
     _fisher_scoring,
     _sample,
     calibrate,
 )
-from workers.rewards.score import score_responses
+from workers.rewards.models.calibration import Calibration
+from workers.rewards.models.predict import score_responses
 from workers.rewards.train import train
 
 Row = dict[str, Any]

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from workers.rewards.distributed import Group
+from workers.rewards.models.distributed import Group
 from workers.rewards.train import train
 
 MakeRun = Callable[..., Path]

@@ -181,8 +181,9 @@ def test_looks_are_even_and_end_with_the_last_step() -> None:
 
 def test_figures_by_hand(make_run: MakeRun, tiny_encoder: Path) -> None:
     """The watched NLL is evaluate's NLL of the same rows."""
-    from workers.rewards.backbones import RewardModel, load_backbone
-    from workers.rewards.evaluate import evaluate_run
+    from workers.rewards.evaluation.metrics import evaluate_run
+    from workers.rewards.models.load import load_backbone
+    from workers.rewards.models.reward_model import RewardModel
 
     snapshot = read_snapshot(make_run("x", "bt") / "snapshot")
     backbone = load_backbone("tiny", str(tiny_encoder), "encoder")

@@ -16,7 +16,7 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from tests.conftest import shared_data
 from workers.rewards import evaluate, scale
-from workers.rewards.evaluate import evaluate_run
+from workers.rewards.evaluation.metrics import evaluate_run
 
 Row = dict[str, Any]
 LEVELS = ("bad", "normal", "good")

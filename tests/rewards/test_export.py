@@ -14,12 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from workers.rewards.artifacts import load_model, save_model
-from workers.rewards.backbones import PACKAGED, RewardModel, load_backbone, load_tokenizer, resolve_base_model
-from workers.rewards.calibration import Calibration
-from workers.rewards.evaluate import scalar_probabilities
 from workers.rewards.export import PAD, ExportError, export_model, main, probes
 from workers.rewards.files import sha256_of
-from workers.rewards.score import score_responses
+from workers.rewards.models.base_models import PACKAGED, resolve_base_model
+from workers.rewards.models.calibration import Calibration
+from workers.rewards.models.load import load_backbone, load_tokenizer
+from workers.rewards.models.predict import score_responses
+from workers.rewards.models.preference import scalar_probabilities
+from workers.rewards.models.reward_model import RewardModel
 from workers.rewards.text.sections import Template, collate
 from workers.rewards.train import train
 

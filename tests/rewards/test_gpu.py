@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from workers.rewards import packing
-from workers.rewards.backbones import RewardModel
-from workers.rewards.encoding import ResponseEncoder
+from workers.rewards.models.encode import ResponseEncoder
+from workers.rewards.models.reward_model import RewardModel
 from workers.rewards.text.sections import Encoded
 
 pytestmark = [

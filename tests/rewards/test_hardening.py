@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from workers.rewards.additions import GRAMMAR, addition, attacked, degenerate, drawn, words_of
-from workers.rewards.attacks import ATTACKS, DEGENERATE, OTHER_WORDS
 from workers.rewards.batches import Blocks
 from workers.rewards.config import RunConfig
 from workers.rewards.data.judgements import TrainingData, training_data
 from workers.rewards.data.snapshot import Snapshot, read_snapshot
 from workers.rewards.data.split import split_groups
+from workers.rewards.evaluation.attacks import ATTACKS, DEGENERATE, OTHER_WORDS
 from workers.rewards.hardening import (
     ALIKE,
     BEND,
@@ -199,9 +199,10 @@ def test_a_step_adds_the_copies_terms_to_the_peoples(make_run: MakeRun, tiny_enc
     from transformers import AutoTokenizer
 
     from workers.rewards import objectives
-    from workers.rewards.backbones import RewardModel, load_backbone
     from workers.rewards.batches import Step
-    from workers.rewards.encoding import ResponseEncoder
+    from workers.rewards.models.encode import ResponseEncoder
+    from workers.rewards.models.load import load_backbone
+    from workers.rewards.models.reward_model import RewardModel
     from workers.rewards.step import StepLoss
     from workers.rewards.text.sections import Template, collate
 

@@ -9,7 +9,7 @@ import pytest
 from workers.rewards.artifacts import ArtifactError, load_model
 from workers.rewards.config import RunConfig
 from workers.rewards.export import export_model
-from workers.rewards.score import score_responses
+from workers.rewards.models.predict import score_responses
 from workers.rewards.train import train
 
 

@@ -12,12 +12,14 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.rewards import onednn, packing
-from workers.rewards.backbones import RewardModel, load_backbone, longest_text, set_dropout
+from workers.rewards import packing
 from workers.rewards.config import RunConfig
-from workers.rewards.distributed import Group
-from workers.rewards.encoding import ResponseEncoder, packable
-from workers.rewards.packing import Segments, pack, packed_batches
+from workers.rewards.models import onednn
+from workers.rewards.models.distributed import Group
+from workers.rewards.models.encode import ResponseEncoder, packable
+from workers.rewards.models.load import load_backbone
+from workers.rewards.models.packing import Segments, pack, packed_batches
+from workers.rewards.models.reward_model import RewardModel, longest_text, set_dropout
 from workers.rewards.text.sections import Encoded, collate
 
 CPU = torch.device("cpu")

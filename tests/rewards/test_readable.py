@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from workers.rewards.backbones import load_tokenizer
 from workers.rewards.config import Refused
 from workers.rewards.data.snapshot import read_snapshot, write_snapshot
 from workers.rewards.data.split import Split
-from workers.rewards.evaluate import evaluate_run
-from workers.rewards.robustness import main as evaluate_main
+from workers.rewards.evaluate import main as evaluate_main
+from workers.rewards.evaluation.metrics import evaluate_run
+from workers.rewards.models.load import load_tokenizer
 from workers.rewards.text.readable import readable, reads_alike, report
 from workers.rewards.text.sections import Template
 from workers.rewards.train import train

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workers.rewards.attacks import ATTACKS, DEGENERATE, OTHER_WORDS, _in_other_words
-from workers.rewards.robustness import (
+from workers.rewards.evaluate import main
+from workers.rewards.evaluation.attacks import ATTACKS, DEGENERATE, OTHER_WORDS, _in_other_words
+from workers.rewards.evaluation.robustness import (
     MAX_CHARACTERS,
     MAX_RESPONSES,
     MIN_ORDERS,
@@ -23,7 +24,6 @@ from workers.rewards.robustness import (
     choose_orders,
     failures,
     in_bad,
-    main,
     measure,
     spearman,
 )

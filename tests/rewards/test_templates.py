@@ -7,8 +7,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from workers.rewards.backbones import load_tokenizer
 from workers.rewards.config import Refused
+from workers.rewards.models.load import load_tokenizer
 from workers.rewards.text.sections import (
     RESPONSE_HEADER,
     SCORE_SUFFIX,
@@ -302,7 +302,7 @@ def test_nonce_keys_differ_by_data_and_seed() -> None:
 def test_an_encoder_has_no_use_for_a_nonce(make_run: Any, tiny_encoder: Path, tiny_lm: Path) -> None:
     from workers.rewards.artifacts import load_model
     from workers.rewards.data.snapshot import read_snapshot
-    from workers.rewards.score import score_responses
+    from workers.rewards.models.predict import score_responses
     from workers.rewards.train import train
 
     with pytest.raises(Refused, match="nonce is for causal"):

@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from workers.rewards.artifacts import ArtifactError, load_model
-from workers.rewards.backbones import RewardModel, load_backbone
 from workers.rewards.config import Refused, RunConfig
 from workers.rewards.data.judgements import check_labels, training_data
 from workers.rewards.data.snapshot import read_snapshot
 from workers.rewards.data.split import split_groups
-from workers.rewards.encoding import ResponseEncoder
+from workers.rewards.models.encode import ResponseEncoder
+from workers.rewards.models.load import load_backbone
+from workers.rewards.models.packing import Packed
+from workers.rewards.models.predict import score_responses
+from workers.rewards.models.reward_model import RewardModel
 from workers.rewards.objectives.outcomes import BOTH_BAD, TIE, WIN
-from workers.rewards.packing import Packed
 from workers.rewards.score import main as score_main
-from workers.rewards.score import score_responses
 from workers.rewards.text.sections import Encoded
 from workers.rewards.train import main as train_main
 from workers.rewards.train import schedule, train

@@ -17,11 +17,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .backbones import RewardModel, load_backbone, load_tokenizer
-from .base_models import public_name
-from .calibration import Calibration
 from .config import Refused
 from .files import fsync, sha256_of, write_text
+from .models.base_models import public_name
+from .models.calibration import Calibration
+from .models.load import load_backbone, load_tokenizer
+from .models.reward_model import RewardModel
 from .scale import Partition
 from .text.sections import Template
 

@@ -10,8 +10,6 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
 # A connected set of responses up to this many budgets stays one step: to split it would encode many of them again
 # (UKPConvArg1: 1.5 times the tokens per epoch), while activations grow with the budget and no further.
 WHOLE = 2
@@ -155,24 +153,3 @@ class Blocks:
                         stack.append(other)
             components.append(sorted(component))
         return components
-
-
-def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Positions of `lengths` in batches of similar length, each at most max_tokens when padded.
-
-    Sorted by length, so padding is little and the same rows always meet in the same batches.
-    """
-    batches: list[list[int]] = []
-    for position in sorted(range(len(lengths)), key=lambda item: (lengths[item], item)):
-        if batches and (len(batches[-1]) + 1) * lengths[position] <= max_tokens:
-            batches[-1].append(position)
-        else:
-            batches.append([position])
-    return batches
-
-
-def restore_order(parts: Sequence[torch.Tensor], batches: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Outputs of micro-batches back in the order of the rows.  list of [b, ...] -> [B, ...]"""
-    positions = torch.tensor([position for batch in batches for position in batch])
-    joined = torch.cat(list(parts))
-    return joined[torch.argsort(positions).to(joined.device)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .base_models import STARTER, hub_id, public_name
+from .models.base_models import STARTER, hub_id, public_name
 from .text.sections import _MARKER
 
 Row = Mapping[str, Any]

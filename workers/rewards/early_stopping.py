@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .backbones import RewardModel
 from .data.snapshot import Snapshot
-from .evaluate import cross_entropy, level_masses, ordinal_p_preferred, pair_votes, scalar_p_preferred
+from .evaluation.metrics import cross_entropy, level_masses, pair_votes
+from .models.predict import distributions
+from .models.preference import ordinal_p_preferred, scalar_p_preferred
+from .models.reward_model import RewardModel
 from .scale import LEVEL_INDEX
-from .score import distributions
 
 
 class Watch:

@@ -28,11 +28,11 @@ import torch
 
 from . import modeling_caliper
 from .artifacts import ArtifactError, load_model
-from .backbones import RewardModel
-from .base_models import public_name
 from .card import model_card
 from .data.messages import Message
 from .files import fsync, sha256_of, write_text
+from .models.base_models import public_name
+from .models.reward_model import RewardModel
 from .scale import RATINGS
 from .text.sections import RESPONSE_HEADER, SCORE_SUFFIX, Template, collate, plain
 

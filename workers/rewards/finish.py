@@ -11,18 +11,18 @@ from typing import Any
 import torch
 
 from .artifacts import save_model
-from .backbones import RewardModel
-from .base_models import public_name
-from .calibration import calibrate
 from .config import RunConfig
 from .data.judgements import TrainingData, assert_apart
 from .data.snapshot import Snapshot
 from .data.split import Split, held_out_rows
-from .embeddings import embed
-from .encoding import ResponseEncoder
+from .evaluation.calibrate import calibrate
+from .evaluation.robustness import measure, model_scorer
 from .files import write_text
-from .robustness import measure, model_scorer
-from .score import distributions, predictions, write_predictions
+from .models.base_models import public_name
+from .models.embeddings import embed
+from .models.encode import ResponseEncoder
+from .models.predict import distributions, predictions, write_predictions
+from .models.reward_model import RewardModel
 from .step import given
 from .text.sections import Encoded, Template
 

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .batches import micro_batches
 from .config import Refused
 from .data.messages import spoken
 from .data.responses import BadInput, read_responses
+from .models.packing import micro_batches
 from .text.sections import RESPONSE_HEADER, SCORE_SUFFIX, Encoded, Template, collate
 
 END = "<|endoftext|>"

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import torch
 
 from . import objectives
-from .backbones import RewardModel
 from .batches import Step
 from .config import RunConfig
 from .data.judgements import TrainingData
-from .encoding import ResponseEncoder
 from .hardening import ALIKE, alike_terms
+from .models.encode import ResponseEncoder
+from .models.reward_model import RewardModel
 from .reliability import Reliability
 from .scale import UNKNOWN, expected_rating
 from .text.sections import Encoded

@@ -24,21 +24,22 @@ import torch
 
 from . import objectives
 from .artifacts import continue_head
-from .backbones import RewardModel, backbone_kind, load_backbone, load_tokenizer, longest_text, set_dropout
-from .base_models import check_vocabulary, find_base
 from .batches import Blocks, Step
 from .checkpoint import Afresh, Position, load_checkpoint, save_checkpoint
 from .config import Refused, RunConfig
 from .data.judgements import check_labels, training_data
 from .data.snapshot import read_snapshot
 from .data.split import Split, held_out_rows, split_groups, split_watched
-from .distributed import Group
 from .early_stopping import Watch, looks, not_watched
-from .embeddings import embed, embed_cached
-from .encoding import ResponseEncoder
 from .files import write_text
 from .finish import Trained, finish
 from .hardening import SETS, Hardened, harden
+from .models.base_models import check_vocabulary, find_base
+from .models.distributed import Group
+from .models.embeddings import embed, embed_cached
+from .models.encode import ResponseEncoder
+from .models.load import backbone_kind, load_backbone, load_tokenizer
+from .models.reward_model import RewardModel, longest_text, set_dropout
 from .progress import Progress, Stop, Stopped
 from .reliability import Reliability
 from .step import StepLoss, given, make_optimizer

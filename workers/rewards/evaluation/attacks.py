@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .data.messages import spoken
-from .evaluate import Row
+from ..data.messages import spoken
+from .metrics import Row
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ deviations of the real scores for a scalar one.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
@@ -15,26 +14,21 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .artifacts import ArtifactError, load_model
+from ..data.messages import spoken
+from ..models.embeddings import embed, embed_cached
+from ..models.encode import MICRO_BATCH_TOKENS, ResponseEncoder
+from ..models.predict import distributions, predictions
+from ..models.preference import Floats, ordinal_p_preferred, scalar_p_preferred
+from ..models.reward_model import RewardModel
+from ..text.sections import Template
 from .attacks import ATTACKS, DEGENERATE, Degenerate
-from .backbones import RewardModel
-from .config import Refused
-from .data.messages import spoken
-from .data.snapshot import Snapshot, read_snapshot
-from .data.split import Split
-from .embeddings import embed, embed_cached
-from .encoding import MICRO_BATCH_TOKENS, ResponseEncoder
-from .evaluate import Floats, Ints, Row, evaluate_run, level_masses, ordinal_p_preferred, scalar_p_preferred
-from .score import distributions, predictions
-from .text.readable import readable, reads_alike, report
-from .text.sections import Template
+from .metrics import Ints, Row, level_masses
 
 MAX_RESPONSES = 64
 MAX_CHARACTERS = 16_000  # of the chosen responses together; every attack scores them once more
@@ -488,79 +482,3 @@ def _largest(differences: Floats) -> float | None:
 
 def _finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-# --- A saved model ------------------------------------------------------------------------------------------
-
-
-def evaluate_saved(
-    model_dir: Path, snapshot_dir: Path, groups: Sequence[str] = (), seed: int = 0
-) -> dict[str, Any]:
-    """Metrics and robustness of a saved model on a snapshot's labels, or on those of some groups.
-
-    Nothing here knows what the model was trained on: name the groups that it was not.  Raises ArtifactError, Refused.
-    """
-    model, template, config = load_model(model_dir)
-    snapshot = read_snapshot(snapshot_dir)
-    if groups:
-        unknown = set(groups) - {row["group"] for row in snapshot.responses}
-        if unknown:
-            raise Refused(f"no response of {snapshot_dir} has the group {sorted(unknown)[0]!r}")
-        responses = [row for row in snapshot.responses if row["group"] in groups]
-        inside = {row["response_id"] for row in responses}
-        snapshot = Snapshot(
-            responses,
-            [row for row in snapshot.judgements if {row["response_a"], row["response_b"]} <= inside],
-            [row for row in snapshot.levels if row["response_id"] in inside],
-        )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
-    rows = template.encode(snapshot.responses)
-    encoder = ResponseEncoder(model, device, MICRO_BATCH_TOKENS[device.type], longest=template.max_length)
-    features = embed(encoder, rows, lambda done, total: None)
-    predicted = predictions(snapshot.responses, rows, distributions(model, features))
-    scores = {row["response_id"]: row["score"] for row in predicted}
-    alike = reads_alike(snapshot, rows)
-    everything = Split(frozenset(row["group"] for row in snapshot.responses), "group")
-    token = str(template.tokenizer.unk_token or "")
-    shared: dict[str, Any] = {
-        "responses": snapshot.responses,
-        "judgements": readable(snapshot, alike).judgements,
-        "scores": scores,
-        "kind": config["kind"],
-        "partition": tuple(config["partition"]),
-        "tie": config.get("tie"),
-        "temperature": config["temperature"],
-        "seed": seed,
-    }
-    return {
-        "model_digest": config["digest"],
-        "groups": sorted(groups) or None,
-        "reading": report(snapshot, rows, alike, everything, max_length=template.max_length, token=token),
-        "metrics": evaluate_run(
-            **shared, levels=snapshot.levels, probs={row["response_id"]: row["p"] for row in predicted}
-        ),
-        "robustness": measure(model_scorer(model, template, device), **shared),
-    }
-
-
-def main(arguments: Sequence[str]) -> int:
-    """`python -m workers.rewards.evaluate MODEL_DIR SNAPSHOT_DIR`; exit status 0 measured, 2 unreadable input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m workers.rewards.evaluate",
-        description="Measure a saved model on a snapshot; prints JSON with metrics and robustness.",
-    )
-    parser.add_argument("model", type=Path, metavar="MODEL_DIR")
-    parser.add_argument("snapshot", type=Path, metavar="SNAPSHOT_DIR")
-    parser.add_argument(
-        "--groups", nargs="+", default=[], help="measure on these groups only, such as the held-out ones"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="which responses are attacked")
-    options = parser.parse_args(arguments)
-    try:
-        result = evaluate_saved(options.model, options.snapshot, options.groups, options.seed)
-    except (ArtifactError, Refused) as error:
-        print(f"refused: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps(result, indent=1, allow_nan=False))
-    return 0

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from .backbones import RewardModel
-from .batches import micro_batches, restore_order
+from ..text.sections import Encoded, collate
+from .attention import Unpackable
 from .distributed import Group
-from .packing import Unpackable, by_prompt, pack, packed_batches, packed_tokens
-from .text.sections import Encoded, collate
+from .packing import by_prompt, micro_batches, pack, packed_batches, packed_tokens, restore_order
+from .reward_model import RewardModel
 
 # Of one forward pass, by kind of device: a CPU gains nothing above 512, a GPU wants filling.
 MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
@@ -32,8 +32,7 @@ class ResponseEncoder:
     """Runs a model's backbone over responses.
 
     packing "auto" and "packed" pack where the architecture is seen to give the same hidden states packed as alone;
-    "sorted" pads.  Causal models compute a prompt that several responses of a micro-batch share once, if
-    `share_prefix`.  For the gradient the activations of at most `kept_tokens` are kept, those of the other
+    "sorted" pads.  A causal model computes a prompt once for all its responses in a micro-batch.  For the gradient the activations of at most `kept_tokens` are kept, those of the other
     micro-batches are computed again, so memory doesn't grow with a step.
     """
 
@@ -45,31 +44,24 @@ class ResponseEncoder:
         *,
         longest: int,
         packing: str = "auto",
-        share_prefix: bool = True,
         kept_tokens: int | None = None,
         group: Group | None = None,
     ) -> None:
         """`kept_tokens` None: all."""
         self.model, self.device, self.micro_batch_tokens = model, device, micro_batch_tokens
         self.kept_tokens = kept_tokens
-        self.share = share_prefix and model.backbone_kind == "causal"
+        self.share = model.backbone_kind == "causal"
         self.longest, self.packing = longest, packing
         self.group = group or Group(device=device)
 
     @functools.cached_property
     def packed(self) -> bool:
         """Whether rows are packed; found out at the first use, since cached embeddings need no model at all."""
-        return self.packing != "sorted" and self._seen(narrow=False)
-
-    @functools.cached_property
-    def narrow(self) -> bool:
-        """Whether the last layer of packed rows computes only what the head reads (last_layer.py)."""
-        return self.packed and self.model.narrows and self._seen(narrow=True)
-
-    def _seen(self, *, narrow: bool) -> bool:
-        known, key = self.model.packable, (self.device, self.longest, narrow)
+        if self.packing == "sorted":
+            return False
+        known, key = self.model.packable, (self.device, self.longest)
         if key not in known:
-            known[key] = packable(self.model, self.device, self.longest, narrow=narrow)
+            known[key] = packable(self.model, self.device, self.longest)
         return known[key]
 
     def batches(self, rows: Sequence[Encoded]) -> list[list[int]]:
@@ -123,7 +115,9 @@ class ResponseEncoder:
             members = [rows[position] for position in batches[number]]
             kept += packed_tokens(members, share=self.share and self.packed)
             if kept > self.kept_tokens:
-                return min(number + 1, len(batches) - 1)  # a lone one would be the peak all the same
+                return min(
+                    number + 1, len(batches) - 1
+                )  # recomputing the only micro-batch would not lower the peak
         return 0
 
     def scores(
@@ -167,8 +161,6 @@ class ResponseEncoder:
             rows,
             self.device,
             causal=self.model.backbone_kind == "causal",
-            share=self.share,
-            narrow=not log_probs and self.narrow,
             offset=self.model.position_offset,
         )
         hidden = self.model.hidden_packed(packed)  # [T, H]
@@ -193,9 +185,8 @@ class ResponseEncoder:
 
 
 @torch.no_grad()
-def packable(model: RewardModel, device: torch.device, longest: int, *, narrow: bool) -> bool:
-    """Whether texts up to `longest` tokens get the same features from a packed row as alone; with `narrow` from a
-    last layer that computes the states that are read alone.
+def packable(model: RewardModel, device: torch.device, longest: int) -> bool:
+    """Whether texts up to `longest` tokens get the same features from a packed row as alone.
 
     It is tried rather than looked up: an architecture may take no positions, keep relative ones, ignore the
     attention registry or mix tokens outside attention.
@@ -203,15 +194,15 @@ def packable(model: RewardModel, device: torch.device, longest: int, *, narrow: 
     vocabulary = model.backbone.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     tokens = [(7 * place + 11) % vocabulary for place in range(24)]
     rows = [
-        Encoded(tuple(tokens[first:stop]), first_own, stop - first, False, first_own if narrow else 0)
+        Encoded(tuple(tokens[first:stop]), first_own, stop - first, False, 0)
         for first, stop, first_own in ((0, 9, 4), (9, 14, 2), (14, 24, 3))
     ]
-    rows.append(Encoded((*rows[0].ids[:4], *tokens[20:23]), 4, 7, False, 4 if narrow else 0))
+    rows.append(Encoded((*rows[0].ids[:4], *tokens[20:23]), 4, 7, False, 0))
     training = model.training
     model.eval()
     try:
         causal = model.backbone_kind == "causal"
-        packed = pack(rows, device, causal=causal, share=causal, narrow=narrow, offset=model.position_offset)
+        packed = pack(rows, device, causal=causal, offset=model.position_offset)
         segments = dataclasses.replace(packed.segments, longest=max(longest, packed.segments.longest))
         together = model.pool_packed(
             model.hidden_packed(dataclasses.replace(packed, segments=segments)), packed

@@ -15,10 +15,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .backbones import weights_digest
-from .encoding import ResponseEncoder
-from .files import save_tensors
-from .text.sections import Encoded
+from ..files import save_tensors
+from ..text.sections import Encoded
+from .encode import ResponseEncoder
+from .reward_model import weights_digest
 
 CACHE_VARIABLE = "CALIPER_CACHE_DIR"
 

