@@ -12,8 +12,8 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from workers.rewards.artifacts import CONFIG_NAME, HEAD_NAME, read_config
-from workers.rewards.card import _base
+from workers.rewards.artifacts.card import _base
+from workers.rewards.artifacts.save import CONFIG_NAME, HEAD_NAME, read_config
 from workers.rewards.config import Refused
 from workers.rewards.models.base_models import FOLDERS_VARIABLE, LINK, PACKAGED, Source, find_base, hub_id
 from workers.rewards.models.load import load_backbone

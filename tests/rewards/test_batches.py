@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.rewards import objectives
-from workers.rewards.artifacts import load_model
+from workers.rewards.artifacts.save import load_model
 from workers.rewards.batches import WHOLE, Blocks, Step
 from workers.rewards.config import RunConfig
 from workers.rewards.data.judgements import training_data

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 
 from webapp.ratings.probabilities import ordinal_outcome, scalar_outcome
 from workers.rewards import evaluate
-from workers.rewards.artifacts import CONFIG_NAME, ArtifactError, load_model
+from workers.rewards.artifacts.save import CONFIG_NAME, ArtifactError, load_model
 from workers.rewards.evaluation.calibrate import (
     FOLDS,
     MIN_LABELS,

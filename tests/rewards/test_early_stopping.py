@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from workers.rewards.artifacts import HEAD_NAME
+from workers.rewards.artifacts.save import HEAD_NAME
 from workers.rewards.config import RunConfig
 from workers.rewards.data.judgements import training_data
 from workers.rewards.data.snapshot import read_snapshot

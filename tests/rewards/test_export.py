@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from workers.rewards.artifacts import load_model, save_model
-from workers.rewards.export import PAD, ExportError, export_model, main, probes
+from workers.rewards.artifacts.export import PAD, ExportError, export_model, probes
+from workers.rewards.artifacts.save import load_model, save_model
+from workers.rewards.export import main
 from workers.rewards.files import sha256_of
 from workers.rewards.models.base_models import PACKAGED, resolve_base_model
 from workers.rewards.models.calibration import Calibration

@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 from workers.rewards import finish as finishing
 from workers.rewards import train as training
-from workers.rewards.artifacts import load_model, save_model
+from workers.rewards.artifacts.save import load_model, save_model
 from workers.rewards.config import Refused, RunConfig
 from workers.rewards.data.judgements import training_data
 from workers.rewards.data.snapshot import Snapshot, read_snapshot

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from tests.conftest import shared_case
 from webapp.corpus import conversations
-from workers.rewards.artifacts import save_model
+from workers.rewards.artifacts.export import export_model
+from workers.rewards.artifacts.save import save_model
 from workers.rewards.data.messages import checked, first_turn, headings, spoken, whole_prompt
-from workers.rewards.export import export_model
 from workers.rewards.models.base_models import PACKAGED, resolve_base_model
 from workers.rewards.models.load import load_backbone, load_tokenizer
 from workers.rewards.models.reward_model import RewardModel

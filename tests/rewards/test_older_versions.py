@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from workers.rewards.artifacts import ArtifactError, load_model
+from workers.rewards.artifacts.export import export_model
+from workers.rewards.artifacts.save import ArtifactError, load_model
 from workers.rewards.config import RunConfig
-from workers.rewards.export import export_model
 from workers.rewards.models.predict import score_responses
 from workers.rewards.train import train
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import shared_case
-from workers.rewards.artifacts import save_model
+from workers.rewards.artifacts.save import save_model
 from workers.rewards.data.responses import BadInput, read_responses
 from workers.rewards.models.load import load_backbone, load_tokenizer
 from workers.rewards.models.reward_model import RewardModel

@@ -300,7 +300,7 @@ def test_nonce_keys_differ_by_data_and_seed() -> None:
 
 
 def test_an_encoder_has_no_use_for_a_nonce(make_run: Any, tiny_encoder: Path, tiny_lm: Path) -> None:
-    from workers.rewards.artifacts import load_model
+    from workers.rewards.artifacts.save import load_model
     from workers.rewards.data.snapshot import read_snapshot
     from workers.rewards.models.predict import score_responses
     from workers.rewards.train import train

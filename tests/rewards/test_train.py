@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from workers.rewards.artifacts import ArtifactError, load_model
+from workers.rewards.artifacts.save import ArtifactError, load_model
 from workers.rewards.config import Refused, RunConfig
 from workers.rewards.data.judgements import check_labels, training_data
 from workers.rewards.data.snapshot import read_snapshot

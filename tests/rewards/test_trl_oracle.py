@@ -15,12 +15,12 @@ from transformers import AutoConfig, AutoModel, Qwen2ForSequenceClassification
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
+from workers.rewards.artifacts.modeling_caliper import CaliperRewardConfig, CaliperRewardModel
 from workers.rewards.batches import Step
 from workers.rewards.config import RunConfig
 from workers.rewards.data.judgements import TrainingData, training_data
 from workers.rewards.data.snapshot import Snapshot, read_snapshot
 from workers.rewards.data.split import Split
-from workers.rewards.modeling_caliper import CaliperRewardConfig, CaliperRewardModel
 from workers.rewards.models.load import backbone_kind, load_backbone, load_tokenizer
 from workers.rewards.models.reward_model import RewardModel
 from workers.rewards.objectives.outcomes import WIN

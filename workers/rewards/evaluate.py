@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .artifacts import ArtifactError, load_model
+from .artifacts.save import ArtifactError, load_model
 from .config import Refused
 from .data.snapshot import Snapshot, read_snapshot
 from .data.split import Split

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .artifacts import save_model
+from .artifacts.save import save_model
 from .config import RunConfig
 from .data.judgements import TrainingData, assert_apart
 from .data.snapshot import Snapshot

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from .artifacts import ArtifactError, load_model
+from .artifacts.save import ArtifactError, load_model
 from .data.responses import UNKNOWN_SHARE, BadInput, read_responses
 from .models.predict import score_encoded, write_predictions
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from . import objectives
-from .artifacts import continue_head
+from .artifacts.save import continue_head
 from .batches import Blocks, Step
 from .checkpoint import Afresh, Position, load_checkpoint, save_checkpoint
 from .config import Refused, RunConfig

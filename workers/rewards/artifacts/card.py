@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .models.base_models import STARTER, hub_id, public_name
-from .text.sections import _MARKER
+from ..models.base_models import STARTER, hub_id, public_name
+from ..text.sections import _MARKER
 
 Row = Mapping[str, Any]
 

@@ -17,14 +17,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .config import Refused
-from .files import fsync, sha256_of, write_text
-from .models.base_models import public_name
-from .models.calibration import Calibration
-from .models.load import load_backbone, load_tokenizer
-from .models.reward_model import RewardModel
-from .scale import Partition
-from .text.sections import Template
+from ..config import Refused
+from ..files import fsync, sha256_of, write_text
+from ..models.base_models import public_name
+from ..models.calibration import Calibration
+from ..models.load import load_backbone, load_tokenizer
+from ..models.reward_model import RewardModel
+from ..scale import Partition
+from ..text.sections import Template
 
 FORMAT = 1
 CONFIG_NAME = "reward_config.json"
