@@ -35,8 +35,8 @@ from workers.rewards.config import Refused, RunConfig
 from workers.rewards.data.snapshot import write_snapshot
 from workers.rewards.evaluation.calibrate import calibrate
 from workers.rewards.models.calibration import Calibration
-from workers.rewards.starter import build_starter_lm
-from workers.rewards.train import train
+from workers.rewards.training.loop import train
+from workers.rewards.training.starter import build_starter_lm
 
 Floats = NDArray[np.float64]
 FOLDS = 5  # of the held-out groups, for calibration

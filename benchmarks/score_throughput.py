@@ -30,8 +30,8 @@ from workers.rewards.models.encode import MICRO_BATCH_TOKENS
 from workers.rewards.models.load import load_backbone, load_tokenizer
 from workers.rewards.models.predict import score_encoded
 from workers.rewards.models.reward_model import RewardModel
-from workers.rewards.starter import build_starter_lm
 from workers.rewards.text.sections import Encoded, Template
+from workers.rewards.training.starter import build_starter_lm
 
 BAR = 0.90
 CPU = torch.device("cpu")

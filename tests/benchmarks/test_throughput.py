@@ -28,8 +28,8 @@ from benchmarks.train_throughput import (
     table,
 )
 from workers.rewards.models.load import load_tokenizer
-from workers.rewards.starter import build_starter_lm
 from workers.rewards.text.sections import Template
+from workers.rewards.training.starter import build_starter_lm
 
 
 @pytest.fixture(scope="module")

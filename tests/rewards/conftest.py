@@ -12,8 +12,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from workers.rewards.data.snapshot import write_snapshot
 from workers.rewards.models.encode import ResponseEncoder
-from workers.rewards.starter import build_starter_lm
-from workers.rewards.step import StepLoss
+from workers.rewards.training.starter import build_starter_lm
+from workers.rewards.training.step import StepLoss
 
 GOOD, NORMAL, BAD = "water it weekly and give it light", "water it", "no idea"
 Rows = list[dict[str, Any]]

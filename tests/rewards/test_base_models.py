@@ -17,7 +17,8 @@ from workers.rewards.artifacts.save import CONFIG_NAME, HEAD_NAME, read_config
 from workers.rewards.config import Refused
 from workers.rewards.models.base_models import FOLDERS_VARIABLE, LINK, PACKAGED, Source, find_base, hub_id
 from workers.rewards.models.load import load_backbone
-from workers.rewards.train import main, train
+from workers.rewards.train import main
+from workers.rewards.training.loop import train
 
 MakeRun = Callable[..., Path]
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from workers.rewards import objectives
 from workers.rewards.artifacts.save import load_model
-from workers.rewards.batches import WHOLE, Blocks, Step
 from workers.rewards.config import RunConfig
 from workers.rewards.data.judgements import training_data
 from workers.rewards.data.snapshot import read_snapshot
@@ -20,9 +19,10 @@ from workers.rewards.data.split import Split
 from workers.rewards.models.load import load_backbone, load_tokenizer
 from workers.rewards.models.packing import micro_batches, restore_order
 from workers.rewards.models.reward_model import RewardModel
-from workers.rewards.step import StepLoss
 from workers.rewards.text.sections import Template, collate
-from workers.rewards.train import train
+from workers.rewards.training.batches import WHOLE, Blocks, Step
+from workers.rewards.training.loop import train
+from workers.rewards.training.step import StepLoss
 
 EDGES = st.lists(
     st.tuples(st.integers(0, 19), st.integers(0, 19)).filter(lambda p: p[0] != p[1]), max_size=80

@@ -26,7 +26,7 @@ from workers.rewards.evaluation.calibrate import (
 )
 from workers.rewards.models.calibration import Calibration
 from workers.rewards.models.predict import score_responses
-from workers.rewards.train import train
+from workers.rewards.training.loop import train
 
 Row = dict[str, Any]
 MakeRun = Callable[..., Path]

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from workers.rewards.models.distributed import Group
-from workers.rewards.train import train
+from workers.rewards.training.loop import train
 
 MakeRun = Callable[..., Path]
 

@@ -17,9 +17,9 @@ from workers.rewards.config import RunConfig
 from workers.rewards.data.judgements import training_data
 from workers.rewards.data.snapshot import read_snapshot
 from workers.rewards.data.split import held_out_rows, split_groups, split_watched
-from workers.rewards.early_stopping import Watch, looks
-from workers.rewards.progress import Stopped
-from workers.rewards.train import train
+from workers.rewards.training.early_stopping import Watch, looks
+from workers.rewards.training.loop import train
+from workers.rewards.training.progress import Stopped
 
 from .test_resume import StopAfter, weights
 

@@ -24,7 +24,7 @@ from workers.rewards.models.predict import score_responses
 from workers.rewards.models.preference import scalar_probabilities
 from workers.rewards.models.reward_model import RewardModel
 from workers.rewards.text.sections import Template, collate
-from workers.rewards.train import train
+from workers.rewards.training.loop import train
 
 MakeRun = Callable[..., Path]
 

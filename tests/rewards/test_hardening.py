@@ -10,14 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from workers.rewards.additions import GRAMMAR, addition, attacked, degenerate, drawn, words_of
-from workers.rewards.batches import Blocks
 from workers.rewards.config import RunConfig
 from workers.rewards.data.judgements import TrainingData, training_data
 from workers.rewards.data.snapshot import Snapshot, read_snapshot
 from workers.rewards.data.split import split_groups
 from workers.rewards.evaluation.attacks import ATTACKS, DEGENERATE, OTHER_WORDS
-from workers.rewards.hardening import (
+from workers.rewards.objectives.outcomes import WIN
+from workers.rewards.training.additions import GRAMMAR, addition, attacked, degenerate, drawn, words_of
+from workers.rewards.training.batches import Blocks
+from workers.rewards.training.hardening import (
     ALIKE,
     BEND,
     DROP,
@@ -29,8 +30,7 @@ from workers.rewards.hardening import (
     alike_terms,
     harden,
 )
-from workers.rewards.objectives.outcomes import WIN
-from workers.rewards.train import train
+from workers.rewards.training.loop import train
 
 MakeRun = Callable[..., Path]
 ASKED = [{"role": "user", "content": "how do i keep plants alive? please say."}]
@@ -199,12 +199,12 @@ def test_a_step_adds_the_copies_terms_to_the_peoples(make_run: MakeRun, tiny_enc
     from transformers import AutoTokenizer
 
     from workers.rewards import objectives
-    from workers.rewards.batches import Step
     from workers.rewards.models.encode import ResponseEncoder
     from workers.rewards.models.load import load_backbone
     from workers.rewards.models.reward_model import RewardModel
-    from workers.rewards.step import StepLoss
     from workers.rewards.text.sections import Template, collate
+    from workers.rewards.training.batches import Step
+    from workers.rewards.training.step import StepLoss
 
     folder = make_run(tiny_encoder, "bt", hardening=0.5, centring=0.0)
     snapshot, _, before, config = prepared(folder)

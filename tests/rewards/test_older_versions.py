@@ -10,7 +10,7 @@ from workers.rewards.artifacts.export import export_model
 from workers.rewards.artifacts.save import ArtifactError, load_model
 from workers.rewards.config import RunConfig
 from workers.rewards.models.predict import score_responses
-from workers.rewards.train import train
+from workers.rewards.training.loop import train
 
 
 def test_a_model_that_left_claims_out_scores_whole_responses(

@@ -15,7 +15,7 @@ from workers.rewards.evaluation.metrics import evaluate_run
 from workers.rewards.models.load import load_tokenizer
 from workers.rewards.text.readable import readable, reads_alike, report
 from workers.rewards.text.sections import Template
-from workers.rewards.train import train
+from workers.rewards.training.loop import train
 
 MakeRun = Callable[..., Path]
 Rows = list[dict[str, Any]]
@@ -182,7 +182,7 @@ def test_hardening_draws_no_score_towards_a_copy_that_reads_like_its_response(
     """What is added at the start of a long response is cut off again."""
     from workers.rewards.config import RunConfig
     from workers.rewards.data.judgements import training_data
-    from workers.rewards.hardening import harden
+    from workers.rewards.training.hardening import harden
 
     long = "water it weekly and give it light " * 30
     responses, judgements = pairs_of(*[(long, "no idea " + long)] * 12)
@@ -199,7 +199,7 @@ def test_hardening_draws_no_score_towards_a_copy_that_reads_like_its_response(
     first, second = hardened.data.first.tolist(), hardened.data.second.tolist()
     for row in range(hardened.judged, len(first)):
         assert (row in known.alike) == (rows[first[row]].ids == rows[second[row]].ids)
-    from workers.rewards.batches import Step
+    from workers.rewards.training.batches import Step
 
     everything = Step(sorted(data.trained_on), list(range(len(data.first))), [])
     (joined,) = known.joined([everything], 0)

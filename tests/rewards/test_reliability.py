@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 
 from tests.rewards.test_resume import StopAfter
 from workers.rewards import objectives as o
-from workers.rewards.batches import Step
 from workers.rewards.config import RunConfig
 from workers.rewards.data.judgements import TrainingData, training_data
 from workers.rewards.data.snapshot import read_snapshot
 from workers.rewards.data.split import Split
 from workers.rewards.models.load import load_backbone, load_tokenizer
 from workers.rewards.models.reward_model import RewardModel
-from workers.rewards.progress import Stopped
-from workers.rewards.reliability import LEFT, NO_SIDE, RIGHT, Reliability
 from workers.rewards.scale import UNKNOWN, Partition
 from workers.rewards.text.sections import Template, collate
-from workers.rewards.train import train
+from workers.rewards.training.batches import Step
+from workers.rewards.training.loop import train
+from workers.rewards.training.progress import Stopped
+from workers.rewards.training.reliability import LEFT, NO_SIDE, RIGHT, Reliability
 
 MakeRun = Callable[..., Path]
 Rows = list[dict[str, Any]]

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from workers.rewards.config import Refused
-from workers.rewards.progress import PARENT_VARIABLE, Progress, Stop, Stopped
-from workers.rewards.train import train
+from workers.rewards.training.loop import train
+from workers.rewards.training.progress import PARENT_VARIABLE, Progress, Stop, Stopped
 
 MakeRun = Callable[..., Path]
 REPOSITORY = Path(__file__).resolve().parents[2]

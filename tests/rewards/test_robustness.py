@@ -27,7 +27,7 @@ from workers.rewards.evaluation.robustness import (
     measure,
     spearman,
 )
-from workers.rewards.train import train
+from workers.rewards.training.loop import train
 
 Rows = list[dict[str, Any]]
 

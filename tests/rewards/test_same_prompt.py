@@ -12,7 +12,7 @@ from workers.rewards.config import Refused, RunConfig
 from workers.rewards.data.messages import whole_prompt
 from workers.rewards.data.snapshot import Snapshot
 from workers.rewards.data.split import Split, held_out_rows, split_groups, split_watched
-from workers.rewards.train import train
+from workers.rewards.training.loop import train
 
 
 def snapshot_of(*prompts: tuple[str, list[str]]) -> Snapshot:

@@ -7,10 +7,10 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workers.rewards.config import Refused
-from workers.rewards.starter import build_starter_lm
 from workers.rewards.starter import main as starter_main
 from workers.rewards.text.sections import Template
-from workers.rewards.train import train
+from workers.rewards.training.loop import train
+from workers.rewards.training.starter import build_starter_lm
 
 
 def test_a_starter_learns_its_texts_and_reads_ratings(rows: Any, tmp_path: Path) -> None:

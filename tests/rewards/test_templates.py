@@ -303,7 +303,7 @@ def test_an_encoder_has_no_use_for_a_nonce(make_run: Any, tiny_encoder: Path, ti
     from workers.rewards.artifacts.save import load_model
     from workers.rewards.data.snapshot import read_snapshot
     from workers.rewards.models.predict import score_responses
-    from workers.rewards.train import train
+    from workers.rewards.training.loop import train
 
     with pytest.raises(Refused, match="nonce is for causal"):
         train(make_run(tiny_encoder, "bt", name="encoder", nonce=True))

@@ -22,7 +22,7 @@ from workers.rewards.objectives.outcomes import BOTH_BAD, TIE, WIN
 from workers.rewards.score import main as score_main
 from workers.rewards.text.sections import Encoded
 from workers.rewards.train import main as train_main
-from workers.rewards.train import schedule, train
+from workers.rewards.training.loop import schedule, train
 
 MakeRun = Callable[..., Path]
 

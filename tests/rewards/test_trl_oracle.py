@@ -16,7 +16,6 @@ from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
 from workers.rewards.artifacts.modeling_caliper import CaliperRewardConfig, CaliperRewardModel
-from workers.rewards.batches import Step
 from workers.rewards.config import RunConfig
 from workers.rewards.data.judgements import TrainingData, training_data
 from workers.rewards.data.snapshot import Snapshot, read_snapshot
@@ -24,8 +23,9 @@ from workers.rewards.data.split import Split
 from workers.rewards.models.load import backbone_kind, load_backbone, load_tokenizer
 from workers.rewards.models.reward_model import RewardModel
 from workers.rewards.objectives.outcomes import WIN
-from workers.rewards.step import StepLoss
 from workers.rewards.text.sections import Encoded, Template
+from workers.rewards.training.batches import Step
+from workers.rewards.training.step import StepLoss
 
 Rows = list[dict[str, Any]]
 CASES: list[tuple[str, dict[str, Any]]] = [

@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
-from .data.messages import Message, spoken
+from ..data.messages import Message, spoken
 
 SALAD_SHARE = 0.1  # of additions: words of the project's own texts, in an order that says nothing
 

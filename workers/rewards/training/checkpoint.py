@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .config import CODE_VERSION, Refused, RunConfig
-from .files import save_tensors
-from .models.reward_model import RewardModel
+from ..config import CODE_VERSION, Refused, RunConfig
+from ..files import save_tensors
+from ..models.reward_model import RewardModel
 
 FORMAT = 1
 NAME = "state.safetensors"

@@ -24,11 +24,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..data.judgements import TrainingData
+from ..objectives.outcomes import MAX_STRENGTH, WIN
+from ..text.sections import Encoded
 from .additions import attacked, degenerate, words_of
 from .batches import Step
-from .data.judgements import TrainingData
-from .objectives.outcomes import MAX_STRENGTH, WIN
-from .text.sections import Encoded
 
 ALIKE = 3  # the outcome of a row (response, attacked copy), beside WIN, TIE and BOTH_BAD
 NOBODY = -1  # the annotator of a row that nobody judged

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from .data.judgements import TrainingData
-from .objectives.outcomes import BOTH_BAD, TIE
+from ..data.judgements import TrainingData
+from ..objectives.outcomes import BOTH_BAD, TIE
 
 SIDE_PRIOR = 10.0  # pseudo-clicks at the project's left share, beside those that u made without looking
 SHARE_PRIOR = 10.0  # pseudo-verdicts at the project's shares of ties and "both bad"

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .data.snapshot import Snapshot
-from .evaluation.metrics import cross_entropy, level_masses, pair_votes
-from .models.predict import distributions
-from .models.preference import ordinal_p_preferred, scalar_p_preferred
-from .models.reward_model import RewardModel
-from .scale import LEVEL_INDEX
+from ..data.snapshot import Snapshot
+from ..evaluation.metrics import cross_entropy, level_masses, pair_votes
+from ..models.predict import distributions
+from ..models.preference import ordinal_p_preferred, scalar_p_preferred
+from ..models.reward_model import RewardModel
+from ..scale import LEVEL_INDEX
 
 
 class Watch:

@@ -10,21 +10,21 @@ from typing import Any
 
 import torch
 
-from .artifacts.save import save_model
-from .config import RunConfig
-from .data.judgements import TrainingData, assert_apart
-from .data.snapshot import Snapshot
-from .data.split import Split, held_out_rows
-from .evaluation.calibrate import calibrate
-from .evaluation.robustness import measure, model_scorer
-from .files import write_text
-from .models.base_models import public_name
-from .models.embeddings import embed
-from .models.encode import ResponseEncoder
-from .models.predict import distributions, predictions, write_predictions
-from .models.reward_model import RewardModel
+from ..artifacts.save import save_model
+from ..config import RunConfig
+from ..data.judgements import TrainingData, assert_apart
+from ..data.snapshot import Snapshot
+from ..data.split import Split, held_out_rows
+from ..evaluation.calibrate import calibrate
+from ..evaluation.robustness import measure, model_scorer
+from ..files import write_text
+from ..models.base_models import public_name
+from ..models.embeddings import embed
+from ..models.encode import ResponseEncoder
+from ..models.predict import distributions, predictions, write_predictions
+from ..models.reward_model import RewardModel
+from ..text.sections import Encoded, Template
 from .step import given
-from .text.sections import Encoded, Template
 
 
 @dataclass(frozen=True)
