@@ -271,7 +271,7 @@ def random_weights(device: str) -> None:
     """Let load_backbone build a folder's config with random weights on the device instead of reading them."""
     import transformers
 
-    import workers.rewards.train as trainer
+    from workers.rewards.training import loop as trainer
 
     def build(path: str, **options: Any) -> Any:
         config = transformers.AutoConfig.from_pretrained(path)

@@ -50,7 +50,7 @@ from benchmarks.figures import (
     row_of,
     tie_auroc,
 )
-from workers.rewards import evaluate, robustness
+from workers.rewards.evaluation import metrics, robustness
 
 FROZEN = {"tuning": "frozen"}
 # The larger sets: fewer or larger steps than the defaults, the same for every method that is compared.
@@ -418,7 +418,7 @@ def spammers_found(results: Results, name: str) -> list[str]:
         return [f"{name}: no spammer, or nobody else, among the annotators listed."]
     return [
         f"{name}: fitted error rate {rate[spam].mean():.2f} of {spam.sum()} spammers listed, {rate[~spam].mean():.2f} "
-        f"of {(~spam).sum()} people; AUROC {evaluate.auroc(rate, spam):.3f}."
+        f"of {(~spam).sum()} people; AUROC {metrics.auroc(rate, spam):.3f}."
     ]
 
 
@@ -700,7 +700,7 @@ def main() -> int:
         f"Caliper, quality: seeds {' '.join(map(str, plan.seeds))}, code {code_digest()[:12]}, "
         f"{time.monotonic() - started:.0f} s now{', QUICK: no figure means anything' if plan.quick else ''}.  "
         "Accuracy over decisive votes with 95 % intervals over groups; near-equal: under "
-        f"{evaluate.NEAR_EQUAL_LENGTH} characters apart; NLL and Brier against vote shares after calibration on other "
+        f"{metrics.NEAR_EQUAL_LENGTH} characters apart; NLL and Brier against vote shares after calibration on other "
         "held-out groups, people's own floor in brackets; people: one person against the majority of the others."
     )
     print_table(rows, {section.name: section.title for section in sections})

@@ -445,7 +445,7 @@ def record_training(
 
     The peak is the process's memory on a CPU, the allocator's on a GPU.
     """
-    import workers.rewards.train as trainer
+    from workers.rewards.training import loop as trainer
 
     on_gpu = torch.cuda.is_available()
     records: list[StepRecord] = []

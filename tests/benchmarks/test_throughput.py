@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import workers.rewards.train as trainer
 from benchmarks import trl_leg
 from benchmarks.datasets import DATA, Rows, load_hh_rlhf, load_qa_feedback, load_ukp_strict
 from benchmarks.gpu import texts
@@ -29,6 +28,7 @@ from benchmarks.train_throughput import (
 )
 from workers.rewards.models.load import load_tokenizer
 from workers.rewards.text.sections import Template
+from workers.rewards.training import loop as trainer
 from workers.rewards.training.starter import build_starter_lm
 
 

@@ -18,7 +18,6 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from workers.rewards import train as training
 from workers.rewards.artifacts.save import load_model, save_model
 from workers.rewards.config import Refused, RunConfig
 from workers.rewards.data.judgements import training_data
@@ -29,6 +28,7 @@ from workers.rewards.models.predict import score_responses
 from workers.rewards.models.reward_model import RewardModel
 from workers.rewards.text.sections import Encoded, Template, collate
 from workers.rewards.training import finish as finishing
+from workers.rewards.training import loop as training
 from workers.rewards.training.loop import train
 
 MakeRun = Callable[..., Path]

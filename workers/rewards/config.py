@@ -24,7 +24,12 @@ LEVEL_TERMS = ("none", "unpaired", "all")
 VOTES = ("each", "majority")
 HAF_HEADS = ("scalar", "ordinal")
 REGIONS = ("none", "flood", "intersect", "rectangle")
-RETIRED = ("read_claims",)  # keys of older versions' config.json that mean nothing any more
+RETIRED = (
+    "read_claims",
+    "share_prefix",
+    "policy_loss",
+    "simpo_gamma",
+)  # keys of older versions' config.json that mean nothing any more
 
 
 class Refused(Exception):
@@ -82,7 +87,6 @@ class RunConfig:
     micro_batch_tokens: int | None = None  # tokens of one forward pass; None: see with_budget
     kept_tokens: int | None = None  # whose activations a step keeps for the gradient; None: see with_budget
     packing: str = "auto"  # auto | packed (no padding, where the architecture allows it) | sorted (padded)
-    share_prefix: bool = True  # causal: responses of one prompt share its computation
     head_hidden: int | None = None  # width of a hidden layer before the head, 0 for none
     lora_rank: int = 16
     lora_alpha: int = 32

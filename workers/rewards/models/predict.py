@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ..files import fsync
-from ..scale import expected_rating, rating_spread
+from ..scale import RATINGS
 from ..text.sections import Encoded, Template
 from .embeddings import embed
 from .encode import MICRO_BATCH_TOKENS, ResponseEncoder
@@ -29,6 +29,20 @@ PREDICTION_SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
     ]
 )
+
+
+def expected_rating(probabilities: torch.Tensor) -> torch.Tensor:
+    """E[s] of rating distributions.  [..., 9] -> [...]"""
+    return (
+        probabilities * torch.arange(1, RATINGS + 1, dtype=probabilities.dtype, device=probabilities.device)
+    ).sum(-1)
+
+
+def rating_spread(probabilities: torch.Tensor) -> torch.Tensor:
+    """Standard deviation of the rating under each distribution.  [..., 9] -> [...]"""
+    ratings = torch.arange(1, RATINGS + 1, dtype=probabilities.dtype, device=probabilities.device)
+    centre = expected_rating(probabilities)
+    return (probabilities * (ratings - centre.unsqueeze(-1)) ** 2).sum(-1).clamp_min(0).sqrt()
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import sys
@@ -32,7 +31,7 @@ from .checkpoint import Afresh, Position, load_checkpoint, save_checkpoint
 from .early_stopping import Watch, looks, not_watched
 from .finish import Trained, finish
 from .hardening import SETS, Hardened, harden
-from .optimiser import make_optimizer
+from .optimiser import make_optimizer, schedule
 from .progress import Progress, Stop, Stopped
 from .reliability import Reliability
 from .step import StepLoss, given
@@ -169,7 +168,6 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
         given(config.micro_batch_tokens),
         longest=template.max_length,
         packing=config.packing,
-        share_prefix=config.share_prefix,
         kept_tokens=config.kept_tokens,
         group=team,
     )
@@ -317,11 +315,3 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     progress.say("saving", 1, 1, message="done")
     progress.close()
     return metrics
-
-
-def schedule(step: int, total: int, warmup: float) -> float:
-    """Factor on the learning rates at a step: up over the warm-up, then a straight line towards zero."""
-    rising = math.ceil(warmup * total)
-    if step < rising:
-        return (step + 1) / rising
-    return (total - step) / max(1, total - rising)

@@ -11,8 +11,9 @@ from .. import objectives
 from ..config import RunConfig
 from ..data.judgements import TrainingData
 from ..models.encode import ResponseEncoder
+from ..models.predict import expected_rating
 from ..models.reward_model import RewardModel
-from ..scale import UNKNOWN, expected_rating
+from ..scale import UNKNOWN
 from ..text.sections import Encoded
 from .batches import Step
 from .hardening import ALIKE, alike_terms

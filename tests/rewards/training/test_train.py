@@ -22,7 +22,8 @@ from workers.rewards.objectives.outcomes import BOTH_BAD, TIE, WIN
 from workers.rewards.score import main as score_main
 from workers.rewards.text.sections import Encoded
 from workers.rewards.train import main as train_main
-from workers.rewards.training.loop import schedule, train
+from workers.rewards.training.loop import train
+from workers.rewards.training.optimiser import schedule
 
 MakeRun = Callable[..., Path]
 
@@ -159,7 +160,9 @@ def test_the_lora_reference_is_the_starting_model(tiny_lm: Path) -> None:
 def test_response_log_probs_are_those_of_the_whole_vocabulary(
     tiny_lm: Path, packing: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.rewards.backbones.LOGITS_AT_ONCE", at_once)  # in parts, and all together
+    monkeypatch.setattr(
+        "workers.rewards.models.reward_model.LOGITS_AT_ONCE", at_once
+    )  # in parts, and all together
     backbone: Any = load_backbone("tiny", str(tiny_lm), "causal")
     model = RewardModel(backbone, backbone_kind="causal", kind="scalar").eval()
     ids = torch.randint(10, 200, (2, 9))

@@ -15,8 +15,10 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from tests.conftest import shared_data
-from workers.rewards import evaluate, scale
+from workers.rewards import scale
+from workers.rewards.evaluation import metrics
 from workers.rewards.evaluation.metrics import evaluate_run
+from workers.rewards.models import preference
 
 Row = dict[str, Any]
 LEVELS = ("bad", "normal", "good")
@@ -98,15 +100,17 @@ def close(found: Any, wanted: Any) -> bool:
 class TestProbabilities:
     def test_scalar_is_the_written_formula(self) -> None:
         d, eta, temperature = np.linspace(-6, 6, 25), 0.7, 1.8
-        p_a, p_b, p_tie = evaluate.scalar_probabilities(d, tie=eta, temperature=temperature)
+        p_a, p_b, p_tie = preference.scalar_probabilities(d, tie=eta, temperature=temperature)
         z = d / temperature
         assert np.allclose(p_a, 1 / (1 + np.exp(-(z - eta))))
         assert np.allclose(p_b, 1 / (1 + np.exp(-(-z - eta))))
         assert np.allclose(p_a + p_b + p_tie, 1.0)
-        assert np.allclose(evaluate.scalar_p_preferred(d, tie=eta, temperature=temperature), p_a + p_tie / 2)
+        assert np.allclose(
+            preference.scalar_p_preferred(d, tie=eta, temperature=temperature), p_a + p_tie / 2
+        )
 
     def test_scalar_without_ties_is_bradley_terry(self) -> None:
-        p_a, p_b, p_tie = evaluate.scalar_probabilities(np.array([math.log(3), -800.0, 800.0]))
+        p_a, p_b, p_tie = preference.scalar_probabilities(np.array([math.log(3), -800.0, 800.0]))
         assert p_a.tolist() == pytest.approx([0.75, 0.0, 1.0])
         assert np.all(p_tie == 0)
         assert np.allclose(p_a + p_b, 1.0)
@@ -114,18 +118,18 @@ class TestProbabilities:
     def test_ordinal_is_the_double_sum(self) -> None:
         rng = np.random.default_rng(1)
         p, q = rng.dirichlet(np.ones(9), 4), rng.dirichlet(np.ones(9), 4)
-        wins, losses, ties = evaluate.ordinal_probabilities(p, q)
+        wins, losses, ties = preference.ordinal_probabilities(p, q)
         for n in range(4):
             matrix = np.outer(p[n], q[n])  # rows: rating of a
             assert wins[n] == pytest.approx(np.tril(matrix, -1).sum())
             assert losses[n] == pytest.approx(np.triu(matrix, 1).sum())
             assert ties[n] == pytest.approx(np.trace(matrix))
-        swapped = evaluate.ordinal_p_preferred(q, p)
-        assert np.allclose(evaluate.ordinal_p_preferred(p, q) + swapped, 1.0)
+        swapped = preference.ordinal_p_preferred(q, p)
+        assert np.allclose(preference.ordinal_p_preferred(p, q) + swapped, 1.0)
 
     def test_uniform_ratings_win_four_ninths(self) -> None:
         uniform = np.full((1, 9), 1 / 9)
-        wins, _, ties = evaluate.ordinal_probabilities(uniform, uniform)
+        wins, _, ties = preference.ordinal_probabilities(uniform, uniform)
         assert wins[0] == pytest.approx(36 / 81)
         assert ties[0] == pytest.approx(9 / 81)
         assert -math.log(wins[0]) == pytest.approx(0.8109, abs=1e-4)  # METHODS.md, "none" at uniform p
@@ -135,7 +139,7 @@ class TestProbabilities:
     )
     def test_nonsense_parameters_are_refused(self, arguments: dict[str, float]) -> None:
         with pytest.raises(ValueError):
-            evaluate.scalar_probabilities(np.array([1.0]), **arguments)
+            preference.scalar_probabilities(np.array([1.0]), **arguments)
 
 
 class TestPairs:
@@ -273,18 +277,18 @@ class TestPairs:
 
     def test_people_of_one_voice_reach_the_ceiling(self) -> None:
         judged = [judgement("a", "b", "a", str(i)) for i in range(3)] + [judgement("a", "c", "b", "1")]
-        assert evaluate.human_ceiling(judged) == {"value": 1.0, "n": 3}
-        assert evaluate.human_ceiling(judged[-1:]) is None
-        assert evaluate.human_ceiling([]) is None
+        assert metrics.human_ceiling(judged) == {"value": 1.0, "n": 3}
+        assert metrics.human_ceiling(judged[-1:]) is None
+        assert metrics.human_ceiling([]) is None
 
     def test_own_repeated_votes_do_not_predict_oneself(self) -> None:
         judged = [judgement("a", "b", "a", "1"), judgement("a", "b", "a", "1"), judgement("a", "b", "b", "2")]
-        assert evaluate.human_ceiling(judged) == {"value": 0.0, "n": 3}
+        assert metrics.human_ceiling(judged) == {"value": 0.0, "n": 3}
 
 
 def test_calibration_bins_hold_their_lower_edge() -> None:
     predicted = np.arange(11) / 10
-    bins = evaluate.expected_calibration_error(predicted, predicted)["bins"]
+    bins = metrics.expected_calibration_error(predicted, predicted)["bins"]
     assert [one["n"] for one in bins] == [1] * 9 + [2]
     assert [one["low"] for one in bins] == predicted[:-1].tolist()
 
@@ -310,7 +314,7 @@ class TestEqualMass:
     def test_bins_hold_equally_many_and_equal_predictions_stay_together(self) -> None:
         rng = np.random.default_rng(0)
         predicted, observed = rng.beta(8, 2, 1000), rng.random(1000)
-        found = evaluate.equal_mass_calibration_error(predicted, observed)
+        found = metrics.equal_mass_calibration_error(predicted, observed)
         assert [one["n"] for one in found["bins"]] == [100] * 10
         order = np.argsort(predicted)
         gaps = [abs(predicted[k].mean() - observed[k].mean()) / 10 for k in np.split(order, 10)]
@@ -319,16 +323,16 @@ class TestEqualMass:
         assert found["bins"][3]["high"] == predicted[order[399]]
 
         coarse = np.round(predicted, 1)
-        some = evaluate.equal_mass_calibration_error(coarse, observed)
+        some = metrics.equal_mass_calibration_error(coarse, observed)
         shuffled = rng.permutation(1000)
-        assert close(evaluate.equal_mass_calibration_error(coarse[shuffled], observed[shuffled]), some)
+        assert close(metrics.equal_mass_calibration_error(coarse[shuffled], observed[shuffled]), some)
         assert sum(one["n"] for one in some["bins"]) == 1000
         assert all(one["high"] < other["low"] for one, other in itertools.pairwise(some["bins"]))
 
     def test_nothing_and_not_a_number(self) -> None:
-        empty = evaluate.equal_mass_calibration_error(np.array([]), np.array([]))
+        empty = metrics.equal_mass_calibration_error(np.array([]), np.array([]))
         assert empty == {"value": None, "n": 0, "bins": []}
-        broken = evaluate.equal_mass_calibration_error(np.array([0.5, np.nan]), np.array([1.0, 0.0]))
+        broken = metrics.equal_mass_calibration_error(np.array([0.5, np.nan]), np.array([1.0, 0.0]))
         assert broken["value"] is None
         assert [one["n"] for one in broken["bins"]] == [1]
 
@@ -364,7 +368,7 @@ class TestClusteredMean:
         rng = np.random.default_rng(0)
         per_cluster = rng.random(200)
         values, clusters = np.repeat(per_cluster, 50), np.repeat(np.arange(200), 50)
-        found = evaluate.clustered_mean(values, clusters, seed=1)
+        found = metrics.clustered_mean(values, clusters, seed=1)
         half_width = 1.96 * per_cluster.std(ddof=1) / math.sqrt(200)
         assert found["value"] == pytest.approx(per_cluster.mean())
         assert found["n"] == 10_000
@@ -380,7 +384,7 @@ class TestClusteredMean:
             values = np.concatenate([rng.random(n) < q for n, q in zip(sizes, quality, strict=True)]).astype(
                 float
             )
-            found = evaluate.clustered_mean(
+            found = metrics.clustered_mean(
                 values, np.repeat(np.arange(60), sizes), seed=trial, replicates=400
             )
             held += found["low"] <= 0.6 <= found["high"]
@@ -388,17 +392,17 @@ class TestClusteredMean:
 
     def test_same_seed_same_interval(self) -> None:
         values, clusters = np.random.default_rng(0).random(50), np.arange(50) % 9
-        assert evaluate.clustered_mean(values, clusters, seed=4) == evaluate.clustered_mean(
+        assert metrics.clustered_mean(values, clusters, seed=4) == metrics.clustered_mean(
             values, clusters, seed=4
         )
-        assert evaluate.clustered_mean(values, clusters, seed=4) != evaluate.clustered_mean(
+        assert metrics.clustered_mean(values, clusters, seed=4) != metrics.clustered_mean(
             values, clusters, seed=5
         )
 
     def test_one_cluster_has_no_interval_and_no_row_no_value(self) -> None:
-        one = evaluate.clustered_mean(np.array([1.0, 0.0]), np.array([3, 3]), seed=0)
+        one = metrics.clustered_mean(np.array([1.0, 0.0]), np.array([3, 3]), seed=0)
         assert one == {"value": 0.5, "low": None, "high": None, "n": 2}
-        none = evaluate.clustered_mean(np.array([]), np.array([], dtype=np.int64), seed=0)
+        none = metrics.clustered_mean(np.array([]), np.array([], dtype=np.int64), seed=0)
         assert none == {"value": None, "low": None, "high": None, "n": 0}
 
 
@@ -443,14 +447,14 @@ class TestLevels:
     def test_auroc_counts_equal_scores_half(self) -> None:
         rng = np.random.default_rng(2)
         scores, positive = rng.integers(0, 5, 200), rng.random(200) < 0.4
-        assert evaluate.auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
-        assert evaluate.auroc([1.0, 1.0], [True, False]) == 0.5
+        assert metrics.auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
+        assert metrics.auroc([1.0, 1.0], [True, False]) == 0.5
 
     def test_coverage_of_a_calibrated_model_is_at_least_its_nominal_mass(self) -> None:
         rng = np.random.default_rng(8)
         p = rng.dirichlet(np.full(9, 0.7), 20_000)
         rating = (p.cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)
-        assert 0.8 <= evaluate.level_scores(p, np.minimum(rating, 8) // 3, (3, 6))["coverage"] < 0.99
+        assert 0.8 <= metrics.level_scores(p, np.minimum(rating, 8) // 3, (3, 6))["coverage"] < 0.99
 
     def test_scalar_models_have_no_levels_but_an_auroc(self) -> None:
         labels = [level("a", "good"), level("b", "bad"), level("b", "normal")]
@@ -458,7 +462,7 @@ class TestLevels:
         assert found == {"pairs": None, "levels": None, "auroc_good_bad": {"value": 1.0, "n": 2}}
 
     def test_no_label_has_no_score(self) -> None:
-        found = evaluate.level_scores([], [], (3, 6))
+        found = metrics.level_scores([], [], (3, 6))
         assert found == {"n": 0, "accuracy": None, "quadratic_kappa": None, "rps": None, "coverage": None}
 
     def test_one_level_throughout_has_no_kappa_and_no_auroc(self) -> None:
@@ -506,7 +510,7 @@ class TestWhatCannotBeComputed:
     def test_a_confident_wrong_model_costs_a_finite_amount(self) -> None:
         rows, judged = [response("a"), response("b")], [judgement("a", "b", "a")]
         nll = run(rows, judged, scores={"a": -1e6, "b": 1e6})["pairs"]["nll"]
-        assert nll["value"] == pytest.approx(-math.log(evaluate.SMALLEST_P))
+        assert nll["value"] == pytest.approx(-math.log(metrics.SMALLEST_P))
         assert nll["floor"] == pytest.approx(0)
 
     @pytest.mark.parametrize(
@@ -543,7 +547,7 @@ class TestWhatCannotBeComputed:
     @pytest.mark.parametrize("partition", [(0, 6), (3, 3), (6, 3), (3, 9)])
     def test_a_level_without_ratings_is_refused(self, partition: tuple[int, int]) -> None:
         with pytest.raises(ValueError, match="partition"):
-            evaluate.level_masses(np.full((1, 9), 1 / 9), partition)
+            metrics.level_masses(np.full((1, 9), 1 / 9), partition)
 
 
 def test_longer_wins_on_ukp_strict_as_published_with_the_data() -> None:
@@ -565,7 +569,7 @@ def test_longer_wins_on_ukp_strict_as_published_with_the_data() -> None:
 
 
 def test_the_scale_is_the_one_the_models_are_trained_on() -> None:
-    assert (evaluate.RATINGS, evaluate.LEVELS) == (scale.RATINGS, scale.LEVELS)
+    assert (metrics.RATINGS, metrics.LEVELS) == (scale.RATINGS, scale.LEVELS)
 
 
 def test_a_hundred_thousand_judgements_take_seconds() -> None:

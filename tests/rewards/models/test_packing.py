@@ -7,14 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.rewards import packing
 from workers.rewards.config import RunConfig
-from workers.rewards.models import onednn
+from workers.rewards.models import attention, packing
 from workers.rewards.models.distributed import Group
 from workers.rewards.models.encode import ResponseEncoder, packable
 from workers.rewards.models.load import load_backbone
@@ -36,35 +34,32 @@ MODERN = SMALL | {
     f"{name}_token_id": number for number, name in enumerate(("pad", "bos", "eos", "cls", "sep"))
 }
 # config, model, settings, whether it packs, whether its last layer then computes only what is read
-FAMILIES: dict[str, tuple[str, str, dict[str, Any], bool, bool]] = {
-    "bert": ("BertConfig", "BertModel", SMALL, True, True),
-    "roberta": ("RobertaConfig", "RobertaModel", {**SMALL, "pad_token_id": 1}, True, True),
+FAMILIES: dict[str, tuple[str, str, dict[str, Any], bool]] = {
+    "bert": ("BertConfig", "BertModel", SMALL, True),
+    "roberta": ("RobertaConfig", "RobertaModel", {**SMALL, "pad_token_id": 1}, True),
     "distilbert": (
         "DistilBertConfig",
         "DistilBertModel",
         {"vocab_size": VOCABULARY, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
         True,
-        False,
     ),
     # relative positions are computed over the whole row
-    "mpnet": ("MPNetConfig", "MPNetModel", SMALL, False, False),
-    "modernbert": ("ModernBertConfig", "ModernBertModel", MODERN, True, True),
+    "mpnet": ("MPNetConfig", "MPNetModel", SMALL, False),
+    "modernbert": ("ModernBertConfig", "ModernBertModel", MODERN, True),
     # its window is narrower than the longest text
     "modernbert-narrow": (
         "ModernBertConfig",
         "ModernBertModel",
         {**MODERN, "local_attention": 16},
         False,
-        False,
     ),
-    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", {**SMALL, "num_key_value_heads": 2}, True, True),
-    "llama": ("LlamaConfig", "LlamaForCausalLM", {**SMALL, "num_key_value_heads": 1}, True, True),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", {**SMALL, "num_key_value_heads": 2}, True),
+    "llama": ("LlamaConfig", "LlamaForCausalLM", {**SMALL, "num_key_value_heads": 1}, True),
     "gpt2": (
         "GPT2Config",
         "GPT2LMHeadModel",
         {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96},
         True,
-        False,  # it gives its last states the shape of its input
     ),
 }
 
@@ -75,7 +70,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RewardMo
     folders: dict[str, Path] = {}
 
     def load(name: str) -> RewardModel:
-        config, architecture, given, *_ = FAMILIES[name]
+        config, architecture, given, _ = FAMILIES[name]
         if name not in folders:
             torch.manual_seed(0)
             network = getattr(transformers, architecture)(getattr(transformers, config)(**given))
@@ -169,10 +164,9 @@ def test_every_architecture_gives_the_same_packed_or_says_that_it_can_not(
 ) -> None:
     model = family(name)
     rows = texts([(0, 5, 20), (0, 5, 3), (1, 9, 11), (0, 5, 20), (2, 4, 6)])
-    packs, narrows = FAMILIES[name][3:]
-    assert packable(model, CPU, longest=25, narrow=False) == packs
-    encoder = ResponseEncoder(model, CPU, 40, longest=25)
-    assert (encoder.packed, encoder.narrow) == (packs, narrows)
+    packs = FAMILIES[name][3]
+    assert packable(model, CPU, longest=25) == packs
+    assert ResponseEncoder(model, CPU, 40, longest=25).packed == packs
     same(model, rows)
     same(model, rows, packing="sorted")
     assert not ResponseEncoder(model, CPU, 40, longest=25, packing="sorted").packed
@@ -201,18 +195,17 @@ def test_the_longest_text_is_one_that_the_model_has_positions_for(
 @settings(max_examples=6, deadline=None)
 @given(lengths=LENGTHS, seed=st.integers(0, 99))
 @pytest.mark.parametrize(
-    ("name", "share", "kept"),
-    [("bert", True, None), ("bert", True, 30), ("qwen2", False, 0), ("qwen2", True, 30)],
+    ("name", "kept"),
+    [("bert", None), ("bert", 30), ("qwen2", 0), ("qwen2", 30)],
 )
 def test_any_lengths_give_scores_log_probabilities_and_gradients_of_single_texts(
     name: str,
-    share: bool,
     kept: int | None,
     family: Callable[[str], RewardModel],
     lengths: list[tuple[int, int, int]],
     seed: int,
 ) -> None:
-    same(family(name).double(), texts(lengths, seed), packing="packed", share_prefix=share, kept_tokens=kept)
+    same(family(name).double(), texts(lengths, seed), packing="packed", kept_tokens=kept)
 
 
 @pytest.mark.parametrize("packing", ["packed", "sorted"])
@@ -227,41 +220,15 @@ def test_lora_trains_the_same_way(family: Callable[[str], RewardModel], packing:
 
 def test_a_shared_prompt_stands_in_the_row_once(family: Callable[[str], RewardModel]) -> None:
     rows = texts([(0, 6, 3), (0, 6, 4), (1, 5, 4), (0, 6, 0)])
-    packed = pack(rows, CPU, causal=True, share=True)
+    packed = pack(rows, CPU, causal=True)
     assert len(packed.ids) == 6 + 3 + 4 + (5 + 4)
     assert packed.positions.tolist() == [*range(6), 6, 7, 8, 6, 7, 8, 9, *range(9)]
     assert packed.pooled.tolist() == [8, 12, 21, 5]  # an empty response is scored at its prompt's last token
     assert packed.segments.queries == (6, 3, 4, 9)
     assert packed.segments.lengths == (6, 9, 10, 9)
-    alone = pack(rows, CPU, causal=True, share=False)
+    alone = pack(rows, CPU, causal=False)
     assert len(alone.ids) == sum(map(len, rows))
     assert alone.segments.keys is None
-
-
-def test_the_last_layer_attends_for_what_is_read(family: Callable[[str], RewardModel]) -> None:
-    rows = texts([(0, 6, 3), (0, 6, 4), (1, 5, 4), (0, 6, 0)])
-    packed = pack(rows, CPU, causal=True, share=True, narrow=True)
-    last = packed.segments.last
-    assert last is not None
-    assert (last.queries, last.lengths) == ((1, 1, 1, 1), (9, 10, 9, 6))
-    assert last.read is packed.pooled
-    assert last.keys is not None
-    assert last.keys.tolist() == [*range(9), *range(6), *range(9, 13), *range(13, 22), *range(6)]
-    encoder = pack(rows, CPU, causal=False, share=False, narrow=True)
-    assert encoder.segments.last is not None
-    assert encoder.segments.last.queries == (3, 10, 4, 6)
-    assert encoder.segments.last.lengths == (9, 10, 9, 6)
-    # nothing is saved where more is read than stands in the row
-    twice = texts([(0, 1, 0), (0, 1, 0)])
-    assert pack(twice, CPU, causal=True, share=True, narrow=True).segments.last is None
-    assert pack(texts([(0, 0, 5)]), CPU, causal=False, share=False, narrow=True).segments.last is None
-    model = family("qwen2")
-    calls: list[int] = []
-    body: Any = model.backbone
-    body.model.layers[1].mlp.register_forward_hook(lambda *call: calls.append(call[2].shape[1]))
-    with torch.no_grad():
-        ResponseEncoder(model, CPU, 100, longest=10)(rows)
-    assert calls[-1] == len(rows)
 
 
 @settings(max_examples=50, deadline=None)
@@ -274,7 +241,7 @@ def test_micro_batches_hold_every_row_once_within_the_budget(
     assert sorted(position for batch in batches for position in batch) == list(range(len(rows)))
     for batch in batches:
         members = [rows[position] for position in batch]
-        size = len(pack(members, CPU, causal=True, share=share).ids)
+        size = len(pack(members, CPU, causal=share).ids)
         assert size == packing.packed_tokens(members, share=share)
         most = max(budget, 2 * members[0].start) if share else budget
         assert size <= most or len(batch) == 1
@@ -291,10 +258,6 @@ def test_processes_divide_the_tokens_that_they_compute(family: Callable[[str], R
     rows = texts([(0, 40, 5), (0, 40, 5), (1, 8, 20), (0, 40, 5), (2, 8, 20)])
     encoder = ResponseEncoder(family("qwen2"), CPU, 60, longest=45, group=Group(size=2, device=CPU))
     assert encoder.shares(rows) == [[0, 1, 3], [2, 4]]
-    apart = ResponseEncoder(
-        family("qwen2"), CPU, 60, longest=45, group=Group(size=2, device=CPU), share_prefix=False
-    )
-    assert sorted(map(len, apart.shares(rows))) == [2, 3]
 
 
 @pytest.mark.parametrize("name", ["bert", "qwen2"])
@@ -327,10 +290,10 @@ def test_other_kernels_see_the_same_boundaries(
     def as_varlen(
         q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, s: Segments, scale: float, causal: bool, p: float
     ) -> torch.Tensor:
-        return packing._torch_varlen(varlen, False, q, k, v, s, scale, causal)
+        return attention._torch_varlen(varlen, False, q, k, v, s, scale, causal)
 
-    for kernel in (packing._padded, as_varlen):
-        monkeypatch.setattr(packing, "_by_runs", kernel)
+    for kernel in (attention._padded, as_varlen):
+        monkeypatch.setattr(attention, "_by_runs", kernel)
         got, _ = encoder(rows)
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
@@ -355,53 +318,7 @@ def test_attention_dropout_is_applied_in_training(tmp_path: Path) -> None:
 def test_saved_models_name_no_attention_of_ours(family: Callable[[str], RewardModel], tmp_path: Path) -> None:
     backbone: Any = family("bert").backbone
     backbone.save_pretrained(tmp_path)
-    assert packing.ATTENTION not in (tmp_path / "config.json").read_text()
-
-
-@pytest.mark.skipif(not onednn.available(), reason="this PyTorch or processor has no oneDNN")
-@pytest.mark.parametrize("bias", [True, False])
-def test_onednn_is_the_linear_layer(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "faster", lambda: True)
-    torch.manual_seed(0)
-    layer = nn.Linear(24, 40, bias=bias)
-    inputs = torch.randn(2, 20, 24, requires_grad=True)
-    grad = torch.randn(2, 20, 40)
-    tensors = [inputs, *layer.parameters()]
-    expected = F.linear(inputs, layer.weight, layer.bias)
-    wanted = torch.autograd.grad(expected, tensors, grad)
-    holder = nn.Sequential(layer)
-    onednn.use_onednn(holder)
-    assert type(holder[0]) is onednn.OneDNNLinear
-    got = holder(inputs)
-    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-    for found, value in zip(torch.autograd.grad(got, tensors, grad), wanted, strict=True):
-        torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-5)
-    assert list(holder.state_dict()) == [f"0.{name}" for name in layer.state_dict()]
-    assert holder.double()(inputs.double()).dtype == torch.float64
-
-
-@pytest.mark.parametrize(
-    ("capability", "vendor", "faster"),
-    [
-        ("AVX512", "vendor_id\t: AuthenticAMD\n", True),
-        ("AVX2", "vendor_id\t: AuthenticAMD\n", False),
-        ("AVX512", "vendor_id\t: GenuineIntel\n", False),
-        ("AVX512", "", False),
-    ],
-)
-def test_onednn_is_for_amd_with_avx512(
-    capability: str, vendor: str, faster: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(onednn, "_vendor", lambda: vendor)
-    assert onednn.faster.__wrapped__() is faster
-
-
-def test_onednn_is_left_alone_where_it_is_slower(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "faster", lambda: False)
-    layers = nn.Sequential(nn.Linear(24, 40))
-    onednn.use_onednn(layers)
-    assert type(layers[0]) is nn.Linear
+    assert attention.ATTENTION not in (tmp_path / "config.json").read_text()
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "qwen2", "gpt2"])
@@ -460,15 +377,15 @@ def test_attention_is_computed_in_the_autocast_type(
 ) -> None:
     """Rotary positions turn queries and keys of fp32 weights into fp32; kernels for whole rows take bf16 alone."""
     seen: set[torch.dtype] = set()
-    plain = packing._by_runs
+    plain = attention._by_runs
 
     def watched(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any) -> torch.Tensor:
         seen.update((q.dtype, k.dtype, v.dtype))
         return plain(q, k, v, *rest)
 
-    monkeypatch.setattr(packing, "_by_runs", watched)
+    monkeypatch.setattr(attention, "_by_runs", watched)
     model = family(name)
-    packed = pack(texts([(0, 5, 20), (0, 5, 3)]), CPU, causal=True, share=True)
+    packed = pack(texts([(0, 5, 20), (0, 5, 3)]), CPU, causal=True)
     with torch.autocast("cpu", torch.bfloat16):
         model.hidden_packed(packed)
     assert seen == {torch.bfloat16}

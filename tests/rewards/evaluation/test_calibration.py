@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from webapp.ratings.probabilities import ordinal_outcome, scalar_outcome
-from workers.rewards import evaluate
 from workers.rewards.artifacts.save import CONFIG_NAME, ArtifactError, load_model
+from workers.rewards.evaluation import metrics
 from workers.rewards.evaluation.calibrate import (
     FOLDS,
     MIN_LABELS,
@@ -24,6 +24,7 @@ from workers.rewards.evaluation.calibrate import (
     _sample,
     calibrate,
 )
+from workers.rewards.models import preference
 from workers.rewards.models.calibration import Calibration
 from workers.rewards.models.predict import score_responses
 from workers.rewards.training.loop import train
@@ -56,15 +57,13 @@ def made(
             truth[name] /= truth[name].sum()
             responses.append({"response_id": name, "prompt_id": str(g), "group": f"g{g}", "text": "x" * 9})
             rating = int(rng.choice(RATINGS, p=truth[name]))
-            levels.append(
-                {"response_id": name, "level": evaluate.LEVELS[(rating - 1) // 3], "annotator": "a"}
-            )
+            levels.append({"response_id": name, "level": metrics.LEVELS[(rating - 1) // 3], "annotator": "a"})
         for i, a in enumerate(ids):
             for b in ids[i + 1 :]:
                 if ordinal:
-                    w, w_b, t = evaluate.ordinal_probabilities(truth[a][None], truth[b][None])
+                    w, w_b, t = preference.ordinal_probabilities(truth[a][None], truth[b][None])
                 else:
-                    w, w_b, t = evaluate.scalar_probabilities(np.array([place[a] - place[b]]), tie=0.5)
+                    w, w_b, t = preference.scalar_probabilities(np.array([place[a] - place[b]]), tie=0.5)
                 for vote in range(votes):
                     verdict = rng.choice(["a", "tie", "b"], p=np.array([w[0], t[0], w_b[0]]))
                     judgements.append(
@@ -244,7 +243,7 @@ class TestTheFigures:
         else:
             assert (
                 held_out["pairs"]["accuracy"]
-                == evaluate.evaluate_run(**rows, temperature=1.0)["pairs"]["accuracy"]
+                == metrics.evaluate_run(**rows, temperature=1.0)["pairs"]["accuracy"]
             )
         json.dumps(held_out, allow_nan=False)
 
@@ -252,7 +251,7 @@ class TestTheFigures:
         """Very many levels that know nothing of the responses would flatten all ratings into one."""
         rows = made(ordinal=True, sharpness=2.0)
         rows["levels"] = [
-            {"response_id": name, "level": evaluate.LEVELS[copy % 3], "annotator": str(copy)}
+            {"response_id": name, "level": metrics.LEVELS[copy % 3], "annotator": str(copy)}
             for name in rows["probs"]
             for copy in range(90)
         ]
@@ -281,7 +280,7 @@ class TestTheFigures:
                 rows["responses"], judged, labels, rows["scores"], rows["probs"], rows["tie"], (3, 6)
             )
             fitted[g] = sample.calibration(sample.fit())
-        pairs = evaluate.pair_votes(rows["judgements"])
+        pairs = metrics.pair_votes(rows["judgements"])
         nll = 0.0
         for i, j, q in zip(pairs.first, pairs.second, pairs.share, strict=True):
             a, b = pairs.ids[i], pairs.ids[j]
@@ -350,7 +349,7 @@ def many(rows: tuple[list[Row], list[Row], list[Row]]) -> dict[str, list[Row]]:
         {**row, "verdict": str(rng.choice([row["verdict"], "a", "b", "tie"], p=[0.4, 0.2, 0.2, 0.2]))}
         for row in rows[1]
     ]
-    labels = [{**row, "level": str(rng.choice(evaluate.LEVELS))} for row in rows[2]]
+    labels = [{**row, "level": str(rng.choice(metrics.LEVELS))} for row in rows[2]]
     return {"judgements": judged, "levels": labels}
 
 
@@ -387,7 +386,7 @@ def test_saved_loaded_predicted_and_shown_alike(
         assert np.allclose(served.ratings(raw), [row["p"] for row in kept], atol=1e-6)
         assert not np.allclose(raw, [row["p"] for row in kept], atol=1e-3)
         assert config["temperature"] == 1.0
-        w, _, t = evaluate.ordinal_probabilities([kept[0]["p"]], [kept[1]["p"]])
+        w, _, t = preference.ordinal_probabilities([kept[0]["p"]], [kept[1]["p"]])
         assert ordinal_outcome(kept[0]["p"], kept[1]["p"]).preferred == pytest.approx(w[0] + t[0] / 2)
     else:
         # the pages read tie and temperature of the version, which are those of reward_config.json

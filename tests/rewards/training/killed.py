@@ -1,4 +1,4 @@
-"""Trains a run folder in child processes that kill themselves with signal 9: `python -m tests.rewards.killed DIR SEED`.
+"""Trains a run folder in child processes that kill themselves with signal 9: `python -m tests.rewards.training.killed DIR SEED`.
 
 Forking after the imports makes a child cheap, so many moments fit into a test.  A child dies at one of its writes to
 disk (half of a file written; written, but not yet renamed; just renamed) or at a random time.  The last child is left
@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from workers.rewards import artifacts, train
+from workers.rewards import files
 from workers.rewards.models.load import load_backbone, load_tokenizer
+from workers.rewards.training import loop as train
 
 DEATHS = ("half written", "not renamed", "renamed", "any time")
 
@@ -30,7 +31,7 @@ def die() -> None:
 def doomed(death: str, after: int, draw: random.Random) -> None:
     """Arrange this process's end: at the `after`-th checkpoint, or within a second."""
     count = 0
-    save_file, fsync = artifacts.save_file, artifacts.fsync
+    save_file, fsync = files.save_file, files.fsync
 
     def saving(tensors: Any, path: Path, *given: Any) -> None:
         nonlocal count
@@ -49,7 +50,7 @@ def doomed(death: str, after: int, draw: random.Random) -> None:
     if death == "any time":
         seconds = draw.uniform(0.0, 1.0)
         threading.Thread(target=lambda: (time.sleep(seconds), die()), daemon=True).start()
-    artifacts.save_file, artifacts.fsync = saving, flushing  # type: ignore[assignment]
+    files.save_file, files.fsync = saving, flushing  # type: ignore[assignment]
 
 
 def main(folder: Path, seed: int) -> None:

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.rewards.test_resume import StopAfter
+from tests.rewards.training.test_resume import StopAfter
 from workers.rewards import objectives as o
 from workers.rewards.config import RunConfig
 from workers.rewards.data.judgements import TrainingData, training_data

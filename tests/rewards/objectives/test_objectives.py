@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from workers.rewards import objectives as o
 from workers.rewards.config import REGIONS
-from workers.rewards.scale import LEVEL_INDEX, UNKNOWN, Partition, expected_rating, rating_spread
+from workers.rewards.models.predict import expected_rating, rating_spread
+from workers.rewards.scale import LEVEL_INDEX, UNKNOWN, Partition
 
 BAD, NORMAL, GOOD = (LEVEL_INDEX[name] for name in ("bad", "normal", "good"))
 UNIFORM = torch.full((1, 9), 1 / 9, dtype=torch.float64).log()
@@ -154,7 +155,8 @@ def test_w_t_and_w_reversed_add_up_to_one(logits: list[float]) -> None:
     pair = torch.tensor(logits, dtype=torch.float64).reshape(2, 1, 9)
     below = o.region_mask(SCALE, "none", UNKNOWN, UNKNOWN)
     masks = (below, torch.eye(9, dtype=torch.bool), below.T)
-    w, t, reversed_w = (o.log_mass(*map(o.log_ratings, pair), mask).exp().item() for mask in masks)
+    log_a, log_b = o.log_ratings(pair[0]), o.log_ratings(pair[1])
+    w, t, reversed_w = (o.log_mass(log_a, log_b, mask).exp().item() for mask in masks)
     assert w + t + reversed_w == pytest.approx(1.0, abs=1e-12)
 
 

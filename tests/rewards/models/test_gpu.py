@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from workers.rewards import packing
+from workers.rewards.models import attention
 from workers.rewards.models.encode import ResponseEncoder
 from workers.rewards.models.reward_model import RewardModel
 from workers.rewards.text.sections import Encoded
@@ -41,7 +41,7 @@ def test_fully_tuned_models_take_the_varlen_kernel(name: str, monkeypatch: pytes
         num_key_value_heads=2,
         head_dim=32,
         max_position_embeddings=256,
-        attn_implementation=packing.ATTENTION,
+        attn_implementation=attention.ATTENTION,
     )
     backbone = getattr(transformers, model_type)(config)
     model = RewardModel(backbone, backbone_kind="causal", kind="scalar", head_hidden=0).cuda().eval()
@@ -53,14 +53,14 @@ def test_fully_tuned_models_take_the_varlen_kernel(name: str, monkeypatch: pytes
         rows.append(Encoded(ids=tuple(ids), start=len(prompt), stop=len(ids), truncated=False))
 
     kernels: list[torch.dtype] = []
-    chosen = packing._varlen()
+    chosen = attention._varlen()
     assert chosen is not None, "this PyTorch has no varlen kernel, nor is flash-attn installed"
 
     def counted(*arguments: Any) -> torch.Tensor:
         kernels.append(arguments[0].dtype)
         return chosen(*arguments)
 
-    monkeypatch.setattr(packing, "_varlen", lambda: counted)
+    monkeypatch.setattr(attention, "_varlen", lambda: counted)
     device = torch.device("cuda")
     encoder = ResponseEncoder(model, device, 4096, longest=256, packing="auto")
     assert encoder.packed

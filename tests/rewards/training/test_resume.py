@@ -18,7 +18,7 @@ from workers.rewards.training.loop import train
 from workers.rewards.training.progress import PARENT_VARIABLE, Progress, Stop, Stopped
 
 MakeRun = Callable[..., Path]
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 DEADLINE = 120.0
 
 
@@ -212,7 +212,7 @@ def test_killed_at_any_moment_again_and_again_equals_straight(make_run: MakeRun,
     straight = make_run(tiny_encoder, "oprm", name="straight", checkpoint_seconds=3600.0, **config)
     expected = train(straight)
     run = subprocess.run(
-        [sys.executable, "-m", "tests.rewards.killed", str(broken), "1"],
+        [sys.executable, "-m", "tests.rewards.training.killed", str(broken), "1"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

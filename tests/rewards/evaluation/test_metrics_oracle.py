@@ -8,7 +8,7 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, roc_auc_score
 
-from workers.rewards import evaluate
+from workers.rewards.evaluation import metrics
 
 Row = dict[str, Any]
 
@@ -33,7 +33,7 @@ def forecasts(seed: int, votes: int) -> tuple[dict[str, Any], np.ndarray, np.nda
             judgements.append({"response_a": a, "response_b": b, "verdict": verdict, "annotator": f"u{vote}"})
             p.append(prefers_a)
             verdicts.append(int(verdict == "a"))
-    found = evaluate.evaluate_run(
+    found = metrics.evaluate_run(
         responses=responses,
         judgements=judgements,
         levels=[],
@@ -73,12 +73,12 @@ def test_calibration_is_scikit_learns_curve() -> None:
 def test_auroc_with_many_equal_scores_is_scikit_learns() -> None:
     rng = np.random.default_rng(5)
     scores, positive = rng.integers(0, 6, 300) / 3, rng.random(300) < 0.3
-    assert evaluate.auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
+    assert metrics.auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
 
 
 def test_a_judgement_of_weight_three_is_three_votes() -> None:
     row = {"response_a": "x", "response_b": "y", "annotator": "u"}
     weighted = [{**row, "verdict": "a", "weight": 3.0}, {**row, "verdict": "b"}, {**row, "verdict": "tie"}]
     repeated = [{**row, "verdict": verdict} for verdict in ("a", "a", "a", "b", "tie")]
-    shares = [evaluate.pair_votes(judgements).share.tolist() for judgements in (weighted, repeated)]
+    shares = [metrics.pair_votes(judgements).share.tolist() for judgements in (weighted, repeated)]
     assert shares[0] == shares[1] == pytest.approx([0.7])
