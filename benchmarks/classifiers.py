@@ -24,8 +24,8 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.cells import Estimate, Floats, ratio
 from benchmarks.datasets import Rows, flip_verdicts, load_ukp_strict
-from benchmarks.figures import Plan
-from benchmarks.quality import NOISE
+from benchmarks.quality.figures import Plan
+from benchmarks.quality.methods import NOISE
 from workers.rewards.backbones import (
     PACKAGED,
     RewardModel,
