@@ -4,8 +4,8 @@
 
 arXiv 2411.04991 says that any classifier of single responses, preferred or rejected, ranks; its logit is the reward.
 Here scikit-learn's logistic regression and histogram gradient boosting on MiniLM's frozen embeddings, UKPConvArg1
-strict, whole debates held out, the folds and the flipped verdicts of `benchmarks.quality --only noise`.  Beside them
-Bradley-Terry on the same embeddings (logistic regression of differences) and "the longer one wins".  Prints accuracy
+strict, whole debates held out, the folds and the flipped verdicts of `benchmarks.quality --only noise`. Beside them
+Bradley-Terry on the same embeddings (logistic regression of differences) and "the longer one wins". Prints accuracy
 over held-out pairs with 95 % intervals over debates, and each classifier less Bradley-Terry, pair by pair.
 """
 
@@ -79,7 +79,7 @@ METHODS: dict[str, Fit] = {
 
 
 def embedded(rows: Rows) -> Floats:
-    """MiniLM's mean-pooled embeddings, standardised.  [N, 384]"""
+    """MiniLM's mean-pooled embeddings, standardised. [N, 384]"""
     path = resolve_base_model(PACKAGED)
     model = RewardModel(load_backbone(PACKAGED, path, "encoder"), backbone_kind="encoder", kind="scalar")
     template = Template(load_tokenizer(PACKAGED, path), backbone="encoder", ordinal=False, max_length=256)

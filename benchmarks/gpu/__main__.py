@@ -5,7 +5,7 @@
 
 Needs workers.rewards and what it needs, no data and no hub: Qwen2 and Qwen2.5 shapes with random weights, built on
 the device, and random words in the lengths of --lengths (qa_feedback and hh_rlhf take their lengths, at four
-characters a token, from ../shared/data).  0.5b is tuned whole, 7b with LoRA; bf16 autocast on a GPU.  Every leg is a
+characters a token, from ../shared/data). 0.5b is tuned whole, 7b with LoRA; bf16 autocast on a GPU. Every leg is a
 process of its own, in the order ours, naive, naive, ours, then TRL if this Python has it, then scoring:
 
 ours     workers.rewards.train on a run folder, its steps timed

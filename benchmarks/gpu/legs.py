@@ -141,7 +141,7 @@ def naive(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def padded_rewards(model: RewardModel, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Rewards by the plain transformers forward with an attention mask, read at the last real token.  [B, L] -> [B]"""
+    """Rewards by the plain transformers forward with an attention mask, read at the last real token. [B, L] -> [B]"""
     backbone: Any = model.backbone
     mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type == "cuda"):

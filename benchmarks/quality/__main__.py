@@ -3,8 +3,8 @@
     python -m benchmarks.quality [--only SECTION ...] [--seeds 0 1 2] [--quick] [--json FILE] [--cache DIR] [--jobs N]
 
 Groups (debates, questions, documents, texts) are held out as a whole, in folds drawn once; fold k is trained with
-seed k mod the number of seeds.  Figures pool the held-out rows of all folds, intervals draw whole groups, and
-differences between variants are taken row by row on the same folds.  Every run is an ordinary run folder, kept in
+seed k mod the number of seeds. Figures pool the held-out rows of all folds, intervals draw whole groups, and
+differences between variants are taken row by row on the same folds. Every run is an ordinary run folder, kept in
 --cache by its data, configuration and code: an interrupted benchmark goes on where it stopped.
 
 "tuned" trains all weights of the MiniLM and stands where the bars ask for it; the many-celled comparisons train heads
@@ -127,7 +127,7 @@ def main() -> int:
 
     print(
         f"Caliper, quality: seeds {' '.join(map(str, plan.seeds))}, code {code_digest()[:12]}, "
-        f"{time.monotonic() - started:.0f} s now{', QUICK: no figure means anything' if plan.quick else ''}.  "
+        f"{time.monotonic() - started:.0f} s now{', QUICK: no figure means anything' if plan.quick else ''}. "
         "Accuracy over decisive votes with 95 % intervals over groups; near-equal: under "
         f"{evaluate.NEAR_EQUAL_LENGTH} characters apart; NLL and Brier against vote shares after calibration on other "
         "held-out groups, people's own floor in brackets; people: one person against the majority of the others."

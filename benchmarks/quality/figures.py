@@ -17,7 +17,7 @@ BARS = {"accuracy": 0.84, "near": 0.77, "ece": 0.03}
 
 @dataclass
 class Variant:
-    """A row of the table: the same configuration on each fold.  `levels` says whose level masses are measured."""
+    """A row of the table: the same configuration on each fold. `levels` says whose level masses are measured."""
 
     name: str
     cells: list[Cell]
@@ -49,7 +49,7 @@ class Results:
 
 @dataclass
 class Plan:
-    """What the options ask for.  `encoder`: a larger one than MiniLM, by hub id or path."""
+    """What the options ask for. `encoder`: a larger one than MiniLM, by hub id or path."""
 
     seeds: list[int]
     quick: bool
@@ -96,7 +96,7 @@ class Plan:
         return Variant(name, cells, levels)
 
 
-# -- figures ---------------------------------------------------------------------------------------------------
+# --- Figures ---
 
 Parts = tuple[Floats, Floats, Sequence[str]]
 
@@ -210,13 +210,13 @@ def row_of(section: str, variant: Variant, folds: list[Measured]) -> dict[str, A
     return row
 
 
-# -- sentences -------------------------------------------------------------------------------------------------
+# --- Sentences ---
 
 
 def difference(
     results: Results, first: str, second: str, part: Callable[[Measured], tuple[Floats, Floats, Any]] | str
 ) -> Estimate:
-    """First minus second, row by row on the same folds.  `part` "rps" takes each variant's own way to the levels."""
+    """First minus second, row by row on the same folds. `part` "rps" takes each variant's own way to the levels."""
 
     def chosen(name: str) -> Callable[[Measured], tuple[Floats, Floats, Any]]:
         if callable(part):

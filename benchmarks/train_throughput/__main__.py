@@ -3,21 +3,21 @@
     python -m benchmarks.train_throughput [--quick] [--seconds N] [--repeats N] [--json FILE] [--accuracy]
         [--datasets ukp qa_feedback hh_rlhf] [--models minilm qwen2] [--trl-python PYTHON]
 
-Every leg is a fresh process, and the order alternates: ours, TRL, TRL at its best, and back.  Ours is
+Every leg is a fresh process, and the order alternates: ours, TRL, TRL at its best, and back. Ours is
 workers.rewards.train on a run folder, ended by its own Stop; TRL's is benchmarks/trl_leg.py: as it comes, with 8
 random pairs to a batch, and with the best of 8 and 16 pairs, random and grouped by length, tried beforehand for a
-short while.  The bars hold against TRL as it comes, the ratio against its best stands beside; our memory may be no
+short while. The bars hold against TRL as it comes, the ratio against its best stands beside; our memory may be no
 higher than that of either.
 
 Equal in both: the pairs (preferences only, since TRL knows no ties), the token ids (cut by our template, since TRL
 drops a pair that is too long; the output counts what it would have dropped), judgements per optimiser step on
 average, AdamW (0.9, 0.98) with the head at its own rate, a linear schedule over three epochs with a tenth of warm-up,
-clipping at 1, no centring, no annotator reliability, no dropout, fp32, threads.  Different: ours draws its steps as
+clipping at 1, no centring, no annotator reliability, no dropout, fp32, threads. Different: ours draws its steps as
 blocks of the pair graph, TRL pairs at random; ours reads the mean over tokens of an encoder, TRL BERT's pooler; ours
 reads a causal model at the end marker, TRL one before it, since its padding is that token.
 
-The first step (TRL: micro-batch) is left out of the time.  Memory is the process's resident high-water mark, imports
-included.  Exit status 1 if a bar is missed, 2 if data or TRL is not to be had.
+The first step (TRL: micro-batch) is left out of the time. Memory is the process's resident high-water mark, imports
+included. Exit status 1 if a bar is missed, 2 if data or TRL is not to be had.
 """
 
 from __future__ import annotations

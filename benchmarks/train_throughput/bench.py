@@ -38,10 +38,10 @@ class Bench:
         self.folder, self.trl_python, self.threads = folder, trl_python, threads
         self.seconds, self.extra, self.legs = seconds, extra, 0
 
-    # -- speed --
+    # --- Speed ---
 
     def speed(self, loaded: dict[str, Rows], chosen: list[tuple[str, str]], repeats: int) -> dict[str, Any]:
-        """All cases; prints as it goes.  Returns what --json writes."""
+        """All cases; prints as it goes. Returns what --json writes."""
         paths = {}
         for model in dict.fromkeys(model for _, model in chosen):
             paths[model] = resolve_base_model(PACKAGED) if model == "minilm" else self.tiny_qwen2(loaded)
@@ -141,10 +141,10 @@ class Bench:
             "seconds": self.seconds,
         }
 
-    # -- accuracy --
+    # --- Accuracy ---
 
     def accuracy(self, pairs: int, epochs: int) -> dict[str, Any]:
-        """Both trained on the same pairs of UKP, four debates (eight topics) held out.  Prints and returns figures.
+        """Both trained on the same pairs of UKP, four debates (eight topics) held out. Prints and returns figures.
 
         Two debates would be four topics, and a bootstrap over four clusters says little.
         """

@@ -46,7 +46,7 @@ def prepare(
     *,
     epochs: int = EPOCHS,
 ) -> Case:
-    """Write the snapshot and the same pairs as token ids; choose the update.  Ties are left out."""
+    """Write the snapshot and the same pairs as token ids; choose the update. Ties are left out."""
     judgements = [row for row in rows.judgements if row["verdict"] in ("a", "b")]
     write_snapshot(folder / "snapshot", rows.responses, judgements)
     responses = read_snapshot(folder / "snapshot").responses

@@ -14,7 +14,7 @@ from django.conf import settings
 from webapp.corpus.options import Method, RunRefused
 
 STARTER = "starter"
-"""The causal language model that a worker makes from the project's own texts (METHODS.md section 3)."""
+"""The causal language model that a worker makes from the project's own texts."""
 
 PACKAGED = "all-MiniLM-L6-v2"
 FOLDER = "folder:"
