@@ -1,8 +1,8 @@
-"""Training runs of a benchmark, each done once and kept by what it is: data, configuration and code.
+"""Training runs of a benchmark ("cells"). Each is done once and kept under its data, configuration and code.
 
 A cell is an ordinary run folder, trained by workers.rewards.train.train and then reduced to what the tables need: its
 metrics.json and the held-out pairs and labels as arrays. An interrupted benchmark goes on where it stopped, and
-inside a run from its last checkpoint.
+a run that was cut off goes on from its last checkpoint.
 """
 
 from __future__ import annotations

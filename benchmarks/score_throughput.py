@@ -1,4 +1,4 @@
-"""Scoring beside the bare backbone: how much of the network's speed is left by the time there are scores.
+"""How fast scoring is, as a share of the speed of the bare network.
 
     python -m benchmarks.score_throughput [--responses N] [--rounds N] [--threads N] [--clock wall|cpu]
 
