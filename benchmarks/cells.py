@@ -1,8 +1,8 @@
-"""Training runs of a benchmark, each done once and kept by what it is: data, configuration and code.
+"""Training runs of a benchmark ("cells"). Each is done once and kept under its data, configuration and code.
 
 A cell is an ordinary run folder, trained by workers.rewards.train.train and then reduced to what the tables need: its
-metrics.json and the held-out pairs and labels as arrays.  An interrupted benchmark goes on where it stopped, and
-inside a run from its last checkpoint.
+metrics.json and the held-out pairs and labels as arrays. An interrupted benchmark goes on where it stopped, and
+a run that was cut off goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -104,23 +104,23 @@ def code_digest() -> str:
     """What the reward models' code says, whatever its comments: results of other code are not reused."""
     root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
-    for path in sorted([*(root / "workers" / "rewards").glob("*.py"), root / "benchmarks" / "datasets.py"]):
+    for path in sorted([*(root / "workers" / "rewards").rglob("*.py"), root / "benchmarks" / "datasets.py"]):
         digest.update(path.name.encode() + ast.dump(ast.parse(path.read_text(encoding="utf-8"))).encode())
     return digest.hexdigest()
 
 
-# -- what is kept of a run -------------------------------------------------------------------------------------
+# --- What is kept of a run ---
 
 
 @dataclass
 class Measured:
     """A run's held-out pairs [P] and level labels [L].
 
-    first, second: response ids.  cluster: group.  share: of the votes for `first`, a tie half.  wins, losses, ties:
-    votes.  preferred, p_tie: P(first preferred) and P(tie), calibrated on the pairs of other groups.  difference: of
-    the rewards.  longer: characters that `first` has more.  level_*: label 0..2, its group, masses of the three levels
+    first, second: response ids. cluster: group. share: of the votes for `first`, a tie half. wins, losses, ties:
+    votes. preferred, p_tie: P(first preferred) and P(tie), calibrated on the pairs of other groups. difference: of
+    the rewards. longer: characters that `first` has more. level_*: label 0..2, its group, masses of the three levels
     [L, 3] by the model's own distribution (NaN without one), and [S, L, 3] by cut points on the reward, fitted on the
-    labels of each of CUT_SHARES of the levelled training responses.  Rewards and level masses are as trained:
+    labels of each of CUT_SHARES of the levelled training responses. Rewards and level masses are as trained:
     calibration on held-out levels would give labels away.
     """
 
@@ -169,7 +169,7 @@ class Measured:
         return self.share * (1 - self.preferred) ** 2 + (1 - self.share) * self.preferred**2
 
     def rps(self, masses: Floats) -> Floats:
-        """Ranked probability score of each label.  [L, 3] -> [L]"""
+        """Ranked probability score of each label. [L, 3] -> [L]"""
         reached = (self.level[:, None] <= np.arange(2)).astype(np.float64)
         return np.sum((np.cumsum(masses, axis=1)[:, :2] - reached) ** 2, axis=1) / 2
 
@@ -289,7 +289,7 @@ def _cross_fitted(
     ratings: dict[str, Floats] | None,
     reward: dict[str, Any],
 ) -> tuple[Floats, Floats]:
-    """P(first preferred) and P(tie) of held-out pairs, each calibrated on the pairs of other groups.  2 x [P]"""
+    """P(first preferred) and P(tie) of held-out pairs, each calibrated on the pairs of other groups. 2 x [P]"""
     preferred, p_tie = np.zeros(len(first)), np.zeros(len(first))
     groups = sorted({row["group"] for row in responses})
     group_of = {row["response_id"]: row["group"] for row in responses}
@@ -361,12 +361,12 @@ def fit_cut_points(reward: Floats, level: NDArray[np.int64]) -> tuple[float, flo
 
 
 def cut_point_masses(reward: Floats, points: tuple[float, float, float]) -> Floats:
-    """P(bad), P(normal), P(good) by cut points.  [L] -> [L, 3]"""
+    """P(bad), P(normal), P(good) by cut points. [L] -> [L, 3]"""
     reached = preference.sigmoid(np.array(points[:2]) - points[2] * reward[:, None])  # [L, 2]
     return np.diff(reached, axis=1, prepend=0.0, append=1.0)
 
 
-# -- running ---------------------------------------------------------------------------------------------------
+# --- Running ---
 
 
 def run_cell(cell: Cell, folder: Path) -> float:
@@ -412,7 +412,7 @@ def starter(cell: Cell, folder: Path) -> Path:
 
 
 def load_cell(cell: Cell, folder: Path) -> Measured:
-    """A finished cell.  Raises FileNotFoundError if it is not there."""
+    """A finished cell. Raises FileNotFoundError if it is not there."""
     kept = folder / cell.key
     metrics = json.loads((kept / "metrics.json").read_text(encoding="utf-8"))
     with np.load(kept / "arrays.npz", allow_pickle=False) as arrays:
@@ -423,7 +423,7 @@ def load_cell(cell: Cell, folder: Path) -> Measured:
 def run_cells(cells: Iterable[Cell], folder: Path, processes: int) -> dict[str, str]:
     """Run what is not there yet, one thread per process; returns the reason of each cell that failed, by key.
 
-    Two processes of one thread finish more small steps than one of two.  Of frozen cells with the same texts one goes
+    Two processes of one thread finish more small steps than one of two. Of frozen cells with the same texts one goes
     ahead, so that the embeddings are there for the others.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -461,7 +461,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-# -- estimates -------------------------------------------------------------------------------------------------
+# --- Estimates ---
 
 
 @dataclass(frozen=True)
@@ -479,7 +479,7 @@ class Estimate:
 
 
 def ratio(numerator: Floats, denominator: Floats, cluster: Sequence[str] | NDArray[np.str_]) -> Estimate:
-    """sum(numerator) / sum(denominator) with a percentile bootstrap that draws whole clusters.  [N] x 3"""
+    """sum(numerator) / sum(denominator) with a percentile bootstrap that draws whole clusters. [N] x 3"""
     _, number = np.unique(np.asarray(cluster), return_inverse=True)
     top = np.bincount(number, weights=numerator)
     bottom = np.bincount(number, weights=denominator)

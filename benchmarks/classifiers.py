@@ -2,11 +2,12 @@
 
     python -m benchmarks.classifiers [--seeds 0 1 2] [--noise 0 0.1 0.2 0.3 0.4]
 
-arXiv 2411.04991 says that any classifier of single responses, preferred or rejected, ranks; its logit is the reward.
-Here scikit-learn's logistic regression and histogram gradient boosting on MiniLM's frozen embeddings, UKPConvArg1
-strict, whole debates held out, the folds and the flipped verdicts of `benchmarks.quality --only noise`.  Beside them
-Bradley-Terry on the same embeddings (logistic regression of differences) and "the longer one wins".  Prints accuracy
-over held-out pairs with 95 % intervals over debates, and each classifier less Bradley-Terry, pair by pair.
+arXiv 2411.04991 says that any classifier that tells preferred from rejected responses also ranks them: its logit is the
+reward. This tries scikit-learn's logistic regression and histogram gradient boosting on MiniLM's frozen embeddings
+of UKPConvArg1 strict. Debates are held out as a whole; folds and flipped verdicts are those of
+`benchmarks.quality --only noise`. Beside them stand Bradley-Terry on the same embeddings (logistic regression of
+differences) and "the longer one wins". The output is accuracy over held-out pairs with 95 % intervals over debates, and
+each classifier less Bradley-Terry, pair by pair.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.cells import Estimate, Floats, ratio
 from benchmarks.datasets import Rows, flip_verdicts, load_ukp_strict
-from benchmarks.figures import Plan
-from benchmarks.quality import NOISE
+from benchmarks.quality.figures import Plan
+from benchmarks.quality.methods import NOISE
 from workers.rewards.models.base_models import PACKAGED, resolve_base_model
 from workers.rewards.models.embeddings import embed_cached
 from workers.rewards.models.encode import MICRO_BATCH_TOKENS, ResponseEncoder
@@ -75,7 +76,7 @@ METHODS: dict[str, Fit] = {
 
 
 def embedded(rows: Rows) -> Floats:
-    """MiniLM's mean-pooled embeddings, standardised.  [N, 384]"""
+    """MiniLM's mean-pooled embeddings, standardised. [N, 384]"""
     path = resolve_base_model(PACKAGED)
     model = RewardModel(load_backbone(PACKAGED, path, "encoder"), backbone_kind="encoder", kind="scalar")
     template = Template(load_tokenizer(PACKAGED, path), backbone="encoder", ordinal=False, max_length=256)

@@ -1,8 +1,8 @@
 """The public data of ../shared/data as rows of a snapshot, for benchmarks and tests.
 
-Each loader returns Rows, which `write_snapshot(folder, *rows)` takes.  `group` is what must be held out as a whole
-(debate, question, document, bucket of texts), so that no text stands on both sides of a split.  A loader raises
-FileNotFoundError, naming the file, where the data is absent.  Some responses of hh_rlhf, pandalm and autoj are empty
+Each loader returns Rows, which `write_snapshot(folder, *rows)` takes. `group` is what must be held out as a whole
+(debate, question, document, bucket of texts), so that no text stands on both sides of a split. A loader raises
+FileNotFoundError, naming the file, where the data is absent. Some responses of hh_rlhf, pandalm and autoj are empty
 texts; they stay.
 """
 
@@ -42,7 +42,7 @@ def load_ukp_strict(path: Path | None = None, *, topics: bool = False) -> Rows:
     """UKPConvArg1 strict: 11,650 pairs of 1,038 texts, one cleaned verdict each, no ties, no annotators.
 
     A response is a text within a topic; a topic is "<debate>_<stance>", and the group is the debate (16), so both
-    stances are held out together.  No prompt: the arguments are read by themselves; with `topics` the prompt is the
+    stances are held out together. No prompt: the arguments are read by themselves; with `topics` the prompt is the
     debate and the stance ("ban plastic water bottles: yes emergencies only"), which people saw as they judged.
     """
     ids: dict[tuple[str, str], str] = {}
@@ -76,7 +76,7 @@ def _topic(name: str) -> list[dict[str, str]]:
 def load_ukp_votes(path: Path | None = None) -> Rows:
     """UKPConvArg1: 84,445 crowd votes (a, b, tie) on 16,927 pairs by 3,815 people, each vote a judgement.
 
-    `response_a` is the paper's A1, which people saw first: `left` is always "a".  Group = debate, as above.  The
+    `response_a` is the paper's A1, which people saw first: `left` is always "a". Group = debate, as above. The
     fifteen pairs of equal texts (both stances of a debate quote the same post) stay.
     """
     folder = path or DATA / "ukp_convarg1"
@@ -113,11 +113,11 @@ def load_pl_humor(
 ) -> Rows:
     """Which of two short texts is funnier: up to 113,638 votes on 28,118 pairs of 4,030 texts, one to five a pair.
 
-    The pairs join all texts into one web, so no row split is clean.  Texts are hashed into 40 buckets, the groups; the
+    The pairs join all texts into one web, so no row split is clean. Texts are hashed into 40 buckets, the groups; the
     first round(40 * held_out) form the held-out side ("held-00", ...), the others the training side ("train-.."); the
-    next `fold` holds out the buckets after those.  Only pairs with both texts on one side are kept: 0.3 keeps about
+    next `fold` holds out the buckets after those. Only pairs with both texts on one side are kept: 0.3 keeps about
     49 % of the pairs for training and 9 % for measuring.
-    `pairs` draws that many of the kept pairs, each with all its votes.  The file says who won, not who judged nor
+    `pairs` draws that many of the kept pairs, each with all its votes. The file says who won, not who judged nor
     where a text stood: annotator "crowd", no ties, and the winner's side drawn by `seed`, so that a side tells nothing.
     """
     folder = path or DATA / "pl_humor"
@@ -164,7 +164,7 @@ def load_qa_feedback(path: Path | None = None, *, passages: bool = True) -> Rows
     """QA feedback: 500 questions, four answers each, all six pairs judged once; 3,000 judgements, 384 of them ties.
 
     The prompt is one user message, passages first and the question last, because a prompt that must be cut keeps its
-    end; `passages` False is the question alone.  Group = question.
+    end; `passages` False is the question alone. Group = question.
     """
     responses: list[dict[str, Any]] = []
     judgements: list[dict[str, Any]] = []
@@ -202,7 +202,7 @@ def load_hh_rlhf(path: Path | None = None) -> Rows:
     """hh-rlhf harmless test: 2,312 transcript pairs, chosen and rejected; offensive text.
 
     The turns that both transcripts share are the prompt, the rest is the response (in five pairs more than one turn,
-    kept as text).  Which side is the chosen one alternates.  Group = the opening turn (2,178), which several
+    kept as text). Which side is the chosen one alternates. Group = the opening turn (2,178), which several
     conversations share.
     """
     responses: list[dict[str, Any]] = []
@@ -250,16 +250,16 @@ def load_mlqe(
     """Machine translations rated 0-100 by three to six people ("ro-en" or "en-de"): 9,000 items with levels and pairs.
 
     The published train, dev and test files share their documents (all of them in ro-en), so they are pooled and the
-    documents hashed into 60 buckets, the groups.  The prompt is the source sentence, the response its translation.
+    documents hashed into 60 buckets, the groups. The prompt is the source sentence, the response its translation.
 
-    levels: one per rater; a rating below `cuts[0]` is bad, from `cuts[1]` on good.  Cuts None are the terciles of all
+    levels: one per rater; a rating below `cuts[0]` is bad, from `cuts[1]` on good. Cuts None are the terciles of all
     ratings of the language pair (about 58 and 90 in ro-en, 80 and 97 in en-de, where nearly everything is rated high):
-    derived levels with equal shares, not words that raters chose.  The file does not say who rated, only in which
+    derived levels with equal shares, not words that raters chose. The file does not say who rated, only in which
     place: annotators are "place 1", ...
 
     judgements: nobody compared, so each item meets `pairs_per_item` random others of its bucket, and the mean rating
-    decides; means less than `tie_below` points apart are a tie.  With `strengths` the terciles of the gaps that decide
-    are the strengths 1 to 3.  One judgement a pair, annotator "mean rating".  It comes from the ratings that made the
+    decides; means less than `tie_below` points apart are a tie. With `strengths` the terciles of the gaps that decide
+    are the strengths 1 to 3. One judgement a pair, annotator "mean rating". It comes from the ratings that made the
     levels: finer than a level, but no second witness.
     """
     folder = path or DATA / "mlqe_pe"
@@ -362,7 +362,7 @@ def load_autoj(path: Path | None = None) -> Rows:
     return Rows(responses, judgements, [])
 
 
-# -- changes of the training side alone, for studies ------------------------------------------------------------
+# --- Changes of the training side alone, for studies ---
 
 
 def flip_verdicts(rows: Rows, held_out: frozenset[str], share: float, *, seed: int) -> Rows:
@@ -408,8 +408,8 @@ def add_spammers(rows: Rows, held_out: frozenset[str], share: float, *, seed: in
 def vote_inside(rows: Rows, held_out: frozenset[str], share: float, *, seed: int) -> Rows:
     """UKPConvArg1 strict with all votes of the training debates, on all their pairs, in place of the cleaned verdicts.
 
-    What a project has: everybody's judgement, ties too.  Held-out debates keep their strict verdicts and ids, so that
-    the two ways to train are measured on the same pairs.  `share`: of the votes.
+    What a project has: everybody's judgement, ties too. Held-out debates keep their strict verdicts and ids, so that
+    the two ways to train are measured on the same pairs. `share`: of the votes.
     """
     votes, known = _votes_and_strict_ids()
     group = {row["response_id"]: row["group"] for row in votes.responses}
@@ -500,7 +500,7 @@ def _two_responses(
 
 
 def _mlqe_part(path: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """Rows and document of each row.  Quotes are characters of the text here, never the format's: QUOTE_NONE."""
+    """Rows and document of each row. Quotes are characters of the text here, never the format's: QUOTE_NONE."""
     with tarfile.open(path) as archive:
         names = archive.getnames()
         table = archive.extractfile(next(name for name in names if name.endswith(".tsv")))

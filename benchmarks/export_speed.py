@@ -2,9 +2,9 @@
 
     python -m benchmarks.export_speed [--judgements 500000] [--format judgements --file-type parquet] ...
 
-builds a project of so many judgements (three a pair, six pairs a prompt) in a database of its own and exports it in
-each format by a process of its own. The database is SQLite in a temporary folder, or what DATABASE_URL names: an empty
-PostgreSQL database. With `--database FILE` the SQLite file is kept and used again.
+This builds a project of so many judgements (three a pair, six pairs a prompt) in a new database, and exports it in each
+format by a process of its own. The database is SQLite in a temporary folder, or an empty PostgreSQL one that
+DATABASE_URL names. With `--database FILE` the SQLite file is kept and used again.
 """
 
 import argparse

@@ -1,7 +1,10 @@
-"""How many mutants of good files imports stand: `python -m benchmarks.import_fuzz --mutants 100000 --seed 1`.
+"""How imports treat good files that were damaged at random.
 
-Each mutant is a row, or a file, with something odd in it, imported for looking only into a database of its own. What
-comes out is counted; failures (all but a refusal with a message) are printed and their files kept.
+    python -m benchmarks.import_fuzz --mutants 100000 --seed 1
+
+A mutant is a good row or file with something odd put in. Each is imported as a dry run into a database of its own.
+Results are counted. A mutant that neither imports nor is refused with a message is a failure: it is printed, and its
+file is kept.
 """
 
 import argparse

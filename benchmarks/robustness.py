@@ -2,9 +2,9 @@
 
     python -m benchmarks.robustness [--methods bt oprm] [--hardening 0 0.3] [--folds 0 1] [--set KEY=VALUE ...]
 
-UKPConvArg1 strict with the topic as the prompt; a fold holds out four of its 16 debates.  `--characters N` keeps only
-the texts up to N characters, for a machine that has little time.  Prints, over the folds, accuracy and seconds, then
-every attack: mean shift, and the share of orders that flip (workers/rewards/robustness.py).  Goals: flips at most 1 %,
+UKPConvArg1 strict with the topic as the prompt; a fold holds out four of its 16 debates. `--characters N` keeps only
+the texts up to N characters, for a machine that has little time. Prints, over the folds, accuracy and seconds, then
+every attack: mean shift, and the share of orders that flip (workers/rewards/robustness.py). Goals: flips at most 1 %,
 shifts below 0.2, degenerate answers in bad.
 """
 

@@ -1,12 +1,12 @@
-"""Scoring beside the bare backbone: how much of the network's speed is left by the time there are scores.
+"""How fast scoring is, as a share of the speed of the bare network.
 
     python -m benchmarks.score_throughput [--responses N] [--rounds N] [--threads N] [--clock wall|cpu]
 
 Scoring is workers.rewards.score after the tokenizer: micro-batches, packing, backbone, head, rows of predictions.
 The bare backbone is transformers' own forward on the same tokens without padding: batches of texts of one length, as
-many tokens in each as a micro-batch of scoring has, or one text alone.  Once with plain transformers, once with the
-linear layers that Caliper uses (workers/rewards/onednn.py); the bar holds against the faster one.  Both orders
-alternate within one process, and the best round of each counts.  Models: MiniLM, and the starter's tiny Qwen2 on the
+many tokens in each as a micro-batch of scoring has, or one text alone. Once with plain transformers, once with the
+linear layers that Caliper uses (workers/rewards/onednn.py); the bar holds against the faster one. Both orders
+alternate within one process, and the best round of each counts. Models: MiniLM, and the starter's tiny Qwen2 on the
 same texts; where responses share prompts, scoring computes fewer tokens than there are, and may pass 1.
 """
 
@@ -38,7 +38,7 @@ CPU = torch.device("cpu")
 
 
 def equal_batches(rows: Sequence[Encoded]) -> list[torch.Tensor]:
-    """All rows as rectangles of one length each, nothing padded.  list of [n, L]"""
+    """All rows as rectangles of one length each, nothing padded. list of [n, L]"""
     by_length: dict[int, list[Encoded]] = {}
     for row in rows:
         by_length.setdefault(len(row), []).append(row)

@@ -1,8 +1,8 @@
 """TRL's side of the comparisons: `python -m benchmarks.trl_leg JOB.json`, in a Python that has TRL.
 
-Imports neither workers nor any other benchmark, so that it runs in an environment with TRL alone.  The job holds
+Imports neither workers nor any other benchmark, so that it runs in an environment with TRL alone. The job holds
 token ids (Parquet, columns chosen_ids and rejected_ids), which RewardTrainer takes as they are, so both programs read
-exactly the same tokens.  RewardTrainer is set up as somebody would who knows it and wants it fast: no gradient
+exactly the same tokens. RewardTrainer is set up as somebody would who knows it and wants it fast: no gradient
 checkpointing (TRL turns it on by default), dynamic padding, fused AdamW, no saving, nothing reported anywhere.
 """
 
@@ -170,7 +170,7 @@ def fit(model: Any, tokenizer: Any, dataset: Any, job: dict[str, Any]) -> dict[s
 def order(dataset: Any, per_device: int, update: int, sampling: str, seed: int) -> list[int]:
     """Rows in the order of TRL's batches.
 
-    "random": a permutation.  "grouped": the batches of train_sampling_strategy="group_by_length" on the longer side's
+    "random": a permutation. "grouped": the batches of train_sampling_strategy="group_by_length" on the longer side's
     length, shuffled as wholes; the sampler itself sorts thousands of pairs from long to short, so a leg of a minute
     would see nothing but the longest.
     """
@@ -224,7 +224,7 @@ def rate(records: Sequence[Sequence[float]]) -> float:
 
 
 def peak_memory() -> int:
-    """Bytes of resident memory at the process's highest.  VmHWM starts anew at exec, ru_maxrss doesn't."""
+    """Bytes of resident memory at the process's highest. VmHWM starts anew at exec, ru_maxrss doesn't."""
     try:
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):

@@ -3,8 +3,8 @@
     python -m benchmarks.ukp_accuracy [--folds N|all] [--methods bt oprm] [--data FILE] [--set KEY=VALUE ...]
 
 A topic is named "<debate>_<stance>"; the 16 debates are the groups, so both stances of a debate are held out
-together.  Folds are drawn once (seed 0): each holds out two debates.  A fold is an ordinary run folder trained by
-workers.rewards.train.  The figures pool the held-out pairs of all folds run.  Bar: at least .82.
+together. Folds are drawn once (seed 0): each holds out two debates. A fold is an ordinary run folder trained by
+workers.rewards.train. The figures pool the held-out pairs of all folds run. Bar: at least .82.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`make lint`'s last step: pip-audit over constraints.txt. A known vulnerability fails.
 
-Where its data is out of reach, the step is skipped with a word. The first pin is asked about alone: where that gives
-nothing, two hundred other questions would give nothing either.
+Without a network the step says so and is skipped. The first pin is asked about alone, so that this is found out by one
+question and not by two hundred.
 """
 
 import json

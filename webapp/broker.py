@@ -1,8 +1,8 @@
-"""The broker's Redis as everything but a worker's own queue asks it: for a second, and no more once it was silent.
+"""Short questions to the broker's Redis. A worker that reads its queue does not use this; everything else does.
 
-A click that enqueues, or a page that tells why a job waits, must not hang with a broker that hangs. One call waits
-for TIMEOUT_SECONDS at most; after a call that got no answer the others of this process don't ask for PAUSE_SECONDS, so
-that a page with several calls, or eight threads of clicks, wait once.
+A page must not hang when the broker hangs. So one call waits for TIMEOUT_SECONDS at most. After a call without an
+answer, this process does not ask again for PAUSE_SECONDS: a page with several calls waits once, and so do eight
+threads.
 """
 
 import time

@@ -57,7 +57,7 @@ class Place:
         return self.data / "logs"
 
 
-# ---- checks
+# --- Checks ---
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:2]) -> None:
@@ -207,7 +207,7 @@ def missing_base_model() -> str | None:
     )
 
 
-# ---- setting up
+# --- Setting up ---
 
 
 def write_private(path: Path, text: str) -> None:
@@ -269,7 +269,7 @@ def worker_command(options: tuple[str, ...]) -> list[str]:
     return [sys.executable, "-m", "celery", "-A", "workers.tasks", "worker", "--loglevel", "INFO", *options]
 
 
-# ---- running
+# --- Running ---
 
 
 def main() -> int:

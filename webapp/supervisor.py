@@ -95,7 +95,7 @@ class Supervisor:
             # Orphans (the training of a killed worker) become our children: they can be found and ended.
             _PRCTL(_PR_SET_CHILD_SUBREAPER, 1)
 
-    # ---- signals
+    # --- Signals ---
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -119,7 +119,7 @@ class Supervisor:
         if self.signals:
             raise Stopped
 
-    # ---- starting
+    # --- Starting ---
 
     def log_path(self, name: str) -> Path:
         return self.logs / f"{name}.log"
@@ -178,7 +178,7 @@ class Supervisor:
         finally:
             self._kill_group(process)
 
-    # ---- watching
+    # --- Watching ---
 
     def watch(self) -> None:
         """Restart what dies and show important log lines, until a stop is asked for (then raises Stopped)."""
@@ -221,7 +221,7 @@ class Supervisor:
             more = len(important) - IMPORTANT_LINES
             say(f"[{child.name}] and {more} more in {self.log_path(child.name)}")
 
-    # ---- stopping
+    # --- Stopping ---
 
     def stop(self) -> None:
         """End every child and all of their offspring: asked first, killed after a grace; none is left."""

@@ -330,7 +330,7 @@ def test_all_pages_wear_the_house_style(provider: Provider, make_user: Callable[
         page = client.get(path, follow=True)
         assert page.status_code == (401 if path == "/sso/error/" else 200), path
         text = page.content.decode()
-        assert "site.css" in text, path
+        assert "base.css" in text, path
         assert "<style" not in text, path
         assert "style=" not in text, path
         assert not re.search(r"<script(?![^>]*(src=|application/json))", text), path

@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import figures
 from benchmarks.cells import Cell, Measured
 from benchmarks.datasets import DATA
-from benchmarks.figures import Plan, Results, Variant, compared, row_of
-from benchmarks.quality import SECTIONS, print_table
+from benchmarks.quality import figures
+from benchmarks.quality.__main__ import SECTIONS
+from benchmarks.quality.figures import Plan, Results, Variant, compared, row_of
+from benchmarks.quality.table import print_table
 
 GROUPS = 12
 

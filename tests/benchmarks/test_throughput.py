@@ -14,18 +14,11 @@ import pytest
 
 from benchmarks import trl_leg
 from benchmarks.datasets import DATA, Rows, load_hh_rlhf, load_qa_feedback, load_ukp_strict
-from benchmarks.gpu import texts
-from benchmarks.train_throughput import (
-    ROOT,
-    Bench,
-    Case,
-    StepRecord,
-    compare,
-    curve,
-    prepare,
-    record_training,
-    table,
-)
+from benchmarks.gpu.shapes import texts
+from benchmarks.train_throughput.bench import ROOT, Bench
+from benchmarks.train_throughput.case import Case, prepare
+from benchmarks.train_throughput.recording import StepRecord, record_training
+from benchmarks.train_throughput.report import compare, curve, table
 from workers.rewards.models.load import load_tokenizer
 from workers.rewards.text.sections import Template
 from workers.rewards.training import loop as trainer
@@ -227,20 +220,6 @@ def test_synthetic_texts_share_prompts() -> None:
     responses, judgements = texts("synthetic", 3000, 512)
     assert len(judgements) == len(responses) // 4 * 6
     assert sum(len(row["text"].split()) for row in responses) > 500
-
-
-@pytest.mark.slow
-def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
-    out = tmp_path / "out.json"
-    command = (
-        "-m benchmarks.gpu --device cpu --shape tiny --steps 2 --repeats 1 --token-budget 512 --naive-batch 4"
-    )
-    started([*command.split(), "--no-trl", "--json", str(out)])
-    figures = json.loads(out.read_text())["shapes"]["tiny"]
-    assert figures["ours"]["judgements_per_second"] > 0
-    assert figures["ours"]["flops_per_second"] > 0
-    assert figures["naive"]["judgements_per_second"] > 0
-    assert figures["score"]["tokens_per_second"] > 0
 
 
 def started(arguments: list[str]) -> None:

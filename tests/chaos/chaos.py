@@ -34,7 +34,7 @@ RESUMED_SECONDS = 90
 OVERLAP = 4
 
 
-# ---- faults
+# --- Faults ---
 
 
 class Faults:
@@ -131,7 +131,7 @@ def _words(process: psutil.Process) -> list[str]:
         return []
 
 
-# ---- before
+# --- Before ---
 
 
 def prepare(judges: int, seconds: float) -> None:
@@ -201,7 +201,7 @@ def train_turn(admin: Busy, number: int) -> None:
     admin.ends(f"{base}{pk}/", f"{base}{pk}/resume/")
 
 
-# ---- after
+# --- After ---
 
 
 def again(action: Callable[[], Any]) -> Any:
@@ -319,7 +319,7 @@ def _wrong(row: Any, intent: Any) -> str:
     return "" if row.verdict == expected else f"{row.verdict} is stored, {expected} was acknowledged"
 
 
-# ---- the play
+# --- The play ---
 
 
 def play(stack: Stack, options: argparse.Namespace) -> int:

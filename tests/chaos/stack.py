@@ -75,7 +75,7 @@ class Stack:
         beat = [sys.executable, "-m", "celery", "-A", "workers.tasks", "beat", "--pidfile="]
         return {**commands, "beat": [*beat, "--schedule", str(self.data / "schedule")]}
 
-    # ---- running
+    # --- Running ---
 
     def start(self) -> None:
         for name in self.commands:
@@ -125,7 +125,7 @@ class Stack:
             time.sleep(0.2)
         return True
 
-    # ---- processes
+    # --- Processes ---
 
     def offspring(self, name: str) -> list[psutil.Process]:
         """The processes below a child: gunicorn's workers, a pool's processes, and their trainings."""
@@ -164,7 +164,7 @@ class Stack:
             for child in self.children.values():
                 child.wait(10)
 
-    # ---- PostgreSQL
+    # --- PostgreSQL ---
 
     @staticmethod
     def _server(statement: str, values: Sequence[str] = ()) -> int:
@@ -175,7 +175,7 @@ class Stack:
         words = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
         return self._server(words, [self.database])
 
-    # ---- the end
+    # --- The end ---
 
     def end(self) -> list[str]:
         """Stop in good order, kill the rest, drop the database. What had outlived the order, in words."""

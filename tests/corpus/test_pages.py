@@ -150,7 +150,7 @@ def test_an_option_of_another_method_is_refused(project: Project, admin: User, c
     for methods, status in ((["rgft"], 302), (["rgft", "bt"], 422)):
         answer = client_of(admin).post("/p/capitals/settings/", settings_of(project, methods=methods))
         assert answer.status_code == status
-    assert "region is an option of Region-guided ordinal (RgFT) alone" in answer.content.decode()
+    assert "region is an option of Region Flooding Tuning (RgFT) alone" in answer.content.decode()
     project.refresh_from_db()
     assert (project.methods, project.training_options) == (["rgft"], {"region": "flood"})
 

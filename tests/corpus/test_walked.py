@@ -27,7 +27,7 @@ def words(client: Client, path: str) -> str:
     return re.sub(r"\s+", " ", strip_tags(answer.content.decode()))
 
 
-# --- Counts -----------------------------------------------------------------------------------------------------
+# --- Counts ---
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_one_of_each_is_told_in_the_singular(
     assert "1 judgement, 2 wanted" in pages[3]
 
 
-# --- First steps ------------------------------------------------------------------------------------------------
+# --- First steps ---
 
 
 def steps(client: Client) -> dict[str, bool]:
@@ -123,7 +123,7 @@ def test_agreement_of_few_is_not_put_in_words() -> None:
     assert agreement_words(None, 0) == ""
 
 
-# --- People -----------------------------------------------------------------------------------------------------
+# --- People ---
 
 
 def test_names_lead_to_judgements(
@@ -230,7 +230,7 @@ def test_the_new_project_page_speaks_plainly(make_user: Callable[..., User], cli
     assert "slug" not in strip_tags(page).lower()
 
 
-# --- Texts in lists ---------------------------------------------------------------------------------------------
+# --- Texts in lists ---
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_a_preview_is_thrown_away(project: Project, admin: User, client_of: Call
     assert not import_discard(import_row=done)
 
 
-# --- Pairs from responses ---------------------------------------------------------------------------------------
+# --- Pairs from responses ---
 
 
 def bring(project: Project, tmp_path: Path, lines: list[dict[str, Any]]) -> Any:

@@ -62,7 +62,7 @@ def installation(
     write(data_dir / "of-a-later-version" / "file", "kept as well")
     # What no backup holds: secrets, what is made anew, and work that isn't done.
     for name in ("secret_key", "sign-ins.txt", "logs/web.log", "imports/ab/tmpx/spool", "snapshots/.taking-1/a",
-                 "exports/.7-x/a", "exports/7.part", "celerybeat-schedule.db", "static/site.css"):  # fmt: skip
+                 "exports/.7-x/a", "exports/7.part", "celerybeat-schedule.db", "static/base.css"):  # fmt: skip
         write(data_dir / name, name)
     return labelled
 

@@ -41,7 +41,7 @@ def text_of(page: Any) -> str:
     return " ".join(page.content.decode().split())
 
 
-# --- Who ------------------------------------------------------------------------------------------------------
+# --- Who ---
 
 
 @pytest.mark.parametrize("name", ["project", "responses", "response", "pairs", "pair"])
@@ -80,7 +80,7 @@ def test_a_response_or_pair_of_another_project_is_not_found(
     assert client.get(url("pair", project, 10**9)).status_code == 404
 
 
-# --- Response -------------------------------------------------------------------------------------------------
+# --- Response ---
 
 
 def test_a_response_shows_the_distribution_beside_the_labels(
@@ -222,7 +222,7 @@ def test_a_response_newer_than_the_model_is_not_rated(
     assert "not rated" in text_of(client_of(researcher).get(url("pair", project, pair.pk)))
 
 
-# --- Pair -----------------------------------------------------------------------------------------------------
+# --- Pair ---
 
 
 def test_a_pair_shows_both_strips_every_judgement_and_every_method(
@@ -263,7 +263,7 @@ def test_a_pair_shows_both_strips_every_judgement_and_every_method(
     assert [place.name for place in scalar.context["histogram"].places] == ["A", "B"]
 
 
-# --- Overview -------------------------------------------------------------------------------------------------
+# --- Overview ---
 
 
 def test_the_overview_adds_up(
@@ -350,7 +350,7 @@ def test_metrics_that_a_run_could_not_compute_are_not_shown_as_zero(
         assert "no held-out level" in body
 
 
-# --- Hostile text ---------------------------------------------------------------------------------------------
+# --- Hostile text ---
 
 
 def test_hostile_text_stays_text_on_every_page(
@@ -391,7 +391,7 @@ def test_hostile_text_stays_text_on_every_page(
         assert " style=" not in body
 
 
-# --- How many queries -----------------------------------------------------------------------------------------
+# --- How many queries ---
 
 
 def fill(

@@ -215,7 +215,7 @@ def test_the_data_folder_is_never_offered(settings: Any, data_dir: Path, alpha: 
     assert run_checks(tags=["caliper"]) == []
 
 
-# ---- a version as a start
+# --- A version as a start ---
 
 
 def test_a_projects_own_version_is_a_start(
@@ -273,7 +273,7 @@ def test_a_project_does_not_retrain_from_a_version(
     assert "a start for a single run" in answer.content.decode()
 
 
-# ---- projects and versions of before
+# --- Projects and versions of before ---
 
 
 def test_a_stored_path_is_shown_nowhere_and_a_retrain_says_what_to_choose(
@@ -381,7 +381,7 @@ def test_paths_are_taken_out_of_texts(text: str, shown: str | None) -> None:
     assert without_paths(text) == (text if shown is None else shown)
 
 
-# ---- a version whose files are gone
+# --- A version whose files are gone ---
 
 
 def test_a_version_whose_files_are_gone_says_so_and_cannot_serve(

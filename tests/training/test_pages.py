@@ -42,7 +42,7 @@ def url(name: str, *args: Any) -> str:
     return reverse(f"training:{name}", args=["capitals", *args])
 
 
-# ---- who may do what
+# --- Who may do what ---
 
 
 @pytest.mark.parametrize("name", ["runs", "run", "run-progress", "run-log"])
@@ -109,7 +109,7 @@ def test_runs_of_another_project_are_not_there(
         assert admin_client.post(url(name, pk)).status_code == 404
 
 
-# ---- the list
+# --- The list ---
 
 
 def test_an_empty_list_says_what_to_do(project: Project, admin_client: Client) -> None:
@@ -152,7 +152,7 @@ def test_the_list_is_polled_while_something_is_active(
     assert "<html" not in fragment
 
 
-# ---- starting
+# --- Starting ---
 
 
 @pytest.mark.usefixtures("sent")
@@ -196,7 +196,7 @@ def test_the_form_begins_with_the_projects_options(labelled: Project, admin_clie
     ("data", "text"),
     [
         ({"method": "bt", "hardening": "2"}, "less than or equal to 1"),
-        ({"method": "bt", "region": "flood"}, "region is an option of Region-guided ordinal (RgFT) alone"),
+        ({"method": "bt", "region": "flood"}, "region is an option of Region Flooding Tuning (RgFT) alone"),
         ({"method": "haf", "haf_head": "magic"}, "Select a valid choice."),
         ({"method": "rgft"}, "RgFT learns from quality levels"),
         ({"method": "haf", "base_model": "all-MiniLM-L6-v2"}, "HaF-RM needs a causal language model"),
@@ -217,7 +217,7 @@ def test_the_form_says_what_is_wrong(
         assert "<details open>" in response.content.decode(), "the wrong field is in sight"
 
 
-# ---- one run
+# --- One run ---
 
 
 def progress_link(client: Client, run: TrainingRun) -> str:
@@ -344,7 +344,7 @@ def test_a_finished_run_stands_beside_what_it_replaced(
     assert url("run", new.run.pk) in page
 
 
-# ---- reports
+# --- Reports ---
 
 
 @pytest.fixture

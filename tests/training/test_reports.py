@@ -170,7 +170,7 @@ def test_no_damaged_report_breaks_a_page(data: st.DataObject) -> None:
         reliability_chart(found.before, found.after)
 
 
-# ---- the diagram
+# --- The diagram ---
 
 
 def bins_of(*bins: tuple[float, float, int]) -> list[Bin]:

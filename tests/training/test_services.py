@@ -33,7 +33,7 @@ def start(project: Project, method: str = "oprm", **config: Any) -> TrainingRun:
     return run_start(project=project, method=method, trigger="button", config=config)
 
 
-# ---- run_start
+# --- Run_start ---
 
 
 def test_a_run_is_queued_and_sent_after_commit(
@@ -103,7 +103,7 @@ def test_the_database_allows_one_waiting_run_of_a_kind(labelled: Project, make_r
         ("bt", {"reliability": "yes"}, "reliability", "reliability must be true or false, not 'yes'."),
         ("bt", {"votes": "few"}, "votes", "votes is 'few'; choose one of each, majority."),
         ("rgft", {"region": "oval"}, "region", "region is 'oval'; choose one of intersect, flood"),
-        ("bt", {"region": "flood"}, "region", "region is an option of Region-guided ordinal (RgFT) alone."),
+        ("bt", {"region": "flood"}, "region", "region is an option of Region Flooding Tuning (RgFT) alone."),
         ("oprm", {"haf_head": "ordinal"}, "haf_head", "haf_head is an option of Hybrid (HaF-RM) alone."),
         ("bt", {"haf_head": "ordinal"}, "haf_head", "Leave it at its default for Bradley-Terry."),
         ("bt", {"tuning": "loud"}, "tuning", "Unknown tuning 'loud'."),
@@ -166,7 +166,7 @@ def test_options_left_out_are_the_projects_and_empty_ones_the_trainers(labelled:
         run_config(labelled, "bt")
 
 
-# ---- resuming and handing back
+# --- Resuming and handing back ---
 
 
 def test_resume_queues_what_has_stopped_and_nothing_else(
@@ -201,7 +201,7 @@ def test_hand_back_is_only_the_holders(labelled: Project, make_run: Make) -> Non
     assert other.state == State.RUNNING
 
 
-# ---- the gate
+# --- The gate ---
 
 
 def version_like(accuracy: float) -> ModelVersion:
@@ -243,7 +243,7 @@ def test_the_gate(new: dict[str, Any], serving: float | None, passes: bool, reas
     assert len(text) <= ModelVersion._meta.get_field("gate_reason").max_length  # type: ignore[operator]
 
 
-# ---- versions
+# --- Versions ---
 
 
 def test_versions_are_numbered_per_method_and_compared_with_the_serving_one(
@@ -311,7 +311,7 @@ def test_many_starts_at_once_queue_one_run(labelled: Project, sent: list[Any]) -
     assert len(sent) == 1
 
 
-# ---- what the form offers and what the trainer takes are written down twice, since web code loads no PyTorch
+# --- What the form offers and what the trainer takes are written down twice, since web code loads no PyTorch ---
 
 
 def test_the_trainer_takes_whatever_the_form_offers() -> None:

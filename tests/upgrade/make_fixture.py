@@ -103,7 +103,7 @@ def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-# ---- in the older commit's own tree
+# --- In the older commit's own tree ---
 
 
 def set_up() -> None:

@@ -119,7 +119,7 @@ def test_both_halves_name_alike() -> None:
     assert [public_name(name) for name in names] == [base_model_public(name) for name in names]
 
 
-# ---- a full disk
+# --- A full disk ---
 
 Usage = namedtuple("Usage", "total used free")
 

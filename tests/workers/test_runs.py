@@ -200,7 +200,7 @@ def test_other_errors_of_the_disk_are_readable(data_dir: Path) -> None:
     assert "Input/output error (/x)" in runs.readable_os_error(OSError(errno.EIO, "Input/output error", "/x"))
 
 
-# ---- stopping
+# --- Stopping ---
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 15.0) -> None:
@@ -394,7 +394,7 @@ def test_the_child_gets_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert int(environment["OMP_NUM_THREADS"]) >= 1
 
 
-# ---- progress
+# --- Progress ---
 
 
 def test_progress_reads_only_what_is_new_and_whole(tmp_path: Path) -> None:

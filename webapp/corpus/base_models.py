@@ -1,8 +1,8 @@
 """What may be named as a base model, and under which name it is kept.
 
-A name never says where something lies on the server. A path would let an admin of one project train from another
-project's model and download it, and an error about it would tell what the server's disk holds. The worker looks at
-the same rules again before a training, and its child once more (workers/rewards/base_models.py).
+A name is never a path on the server. With a path an admin of one project could train from another project's model and
+download it, and error messages would tell what is on the disk. The worker checks the same rules again before a
+training, and so does the training process itself.
 """
 
 import os
@@ -14,7 +14,7 @@ from django.conf import settings
 from webapp.corpus.options import Method, RunRefused
 
 STARTER = "starter"
-"""The causal language model that a worker makes from the project's own texts (METHODS.md section 3)."""
+"""The causal language model that a worker makes from the project's own texts."""
 
 PACKAGED = "all-MiniLM-L6-v2"
 FOLDER = "folder:"

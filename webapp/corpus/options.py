@@ -8,12 +8,12 @@ from django.db import models
 
 
 class Method(models.TextChoices):
-    """The objectives a reward model is trained with (METHODS.md section 2)."""
+    """The objectives a reward model is trained with (docs/methods.md)."""
 
     BT = "bt", "Bradley-Terry"
     CLF = "clf", "Classifier (CLF)"
     OPRM = "oprm", "Ordinal (OPRM)"
-    RGFT = "rgft", "Region-guided ordinal (RgFT)"
+    RGFT = "rgft", "Region Flooding Tuning (RgFT)"
     HAF = "haf", "Hybrid (HaF-RM)"
 
 

@@ -1,7 +1,7 @@
-"""Which pairs are made of the responses of one prompt, where the file names none. Pure: keys in, pairs of keys out.
+"""Which pairs are made from the responses of one prompt when a file names no pairs. Keys go in, pairs of keys come out.
 
-The answer depends on nothing but the keys, the pairs there are and the seed, so that the same import makes the same
-pairs, and a second one makes none.
+The result depends on the keys, the pairs that exist and the seed, and on nothing else. So the same import makes the
+same pairs, and a second import makes none.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """Response text is hostile, and it is what is measured: Markdown drawn without hiding what tells two texts apart.
 
-Raw HTML is escaped, then the page's part is sanitised (nh3).  What plain Markdown would swallow stays in sight:
+Raw HTML is escaped, then the page's part is sanitised (nh3). What plain Markdown would swallow stays in sight:
 reference definitions, backslashes, entities, addresses and titles of links, languages of code blocks, numbers of lists.
 Whatever is lost all the same (a cell too many in a table) makes the text be shown as it was written.
 """
@@ -239,7 +239,7 @@ class _Reader(HTMLParser):
             self.parts.append(data)
 
 
-# --- Rules: what the parser does otherwise than CommonMark -----------------------------------------------------
+# --- Rules: what the parser does otherwise than CommonMark ---
 
 
 def _formula(written: str, latex: str, *, block: bool) -> str | None:
@@ -419,7 +419,7 @@ def _first_is_rtl(tokens: Sequence[Token], place: int) -> bool:
     return False
 
 
-# --- Drawing ---------------------------------------------------------------------------------------------------
+# --- Drawing ---
 
 
 def _draw_content(

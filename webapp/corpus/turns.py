@@ -103,7 +103,7 @@ def answer_of(answer: Any, rival: Any = None, *, images: Images | None = None) -
     )
 
 
-# --- Turns -----------------------------------------------------------------------------------------------------
+# --- Turns ---
 
 
 def _answer_turns(answer: Any, images: Images | None) -> list[Turn]:
@@ -208,7 +208,7 @@ def _looks(turns: Sequence[Turn]) -> list[tuple[str, Any]]:
     return looks
 
 
-# --- Folding ---------------------------------------------------------------------------------------------------
+# --- Folding ---
 
 
 def lines_of(text: str, width: int) -> int:
@@ -227,7 +227,7 @@ def _first_in_sight(messages: Sequence[Message], turns: list[Turn]) -> int:
     return asked if sum(turn.lines for turn in turns[asked:]) <= SCREEN else last
 
 
-# --- JSON ------------------------------------------------------------------------------------------------------
+# --- JSON ---
 
 _JSON_SIGNS = re.compile(r'"(?:\\.|[^"\\])*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 

@@ -105,7 +105,7 @@ def _code(sign: str) -> str:
     return f"[U+{ord(sign):04X}]"
 
 
-# --- Differences -----------------------------------------------------------------------------------------------
+# --- Differences ---
 
 
 def _compared(sources: Sequence[str], rivals: Sequence[str]) -> list[list[tuple[str, int]]]:
@@ -157,7 +157,7 @@ def _kind(mine: Sequence[str | None], other: Sequence[str | None]) -> int:
     return {"space": _SPACED, "signs": _SIGNED}.get(likeness(first, second), _OTHER)
 
 
-# --- Look-alikes -----------------------------------------------------------------------------------------------
+# --- Look-alikes ---
 
 _ALIKE: dict[int, Any] = str.maketrans(
     "аеорсухіјѕһԁӏԛԝ" "АВЕКМНОРСТХІЈЅ" "ορνικαυχ" "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧ" "I" "‘’‛′ʼ´`" "“”″" "‐‑‒–−" "⁄∕" "∶",

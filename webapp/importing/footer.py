@@ -1,8 +1,8 @@
-"""A look into a Parquet file's footer, at what pyarrow would end the process for.
+"""A look into a Parquet file's footer, for the two faults that make pyarrow end the whole process.
 
-Of a column chunk whose size statistics don't fit its column, or that is encrypted, pyarrow's metadata throws through
-code that cannot pass errors on: the whole process ends (pyarrow 26, `RowGroupMetaData.column`). The footer is written
-in Thrift's compact protocol; only what leads to these fields is read, all else is skipped.
+They are a column chunk that is encrypted, and one whose size statistics don't fit its column. pyarrow 26 raises an
+error for both where nothing can catch it (`RowGroupMetaData.column`). The footer is written in Thrift's compact
+protocol. This module reads the fields in question and skips all others.
 """
 
 from collections.abc import Callable, Iterator

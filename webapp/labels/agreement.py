@@ -203,7 +203,7 @@ def ordered_verdicts(ratings: Iterable[Rating]) -> list[Rating]:
     return [rating for rating in ratings if rating[2] != "both_bad"]
 
 
-# --- From triples to counts ---------------------------------------------------------------------------------
+# --- From triples to counts ---
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def _distinct(counts: Ints) -> tuple[Floats, Ints]:
     return patterns.astype(np.float64), repeats
 
 
-# --- What the chance-corrected coefficients share -----------------------------------------------------------
+# --- What the chance-corrected coefficients share ---
 
 
 def _weights(kind: Weights, size: int) -> Floats:

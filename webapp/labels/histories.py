@@ -1,4 +1,4 @@
-"""What one annotator has said so far: reads for his own pages."""
+"""What one annotator has said so far: reads for their own pages."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +15,7 @@ STRENGTHS = {1: "slightly", 2: "clearly", 3: "much"}
 
 
 def own_judgements(*, project: Project, annotator: User) -> QuerySet[Judgement]:
-    """His current judgements (skips too), newest first, with pairs, texts and levels: two queries for a page."""
+    """Their current judgements (skips too), newest first, with pairs, texts and levels: two queries for a page."""
     rows = Judgement.objects.current().filter(annotator=annotator, pair__project=project)
     rows = rows.select_related("assignment", "pair__response_a__prompt", "pair__response_b__prompt")
     levels = QualityLabel.objects.filter(retraction=False).order_by("pk")
@@ -23,7 +23,7 @@ def own_judgements(*, project: Project, annotator: User) -> QuerySet[Judgement]:
 
 
 def own_levels(*, project: Project, annotator: User) -> QuerySet[QualityLabel]:
-    """His current levels (skips too), newest first, with responses and prompts."""
+    """Their current levels (skips too), newest first, with responses and prompts."""
     rows = QualityLabel.objects.filter(_level_or_skip(), annotator=annotator, response__project=project)
     return rows.select_related("assignment", "response__prompt").order_by("-created_at", "-pk")
 

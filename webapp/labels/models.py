@@ -40,7 +40,7 @@ class Source(models.TextChoices):
 class Assignment(models.Model):
     """A pair (or a lone response) reserved for one annotator until a time.
 
-    OPEN --submit--> DONE --undo--> OPEN;   OPEN --expire | give up--> EXPIRED.  Each arrow is a conditional UPDATE.
+    OPEN --submit--> DONE --undo--> OPEN;   OPEN --expire | give up--> EXPIRED. Each arrow is a conditional UPDATE.
     `key` is the client key of the card: one verdict is stored for it, however often it is sent.
     """
 

@@ -15,7 +15,7 @@ from webapp.labels.models import Judgement, QualityLabel
 
 
 class Named(NamedTuple):
-    """An annotator as files show him."""
+    """An annotator as files show them."""
 
     name: str
     kind: str

@@ -1,4 +1,4 @@
-"""The queue: which pair (or lone response) somebody judges next, reserved for him until a time.
+"""The queue: which pair (or lone response) somebody judges next, reserved for them until a time.
 
 A pair wants `wanted` judgements. Its places are counted on its own row: `judged` are taken for good, `reserved` are
 held by open assignments. Whoever wants a place changes that row by one conditional UPDATE (`place_move`) and the row
@@ -78,7 +78,7 @@ def place_move(kind: Kind, pk: int, *, done: int = 0, reserved: int = 0, only_if
 
 
 def _answered(kind: Kind, annotator: User) -> list[models.QuerySet[Any]]:
-    """Ids of what this annotator has said his word on (a skip is a word; what he took back is not)."""
+    """Ids of what this annotator has answered (a skip is an answer; what they took back is not)."""
     if kind is PAIRS:
         return [Judgement.objects.current().filter(annotator=annotator).values("pair_id")]
     # A skipped lone response has no level; its finished assignment remembers it.
@@ -104,7 +104,7 @@ def _wanting(kind: Kind, project: Project) -> models.QuerySet[Any]:
 
 
 def _mine(kind: Kind, project: Project, annotator: User) -> Q:
-    """What can't be given to this annotator (again): he has answered it or holds it."""
+    """What can't be given to this annotator (again): they have answered it or hold it."""
     held = _open_assignments(kind, project, annotator).values(f"{kind.field}_id")
     condition = Q(pk__in=held)
     for ids in _answered(kind, annotator):
@@ -118,7 +118,7 @@ def _size(rows: models.QuerySet[Any], mine: Q) -> int:
 
 
 def open_count(*, project: Project, annotator: User) -> int:
-    """How many cards are open for this annotator now: his own reservations and what he could still be given."""
+    """How many cards are open for this annotator now: their own reservations and what they could still be given."""
     kind = kind_of(project)
     free = _size(_wanting(kind, project), _mine(kind, project, annotator))
     return free + _open_assignments(kind, project, annotator).count()
@@ -179,9 +179,9 @@ def _reserve(kind: Kind, project: Project, annotator: User, until: Any) -> Assig
 
 
 def assignments_for(*, project: Project, annotator: User, count: int = 2) -> list[Assignment]:
-    """Up to `count` cards reserved for this annotator, oldest first; fewer when nothing else is open for him.
+    """Up to `count` cards reserved for this annotator, oldest first; fewer when nothing else is open for them.
 
-    His own open assignments come first and their time is renewed, so a reload, a second tab and the card fetched
+    Their own open assignments come first and their time is renewed, so a reload, a second tab and the card fetched
     ahead keep theirs. New ones follow the policy, and say with what probability they were chosen.
     Raises ProjectArchived.
     """

@@ -196,7 +196,7 @@ def _settle(kind: Kind, assignment: Assignment, gain: int) -> bool:
     in place of an answer.
     """
     subject = kind.subject_id(assignment)
-    # The annotator's own open card for the same subject, if his reservation ran out and it was given to him again.
+    # The annotator's own open card for the same subject, if their reservation ran out and it was given to them again.
     mine = Assignment.objects.filter(annotator_id=assignment.annotator_id, **{f"{kind.field}_id": subject})
     opened = mine.filter(state=Assignment.State.OPEN)
     if opened.filter(holds_place=True).exists():

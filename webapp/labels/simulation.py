@@ -1,7 +1,7 @@
 """Simulated annotators: they judge through the same queue and services as people, and are named as simulated.
 
-P(first preferred) = sigmoid(q * d) for a difference d of true qualities (METHODS.md section 6, arXiv 2411.04991);
-each simulated annotator has a sharpness q, a wish for ties and a leniency of his own.
+P(first preferred) = sigmoid(q * d) for a difference d of true qualities (arXiv 2411.04991).
+Each simulated annotator has a sharpness q, a wish for ties and a leniency of their own.
 """
 
 import math

@@ -19,7 +19,7 @@ from webapp.labels.models import Assignment, Judgement, Level, QualityLabel, Sou
 VERDICTS = (Verdict.A, Verdict.TIE, Verdict.BOTH_BAD, Verdict.B)
 
 
-# --- Votes of a pair ------------------------------------------------------------------------------------------
+# --- Votes of a pair ---
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def vote_tallies(project: Project) -> dict[int, Votes]:
     return {pair: Votes(a, tie, both_bad, b) for pair, a, tie, both_bad, b in rows.iterator(chunk_size=5000)}
 
 
-# --- Levels of a response -------------------------------------------------------------------------------------
+# --- Levels of a response ---
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def with_levels(responses: QuerySet[Response]) -> QuerySet[Any]:
     )
 
 
-# --- The project ----------------------------------------------------------------------------------------------
+# --- The project ---
 
 
 @dataclass(frozen=True)

@@ -310,7 +310,7 @@ def _ratings(frame: _Frame) -> tuple[Line, ...]:
     return tuple(Line(position=frame.x(rating), label=str(rating)) for rating in range(1, RATINGS + 1))
 
 
-# --- Scalar rewards -------------------------------------------------------------------------------------------
+# --- Scalar rewards ---
 
 
 @dataclass(frozen=True)
@@ -422,7 +422,7 @@ def percentile_track(percentile: float, score: float) -> Track:
     )
 
 
-# --- Comparisons and days -------------------------------------------------------------------------------------
+# --- Comparisons and days ---
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def _prompt_says(text: str, path: str) -> Q:
     return Q(*[(f"{path}__icontains", spelling) for spelling in sorted(spellings)], _connector=Q.OR)
 
 
-# --- Pairs ----------------------------------------------------------------------------------------------------
+# --- Pairs ---
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def pair_rows(project: Project, keys: Sequence[int], version: ModelVersion | Non
     return rows
 
 
-# --- Responses ------------------------------------------------------------------------------------------------
+# --- Responses ---
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What two ratings say about a comparison: probabilities of the outcomes a, tie, b. Pure Python, no database.
 
 The web half may not import the reward models, so the few formulas that pages need stand here once more
-(METHODS.md section 2); tests hold them against workers.rewards.evaluate.
+(docs/methods.md); tests hold them against workers.rewards.evaluate.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Reads that several pages share: which versions serve, what they predict, and what that says about pairs.
 
-A version's predictions never change and labels are only ever added, so what is derived from all of them is kept in
-Django's cache, under the version and the newest labels. The keys carry times and digests too, so that another
-database behind the same cache never finds them.
+A version's predictions never change, and labels are only added. So what is computed from all of them is kept in
+Django's cache, and the key names the version and the newest labels. The key has times and digests too, so that two
+databases with one cache never take each other's entries.
 """
 
 from collections.abc import Callable, Iterable

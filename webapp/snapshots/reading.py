@@ -1,10 +1,10 @@
 """Reading a project's labels as a stream, in a fixed order, as they stand at one moment.
 
-The order is that of the bytes of the ids (not of a language's collation), so that both databases, and a project that
-was exported and imported again, give the same rows in the same order.
+Rows are ordered by the bytes of their ids, not by a language's rules. So SQLite and PostgreSQL give the same order,
+and so does a project that was exported and imported again.
 
-Rows come in batches of columns: `batch.verdict[i]` is the verdict of row i. Half a million rows are read this way in
-seconds; times are ISO texts, which the databases make, and JSON stays the text that it is stored as.
+Rows come in batches of columns: `batch.verdict[i]` is the verdict of row i. The database itself writes times as ISO
+texts, and JSON stays text. Half a million rows are read this way in seconds.
 """
 
 import hashlib

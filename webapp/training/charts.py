@@ -126,7 +126,7 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
     return [round(index * step, 10) for index in range(first, max(last, first + 1) + 1)]
 
 
-# ---- Reliability
+# --- Reliability ---
 
 SQUARE = 380.0
 R_LEFT, R_TOP = 62.0, 8.0

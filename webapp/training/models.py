@@ -21,7 +21,7 @@ ARCHIVE_FORMAT = 2  # 1 could hold a path
 
 
 class TrainingRun(Job):
-    """Config, state, progress, metrics and log of one training. Its folder is DATA_DIR/runs/<pk> (DESIGN.md)."""
+    """Config, state, progress, metrics and log of a training. Its folder: DATA_DIR/runs/<pk> (docs/run-folder.md)."""
 
     class Trigger(models.TextChoices):
         BUTTON = "button", "started by hand"

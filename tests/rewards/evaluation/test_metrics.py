@@ -132,7 +132,7 @@ class TestProbabilities:
         wins, _, ties = preference.ordinal_probabilities(uniform, uniform)
         assert wins[0] == pytest.approx(36 / 81)
         assert ties[0] == pytest.approx(9 / 81)
-        assert -math.log(wins[0]) == pytest.approx(0.8109, abs=1e-4)  # METHODS.md, "none" at uniform p
+        assert -math.log(wins[0]) == pytest.approx(0.8109, abs=1e-4)  # "none" at uniform p
 
     @pytest.mark.parametrize(
         "arguments", [{"temperature": 0.0}, {"temperature": float("nan")}, {"tie": -0.1}]

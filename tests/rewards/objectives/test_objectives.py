@@ -27,7 +27,7 @@ def win_loss(region: str, level_a: int, level_b: int, strength: int = 1) -> floa
     return -o.log_mass(UNIFORM, UNIFORM, mask).item()
 
 
-# -- exact values at uniform p (METHODS.md 2) --
+# -- exact values at uniform p --
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ PARTITIONS = st.tuples(st.integers(1, 7), st.integers(2, 8)).filter(lambda cuts:
 def test_regions_are_their_written_inequalities_under_any_partition(
     cuts: tuple[int, int], region: str, level_a: int, level_b: int, strength: int
 ) -> None:
-    """METHODS.md 2, cell by cell; levels that leave no cell say nothing, and strength keeps the widest gap left."""
+    """docs/methods.md, cell by cell; levels that leave no cell say nothing, and strength keeps the widest gap left."""
     scale = Partition(*cuts)
     (low_a, high_a), (low_b, high_b) = scale.bounds(level_a), scale.bounds(level_b)
     written = {

@@ -1,7 +1,7 @@
 """Exports of other annotation tools: Argilla 2, Label Studio (pairwise) and Potato (pairwise).
 
-Their answers' names and questions are chosen by whoever set up the project, so that answers are found by their names
-(response_1, answer2, completion_b …) and a verdict by the name it chooses.
+Whoever sets up a project in these tools names its fields and questions. So answers are found by likely names
+(response_1, answer2, completion_b …), and a verdict by the answer that it names.
 """
 
 import re

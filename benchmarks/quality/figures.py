@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cells import CUT_SHARES, Cell, Estimate, Floats, Measured, load, ratio
-from workers.rewards.evaluation import metrics
+from workers.rewards.evaluation import metrics, robustness
 
 BARS = {"accuracy": 0.84, "near": 0.77, "ece": 0.03}
 
 
 @dataclass
 class Variant:
-    """A row of the table: the same configuration on each fold.  `levels` says whose level masses are measured."""
+    """A row of the table: the same configuration on each fold. `levels` says whose level masses are measured."""
 
     name: str
     cells: list[Cell]
@@ -49,7 +49,7 @@ class Results:
 
 @dataclass
 class Plan:
-    """What the options ask for.  `encoder`: a larger one than MiniLM, by hub id or path."""
+    """What the options ask for. `encoder`: a larger one than MiniLM, by hub id or path."""
 
     seeds: list[int]
     quick: bool
@@ -96,7 +96,7 @@ class Plan:
         return Variant(name, cells, levels)
 
 
-# -- figures ---------------------------------------------------------------------------------------------------
+# --- Figures ---
 
 Parts = tuple[Floats, Floats, Sequence[str]]
 
@@ -210,13 +210,13 @@ def row_of(section: str, variant: Variant, folds: list[Measured]) -> dict[str, A
     return row
 
 
-# -- sentences -------------------------------------------------------------------------------------------------
+# --- Sentences ---
 
 
 def difference(
     results: Results, first: str, second: str, part: Callable[[Measured], tuple[Floats, Floats, Any]] | str
 ) -> Estimate:
-    """First minus second, row by row on the same folds.  `part` "rps" takes each variant's own way to the levels."""
+    """First minus second, row by row on the same folds. `part` "rps" takes each variant's own way to the levels."""
 
     def chosen(name: str) -> Callable[[Measured], tuple[Floats, Floats, Any]]:
         if callable(part):
@@ -267,3 +267,45 @@ def bar(what: str, value: float | None, bar: float, less: bool = False) -> str:
         return f"{what}: not measured (bar {bar})."
     reached = value <= bar if less else value >= bar
     return f"{what}: {value:.3f}, bar {bar} {'reached' if reached else 'MISSED'}."
+
+
+def accuracy_bars(results: Results, variants: list[Variant]) -> list[str]:
+    """Accuracy of each variant, and at nearly equal length, beside the bars of UKPConvArg1 strict."""
+    said = []
+    for variant in variants:
+        if results.has(variant.name):
+            folds = results.folds[variant.name]
+            whole, near = ratio(*joined(folds, accuracy)), ratio(*joined(folds, near_accuracy))
+            said.append(bar(f"{variant.name}, accuracy", whole.value, BARS["accuracy"]))
+            said.append(bar(f"{variant.name}, accuracy at nearly equal length", near.value, BARS["near"]))
+    return said
+
+
+def robust(results: Results, name: str) -> list[str]:
+    """What the robustness suite of each run says, hardening off."""
+    if not results.has(name):
+        return []
+    reports = [fold.metrics["robustness"] for fold in results.folds[name]]
+    worst = []
+    for attack in reports[0]["attacks"]:
+        flips = max(report["attacks"][attack]["flip_rate"] for report in reports)
+        shift = max((report["attacks"][attack]["mean_shift"] for report in reports), key=abs)
+        if flips > robustness.FLIP_GOAL or abs(shift) >= robustness.SHIFT_GOAL:
+            worst.append(
+                f"{attack} (at worst {flips:.1%} of orders flip, shift {shift:+.2f} {reports[0]['unit']})"
+            )
+    for answer in reports[0]["degenerate"]:
+        shares = [report["degenerate"][answer]["in_bad_share"] for report in reports]
+        if any(share is not None and share < 1 for share in shares):
+            worst.append(f"{answer} answers not in bad in {sum(share != 1 for share in shares)} runs")
+    passed = sum(report["passed"] for report in reports)
+    return [
+        f"{name}: the robustness suite passed in {passed} of {len(reports)} runs"
+        f"{'; missed: ' + ', '.join(worst) if worst else ''}."
+    ]
+
+
+def against_first(results: Results, variants: list[Variant], *figures: str) -> list[str]:
+    """The other variants, each compared with the first."""
+    first, *others = variants
+    return [line for other in others for line in compared(results, other.name, first.name, *figures)]
