@@ -21,7 +21,7 @@ from webapp.corpus.models import Project
 from webapp.jobs import ProgressFile
 from webapp.labels.models import Judgement
 from webapp.limits import OUT_OF_MEMORY, memory_limited
-from webapp.snapshots.card import agreement_lines, data_card
+from webapp.snapshots.data_card import agreement_lines, data_card
 from webapp.snapshots.formats import FORMATS, View, choice_of
 from webapp.snapshots.models import Export
 from webapp.snapshots.reading import Judgements, Levels, consistent_read

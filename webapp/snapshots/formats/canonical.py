@@ -81,7 +81,7 @@ class Canonical(View):
             "contradiction_kept": _each(rows.contradiction_kept, bool),
             "comment": repeated(rows.comment),
             "annotator": Repeated([named.name for named in who], annotators.places),
-            "annotator_kind": Repeated([named.kind for named in who], annotators.places),
+            "annotator_kind": Repeated([named.account_type for named in who], annotators.places),
             "left": _each(rows.left, _or_none),
             "policy": _each(rows.policy, _or_none),
             "propensity": rows.propensity,

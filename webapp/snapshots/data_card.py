@@ -5,8 +5,8 @@ from collections.abc import Container
 from typing import Any
 
 from webapp.corpus.models import Project
-from webapp.labels.agreement import LEVELS, VERDICTS, Agreement, krippendorff_alpha
-from webapp.labels.models import Judgement, QualityLabel
+from webapp.labels.agreement import Agreement, krippendorff_alpha
+from webapp.labels.models import LEVELS, VERDICTS, Judgement, QualityLabel
 from webapp.snapshots.formats import Format
 from webapp.snapshots.models import Export
 from webapp.snapshots.writing import is_json
@@ -58,8 +58,8 @@ def changed_words(changed: dict[str, int]) -> list[str]:
 
 def agreement_lines(project: Project) -> list[str]:
     """Krippendorff's alpha of verdicts and of levels, in words."""
-    verdicts = Judgement.objects.verdicts().filter(pair__project=project)
-    levels = QualityLabel.objects.current().filter(response__project=project)
+    verdicts = Judgement.objects.of(project).verdicts()
+    levels = QualityLabel.objects.of(project).current()
     votes = list(verdicts.order_by("-pk").values_list("pair_id", "annotator_id", "verdict")[:AGREEMENT_ROWS])
     marks = list(levels.order_by("-pk").values_list("response_id", "annotator_id", "level")[:AGREEMENT_ROWS])
     of_verdicts = krippendorff_alpha(votes, categories=VERDICTS)
