@@ -88,6 +88,11 @@ class Card:
         return any(side.offered for side in self.sides)
 
     @property
+    def asks(self) -> bool:
+        """Whether it asks for one more look, with nothing wrong."""
+        return not self.errors and bool(self.question or self.former_said)
+
+    @property
     def error_text(self) -> str:
         """What is wrong with the answer, the levels first."""
         names = {side.field: side.name for side in self.sides} | {"comment": "Comment"}

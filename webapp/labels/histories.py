@@ -35,6 +35,10 @@ class Counts:
     judged: int
     skipped: int
 
+    @property
+    def words(self) -> str:
+        return f"{self.judged:,} judged" + (f", {self.skipped:,} skipped" if self.skipped else "")
+
 
 def own_counts(*, project: Project, annotator: User) -> Counts:
     """What the rows of `own_judgements` or `own_levels` add up to. One query."""

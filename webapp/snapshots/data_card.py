@@ -180,7 +180,7 @@ def _usage(*, safe: bool) -> list[str]:
 def _content_lines(made: Format, aggregation: str, data_file: str, report: dict[str, Any]) -> list[str]:
     counts = report["counts"]
     source = ", ".join(
-        f"{counts[kind]:,} {kind}" for kind in ("prompts", "responses", "judgements", "levels")
+        f"{counts[noun]:,} {noun}" for noun in ("prompts", "responses", "judgements", "levels")
     )
     lines = [
         f"- {report['rows']:,} {'lines' if made.name == Export.Format.CALIPER else 'rows'} in `{data_file}`",
@@ -232,12 +232,12 @@ def csv_features(schema: Any) -> list[dict[str, Any]]:
     """The same for CSV, which knows texts, numbers (that may be absent) and flags."""
     import pyarrow as pa
 
-    def kind(field: Any) -> str:
+    def dtype(field: Any) -> str:
         if pa.types.is_boolean(field.type):
             return "bool"
         return "float64" if _is_number(field.type) else "string"
 
-    return [{"name": field.name, "dtype": kind(field)} for field in schema]
+    return [{"name": field.name, "dtype": dtype(field)} for field in schema]
 
 
 # Text columns of which an empty cell means that nothing is known; elsewhere it is an empty text.
@@ -256,22 +256,22 @@ def csv_options(schema: Any) -> list[str]:
     return ["  keep_default_na: false", "  skip_blank_lines: false", f"  na_values: {json.dumps(absent)}"]
 
 
-def _is_number(kind: Any) -> bool:
+def _is_number(dtype: Any) -> bool:
     import pyarrow as pa
 
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return pa.types.is_integer(dtype) or pa.types.is_floating(dtype)
 
 
-def _feature(kind: Any, *, as_json: bool = False) -> dict[str, Any]:
+def _feature(dtype: Any, *, as_json: bool = False) -> dict[str, Any]:
     import pyarrow as pa
 
-    if pa.types.is_list(kind):
-        inner = kind.value_type
+    if pa.types.is_list(dtype):
+        inner = dtype.value_type
         if is_json(inner) or as_json:
             return {"list": "json"}
         if pa.types.is_struct(inner):
             return {"list": [{"name": field.name, **_feature(field.type)} for field in inner]}
         return {"list": str(inner)}
-    if pa.types.is_struct(kind):
-        return {"struct": [{"name": field.name, **_feature(field.type)} for field in kind]}
-    return {"dtype": "json" if is_json(kind) or as_json else str(kind).replace("double", "float64")}
+    if pa.types.is_struct(dtype):
+        return {"struct": [{"name": field.name, **_feature(field.type)} for field in dtype]}
+    return {"dtype": "json" if is_json(dtype) or as_json else str(dtype).replace("double", "float64")}

@@ -67,6 +67,20 @@ def _exports(project: Project) -> Any:
     return project.exports.select_related("created_by", "project")
 
 
+def _chosen_words(export: Export) -> list[str]:
+    """What was asked for beside the format."""
+    words, made = [export.get_file_type_display()], FORMATS.get(export.format)
+    if made and made.aggregates:
+        words.append(export.get_aggregation_display())
+    elif export.format == Export.Format.JUDGEMENTS and export.superseded:
+        words.append("with corrected ones")
+    if made and made.versions:
+        words.append(export.version or "serving versions")
+    if export.file_type == Export.FileType.CSV and export.safe_for_spreadsheets:
+        words.append("safe for spreadsheets")
+    return words
+
+
 def _context(request: HtmxHttpRequest, project: Project) -> dict[str, Any]:
     page = Paginator(_exports(project), PAGE_SIZE).get_page(request.GET.get("page"))
     rows, seen = [], []
@@ -82,7 +96,7 @@ def _context(request: HtmxHttpRequest, project: Project) -> dict[str, Any]:
                 "percent": percent,
                 "left_out": left_out_words(export.report.get("left_out", {})),
                 "changed": changed_words(export.report.get("changed", {})),
-                "made": FORMATS.get(export.format),
+                "chosen": _chosen_words(export),
                 "files": [] if gone else export.report.get("files", []),
                 "archive": f"{exporting.archive_name(export)}.zip",
                 "gone": gone,

@@ -119,7 +119,7 @@ def levels_of(rows: Judgements) -> dict[tuple[int, int], str]:
 def schema(*, rich: bool) -> Any:
     import pyarrow as pa
 
-    kinds = {
+    types = {
         **dict.fromkeys(COLUMNS, pa.string()),
         **dict.fromkeys(("messages", "messages_a", "messages_b"), messages_type(rich=rich)),
         "tools": pa.json_(),
@@ -129,7 +129,7 @@ def schema(*, rich: bool) -> Any:
         **dict.fromkeys(("shown_at", "created_at"), pa.timestamp("us", tz="UTC")),
         **dict.fromkeys(("contradiction_kept", "superseded", "retraction"), pa.bool_()),
     }
-    return pa.schema(list(kinds.items()))
+    return pa.schema(list(types.items()))
 
 
 CANONICAL = Format(
