@@ -211,7 +211,7 @@ def test_lone_responses(
     project_save(project=project)
     for card in assignments_for(project=project, annotator=three):
         level_submit(key=card.key, annotator=three, level="skip")
-    # A skipped lone response does not come again to him, and its place is free for others.
+    # A skipped lone response does not come again to them, and its place is free for others.
     assert assignments_for(project=project, annotator=three) == []
     assert list(Response.objects.values_list("labelled", "reserved")) == [(2, 0), (2, 0)]
 
