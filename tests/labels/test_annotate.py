@@ -343,7 +343,9 @@ class TestSubmit:
         Response.objects.update(wanted=2)
         client.get(ANNOTATE)
         card = Assignment.objects.earliest("pk")
-        assert post(client, card).status_code == 422
+        refused = post(client, card)
+        assert refused.status_code == 422
+        assert "Not saved yet. Choose bad, normal or good" in refused.content.decode()
         assert post(client, card, level="normal").status_code == 200
         assert QualityLabel.objects.get().level == "normal"
         other = Assignment.objects.filter(state="open").earliest("pk")

@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.http import QueryDict
 from django.utils import timezone
@@ -48,6 +47,15 @@ class SideView:
         return f"level_{self.position}" if self.position else "level"
 
 
+@dataclass(frozen=True)
+class Former:
+    """When and what was answered on a card before. `asks`: it was answered since the page showed it."""
+
+    at: datetime
+    words: str
+    asks: bool = False
+
+
 @dataclass
 class Card:
     """An assignment with its texts, what was answered so far, and what is wrong with that."""
@@ -69,11 +77,31 @@ class Card:
     keep: str = ""
     # What was said on the card before; in words where the page has to tell.
     former: Judgement | QualityLabel | None = None
-    former_said: dict[str, Any] | None = None
+    former_said: Former | None = None
 
     @property
     def is_pair(self) -> bool:
         return self.assignment.pair_id is not None
+
+    @property
+    def has_tags(self) -> bool:
+        return any(side.offered for side in self.sides)
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks for one more look, with nothing wrong."""
+        return not self.errors and bool(self.question or self.former_said)
+
+    @property
+    def error_text(self) -> str:
+        """What is wrong with the answer, the levels first."""
+        names = {side.field: side.name for side in self.sides} | {"comment": "Comment"}
+        fields = [*(side.field for side in self.sides), "verdict", "strength", "reasons", "comment", "levels"]
+        return " ".join(
+            f"{name}: {self.errors[field]}" if (name := names.get(field)) else self.errors[field]
+            for field in fields
+            if field in self.errors
+        )
 
     def answer(self, answers: "Answers") -> None:
         """Put a form's answers back on the card (it could not be stored as it was). The revision is the newest."""

@@ -9,14 +9,14 @@ from django.db.models import Count, Prefetch, Q, QuerySet
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Project
-from webapp.labels.models import Assignment, Judgement, QualityLabel, Side, Verdict
+from webapp.labels.models import Judgement, QualityLabel, Side, Verdict
 
 STRENGTHS = {1: "slightly", 2: "clearly", 3: "much"}
 
 
 def own_judgements(*, project: Project, annotator: User) -> QuerySet[Judgement]:
     """Their current judgements (skips too), newest first, with pairs, texts and levels: two queries for a page."""
-    rows = Judgement.objects.current().filter(annotator=annotator, pair__project=project)
+    rows = Judgement.objects.of(project).by(annotator).current()
     rows = rows.select_related("assignment", "pair__response_a__prompt", "pair__response_b__prompt")
     levels = QualityLabel.objects.filter(retraction=False).order_by("pk")
     return rows.prefetch_related(Prefetch("quality_labels", queryset=levels)).order_by("-created_at", "-pk")
@@ -24,13 +24,8 @@ def own_judgements(*, project: Project, annotator: User) -> QuerySet[Judgement]:
 
 def own_levels(*, project: Project, annotator: User) -> QuerySet[QualityLabel]:
     """Their current levels (skips too), newest first, with responses and prompts."""
-    rows = QualityLabel.objects.filter(_level_or_skip(), annotator=annotator, response__project=project)
+    rows = QualityLabel.objects.of(project).by(annotator).answers()
     return rows.select_related("assignment", "response__prompt").order_by("-created_at", "-pk")
-
-
-def _level_or_skip() -> Q:
-    """Current rows that say something: a row without a level is a skip while its card is closed, else an undo."""
-    return Q(is_current=True) & (Q(retraction=False) | Q(assignment__state=Assignment.State.DONE))
 
 
 @dataclass(frozen=True)
@@ -40,14 +35,18 @@ class Counts:
     judged: int
     skipped: int
 
+    @property
+    def words(self) -> str:
+        return f"{self.judged:,} judged" + (f", {self.skipped:,} skipped" if self.skipped else "")
+
 
 def own_counts(*, project: Project, annotator: User) -> Counts:
     """What the rows of `own_judgements` or `own_levels` add up to. One query."""
     if project.asks_pairs:
-        rows: QuerySet[Any] = Judgement.objects.current().filter(annotator=annotator, pair__project=project)
+        rows: QuerySet[Any] = Judgement.objects.of(project).by(annotator).current()
         skip = Q(verdict=Verdict.SKIP)
     else:
-        rows = QualityLabel.objects.filter(_level_or_skip(), annotator=annotator, response__project=project)
+        rows = QualityLabel.objects.of(project).by(annotator).answers()
         skip = Q(level="")
     return Counts(**rows.aggregate(judged=Count("pk", filter=~skip), skipped=Count("pk", filter=skip)))
 
@@ -128,8 +127,8 @@ def in_words(row: Judgement | QualityLabel, left: str) -> str:
     answer = _answer(row.verdict, left)
     parts = [f"{answer}, {STRENGTHS[row.strength]}" if row.strength in STRENGTHS else answer]
     pks = {"a": row.pair.response_a_id, "b": row.pair.response_b_id}
-    given = row.quality_labels.filter(retraction=False).order_by("pk")
-    levels = dict(given.values_list("response_id", "level"))
+    labels = row.quality_labels.filter(retraction=False).order_by("pk")
+    levels = dict(labels.values_list("response_id", "level"))
     named = list(zip("AB", _order(left), strict=True))
     parts.append(", ".join(f"{name} {levels[pks[side]]}" for name, side in named if pks[side] in levels))
     parts += [f"{name}: {', '.join(tags)}" for name, side in named if (tags := row.tags_of(side))]

@@ -1,12 +1,14 @@
 """Assignment, Judgement, QualityLabel. Judgements and labels are append-only; a correction supersedes."""
 
 import uuid
+from typing import Any, Self
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from webapp.accounts.models import User
 from webapp.corpus.models import Import, Pair, Project, Response
 
 
@@ -24,6 +26,12 @@ class Level(models.TextChoices):
     GOOD = "good", "good"
 
 
+VERDICTS = ("a", "b", "tie", "both_bad")
+"""The verdicts that say something: all but a skip."""
+
+LEVELS = ("bad", "normal", "good")
+
+
 class Side(models.TextChoices):
     """Which response of the pair stood left (first)."""
 
@@ -35,6 +43,15 @@ class Source(models.TextChoices):
     BROWSER = "browser", "browser"
     IMPORT = "import", "import"
     SIMULATED = "simulated", "simulated"
+
+
+class AssignmentQuerySet(models.QuerySet["Assignment"]):
+    def of(self, project: Project, annotator: User) -> "AssignmentQuerySet":
+        """One annotator's cards in a project."""
+        return self.filter(project=project, annotator=annotator)
+
+    def open(self) -> "AssignmentQuerySet":
+        return self.filter(state=Assignment.State.OPEN)
 
 
 class Assignment(models.Model):
@@ -70,6 +87,8 @@ class Assignment(models.Model):
     propensity = models.FloatField()
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
+    objects = AssignmentQuerySet.as_manager()
+
     class Meta:
         constraints = [
             models.CheckConstraint(
@@ -90,16 +109,31 @@ class Assignment(models.Model):
         ]
 
 
-class LabelQuerySet(models.QuerySet):
-    def current(self) -> "LabelQuerySet":
-        """The newest word of each annotator: neither superseded nor a retraction."""
+class LabelQuerySet(models.QuerySet[Any]):
+    def by(self, annotator: User) -> Self:
+        return self.filter(annotator=annotator)
+
+    def current(self) -> Self:
+        """The newest answer of each annotator: neither superseded nor a retraction."""
         return self.filter(is_current=True, retraction=False)
 
 
 class JudgementQuerySet(LabelQuerySet):
-    def verdicts(self) -> "LabelQuerySet":
+    def of(self, project: Project) -> Self:
+        return self.filter(pair__project=project)
+
+    def verdicts(self) -> Self:
         """Current judgements that say something: no skips."""
         return self.current().exclude(verdict=Verdict.SKIP)
+
+
+class LevelQuerySet(LabelQuerySet):
+    def of(self, project: Project) -> Self:
+        return self.filter(response__project=project)
+
+    def answers(self) -> Self:
+        """Current levels and skips: a row without a level is a skip while its card is closed, else an undo."""
+        return self.filter(Q(retraction=False) | Q(assignment__state=Assignment.State.DONE), is_current=True)
 
 
 class Judgement(models.Model):
@@ -158,7 +192,7 @@ class Judgement(models.Model):
         indexes = [models.Index(fields=["annotator", "-created_at"]), models.Index(fields=["created_at"])]
 
     def tags_of(self, side: str) -> list[str]:
-        """The reasons ticked for response "a" or "b"."""
+        """The reasons chosen for response "a" or "b"."""
         return [reason[2:] for reason in self.reasons if reason.startswith(f"{side}:")]
 
     @property
@@ -204,7 +238,7 @@ class QualityLabel(models.Model):
     is_current = models.BooleanField(default=True)
     retraction = models.BooleanField(default=False)
 
-    objects = LabelQuerySet.as_manager()
+    objects = LevelQuerySet.as_manager()
 
     class Meta:
         constraints = [
@@ -220,7 +254,7 @@ class QualityLabel(models.Model):
 
     @property
     def tags(self) -> list[str]:
-        """The reasons ticked for this response with the judgement that brought the level."""
+        """The reasons chosen for this response with the judgement that brought the level."""
         if self.judgement is None:
             return []
         return self.judgement.tags_of("a" if self.judgement.pair.response_a_id == self.response_id else "b")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from django.db.models import Q, QuerySet
 
 from webapp.accounts.models import User
-from webapp.corpus.models import Membership, Project
+from webapp.corpus.models import Project
 from webapp.labels.models import Judgement, QualityLabel
 
 
@@ -18,7 +18,7 @@ class Named(NamedTuple):
     """An annotator as files show them."""
 
     name: str
-    kind: str
+    account_type: str
 
 
 def imported_username(project: Project, name: str) -> str:
@@ -28,12 +28,16 @@ def imported_username(project: Project, name: str) -> str:
 
 
 def labellers(project: Project) -> QuerySet[User]:
-    """Everybody who ever labelled in the project or may do so, by primary key."""
+    """Everybody who ever labelled in the project."""
     return User.objects.filter(
-        Q(pk__in=Judgement.objects.filter(pair__project=project).values("annotator"))
-        | Q(pk__in=QualityLabel.objects.filter(response__project=project).values("annotator"))
-        | Q(pk__in=Membership.objects.filter(project=project).values("user"))
-    ).values("pk")
+        Q(pk__in=Judgement.objects.of(project).values("annotator"))
+        | Q(pk__in=QualityLabel.objects.of(project).values("annotator"))
+    )
+
+
+def labellers_and_members(project: Project) -> QuerySet[User]:
+    """Everybody who ever labelled in the project, or belongs to it."""
+    return labellers(project) | User.objects.filter(pk__in=project.memberships.values("user"))
 
 
 def annotator_names(project: Project) -> dict[int, Named]:
@@ -41,19 +45,15 @@ def annotator_names(project: Project) -> dict[int, Named]:
 
     Where two would get the same name, the one that isn't a person keeps the prefix.
     """
-    labellers = User.objects.filter(
-        Q(pk__in=Judgement.objects.filter(pair__project=project).values("annotator"))
-        | Q(pk__in=QualityLabel.objects.filter(response__project=project).values("annotator"))
-    ).values_list("pk", "username", "kind")
     prefix = f"{project.slug}:"
     bare = {
-        pk: Named(username if kind == User.Kind.PERSON else username.removeprefix(prefix), kind)
-        for pk, username, kind in labellers
+        pk: Named(name if account_type == User.Kind.PERSON else name.removeprefix(prefix), account_type)
+        for pk, name, account_type in labellers(project).values_list("pk", "username", "kind")
     }
     taken = Counter(named.name for named in bare.values())
     return {
         pk: named
-        if taken[named.name] == 1 or named.kind == User.Kind.PERSON
-        else Named(prefix + named.name, named.kind)
+        if taken[named.name] == 1 or named.account_type == User.Kind.PERSON
+        else Named(prefix + named.name, named.account_type)
         for pk, named in bare.items()
     }

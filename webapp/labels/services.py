@@ -5,7 +5,13 @@ one intent to save. The same intent sent again (double click, retry, back button
 receipt. Another answer on the same card is a new row that supersedes; an undo is a row that takes back. Old rows change
 only `is_current`.
 
-Two kinds of answers are stored only after one more look (`Asked`): one whose verdict and levels contradict each other,
+An answer's `gain` is what it adds to the count of answers of its pair or response:
+
+    before / now      answer    skip, or taken back
+    nothing, skip      1          0
+    answer             0         -1
+
+Two sorts of answers are stored only after one more look (`Asked`): one whose verdict and levels contradict each other,
 and one that would replace an answer which was not on the card when it was shown.
 """
 
@@ -16,7 +22,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from django.db import IntegrityError, transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from webapp.accounts.models import User
@@ -24,7 +30,7 @@ from webapp.corpus.access import check_not_archived
 from webapp.corpus.models import Pair, Project, Response
 from webapp.labels.contradictions import contradiction
 from webapp.labels.models import Assignment, Judgement, Level, QualityLabel, Side, Source, Verdict
-from webapp.labels.queue import PAIRS, RESPONSES, Kind, place_lock, place_move
+from webapp.labels.queue import PAIRS, RESPONSES, Subject, place_lock, place_move
 
 COMMENT_MAX = 4000
 REASONS_MAX = 20
@@ -189,19 +195,15 @@ def _again_on_conflict(store: Callable[[], T]) -> T:
             return store()
 
 
-def _settle(kind: Kind, assignment: Assignment, gain: int) -> bool:
-    """Close the card and count its answer; the caller holds the place lock. False: there is no place for it any more.
-
-    `gain` is how many counted answers this one adds: 1 for the first, 0 for a skip or a change of mind, -1 for a skip
-    in place of an answer.
-    """
-    subject = kind.subject_id(assignment)
-    # The annotator's own open card for the same subject, if their reservation ran out and it was given to them again.
-    mine = Assignment.objects.filter(annotator_id=assignment.annotator_id, **{f"{kind.field}_id": subject})
+def _settle(subject: Subject, assignment: Assignment, gain: int) -> bool:
+    """Close the card and count its answer; the caller holds the place lock. False: no place is left for it."""
+    pk = subject.pk_in(assignment)
+    # The annotator's own open card for the same pair, if the reservation ran out and they were given it again.
+    mine = Assignment.objects.filter(annotator_id=assignment.annotator_id, **{f"{subject.field}_id": pk})
     opened = mine.filter(state=Assignment.State.OPEN)
     if opened.filter(holds_place=True).exists():
-        place_move(kind, subject, done=gain, reserved=-1)
-    elif not place_move(kind, subject, done=gain, only_if_free=gain > 0):
+        place_move(subject, pk, done=gain, reserved=-1)
+    elif not place_move(subject, pk, done=gain, only_if_free=gain > 0):
         opened.update(state=Assignment.State.EXPIRED)
         return False
     mine.filter(Q(pk=assignment.pk) | Q(state=Assignment.State.OPEN)).update(
@@ -210,8 +212,8 @@ def _settle(kind: Kind, assignment: Assignment, gain: int) -> bool:
     return True
 
 
-def _no_place(kind: Kind) -> Receipt:
-    thing = "pair" if kind is PAIRS else "response"
+def _no_place(subject: Subject) -> Receipt:
+    thing = "pair" if subject is PAIRS else "response"
     message = (
         f"Not stored: your reservation of this {thing} had ended, and meanwhile others gave all the judgements that "
         "it wanted. Nothing else is lost; go on with the next card."
@@ -219,8 +221,8 @@ def _no_place(kind: Kind) -> Receipt:
     return Receipt(None, None, timezone.now(), kept=False, message=message)
 
 
-def _late_message(kind: Kind) -> str:
-    thing = "pair" if kind is PAIRS else "response"
+def _late_message(subject: Subject) -> str:
+    thing = "pair" if subject is PAIRS else "response"
     return f"Your reservation had ended, but the {thing} still wanted a judgement: it is kept."
 
 
@@ -283,8 +285,8 @@ def _judgement_store(
 
 
 def _levels_of(judgement: Judgement) -> dict[int, str]:
-    given = QualityLabel.objects.filter(judgement=judgement, retraction=False).order_by("pk")
-    return dict(given.values_list("response_id", "level"))
+    labels = judgement.quality_labels.filter(retraction=False).order_by("pk")
+    return dict(labels.values_list("response_id", "level"))
 
 
 def _levels_store(judgement: Judgement, levels: dict[int, str], client_key: str) -> None:
@@ -362,7 +364,7 @@ def level_submit(
 
 
 def _level_store(assignment: Assignment, level: str, fields: dict[str, Any], revision: int | None) -> Receipt:
-    response_id = RESPONSES.subject_id(assignment)
+    response_id = RESPONSES.pk_in(assignment)
     place_lock(RESPONSES, response_id)
     assignment.refresh_from_db(fields=["state", "holds_place"])
     rows = list(
@@ -407,17 +409,12 @@ def undoable(*, project: Project, annotator: User) -> Judgement | QualityLabel |
         return None
     since = timezone.now() - UNDO_WITHIN
     if project.asks_pairs:
-        judgements = Judgement.objects.current().filter(annotator=annotator, assignment__project=project)
-        return (
-            judgements.filter(created_at__gte=since)
-            .select_related("assignment")
-            .order_by("-created_at")
-            .first()
-        )
-    labels = QualityLabel.objects.filter(annotator=annotator, is_current=True, created_at__gte=since)
-    # A finished card whose row has no level is a skipped one; a card that was taken back is open.
-    finished = labels.filter(assignment__project=project, assignment__state=Assignment.State.DONE)
-    return finished.select_related("assignment").order_by("-created_at").first()
+        rows: QuerySet[Any] = Judgement.objects.current()
+    else:
+        # A finished card whose row has no level is a skipped one; a card that was taken back is open.
+        rows = QualityLabel.objects.filter(is_current=True, assignment__state=Assignment.State.DONE)
+    rows = rows.filter(annotator=annotator, assignment__project=project, created_at__gte=since)
+    return rows.select_related("assignment").order_by("-created_at").first()
 
 
 def judgement_undo(*, project: Project, annotator: User, key: uuid.UUID | None = None) -> Assignment | None:
@@ -429,9 +426,7 @@ def judgement_undo(*, project: Project, annotator: User, key: uuid.UUID | None =
     check_not_archived(project)
     newest = undoable(project=project, annotator=annotator)
     if newest is None or newest.assignment is None or (key is not None and newest.assignment.key != key):
-        reopened = Assignment.objects.filter(
-            project=project, annotator=annotator, state=Assignment.State.OPEN
-        )
+        reopened = Assignment.objects.of(project, annotator).open()
         return reopened.filter(key=key).first() if key is not None else None
     assignment = newest.assignment
     undo = _judgement_undo if isinstance(newest, Judgement) else _level_undo
@@ -440,12 +435,12 @@ def judgement_undo(*, project: Project, annotator: User, key: uuid.UUID | None =
     return assignment
 
 
-def _reopen(kind: Kind, assignment: Assignment, gain: int) -> None:
-    """DONE -> OPEN. `gain` is -1 if the answer taken back was counted, 0 if it was a skip."""
-    subject = kind.subject_id(assignment)
-    free = place_move(kind, subject, done=gain, reserved=1, only_if_free=True)
+def _reopen(subject: Subject, assignment: Assignment, gain: int) -> None:
+    """DONE -> OPEN."""
+    pk = subject.pk_in(assignment)
+    free = place_move(subject, pk, done=gain, reserved=1, only_if_free=True)
     if not free:
-        place_move(kind, subject, done=gain)
+        place_move(subject, pk, done=gain)
     minutes = Project.objects.values_list("reservation_minutes", flat=True).get(pk=assignment.project_id)
     Assignment.objects.filter(pk=assignment.pk, state=Assignment.State.DONE).update(
         state=Assignment.State.OPEN,
@@ -455,7 +450,7 @@ def _reopen(kind: Kind, assignment: Assignment, gain: int) -> None:
 
 
 def _judgement_undo(assignment: Assignment) -> None:
-    pair_id = PAIRS.subject_id(assignment)
+    pair_id = PAIRS.pk_in(assignment)
     place_lock(PAIRS, pair_id)
     own = list(Judgement.objects.filter(assignment=assignment).order_by("pk"))
     head = own[-1]
@@ -475,8 +470,8 @@ def _judgement_undo(assignment: Assignment) -> None:
         client_key=client_key,
         supersedes=head,
     )
-    given = QualityLabel.objects.filter(judgement=head, is_current=True).order_by("response_id")
-    for label in given.select_for_update():
+    labels = head.quality_labels.filter(is_current=True).order_by("response_id")
+    for label in labels.select_for_update():
         before = _level_before(label, assignment)
         _level_append(
             response_id=label.response_id,
@@ -500,7 +495,7 @@ def _level_before(label: QualityLabel, assignment: Assignment) -> QualityLabel |
 
 
 def _level_undo(assignment: Assignment) -> None:
-    response_id = RESPONSES.subject_id(assignment)
+    response_id = RESPONSES.pk_in(assignment)
     place_lock(RESPONSES, response_id)
     assignment.refresh_from_db(fields=["state"])
     own = list(QualityLabel.objects.filter(assignment=assignment).order_by("pk"))

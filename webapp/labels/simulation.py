@@ -1,7 +1,7 @@
 """Simulated annotators: they judge through the same queue and services as people, and are named as simulated.
 
-P(first preferred) = sigmoid(q * d) for a difference d of true qualities (arXiv 2411.04991).
-Each simulated annotator has a sharpness q, a wish for ties and a leniency of their own.
+P(first preferred) = sigmoid(q * d) for a difference d of true qualities (arXiv 2411.04991);
+each simulated annotator has a sharpness q, a wish for ties and a leniency of its own.
 """
 
 import math
@@ -60,15 +60,15 @@ def qualities(project: Project) -> dict[int, float]:
     known: dict[int, float] = {}
     lengths: dict[int, float] = {}
     for pk, metadata, text in Response.objects.of(project).values_list("pk", "metadata", "text").iterator():
-        given = metadata.get("quality")
-        if isinstance(given, int | float):
-            known[pk] = min(9.0, max(1.0, float(given)))
+        quality = metadata.get("quality")
+        if isinstance(quality, int | float):
+            known[pk] = min(9.0, max(1.0, float(quality)))
         lengths[pk] = math.log1p(len(text))
     won: dict[int, float] = defaultdict(float)
     seen: dict[int, int] = defaultdict(int)
     counts = (
-        Judgement.objects.verdicts()
-        .filter(pair__project=project)
+        Judgement.objects.of(project)
+        .verdicts()
         .values_list("pair__response_a", "pair__response_b", "verdict")
         .annotate(n=Count("pk"))
     )

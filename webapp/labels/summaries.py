@@ -1,6 +1,6 @@
 """What a project's labels add up to: votes of a pair, levels of a response, labels per day, coverage, the queue.
 
-Everything counts current words only (a correction or an undo has replaced the others). Counts come from the
+Everything counts current labels only (a correction or an undo has replaced the others). Counts come from the
 database in one query each, whatever the number of rows.
 """
 
@@ -14,22 +14,19 @@ from django.db.models.functions import Cast, Greatest, TruncDate
 from django.utils import timezone
 
 from webapp.corpus.models import Pair, Project, Response
-from webapp.labels.models import Assignment, Judgement, Level, QualityLabel, Source, Verdict
-
-VERDICTS = (Verdict.A, Verdict.TIE, Verdict.BOTH_BAD, Verdict.B)
-
+from webapp.labels.models import VERDICTS, Judgement, Level, QualityLabel, Source, Verdict
 
 # --- Votes of a pair ---
 
 
 @dataclass(frozen=True)
 class Votes:
-    """Current judgements of one pair, skips left out."""
+    """Current judgements of one pair, skips left out, in the order of VERDICTS."""
 
     a: int = 0
+    b: int = 0
     tie: int = 0
     both_bad: int = 0
-    b: int = 0
 
     @property
     def total(self) -> int:
@@ -73,16 +70,14 @@ def vote_counts(pairs: Iterable[int]) -> dict[int, Votes]:
 def vote_tallies(project: Project) -> dict[int, Votes]:
     """Votes by pair id of all pairs of a project that have any. One query, a narrow row per pair."""
     rows = (
-        Judgement.objects.verdicts()
-        .filter(pair__project=project)
+        Judgement.objects.of(project)
+        .verdicts()
         .values("pair_id")
-        .annotate(
-            **{f"n_{verdict.value}": Count("pk", filter=Q(verdict=verdict.value)) for verdict in VERDICTS}
-        )
+        .annotate(**{f"n_{verdict}": Count("pk", filter=Q(verdict=verdict)) for verdict in VERDICTS})
         .order_by()
-        .values_list("pair_id", *(f"n_{verdict.value}" for verdict in VERDICTS))
+        .values_list("pair_id", *(f"n_{verdict}" for verdict in VERDICTS))
     )
-    return {pair: Votes(a, tie, both_bad, b) for pair, a, tie, both_bad, b in rows.iterator(chunk_size=5000)}
+    return {pair: Votes(*counts) for pair, *counts in rows.iterator(chunk_size=5000)}
 
 
 # --- Levels of a response ---
@@ -168,8 +163,8 @@ def labels_per_day(project: Project, *, days: int = 30) -> list[Day]:
     today = timezone.localdate()
     first = today - timedelta(days=days - 1)
     start = timezone.make_aware(datetime.combine(first, time.min))
-    judgements = _by_day(Judgement.objects.verdicts().filter(pair__project=project), start)
-    levels = _by_day(QualityLabel.objects.current().filter(response__project=project), start)
+    judgements = _by_day(Judgement.objects.of(project).verdicts(), start)
+    levels = _by_day(QualityLabel.objects.of(project).current(), start)
     every = [first + timedelta(days=offset) for offset in range(days)]
     return [Day(day=day, judgements=judgements.get(day, 0), levels=levels.get(day, 0)) for day in every]
 
@@ -192,15 +187,8 @@ def newest_labels(project: Project) -> tuple[int, int]:
     Labels are append-only (a correction, an undo and a skip are rows too), so whatever is added up from a project's
     labels stays the same while these two do.
     """
-    judgement = (
-        Judgement.objects.filter(pair__project=project).order_by("-pk").values_list("pk", flat=True).first()
-    )
-    level = (
-        QualityLabel.objects.filter(response__project=project)
-        .order_by("-pk")
-        .values_list("pk", flat=True)
-        .first()
-    )
+    judgement = Judgement.objects.of(project).order_by("-pk").values_list("pk", flat=True).first()
+    level = QualityLabel.objects.of(project).order_by("-pk").values_list("pk", flat=True).first()
     return judgement or 0, level or 0
 
 
@@ -219,8 +207,8 @@ class LabelTotals:
 def label_totals(project: Project) -> LabelTotals:
     """How many labels a project has, and from how many people. Three queries."""
     skip = Q(verdict=Verdict.SKIP)
-    judgements = Judgement.objects.current().filter(pair__project=project)
-    levels = QualityLabel.objects.current().filter(response__project=project)
+    judgements = Judgement.objects.of(project).current()
+    levels = QualityLabel.objects.of(project).current()
     of_pairs = judgements.aggregate(
         judgements=Count("pk", filter=~skip),
         skips=Count("pk", filter=skip),
@@ -292,13 +280,11 @@ def queue_state(project: Project) -> QueueState:
     else:
         rows, done = Response.objects.of(project), "labelled"
     places = rows.aggregate(left=Sum(Greatest(F("wanted") - F(done) - F("reserved"), 0)))["left"]
-    reserved = Assignment.objects.filter(
-        project=project, state=Assignment.State.OPEN, holds_place=True, reserved_until__gt=now
-    ).count()
+    held = project.assignments.open().filter(holds_place=True, reserved_until__gt=now)
     since = now - timedelta(hours=1)
     active = _active(project, Judgement.objects.all(), "pair__project_id", since)
     active |= _active(project, QualityLabel.objects.all(), "response__project_id", since)
-    return QueueState(open=places or 0, reserved=reserved, active=len(active))
+    return QueueState(open=places or 0, reserved=held.count(), active=len(active))
 
 
 def _active(project: Project, labels: QuerySet[Any], project_path: str, since: datetime) -> set[int]:

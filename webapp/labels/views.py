@@ -5,7 +5,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
@@ -14,8 +14,9 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from webapp.accounts.models import User
 from webapp.corpus.access import ProjectArchived, project_for
 from webapp.corpus.models import Project
+from webapp.http import HtmxHttpRequest
 from webapp.labels import queue, services
-from webapp.labels.cards import CONTRADICTIONS, Answers, Card, cards_for, form_errors, keys_in
+from webapp.labels.cards import CONTRADICTIONS, Answers, Card, Former, cards_for, form_errors, keys_in
 from webapp.labels.histories import (
     STRENGTHS,
     entry_of,
@@ -25,7 +26,7 @@ from webapp.labels.histories import (
     own_levels,
 )
 from webapp.labels.models import Assignment, Judgement, QualityLabel
-from webapp.labels.names import labellers
+from webapp.labels.names import labellers_and_members
 
 _AHEAD = 2
 """Cards a page holds: the one in sight and the next."""
@@ -61,20 +62,18 @@ def _standing(project: Project, user: User) -> dict[str, Any]:
 
 def _nothing(project: Project, user: User) -> dict[str, Any]:
     """Why there is no card: an empty project, all done, or others hold the last places."""
-    kind = queue.kind_of(project)
     return {
         "nothing": True,
-        "is_empty": not kind.rows().filter(project=project).exists(),
+        "is_empty": not queue.subject_of(project).of(project).exists(),
         "busy": queue.busy_count(project=project, annotator=user),
     }
 
 
 @never_cache
 @require_GET
-def annotate(request: HttpRequest, slug: str) -> HttpResponse:
+def annotate(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """The card to judge now, with the next one behind it."""
     project = project_for(request, slug, "annotate")
-    assert isinstance(request.user, User)
     cards = []
     if project.archived_at is None:
         cards = cards_for(queue.assignments_for(project=project, annotator=request.user, count=_AHEAD))
@@ -88,14 +87,13 @@ def annotate(request: HttpRequest, slug: str) -> HttpResponse:
 
 @never_cache
 @require_http_methods(["GET", "POST"])
-def submit(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
+def submit(request: HtmxHttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
     """POST stores the answer on one card; GET shows an answered card again, to correct it.
 
     An answer that can't be stored comes back as 422, one that is asked about once more as 409; both are the card.
     """
     project = project_for(request, slug, "annotate")
-    assert isinstance(request.user, User)
-    own = Assignment.objects.select_related("project", "pair").filter(project=project, annotator=request.user)
+    own = Assignment.objects.of(project, request.user).select_related("project", "pair")
     assignment = get_object_or_404(own, key=key)
     if request.method == "GET":
         return _edit(request, project, assignment)
@@ -106,17 +104,17 @@ def submit(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
     except (services.Refused, services.Asked) as reason:
         return _back(request, project, assignment, answers, reason, editing)
     except ProjectArchived as refusal:
-        if not request.htmx:  # type: ignore[attr-defined]
+        if not request.htmx:
             raise
         # The page's script shows this text on the card, which keeps its answer.
         return HttpResponse(str(refusal), status=423, content_type="text/plain; charset=utf-8")
-    if not request.htmx:  # type: ignore[attr-defined]
+    if not request.htmx:
         clock = timezone.localtime(receipt.saved_at).strftime("%H:%M:%S")
         word = "Skipped" if receipt.skipped else "Saved"
         text = f"{word} {clock}. {receipt.message}" if receipt.kept else receipt.message
         messages.add_message(request, messages.SUCCESS if receipt.kept else messages.WARNING, text.strip())
         return redirect("labels:history" if editing else "labels:annotate", slug=project.slug)
-    return _receipt(request, project, request.user, receipt)
+    return _receipt(request, project, receipt)
 
 
 def _store(project: Project, assignment: Assignment, user: User, answers: Answers) -> services.Receipt:
@@ -144,24 +142,26 @@ def _store(project: Project, assignment: Assignment, user: User, answers: Answer
     )
 
 
-def _receipt(request: HttpRequest, project: Project, user: User, receipt: services.Receipt) -> HttpResponse:
+def _receipt(request: HtmxHttpRequest, project: Project, receipt: services.Receipt) -> HttpResponse:
     """For htmx: the receipt, the new standing, and as many new cards as the page lacks."""
     held = keys_in(request.POST.get("holding", ""), limit=3)
     gone = keys_in(request.POST.get("sending", ""), limit=3)
     lacking = max(0, _AHEAD - len(held))
-    reserved = queue.assignments_for(project=project, annotator=user, count=len(held) + len(gone) + lacking)
+    reserved = queue.assignments_for(
+        project=project, annotator=request.user, count=len(held) + len(gone) + lacking
+    )
     there = {*held, *gone}
     new = [assignment for assignment in reserved if assignment.key not in there][:lacking]
-    context = {"receipt": receipt, "cards": cards_for(new), "ahead": True, **_standing(project, user)}
+    context = {"receipt": receipt, "cards": cards_for(new), "ahead": True, **_standing(project, request.user)}
     if not reserved:
-        context |= _nothing(project, user)
+        context |= _nothing(project, request.user)
     response = render(request, "labels/annotate.html#answer", context)
     response.headers[RECEIPT_HEADER] = "kept" if receipt.kept else "dropped"
     return response
 
 
 def _back(
-    request: HttpRequest,
+    request: HtmxHttpRequest,
     project: Project,
     assignment: Assignment,
     answers: Answers,
@@ -176,45 +176,42 @@ def _back(
         card.errors, status = form_errors(reason.errors, assignment), 422
     elif reason.former is not None:
         # What the page has asked about already needs no second question.
-        card.former_said, card.keep = _former(card, reason.former) | {"asks": True}, answers.keep
+        card.former_said, card.keep = _former(card, reason.former, asks=True), answers.keep
     else:
         card.question, card.keep = reason.contradiction, answers.said
     context = {"cards": [card], "card": card, "editing": editing, **_CHOICES}
-    if request.htmx:  # type: ignore[attr-defined]
+    if request.htmx:
         response = render(request, "labels/annotate.html#card", context, status=status)
         response.headers["HX-Retarget"] = f"#card-{card.assignment.key}"
         response.headers["HX-Reswap"] = "outerHTML"
         return response
-    return render(request, "labels/annotate.html", context | _standing(project, request.user), status=status)  # type: ignore[arg-type]
+    return render(request, "labels/annotate.html", context | _standing(project, request.user), status=status)
 
 
-def _former(card: Card, row: Judgement | QualityLabel) -> dict[str, Any]:
-    """When and what was answered on a card before."""
-    return {"at": row.created_at, "words": in_words(row, card.assignment.left)}
+def _former(card: Card, row: Judgement | QualityLabel, *, asks: bool = False) -> Former:
+    return Former(row.created_at, in_words(row, card.assignment.left), asks)
 
 
-def _edit(request: HttpRequest, project: Project, assignment: Assignment) -> HttpResponse:
+def _edit(request: HtmxHttpRequest, project: Project, assignment: Assignment) -> HttpResponse:
     """An answered card with its answer: on a page of its own, or for a deck that still held it blank."""
-    htmx = request.htmx  # type: ignore[attr-defined]
     if assignment.state != Assignment.State.DONE or project.archived_at is not None:
-        return HttpResponse(status=204) if htmx else redirect("labels:annotate", slug=project.slug)
+        return HttpResponse(status=204) if request.htmx else redirect("labels:annotate", slug=project.slug)
     [card] = cards_for([assignment])
     card.shown_at = timezone.now()
     if card.former is not None:
         card.former_said = _former(card, card.former)
-    if htmx:
+    if request.htmx:
         return render(request, "labels/annotate.html#card", {"card": card, **_CHOICES})
     return render(request, "labels/annotate.html", {"cards": [card], "editing": True, **_CHOICES})
 
 
 @require_POST
-def undo(request: HttpRequest, slug: str) -> HttpResponse:
+def undo(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """Take the newest answer back; its card is the first of the deck again."""
     project = project_for(request, slug, "annotate")
-    assert isinstance(request.user, User)
     key = next(iter(keys_in(request.POST.get("key", ""), limit=1)), None)
     reopened = services.judgement_undo(project=project, annotator=request.user, key=key)
-    if not request.htmx:  # type: ignore[attr-defined]
+    if not request.htmx:
         messages.info(request, _undone(cards_for([reopened] if reopened else [])))
         return redirect("labels:annotate", slug=project.slug)
     reserved = queue.assignments_for(project=project, annotator=request.user, count=_AHEAD)
@@ -244,14 +241,13 @@ def _undone(cards: list[Card]) -> str:
 
 @never_cache
 @require_GET
-def history(request: HttpRequest, slug: str) -> HttpResponse:
+def history(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """One's own current answers, newest first, each with a link to correct it."""
     project = project_for(request, slug, "annotate")
-    assert isinstance(request.user, User)
     return render(request, "labels/history.html", _history(request, project, request.user))
 
 
-def _history(request: HttpRequest, project: Project, annotator: User) -> dict[str, Any]:
+def _history(request: HtmxHttpRequest, project: Project, annotator: User) -> dict[str, Any]:
     own: Any = own_judgements if project.asks_pairs else own_levels
     counts = own_counts(project=project, annotator=annotator)
     paginator = Paginator(own(project=project, annotator=annotator), _PAGE)
@@ -261,9 +257,9 @@ def _history(request: HttpRequest, project: Project, annotator: User) -> dict[st
 
 
 @require_GET
-def annotator(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def annotator(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     """Somebody else's current answers, newest first, for those who see labels."""
     project = project_for(request, slug, "read")
-    person = get_object_or_404(User.objects.filter(pk__in=labellers(project)), pk=pk)
+    person = get_object_or_404(labellers_and_members(project), pk=pk)
     context = {**_history(request, project, person), "person": person}
     return render(request, "labels/annotator.html", context)

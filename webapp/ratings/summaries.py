@@ -11,8 +11,8 @@ from webapp.accounts.models import User
 from webapp.corpus.access import Access
 from webapp.corpus.models import Membership, Project
 from webapp.jobs import State
-from webapp.labels.agreement import LEVELS, VERDICTS, Agreement, Rating, krippendorff_alpha
-from webapp.labels.models import Judgement, QualityLabel
+from webapp.labels.agreement import Agreement, Rating, krippendorff_alpha
+from webapp.labels.models import LEVELS, VERDICTS, Judgement, QualityLabel
 from webapp.labels.summaries import Day, LabelTotals, label_totals, labels_per_day
 from webapp.ratings.queries import kept, labels_state
 from webapp.training import reports

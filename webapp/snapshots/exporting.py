@@ -21,7 +21,7 @@ from webapp.corpus.models import Project
 from webapp.jobs import ProgressFile
 from webapp.labels.models import Judgement
 from webapp.limits import OUT_OF_MEMORY, memory_limited
-from webapp.snapshots.card import agreement_lines, data_card
+from webapp.snapshots.data_card import agreement_lines, data_card
 from webapp.snapshots.formats import FORMATS, View, choice_of
 from webapp.snapshots.models import Export
 from webapp.snapshots.reading import Judgements, Levels, consistent_read
@@ -111,7 +111,7 @@ def export_write(
         with consistent_read():
             choice = choice_of(project, aggregation=aggregation, superseded=superseded, version=version)
             view = made.view(choice)
-            total = Judgement.objects.filter(pair__project=project, is_current=True).count()
+            total = Judgement.objects.of(project).filter(is_current=True).count()
             with sink(path, view.schema, safe=safe_for_spreadsheets) as file:
                 superseded = superseded and format == Export.Format.JUDGEMENTS
                 watch = _Written(view, file, superseded, lambda seen: progress(seen, total))
@@ -128,7 +128,7 @@ def export_write(
             "counts": frozen.counts,
             "superseded": superseded,
         }
-        card = data_card(
+        readme = data_card(
             project=project,
             made=made,
             aggregation=aggregation,
@@ -141,7 +141,7 @@ def export_write(
             agreement=agreement,
             notes=view.notes,
         )
-        (work / "README.md").write_text(card, encoding="utf-8")
+        (work / "README.md").write_text(readme, encoding="utf-8")
         names = [data_file, "README.md"]
         report["files"] = [{"name": name, "bytes": (work / name).stat().st_size} for name in names]
         report["seconds"] = round(time.monotonic() - started, 2)
@@ -163,8 +163,8 @@ def zip_folder(folder: Path, archive: Path, name: str) -> None:
     with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as zipped:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                kind = zipfile.ZIP_STORED if path.suffix in STORED else None
-                zipped.write(path, f"{name}/{path.relative_to(folder)}", compress_type=kind)
+                compression = zipfile.ZIP_STORED if path.suffix in STORED else None
+                zipped.write(path, f"{name}/{path.relative_to(folder)}", compress_type=compression)
     os.replace(beside, archive)
 
 

@@ -18,11 +18,11 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
-from django.db.models import BooleanField, F, Func, IntegerField, QuerySet, TextField, Value
+from django.db.models import BooleanField, F, Func, IntegerField, TextField, Value
 from django.db.models.functions import Cast, Collate
 
 from webapp.corpus.models import Project
-from webapp.labels.models import Judgement, QualityLabel
+from webapp.labels.models import JudgementQuerySet, QualityLabel
 from webapp.labels.names import Named
 
 # Rows fetched from the database at a time, and rows of a batch.
@@ -191,11 +191,11 @@ _PAIR = Judgements._fields.index("pair")
 
 
 def judgement_batches(
-    judgements: QuerySet[Judgement], project: Project, names: dict[int, Named]
+    judgements: JudgementQuerySet, project: Project, names: dict[int, Named]
 ) -> Iterator[Judgements]:
     """Judgements by (response a, response b, annotator's name, time), in batches that part no pair."""
     rows = (
-        judgements.filter(pair__project=project)
+        judgements.of(project)
         .order_by(by_bytes("pair__response_a__external_id"), by_bytes("pair__response_b__external_id"))
         .values_list(
             "pair__response_a__external_id", "pair__response_b__external_id", "annotator_id",
@@ -237,8 +237,8 @@ class Levels(NamedTuple):
 def level_batches(project: Project, names: dict[int, Named]) -> Iterator[Levels]:
     """Current quality labels by (response, annotator's name)."""
     rows = (
-        QualityLabel.objects.current()
-        .filter(response__project=project)
+        QualityLabel.objects.of(project)
+        .current()
         .order_by(by_bytes("response__external_id"))
         .values_list(
             "response__external_id", "response_id", "annotator_id", "level", "comment", IsoTime("created_at")

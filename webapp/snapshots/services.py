@@ -36,15 +36,13 @@ from webapp.snapshots.reading import (
     response_batches,
     short_id,
 )
-from webapp.snapshots.writing import arrow
+from webapp.snapshots.writing import Batch, ParquetSink, spread
 
 FORMAT = 1
 
 # Columns of projects with tools, or with answers of several turns or tool calls (their text is a transcript). Others do
 # without: the same labels keep the snapshot that they always had.
 LATER = ("tools", "answer")
-
-Columns = dict[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def schemas(*, conversations: bool = False) -> dict[str, Any]:
     text, moment = pa.string(), pa.timestamp("us", tz="UTC")
 
     def schema(*fields: tuple[str, Any, bool]) -> Any:
-        return pa.schema([pa.field(name, kind, nullable=nullable) for name, kind, nullable in fields])
+        return pa.schema([pa.field(name, dtype, nullable=nullable) for name, dtype, nullable in fields])
 
     return {
         "responses": schema(
@@ -184,11 +182,10 @@ def _write_tables(
         project.prompts.exclude(tools=[]).exists()
         or project.responses.filter(messages__isnull=False).exists()
     )
-    kinds = schemas(conversations=conversations)
     with ExitStack() as stack:
         tables = {
             name: stack.enter_context(_Table(folder / f"{name}.parquet", schema))
-            for name, schema in kinds.items()
+            for name, schema in schemas(conversations=conversations).items()
         }
         for responses in response_batches(project):
             prompts.update(responses.prompt)
@@ -216,7 +213,7 @@ def _write_tables(
     return {**counts, "prompts": len(prompts), "annotators": len(annotators)}, written
 
 
-def _response_columns(rows: Responses) -> Columns:
+def _response_columns(rows: Responses) -> Batch:
     return {
         "response_id": rows.id,
         "prompt_id": rows.prompt_id,
@@ -229,7 +226,7 @@ def _response_columns(rows: Responses) -> Columns:
     }
 
 
-def _judgement_columns(rows: Judgements, ids: Sequence[str], names: dict[int, Named]) -> Columns:
+def _judgement_columns(rows: Judgements, ids: Sequence[str], names: dict[int, Named]) -> Batch:
     return {
         "judgement_id": ids,
         "response_a": rows.a_id,
@@ -244,7 +241,7 @@ def _judgement_columns(rows: Judgements, ids: Sequence[str], names: dict[int, Na
     }
 
 
-def _level_columns(rows: Levels, names: dict[int, Named]) -> Columns:
+def _level_columns(rows: Levels, names: dict[int, Named]) -> Batch:
     annotators = [names[pk].name for pk in rows.annotator]
     return {
         "label_id": [
@@ -263,35 +260,21 @@ def _sorted_keys(messages: str) -> str:
     return messages_text(json.loads(messages))
 
 
-class _Table:
-    """A table that is written in batches, and the sha256 of its canonical serialisation.
+class _Table(ParquetSink):
+    """A table, and the sha256 of its canonical serialisation.
 
     That is one line of JSON a row: the values in the schema's order, times in UTC with microseconds.
     """
 
     def __init__(self, path: Path, schema: Any) -> None:
-        import pyarrow.parquet as pq
+        super().__init__(path, schema)
+        self.digest = hashlib.sha256()
 
-        self.schema, self.rows, self.digest = schema, 0, hashlib.sha256()
-        self.writer = pq.ParquetWriter(path, schema, compression="zstd")
-
-    def __enter__(self) -> "_Table":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.writer.close()
-
-    def write(self, columns: Columns) -> None:
-        import pyarrow as pa
-
-        texts = [_json_column(columns[name]) for name in self.schema.names]
+    def add(self, batch: Batch) -> None:
+        texts = [_json_column(spread(batch[name])) for name in self.schema.names]
         lines = "]\n[".join(map(",".join, zip(*texts, strict=True)))
-        if not lines:
-            return
         self.digest.update(f"[{lines}]\n".encode())
-        self.rows += len(texts[0])
-        arrays = [arrow(columns[field.name], field.type) for field in self.schema]
-        self.writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+        super().add(batch)
 
     def summary(self) -> dict[str, Any]:
         return {"rows": self.rows, "sha256": self.digest.hexdigest()}

@@ -4,20 +4,20 @@ from typing import Any
 
 from django import forms
 from django.core.paginator import Paginator
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.http import FileResponse, Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from webapp.accounts.models import User
 from webapp.corpus.access import project_for
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Project
+from webapp.http import HtmxHttpRequest
 from webapp.jobs import ProgressFile, State
-from webapp.snapshots.card import changed_words, left_out_words
-from webapp.snapshots.exporting import ExportRefused, archive_name, check_choice, export_retry, export_start
+from webapp.snapshots import exporting
+from webapp.snapshots.data_card import changed_words, left_out_words
 from webapp.snapshots.formats import FORMATS
 from webapp.snapshots.models import Export
-from webapp.waiting import change_token, waiting_for_worker
+from webapp.waiting import change_token, unless_seen, waiting_for_worker
 
 PAGE_SIZE = 15
 
@@ -45,8 +45,8 @@ class ExportForm(forms.ModelForm):
         cleaned = super().clean()
         if cleaned and {"format", "file_type"} <= set(cleaned):
             try:
-                check_choice(cleaned["format"], cleaned["file_type"])
-            except ExportRefused as refusal:
+                exporting.check_choice(cleaned["format"], cleaned["file_type"])
+            except exporting.ExportRefused as refusal:
                 self.add_error("file_type", str(refusal))
         return cleaned
 
@@ -57,17 +57,31 @@ def _known_formats() -> list[dict[str, Any]]:
         {
             "made": made,
             "types": [Export.FileType(name).label for name in made.file_types],
-            "lacks": [kind.label for kind in Export.FileType if kind not in made.file_types],
+            "lacks": [known.label for known in Export.FileType if known not in made.file_types],
         }
         for made in FORMATS.values()
     ]
 
 
 def _exports(project: Project) -> Any:
-    return Export.objects.filter(project=project).select_related("created_by", "project")
+    return project.exports.select_related("created_by", "project")
 
 
-def _context(request: HttpRequest, project: Project) -> dict[str, Any]:
+def _chosen_words(export: Export) -> list[str]:
+    """What was asked for beside the format."""
+    words, made = [export.get_file_type_display()], FORMATS.get(export.format)
+    if made and made.aggregates:
+        words.append(export.get_aggregation_display())
+    elif export.format == Export.Format.JUDGEMENTS and export.superseded:
+        words.append("with corrected ones")
+    if made and made.versions:
+        words.append(export.version or "serving versions")
+    if export.file_type == Export.FileType.CSV and export.safe_for_spreadsheets:
+        words.append("safe for spreadsheets")
+    return words
+
+
+def _context(request: HtmxHttpRequest, project: Project) -> dict[str, Any]:
     page = Paginator(_exports(project), PAGE_SIZE).get_page(request.GET.get("page"))
     rows, seen = [], []
     for export in page:
@@ -82,9 +96,9 @@ def _context(request: HttpRequest, project: Project) -> dict[str, Any]:
                 "percent": percent,
                 "left_out": left_out_words(export.report.get("left_out", {})),
                 "changed": changed_words(export.report.get("changed", {})),
-                "made": FORMATS.get(export.format),
+                "chosen": _chosen_words(export),
                 "files": [] if gone else export.report.get("files", []),
-                "archive": f"{archive_name(export)}.zip",
+                "archive": f"{exporting.archive_name(export)}.zip",
                 "gone": gone,
             }
         )
@@ -101,43 +115,39 @@ def _context(request: HttpRequest, project: Project) -> dict[str, Any]:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-def exports(request: HttpRequest, slug: str) -> HttpResponse:
+def exports(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug, "read")
-    assert isinstance(request.user, User)
     form = ExportForm(project, request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
-        export_start(export_row=form.save(commit=False), project=project, created_by=request.user)
+        exporting.export_start(export_row=form.save(commit=False), project=project, created_by=request.user)
         return redirect("snapshots:exports", project.slug)
     context = {**_context(request, project), "form": form, "formats": _known_formats()}
     return render(request, "snapshots/exports.html", context, status=400 if form.errors else 200)
 
 
 @require_safe
-def export_progress(request: HttpRequest, slug: str) -> HttpResponse:
-    """The list of exports; 204 while nothing changed since the `token` the page has."""
+def export_progress(request: HtmxHttpRequest, slug: str) -> HttpResponse:
+    """The list of exports."""
     project = project_for(request, slug, "read")
-    if not request.htmx:  # type: ignore[attr-defined]
+    if not request.htmx:
         return redirect("snapshots:exports", project.slug)
     context = _context(request, project)
-    if request.GET.get("token") == context["token"]:
-        return HttpResponse(status=204)
-    return render(request, "snapshots/exports.html#progress", context)
+    return unless_seen(request, context["token"], "snapshots/exports.html#progress", context)
 
 
 @require_POST
-def export_retry_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def export_retry(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "read")
-    assert isinstance(request.user, User)
-    export_retry(export_row=get_object_or_404(_exports(project), pk=pk), actor=request.user)
+    exporting.export_retry(export_row=get_object_or_404(_exports(project), pk=pk), actor=request.user)
     return redirect("snapshots:exports", project.slug)
 
 
 @require_safe
-def export_download(request: HttpRequest, slug: str, pk: int, name: str) -> FileResponse:
+def export_download(request: HtmxHttpRequest, slug: str, pk: int, name: str) -> FileResponse:
     """One file of a finished export, or all of it as a zip. Only names that the report lists lead to a file."""
     project = project_for(request, slug, "read")
     export: Export = get_object_or_404(_exports(project), pk=pk, state=State.DONE)
-    if name == f"{archive_name(export)}.zip":
+    if name == f"{exporting.archive_name(export)}.zip":
         path = export.archive
     elif name in {file["name"] for file in export.report.get("files", [])}:
         path = export.folder / name
@@ -147,7 +157,6 @@ def export_download(request: HttpRequest, slug: str, pk: int, name: str) -> File
         file = path.open("rb")
     except OSError:
         raise Http404("The file is gone from the server's disk. Make the export again.") from None
-    assert isinstance(request.user, User)
     detail = {"export": pk, "file": name}
     audit(project=project, actor=request.user, action=Action.EXPORT_DOWNLOADED, detail=detail)
     return FileResponse(file, as_attachment=True, filename=name.rpartition("/")[2])

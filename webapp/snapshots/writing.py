@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring as quote
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 # What a spreadsheet would take for a formula (OWASP, CSV injection); a quote in front makes it text.
 _FORMULA = "=+-@"
@@ -56,38 +56,38 @@ def spread(column: Column, change: Callable[[Any], Any] | None = None) -> Sequen
     return column if change is None else [change(value) for value in column]
 
 
-def is_json(kind: Any) -> bool:
+def is_json(dtype: Any) -> bool:
     import pyarrow as pa
 
-    return isinstance(kind, pa.JsonType)
+    return isinstance(dtype, pa.JsonType)
 
 
-def is_nested(kind: Any) -> bool:
+def is_nested(dtype: Any) -> bool:
     import pyarrow as pa
 
-    return pa.types.is_nested(kind) or is_json(kind)
+    return pa.types.is_nested(dtype) or is_json(dtype)
 
 
-def arrow(column: Column, kind: Any) -> Any:
+def arrow(column: Column, dtype: Any) -> Any:
     """The column as an Arrow array; times are read from ISO texts."""
     import pyarrow as pa
 
-    if is_json(kind) or (pa.types.is_list(kind) and is_json(kind.value_type)):
-        return _arrow_json(column, kind).cast(kind)
+    if is_json(dtype) or (pa.types.is_list(dtype) and is_json(dtype.value_type)):
+        return _arrow_json(column, dtype).cast(dtype)
     if isinstance(column, Repeated):
-        return arrow(column.values, kind).take(pa.array(column.places, pa.int32()))
-    if pa.types.is_timestamp(kind):
-        return pa.array(column, pa.string()).cast(kind)
-    return pa.array(column, kind)
+        return arrow(column.values, dtype).take(pa.array(column.places, pa.int32()))
+    if pa.types.is_timestamp(dtype):
+        return pa.array(column, pa.string()).cast(dtype)
+    return pa.array(column, dtype)
 
 
-def _arrow_json(column: Column, kind: Any) -> Any:
+def _arrow_json(column: Column, dtype: Any) -> Any:
     """JSON, or lists of JSON, as the texts that they are stored as."""
     import pyarrow as pa
 
     if isinstance(column, Repeated):
-        return _arrow_json(column.values, kind).take(pa.array(column.places, pa.int32()))
-    if is_json(kind):
+        return _arrow_json(column.values, dtype).take(pa.array(column.places, pa.int32()))
+    if is_json(dtype):
         return pa.array([_json(value) for value in column], pa.string())
     texts = [None if value is None else [_json(one) for one in value] for value in column]
     return pa.array(texts, pa.list_(pa.string()))
@@ -117,7 +117,7 @@ class Sink:
     def close(self) -> None:
         raise NotImplementedError
 
-    def __enter__(self) -> "Sink":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -48,8 +48,7 @@ def choice_of(project: Project, **chosen: Any) -> Choice:
 def _is_rich(project: Project) -> bool:
     keys = ('"name":', '"tool_calls":', '"tool_call_id":')
     holds = Q(*[("said__contains", key) for key in keys], _connector=Q.OR)
-    prompts = Prompt.objects.filter(project=project)
-    responses = Response.objects.of(project).filter(messages__isnull=False)
+    prompts, responses = project.prompts, project.responses.filter(messages__isnull=False)
     return (
         prompts.exclude(tools=[]).exists()
         or prompts.annotate(said=Cast("messages", TextField())).filter(holds).exists()
@@ -116,7 +115,7 @@ def register(*formats: Format) -> None:
     FORMATS.update({made.name: made for made in formats})
 
 
-# Texts --------------------------------------------------------------------------------------------------------
+# --- Texts ---
 
 
 class PromptText(NamedTuple):
@@ -176,7 +175,7 @@ def uses_tools(messages: Iterable[Message]) -> bool:
     return any(message["role"] == "tool" or set(message) - {"role", "content"} for message in messages)
 
 
-# Arrow types --------------------------------------------------------------------------------------------------
+# --- Arrow types ---
 
 
 def messages_type(*, rich: bool) -> Any:
@@ -188,7 +187,7 @@ def messages_type(*, rich: bool) -> Any:
     return pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
-# Votes --------------------------------------------------------------------------------------------------------
+# --- Votes ---
 
 
 class Decided(NamedTuple):

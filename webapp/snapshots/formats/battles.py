@@ -63,7 +63,7 @@ class Pairs(View):
         return [("tools", pa.json_())] if self.choice.rich else []
 
 
-# LMArena ------------------------------------------------------------------------------------------------------
+# --- LMArena ---
 
 _WINNERS = {"a": "model_a", "b": "model_b", "tie": "tie", "both_bad": "tie (bothbad)"}
 
@@ -125,7 +125,7 @@ LMArena battles. `winner` is model_a, model_b, tie or tie (bothbad).""",
 )
 
 
-# HelpSteer ----------------------------------------------------------------------------------------------------
+# --- HelpSteer ---
 
 
 class HelpSteer(Pairs):
@@ -257,7 +257,7 @@ HelpSteer3 preference: negative numbers prefer response 1. “Both bad” has no
 )
 
 
-# RewardBench --------------------------------------------------------------------------------------------------
+# --- RewardBench ---
 
 
 class RewardBench(Pairs):

@@ -81,7 +81,7 @@ class Canonical(View):
             "contradiction_kept": _each(rows.contradiction_kept, bool),
             "comment": repeated(rows.comment),
             "annotator": Repeated([named.name for named in who], annotators.places),
-            "annotator_kind": Repeated([named.kind for named in who], annotators.places),
+            "annotator_kind": Repeated([named.account_type for named in who], annotators.places),
             "left": _each(rows.left, _or_none),
             "policy": _each(rows.policy, _or_none),
             "propensity": rows.propensity,
@@ -119,7 +119,7 @@ def levels_of(rows: Judgements) -> dict[tuple[int, int], str]:
 def schema(*, rich: bool) -> Any:
     import pyarrow as pa
 
-    kinds = {
+    types = {
         **dict.fromkeys(COLUMNS, pa.string()),
         **dict.fromkeys(("messages", "messages_a", "messages_b"), messages_type(rich=rich)),
         "tools": pa.json_(),
@@ -129,7 +129,7 @@ def schema(*, rich: bool) -> Any:
         **dict.fromkeys(("shown_at", "created_at"), pa.timestamp("us", tz="UTC")),
         **dict.fromkeys(("contradiction_kept", "superseded", "retraction"), pa.bool_()),
     }
-    return pa.schema(list(kinds.items()))
+    return pa.schema(list(types.items()))
 
 
 CANONICAL = Format(

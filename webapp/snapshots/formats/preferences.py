@@ -65,9 +65,9 @@ class Preferences(View):
 
         super().__init__(choice)
         self.shape = shape
-        kind = messages_type(rich=choice.rich) if shape.conversational else pa.string()
+        dtype = messages_type(rich=choice.rich) if shape.conversational else pa.string()
         names = ["prompt"] if shape.prompt else []
-        columns = [(name, kind) for name in (*names, "chosen", "rejected")]
+        columns = [(name, dtype) for name in (*names, "chosen", "rejected")]
         self.tools = shape.conversational and choice.rich
         if self.tools:
             columns.append(("tools", pa.json_()))

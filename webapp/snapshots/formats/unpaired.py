@@ -99,7 +99,7 @@ begins with the blank after it.""",
 )
 
 
-# UltraFeedback ------------------------------------------------------------------------------------------------
+# --- UltraFeedback ---
 
 
 class UltraFeedback(View):

@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from webapp.corpus.audit import COMMAND, Action, audit
 from webapp.corpus.commands import project_named
-from webapp.snapshots.card import changed_words, left_out_words
+from webapp.snapshots.data_card import changed_words, left_out_words
 from webapp.snapshots.exporting import ExportRefused, export_write
 from webapp.snapshots.formats import FORMATS
 from webapp.snapshots.models import Export

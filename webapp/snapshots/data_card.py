@@ -5,8 +5,8 @@ from collections.abc import Container
 from typing import Any
 
 from webapp.corpus.models import Project
-from webapp.labels.agreement import LEVELS, VERDICTS, Agreement, krippendorff_alpha
-from webapp.labels.models import Judgement, QualityLabel
+from webapp.labels.agreement import Agreement, krippendorff_alpha
+from webapp.labels.models import LEVELS, VERDICTS, Judgement, QualityLabel
 from webapp.snapshots.formats import Format
 from webapp.snapshots.models import Export
 from webapp.snapshots.writing import is_json
@@ -58,8 +58,8 @@ def changed_words(changed: dict[str, int]) -> list[str]:
 
 def agreement_lines(project: Project) -> list[str]:
     """Krippendorff's alpha of verdicts and of levels, in words."""
-    verdicts = Judgement.objects.verdicts().filter(pair__project=project)
-    levels = QualityLabel.objects.current().filter(response__project=project)
+    verdicts = Judgement.objects.of(project).verdicts()
+    levels = QualityLabel.objects.of(project).current()
     votes = list(verdicts.order_by("-pk").values_list("pair_id", "annotator_id", "verdict")[:AGREEMENT_ROWS])
     marks = list(levels.order_by("-pk").values_list("response_id", "annotator_id", "level")[:AGREEMENT_ROWS])
     of_verdicts = krippendorff_alpha(votes, categories=VERDICTS)
@@ -180,7 +180,7 @@ def _usage(*, safe: bool) -> list[str]:
 def _content_lines(made: Format, aggregation: str, data_file: str, report: dict[str, Any]) -> list[str]:
     counts = report["counts"]
     source = ", ".join(
-        f"{counts[kind]:,} {kind}" for kind in ("prompts", "responses", "judgements", "levels")
+        f"{counts[noun]:,} {noun}" for noun in ("prompts", "responses", "judgements", "levels")
     )
     lines = [
         f"- {report['rows']:,} {'lines' if made.name == Export.Format.CALIPER else 'rows'} in `{data_file}`",
@@ -232,12 +232,12 @@ def csv_features(schema: Any) -> list[dict[str, Any]]:
     """The same for CSV, which knows texts, numbers (that may be absent) and flags."""
     import pyarrow as pa
 
-    def kind(field: Any) -> str:
+    def dtype(field: Any) -> str:
         if pa.types.is_boolean(field.type):
             return "bool"
         return "float64" if _is_number(field.type) else "string"
 
-    return [{"name": field.name, "dtype": kind(field)} for field in schema]
+    return [{"name": field.name, "dtype": dtype(field)} for field in schema]
 
 
 # Text columns of which an empty cell means that nothing is known; elsewhere it is an empty text.
@@ -256,22 +256,22 @@ def csv_options(schema: Any) -> list[str]:
     return ["  keep_default_na: false", "  skip_blank_lines: false", f"  na_values: {json.dumps(absent)}"]
 
 
-def _is_number(kind: Any) -> bool:
+def _is_number(dtype: Any) -> bool:
     import pyarrow as pa
 
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return pa.types.is_integer(dtype) or pa.types.is_floating(dtype)
 
 
-def _feature(kind: Any, *, as_json: bool = False) -> dict[str, Any]:
+def _feature(dtype: Any, *, as_json: bool = False) -> dict[str, Any]:
     import pyarrow as pa
 
-    if pa.types.is_list(kind):
-        inner = kind.value_type
+    if pa.types.is_list(dtype):
+        inner = dtype.value_type
         if is_json(inner) or as_json:
             return {"list": "json"}
         if pa.types.is_struct(inner):
             return {"list": [{"name": field.name, **_feature(field.type)} for field in inner]}
         return {"list": str(inner)}
-    if pa.types.is_struct(kind):
-        return {"struct": [{"name": field.name, **_feature(field.type)} for field in kind]}
-    return {"dtype": "json" if is_json(kind) or as_json else str(kind).replace("double", "float64")}
+    if pa.types.is_struct(dtype):
+        return {"struct": [{"name": field.name, **_feature(field.type)} for field in dtype]}
+    return {"dtype": "json" if is_json(dtype) or as_json else str(dtype).replace("double", "float64")}
