@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
+from webapp.ratings.probabilities import RATINGS
 from webapp.words import counted
 
-RATINGS = 9
 TOP = 0.6  # the probability at the upper edge of every strip; uniform is 0.11, and sharp models reach 0.5
 
 Bounds = Mapping[str, tuple[int, int]]  # level -> lowest and highest rating
@@ -76,7 +76,7 @@ class Marker:
 
 @dataclass(frozen=True)
 class Line:
-    """A grid line or tick with its label."""
+    """A grid line, or a tick of an axis, with its label."""
 
     position: float
     label: str
@@ -310,7 +310,7 @@ def _ratings(frame: _Frame) -> tuple[Line, ...]:
     return tuple(Line(position=frame.x(rating), label=str(rating)) for rating in range(1, RATINGS + 1))
 
 
-# --- Scalar rewards -------------------------------------------------------------------------------------------
+# --- Scalar rewards ---
 
 
 @dataclass(frozen=True)
@@ -422,7 +422,7 @@ def percentile_track(percentile: float, score: float) -> Track:
     )
 
 
-# --- Comparisons and days -------------------------------------------------------------------------------------
+# --- Comparisons and days ---
 
 
 @dataclass(frozen=True)

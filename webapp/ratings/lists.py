@@ -114,11 +114,11 @@ def _prompt_says(text: str, path: str) -> Q:
     return Q(*[(f"{path}__icontains", spelling) for spelling in sorted(spellings)], _connector=Q.OR)
 
 
-# --- Pairs ----------------------------------------------------------------------------------------------------
+# --- Pairs ---
 
 
 @dataclass(frozen=True)
-class Side:
+class SideRow:
     """One response of a pair, with what the model predicts and which levels people gave."""
 
     name: str
@@ -134,7 +134,7 @@ class PairRow:
     pair: Pair
     votes: Votes
     outcome: Outcome | None
-    sides: tuple[Side, Side]
+    sides: tuple[SideRow, SideRow]
 
     @property
     def gap(self) -> float | None:
@@ -238,15 +238,15 @@ def pair_rows(project: Project, keys: Sequence[int], version: ModelVersion | Non
                 votes=votes.get(pk, Votes()),
                 outcome=outcome_of(version, a, b) if version else None,
                 sides=(
-                    Side("A", pair.response_a, a, levels.get(pair.response_a_id, Levels())),
-                    Side("B", pair.response_b, b, levels.get(pair.response_b_id, Levels())),
+                    SideRow("A", pair.response_a, a, levels.get(pair.response_a_id, Levels())),
+                    SideRow("B", pair.response_b, b, levels.get(pair.response_b_id, Levels())),
                 ),
             )
         )
     return rows
 
 
-# --- Responses ------------------------------------------------------------------------------------------------
+# --- Responses ---
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from webapp.labels.summaries import (
     vote_counts,
 )
 from webapp.ratings import charts, lists, pictures, summaries
-from webapp.ratings.lists import ResponseRow, Side
+from webapp.ratings.lists import ResponseRow, SideRow
 from webapp.ratings.models import Prediction
 from webapp.ratings.queries import (
     chosen_version,
@@ -188,8 +188,8 @@ def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
         "versions": versions,
         "version": version,
         "sides": [
-            Side("A", pair.response_a, chosen.get(a), levels.get(a, Levels())),
-            Side("B", pair.response_b, chosen.get(b), levels.get(b, Levels())),
+            SideRow("A", pair.response_a, chosen.get(a), levels.get(a, Levels())),
+            SideRow("B", pair.response_b, chosen.get(b), levels.get(b, Levels())),
         ],
         "votes": votes,
         "votes_bar": pictures.votes_bar(votes),
@@ -214,7 +214,7 @@ def _scalar(version: ModelVersion | None) -> bool:
 
 
 def _small_pictures(
-    project: Project, version: ModelVersion | None, row: ResponseRow | Side
+    project: Project, version: ModelVersion | None, row: ResponseRow | SideRow
 ) -> dict[str, Any]:
     """What stands beside a response in a list: its sparkline, or its percentile where the version is scalar."""
     spark = None if _scalar(version) else pictures.spark_of(project, row.prediction, row.levels)

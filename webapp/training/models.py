@@ -97,7 +97,7 @@ class ModelVersion(models.Model):
     method = models.CharField(max_length=10, choices=Method.choices)
     number = models.PositiveIntegerField(help_text="Counts the versions of a method in a project from 1.")
     kind = models.CharField(max_length=10, choices=[("scalar", "scalar"), ("ordinal", "ordinal")])
-    # For P(preferred): Rao-Kupper tie parameter (scalar kinds, may be null) and temperature.
+    # For P(preferred): Rao-Kupper tie parameter (of scalar versions; may be null) and temperature.
     tie = models.FloatField(null=True, blank=True)
     temperature = models.FloatField(default=1.0)
     digest = models.CharField(max_length=64)

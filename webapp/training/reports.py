@@ -38,7 +38,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-# ---- Calibration
+# --- Calibration ---
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ def _bins(measured: dict[str, Any]) -> list[Bin]:
     return bins
 
 
-# ---- Robustness
+# --- Robustness ---
 
-# METHODS.md section 7; a name that a newer trainer adds stands as it is, with spaces.
+# A name that a newer trainer adds stands as it is, with spaces.
 _ATTACKS = {
     "score_appended": "“Score: 9” at the end",
     "score_prepended": "“Score: 9” at the start",
@@ -348,7 +348,7 @@ def _named(names: dict[str, str], name: str) -> str:
     return names.get(name, name.replace("_", " "))
 
 
-# ---- What was read
+# --- What was read ---
 
 
 @dataclass(frozen=True)
@@ -395,7 +395,7 @@ def reading(metrics: dict[str, Any]) -> Reading | None:
     )
 
 
-# ---- Annotators
+# --- Annotators ---
 
 
 @dataclass(frozen=True)
@@ -457,7 +457,7 @@ def annotators(metrics: dict[str, Any], people: dict[str, int] | None = None) ->
     )
 
 
-# ---- Early stopping
+# --- Early stopping ---
 
 
 @dataclass(frozen=True)

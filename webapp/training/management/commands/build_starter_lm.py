@@ -1,4 +1,4 @@
-"""manage.py build_starter_lm: a tiny causal language model from a project's own texts (METHODS.md section 3)."""
+"""manage.py build_starter_lm: a tiny causal language model from a project's own texts."""
 
 import subprocess
 from typing import Any
