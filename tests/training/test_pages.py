@@ -226,6 +226,10 @@ def progress_link(client: Client, run: TrainingRun) -> str:
     return found[1]
 
 
+def words(response: Any) -> str:
+    return " ".join(response.content.decode().split())
+
+
 def write_progress(run: TrainingRun, losses: list[float]) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     started = run.started_at or timezone.now()
@@ -242,7 +246,7 @@ def test_a_running_run_shows_its_progress(run: TrainingRun, admin_client: Client
     run.beat(phase="training", step=40, total=100, loss=0.5, tokens_per_second=1234.0)
     write_progress(run, [0.9, 0.8, 0.7])
     (run.folder / "log.txt").write_text("loading <all>\n")
-    page = admin_client.get(url("run", run.pk)).content.decode()
+    page = words(admin_client.get(url("run", run.pk)))
     assert '<progress value="40" max="100"' in page
     assert "step 40 of 100 (40 %)" in page
     assert "1,234 tokens/s" in page
@@ -329,14 +333,14 @@ def test_a_finished_run_stands_beside_what_it_replaced(
     old = make_version(labelled, 1, accuracy=0.7, promoted_at=hour_ago)
     new = make_version(labelled, 2, accuracy=0.8, promoted_at=timezone.now(), is_serving=True)
     write_progress(new.run, [0.5, 0.4])
-    page = admin_client.get(url("run", new.run.pk)).content.decode()
+    page = words(admin_client.get(url("run", new.run.pk)))
     assert "v1 (served before)" in page
     assert "80.0 %" in page
     assert "70.0 %" in page
     assert "Roll back to v1" in page
     assert "passed the gate" in page
     assert '<td class="numeric">0.4000</td>' in page, "the chart's numbers stand in a table"
-    page = admin_client.get(url("run", old.run.pk)).content.decode()
+    page = words(admin_client.get(url("run", old.run.pk)))
     assert "v2 (serving)" in page
     same = make_run(labelled, state=State.DONE, same_as=new.run)
     page = admin_client.get(url("run", same.pk)).content.decode()
@@ -376,21 +380,19 @@ def reported(labelled: Project, make_version: Make) -> ModelVersion:
     return version
 
 
-def words(response: Any) -> str:
-    return " ".join(response.content.decode().split())
-
-
 def test_the_reports_of_a_run(reported: ModelVersion, researcher: User, client_of: ClientOf) -> None:
     write_progress(reported.run, [0.9, 0.8, 0.7])
     page = words(client_of(researcher).get(url("run", reported.run.pk)))
     # Calibration: the diagram, its numbers, the measures before and after.
     assert "Calibrated by a monotone recalibration of the rating distribution" in page
     assert "fitted on 60 held-out pairs" in page
-    assert 'Calibration error (ECE)</th><td class="numeric">0.093</td><td class="numeric">0.021</td>' in page
+    assert (
+        'Calibration error (ECE)</th> <td class="numeric">0.093</td> <td class="numeric">0.021</td>' in page
+    )
     assert page.count('<g class="series ') == 2
     assert "0.9 to 1.0" in page
     # Robustness: badge, sentences with their remedy, the tables.
-    assert '<span class="badge warned">2 goals missed</span>' in page
+    assert '<span class="badge warned"> 2 goals missed </span>' in page
     assert "not part of the gate: this version may serve all the same" in page
     assert "Train with &quot;hardening&quot; (0.3 is a good start)." in page
     assert page.count("The words that raised scores most") == 1
@@ -499,7 +501,7 @@ def test_a_run_without_metrics_or_folder_has_a_page(run: TrainingRun, admin_clie
         "truncated": 3,
     }
     TrainingRun.objects.update(metrics={**metrics_of(0.5), "training": training})
-    page = admin_client.get(url("run", run.pk)).content.decode()
+    page = words(admin_client.get(url("run", run.pk)))
     assert "1,705 judgements" in page
     assert "12 labels left out (their pairs lie across the split); 3 texts shortened" in page
     assert "50.0 %" in admin_client.get(url("run", run.pk)).content.decode()

@@ -1,6 +1,9 @@
 """metrics.json's reports: read whole, read in part, read damaged; and the reliability diagram."""
 
 import copy
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +16,13 @@ from webapp.training.charts import COUNTS_HEIGHT, R_LEFT, R_TOP, SQUARE, loss_ch
 from webapp.training.reports import Bin
 from webapp.training.templatetags.training import signed, tiny
 
-READERS = (reports.calibration, reports.robustness, reports.annotators, reports.early_stopping)
+# What each report is read from.
+PARTS: dict[Callable[[dict[str, Any]], Any], tuple[str, ...]] = {
+    reports.calibration: ("held_out",),
+    reports.robustness: ("robustness",),
+    reports.annotators: ("annotators", "base"),
+    reports.early_stopping: ("early_stopping",),
+}
 
 
 @pytest.fixture
@@ -133,13 +142,26 @@ def test_early_stopping(metrics: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("old", [{}, {"held_out": None}, {"held_out": {"pairs": None}, "annotators": None}])
 def test_older_versions_have_no_reports(old: dict[str, Any]) -> None:
-    assert [reader(old) for reader in READERS] == [None] * 4
+    assert [reader(old) for reader in PARTS] == [None] * 4
 
 
 # What may stand in a damaged file, or in one of a trainer to come. Copied, since a later change may go into it.
 ODD = st.sampled_from([None, True, -1, 0, float("nan"), "praise", [], ["a"], [{}], {}, {"value": "x"}]).map(
     copy.deepcopy
 )
+
+
+def numbers_in(value: Any) -> Iterator[float]:
+    """Every number of a report, however deep."""
+    if isinstance(value, (int, float)):
+        yield value
+    elif dataclasses.is_dataclass(value):
+        yield from numbers_in(vars(value))
+    elif isinstance(value, dict):
+        yield from numbers_in(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from numbers_in(each)
 
 
 @given(st.data())
@@ -164,10 +186,15 @@ def test_no_damaged_report_breaks_a_page(data: st.DataObject) -> None:
                 continue
             place[key] = data.draw(ODD)
             break
-    for reader in READERS:
-        reader(damaged)
-    if found := reports.calibration(damaged):
-        reliability_chart(found.before, found.after)
+    for reader, parts in PARTS.items():
+        found = reader(damaged)
+        assert all(map(math.isfinite, numbers_in(found))), "a page would show nan"
+        if all(damaged[part] == whole[part] for part in parts):
+            assert found == reader(whole), "damage elsewhere takes a sound report away"
+    if calibration := reports.calibration(damaged):
+        chart = reliability_chart(calibration.before, calibration.after)
+        assert chart is not None
+        assert all(map(math.isfinite, numbers_in(chart)))
 
 
 # --- The diagram ---
@@ -200,7 +227,7 @@ def test_two_sets_share_the_picture_and_empty_bins_have_no_spot() -> None:
     chart = reliability_chart(before, [*after, Bin(0.5, 1.0, 0, None, None)])
     assert chart is not None
     assert [len(series.spots) for series in chart.series] == [2, 1]
-    assert [series.kind for series in chart.series] == ["before", "after"]
+    assert [series.drawn_as for series in chart.series] == ["before", "after"]
     assert chart.series[0].counts[0].x < chart.series[1].counts[0].x
 
 

@@ -127,7 +127,7 @@ def test_pages_say_it_and_the_remedy(
     client = client_of(admin)
     page = client.get(f"/p/capitals/runs/{versions[1].run_id}/").content.decode()
     assert "Packed away" in page
-    assert "train again with the settings below" in page
+    assert "again with the settings below" in page
     assert "Let v2 serve" not in page
     assert "Pack it" not in page
     listed = client.get("/p/capitals/runs/").content.decode()

@@ -420,6 +420,10 @@ class PairQuerySet(models.QuerySet["Pair"]):
     def with_texts(self) -> "PairQuerySet":
         return self.select_related("response_a__prompt", "response_b__prompt")
 
+    def with_response(self, pk: int) -> "PairQuerySet":
+        """The pairs in which a response stands, on either side."""
+        return self.filter(Q(response_a=pk) | Q(response_b=pk))
+
 
 class Pair(models.Model):
     """Two responses put side by side (usually of one prompt).

@@ -92,9 +92,9 @@ def _files(path: Path, counted: set[tuple[int, int]]) -> Iterator[tuple[Path, in
 def _count_run(runs: dict[int, dict[str, int]], parts: tuple[str, ...], size: int) -> None:
     if not parts[0].isdecimal():
         return
-    kind = parts[1] if len(parts) > 2 and parts[1] in ("model", "checkpoint") else "other"
+    use = parts[1] if len(parts) > 2 and parts[1] in ("model", "checkpoint") else "other"
     sizes = runs.setdefault(int(parts[0]), {"model": 0, "checkpoint": 0, "other": 0})
-    sizes[kind] += size
+    sizes[use] += size
 
 
 def _by_project(runs: dict[int, dict[str, int]]) -> list[dict[str, Any]]:
@@ -105,8 +105,8 @@ def _by_project(runs: dict[int, dict[str, int]]) -> list[dict[str, Any]]:
         if (project := projects.get(run)) is not None:
             total = sums.setdefault(project, {"runs": 0, "model": 0, "checkpoint": 0, "other": 0})
             total["runs"] += 1
-            for kind, size in sizes.items():
-                total[kind] += size
+            for use, size in sizes.items():
+                total[use] += size
     names = {project.pk: project for project in Project.objects.filter(pk__in=sums)}
     rows = [
         {

@@ -77,7 +77,7 @@ def column_names(model: Table) -> list[str]:
     return [str(field.column) for field in columns(model)]
 
 
-# --- Out ---
+# --- Writing ---
 
 
 def rows_write(model: Table, path: Path) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _plain(value: Any) -> str:
     raise TypeError(f"a backup has no form for {type(value).__name__}")
 
 
-# --- In ---
+# --- Reading ---
 
 
 def lines_read(path: Path) -> Iterator[bytes]:

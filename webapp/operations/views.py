@@ -5,19 +5,19 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Project
+from webapp.http import HtmxHttpRequest
 from webapp.operations.disk import OTHERS, PARTS, disk_report
 
 
 @require_safe
-def disk(request: HttpRequest) -> HttpResponse:
+def disk(request: HtmxHttpRequest) -> HttpResponse:
     """Where the data folder's bytes are, and what packing old versions away would free."""
-    assert isinstance(request.user, User)
     if not (request.user.is_staff or request.user.is_superuser):
         raise PermissionDenied("Only staff of this installation see this page.")
     report = disk_report()
@@ -44,6 +44,7 @@ def _projects_shown(rows: list[dict[str, Any]], user: User) -> list[dict[str, An
     shown = [row for row in rows if row["pk"] in own]
     hidden = [row for row in rows if row["pk"] not in own]
     if hidden:
-        kinds = ("runs", "model", "checkpoint", "other", "bytes")
-        shown.append({kind: sum(row[kind] for row in hidden) for kind in kinds} | {"others": len(hidden)})
+        columns = ("runs", "model", "checkpoint", "other", "bytes")
+        sums = {column: sum(row[column] for row in hidden) for column in columns}
+        shown.append(sums | {"others": len(hidden)})
     return shown

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
+from webapp.ratings.probabilities import RATINGS
 from webapp.words import counted
 
-RATINGS = 9
 TOP = 0.6  # the probability at the upper edge of every strip; uniform is 0.11, and sharp models reach 0.5
 
 Bounds = Mapping[str, tuple[int, int]]  # level -> lowest and highest rating
@@ -76,7 +76,7 @@ class Marker:
 
 @dataclass(frozen=True)
 class Line:
-    """A grid line or tick with its label."""
+    """A grid line, or a tick of an axis, with its label."""
 
     position: float
     label: str

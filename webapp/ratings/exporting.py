@@ -7,8 +7,8 @@ from typing import Any
 from webapp.corpus.models import Project
 from webapp.labels.models import Level, QualityLabel
 from webapp.ratings.models import Prediction
+from webapp.ratings.probabilities import RATINGS
 from webapp.ratings.queries import serving_versions
-from webapp.ratings.services import RATINGS
 from webapp.snapshots.exporting import ExportRefused
 from webapp.snapshots.formats import Choice, Format, View
 from webapp.snapshots.reading import BATCH, CHUNK, Among, by_bytes, chunks
@@ -56,13 +56,13 @@ class Predictions(View):
 
         super().__init__(choice)
         self.versions = chosen_versions(choice.project, choice.version)
-        kinds = {
+        types = {
             **dict.fromkeys(COLUMNS, pa.string()),
             **dict.fromkeys((*_P, "score", "expected", "spread", "percentile"), pa.float64()),
             **dict.fromkeys(Level.values, pa.int32()),
             "truncated": pa.bool_(),
         }
-        self.schema = pa.schema(list(kinds.items()))
+        self.schema = pa.schema(list(types.items()))
         for version in self.versions:
             self.notes.append(f"- `{version_name(version)}` is {version} with the digest `{version.digest}`")
 

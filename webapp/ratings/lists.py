@@ -13,7 +13,7 @@ from django.core.paginator import Page, Paginator
 from django.db.models import F, FilteredRelation, Q, QuerySet, TextField
 from django.db.models.functions import Cast
 
-from webapp.corpus.models import Pair, Project, Response
+from webapp.corpus.models import Pair, PairQuerySet, Project, Response
 from webapp.labels.summaries import Levels, Votes, level_counts, vote_counts, with_levels
 from webapp.parameters import int_parameter
 from webapp.ratings.models import Prediction
@@ -118,16 +118,23 @@ def _prompt_says(text: str, path: str) -> Q:
 
 
 @dataclass(frozen=True)
+class SideRow:
+    """One response of a pair, with what the model predicts and which levels people gave."""
+
+    name: str
+    response: Response
+    prediction: Prediction | None
+    levels: Levels
+
+
+@dataclass(frozen=True)
 class PairRow:
     """One pair of a list, with all that its row shows."""
 
     pair: Pair
     votes: Votes
     outcome: Outcome | None
-    prediction_a: Prediction | None
-    prediction_b: Prediction | None
-    levels_a: Levels
-    levels_b: Levels
+    sides: tuple[SideRow, SideRow]
 
     @property
     def gap(self) -> float | None:
@@ -138,17 +145,15 @@ class PairRow:
     @property
     def seen(self) -> bool:
         """Whether the model was trained on labels of one of the two."""
-        both = (self.prediction_a, self.prediction_b)
-        return any(
-            prediction is not None and prediction.split == Prediction.Split.TRAIN for prediction in both
-        )
+        predictions = [side.prediction for side in self.sides if side.prediction is not None]
+        return any(prediction.split == Prediction.Split.TRAIN for prediction in predictions)
 
 
-def pairs_matching(project: Project, query: Query) -> QuerySet[Pair]:
+def pairs_matching(project: Project, query: Query) -> PairQuerySet:
     """The pairs a list asks for, as far as the pairs' own columns and texts decide."""
-    pairs: QuerySet[Pair] = Pair.objects.of(project)
+    pairs = Pair.objects.of(project)
     if query.response is not None:
-        pairs = pairs.filter(Q(response_a=query.response) | Q(response_b=query.response))
+        pairs = pairs.with_response(query.response)
     if query.text:
         # Found by response, then by pair: the texts are searched once each, not once per pair they stand in.
         texts = responses_matching(project, query.text).values("pk")
@@ -232,10 +237,10 @@ def pair_rows(project: Project, keys: Sequence[int], version: ModelVersion | Non
                 pair=pair,
                 votes=votes.get(pk, Votes()),
                 outcome=outcome_of(version, a, b) if version else None,
-                prediction_a=a,
-                prediction_b=b,
-                levels_a=levels.get(pair.response_a_id, Levels()),
-                levels_b=levels.get(pair.response_b_id, Levels()),
+                sides=(
+                    SideRow("A", pair.response_a, a, levels.get(pair.response_a_id, Levels())),
+                    SideRow("B", pair.response_b, b, levels.get(pair.response_b_id, Levels())),
+                ),
             )
         )
     return rows

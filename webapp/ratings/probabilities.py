@@ -1,12 +1,14 @@
 """What two ratings say about a comparison: probabilities of the outcomes a, tie, b. Pure Python, no database.
 
-The web half may not import the reward models, so the few formulas that pages need stand here once more
-(docs/methods.md); tests hold them against workers.rewards.evaluate.
+The web half may not import the reward models, so the few formulas that pages need stand here once more; tests hold
+them against those of workers.rewards.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+RATINGS = 9
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Django's cache, and the key names the version and the newest labels. The key has
 databases with one cache never take each other's entries.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -43,7 +43,7 @@ def labels_state(project: Project) -> str:
 def serving_versions(project: Project) -> list[ModelVersion]:
     """The serving version of each method: the project's main method first, then in the order it names. One query."""
     order = [project.main_method, *project.methods, *Method.values]
-    versions = ModelVersion.objects.filter(project=project, is_serving=True).select_related("run__snapshot")
+    versions = project.versions.serving().select_related("run__snapshot")
     return sorted(versions, key=lambda version: order.index(version.method))
 
 
@@ -58,8 +58,17 @@ def predictions_of(version: ModelVersion | None, responses: Iterable[int]) -> di
     """What a version predicts, by response id. One query (none without a version)."""
     if version is None:
         return {}
-    rows = Prediction.objects.filter(version=version, response__in=list(responses))
-    return {prediction.response_id: prediction for prediction in rows}
+    return predictions_by_version([version], responses).get(version.pk, {})
+
+
+def predictions_by_version(
+    versions: Sequence[ModelVersion], responses: Iterable[int]
+) -> dict[int, dict[int, Prediction]]:
+    """What versions predict, by version id and response id. One query."""
+    found: dict[int, dict[int, Prediction]] = {}
+    for prediction in Prediction.objects.filter(version__in=versions, response__in=list(responses)):
+        found.setdefault(prediction.version_id, {})[prediction.response_id] = prediction
+    return found
 
 
 def outcome_of(version: ModelVersion, a: Prediction | None, b: Prediction | None) -> Outcome | None:
@@ -82,7 +91,7 @@ def score_distribution(version: ModelVersion) -> Scores | None:
     """The histogram of all scores of a version, None if it has none. One query, then kept."""
 
     def make() -> Scores | None:
-        rows = Prediction.objects.filter(version=version).order_by("pk")
+        rows = version.predictions.order_by("pk")
         scores = list(rows.values_list("score", flat=True)[:HISTOGRAM_SCORES])
         return Scores(*score_bins(scores)) if scores else None
 
@@ -101,7 +110,7 @@ def preferences(version: ModelVersion, state: str) -> dict[int, float]:
     """
 
     def make() -> dict[int, float]:
-        rows = Prediction.objects.filter(version=version).values_list("response_id", "score", "p")
+        rows = version.predictions.values_list("response_id", "score", "p")
         ratings = {response: (score, p) for response, score, p in rows}
         judged = Pair.objects.filter(project_id=version.project_id, judged__gt=0)
         found = {}

@@ -9,10 +9,10 @@ from django.db import transaction
 
 from webapp.corpus.models import Response
 from webapp.ratings.models import Prediction
+from webapp.ratings.probabilities import RATINGS
 from webapp.training.models import ModelVersion
 
 BATCH = 1000
-RATINGS = 9
 
 
 class BadPredictions(Exception):

@@ -6,9 +6,9 @@ from webapp.ratings import views
 
 app_name = "ratings"
 urlpatterns = [
-    path("", views.project, name="project"),
+    path("", views.overview, name="project"),
     path("responses/", views.responses, name="responses"),
-    path("responses/<key:pk>/", views.response, name="response"),
+    path("responses/<key:pk>/", views.response_detail, name="response"),
     path("pairs/", views.pairs, name="pairs"),
-    path("pairs/<key:pk>/", views.pair, name="pair"),
+    path("pairs/<key:pk>/", views.pair_detail, name="pair"),
 ]

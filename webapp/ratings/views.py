@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from django.db.models import Q
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.utils.cache import patch_vary_headers
 
 from webapp.corpus.access import project_for
-from webapp.corpus.models import Method, Pair, Response
-from webapp.labels.models import Judgement, QualityLabel, Verdict
+from webapp.corpus.models import Method, Pair, Project, Response
+from webapp.http import HtmxHttpRequest
+from webapp.labels.models import Verdict
 from webapp.labels.summaries import (
     Levels,
     Votes,
@@ -19,23 +19,30 @@ from webapp.labels.summaries import (
     vote_counts,
 )
 from webapp.ratings import charts, lists, pictures, summaries
+from webapp.ratings.lists import ResponseRow, SideRow
 from webapp.ratings.models import Prediction
-from webapp.ratings.queries import chosen_version, outcome_of, predictions_of, serving_versions
-from webapp.training.models import ModelVersion, TrainingRun
+from webapp.ratings.queries import (
+    chosen_version,
+    outcome_of,
+    predictions_by_version,
+    predictions_of,
+    serving_versions,
+)
+from webapp.training.models import ModelVersion
 
 # A response of UKPConvArg1 stands in some 30 pairs; beyond this many the Pairs page lists them.
 PAIRS_SHOWN = 50
 RUNS_SHOWN = 5
 
 
-def project(request: HttpRequest, slug: str) -> HttpResponse:
+def overview(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """Overview: labels, coverage, queue, agreement, serving versions and runs."""
     project = project_for(request, slug, "read")
     versions = serving_versions(project)
     labels = summaries.label_summary(project)
     agreement = labels.agreement
     cover = coverage(project)
-    runs = list(TrainingRun.objects.filter(project=project).select_related("version")[:RUNS_SHOWN])
+    runs = list(project.runs.select_related("version")[:RUNS_SHOWN])
     context = {
         "totals": labels.totals,
         "coverage": cover,
@@ -70,21 +77,14 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, "ratings/project.html", context)
 
 
-def responses(request: HttpRequest, slug: str) -> HttpResponse:
+def responses(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """All responses with what the chosen version predicts and which levels people gave."""
     project = project_for(request, slug, "read")
     versions = serving_versions(project)
     version = chosen_version(versions, request.GET.get("method", ""))
     query = lists.Query.of(request.GET, sorts=list(lists.RESPONSE_SORTS))
     page = lists.response_page(project, query, version)
-    rows = [
-        {
-            "row": row,
-            "spark": pictures.spark_of(project, row.prediction, row.levels) if not _scalar(version) else None,
-            "track": pictures.track_of(row.prediction),
-        }
-        for row in page.object_list
-    ]
+    rows = [{"row": row, **_small_pictures(project, version, row)} for row in page.object_list]
     context = {
         "versions": versions,
         "version": version,
@@ -93,25 +93,25 @@ def responses(request: HttpRequest, slug: str) -> HttpResponse:
         "page": page,
         "rows": rows,
     }
-    return _list(request, "ratings/responses.html", context)
+    return _partial(request, "ratings/responses.html", "rows", context)
 
 
-def response(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def response_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     """One response: the predicted distribution, people's levels, and every pair that it stands in."""
     project = project_for(request, slug, "read")
-    response = get_object_or_404(Response.objects.of(project).select_related("prompt"), pk=pk)
+    response = get_object_or_404(project.responses.select_related("prompt"), pk=pk)
     versions = serving_versions(project)
     version = chosen_version(versions, request.GET.get("method", ""))
 
     labels = list(
-        QualityLabel.objects.current()
-        .filter(response=response)
+        response.quality_labels.current()
         .select_related("annotator", "judgement__pair")
         .order_by("-created_at")
     )
     levels = Levels(**_counted(label.level for label in labels))
-    of_response = Pair.objects.of(project).filter(Q(response_a=response) | Q(response_b=response))
-    pairs = list(of_response.with_texts().order_by("-judged", "pk")[: PAIRS_SHOWN + 1])
+    pairs = list(
+        project.pairs.with_response(response.pk).with_texts().order_by("-judged", "pk")[: PAIRS_SHOWN + 1]
+    )
     more_pairs = len(pairs) > PAIRS_SHOWN
     pairs = pairs[:PAIRS_SHOWN]
     votes = vote_counts(pair.pk for pair in pairs)
@@ -140,7 +140,7 @@ def response(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     return _partial(request, "ratings/response.html", "rating", context)
 
 
-def pairs(request: HttpRequest, slug: str) -> HttpResponse:
+def pairs(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """All pairs, sortable by disagreement among people and between people and the chosen version."""
     project = project_for(request, slug, "read")
     versions = serving_versions(project)
@@ -152,20 +152,7 @@ def pairs(request: HttpRequest, slug: str) -> HttpResponse:
             "row": row,
             "votes_bar": pictures.votes_bar(row.votes),
             "outcome_bar": pictures.outcome_bar(row.outcome),
-            "sides": [
-                (
-                    name,
-                    response,
-                    prediction,
-                    levels,
-                    None if _scalar(version) else pictures.spark_of(project, prediction, levels),
-                    pictures.track_of(prediction),
-                )
-                for name, response, prediction, levels in (
-                    ("A", row.pair.response_a, row.prediction_a, row.levels_a),
-                    ("B", row.pair.response_b, row.prediction_b, row.levels_b),
-                )
-            ],
+            "sides": [{"side": side, **_small_pictures(project, version, side)} for side in row.sides],
         }
         for row in page.object_list
     ]
@@ -178,27 +165,22 @@ def pairs(request: HttpRequest, slug: str) -> HttpResponse:
         "page": page,
         "rows": rows,
     }
-    return _list(request, "ratings/pairs.html", context)
+    return _partial(request, "ratings/pairs.html", "rows", context)
 
 
-def pair(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     """One pair: both strips back to back, every judgement, and the predicted outcomes of each method."""
     project = project_for(request, slug, "read")
-    pair = get_object_or_404(Pair.objects.of(project).with_texts(), pk=pk)
+    pair = get_object_or_404(project.pairs.with_texts(), pk=pk)
     versions = serving_versions(project)
     version = chosen_version(versions, request.GET.get("method", ""))
     a, b = pair.response_a_id, pair.response_b_id
 
-    judgements = list(
-        Judgement.objects.filter(pair=pair).select_related("annotator").order_by("-created_at", "-pk")
-    )
+    judgements = list(pair.judgements.select_related("annotator").order_by("-created_at", "-pk"))
     current = [judgement for judgement in judgements if judgement.is_current and not judgement.retraction]
     votes = Votes(**_counted(judgement.verdict for judgement in current if judgement.verdict != Verdict.SKIP))
     levels = level_counts([a, b])
-    every = Prediction.objects.filter(version__in=versions, response__in=[a, b])
-    by_version: dict[int, dict[int, Prediction]] = {}
-    for prediction in every:
-        by_version.setdefault(prediction.version_id, {})[prediction.response_id] = prediction
+    by_version = predictions_by_version(versions, [a, b])
     chosen = by_version.get(version.pk, {}) if version else {}
 
     context = {
@@ -206,8 +188,8 @@ def pair(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
         "versions": versions,
         "version": version,
         "sides": [
-            ("A", pair.response_a, chosen.get(a), levels.get(a, Levels())),
-            ("B", pair.response_b, chosen.get(b), levels.get(b, Levels())),
+            SideRow("A", pair.response_a, chosen.get(a), levels.get(a, Levels())),
+            SideRow("B", pair.response_b, chosen.get(b), levels.get(b, Levels())),
         ],
         "votes": votes,
         "votes_bar": pictures.votes_bar(votes),
@@ -229,6 +211,14 @@ def pair(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 
 def _scalar(version: ModelVersion | None) -> bool:
     return version is not None and version.kind == "scalar"
+
+
+def _small_pictures(
+    project: Project, version: ModelVersion | None, row: ResponseRow | SideRow
+) -> dict[str, Any]:
+    """What stands beside a response in a list: its sparkline, or its percentile where the version is scalar."""
+    spark = None if _scalar(version) else pictures.spark_of(project, row.prediction, row.levels)
+    return {"spark": spark, "track": pictures.track_of(row.prediction)}
 
 
 def _counted(values: Any) -> dict[str, int]:
@@ -293,13 +283,9 @@ def _provenance(
     }
 
 
-def _list(request: HttpRequest, template: str, context: dict[str, Any]) -> HttpResponse:
-    return _partial(request, template, "rows", context)
-
-
-def _partial(request: HttpRequest, template: str, partial: str, context: dict[str, Any]) -> HttpResponse:
+def _partial(request: HtmxHttpRequest, template: str, partial: str, context: dict[str, Any]) -> HttpResponse:
     """The whole page, or its partial where htmx swaps that alone; a cache keeps the two apart."""
-    htmx = request.htmx  # type: ignore[attr-defined]
+    htmx = request.htmx
     part = htmx and not htmx.boosted and not htmx.history_restore_request
     answer = render(request, f"{template}#{partial}" if part else template, context)
     patch_vary_headers(answer, ["HX-Request"])

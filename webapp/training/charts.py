@@ -1,6 +1,6 @@
 """The loss curve and the reliability diagram: numbers turned into coordinates.
 
-templates/training/loss_chart.html and reliability.html draw them.
+templates/training/loss_chart.html and reports.html#reliability draw them.
 """
 
 import math
@@ -155,7 +155,7 @@ class ReliabilitySeries:
     """The bins of one set of probabilities that are not empty: their spots, the line through them, their counts."""
 
     name: str
-    kind: str  # before | after
+    drawn_as: str  # before | after
     spots: list[Spot]
     line: str
     counts: list[CountBar]
@@ -201,7 +201,7 @@ def reliability_chart(before: Sequence[Bin], after: Sequence[Bin] = ()) -> Relia
         return round(R_TOP + SQUARE * (1 - min(max(share, 0.0), 1.0)), 1)
 
     series = []
-    for number, (name, kind, bins) in enumerate(named):
+    for number, (name, drawn_as, bins) in enumerate(named):
         spots = [
             Spot(
                 x(each.predicted),
@@ -223,7 +223,7 @@ def reliability_chart(before: Sequence[Bin], after: Sequence[Bin] = ()) -> Relia
                 CountBar(round(start, 1), round(foot - height, 1), round(width, 1), round(height, 1))
             )
         line = " ".join(f"{spot.x},{spot.y}" for spot in spots)
-        series.append(ReliabilitySeries(name, kind, spots, line, counts))
+        series.append(ReliabilitySeries(name, drawn_as, spots, line, counts))
     words = [
         f"{each.name} {_farthest(bins)}"
         for each, (_, _, bins) in zip(series, named, strict=True)

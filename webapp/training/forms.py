@@ -56,9 +56,9 @@ class RunForm(TrainingOptionsForm):
         self.fields["base_model"].widget.offer([*base_model_choices(), *names], "base_model")
 
     def clean_base_model(self) -> str:
-        given: str = self.cleaned_data["base_model"]
+        name: str = self.cleaned_data["base_model"]
         try:
-            return base_model_named(given) if given else ""
+            return base_model_named(name) if name else ""
         except RunRefused as refusal:
             raise forms.ValidationError(str(refusal)) from None
 

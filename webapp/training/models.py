@@ -5,7 +5,7 @@ ModelExport: such an artifact as a file to take away.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
@@ -13,11 +13,17 @@ from django.db.models import Q
 from django.utils import timezone
 
 from webapp.corpus.models import Method, Project
-from webapp.jobs import ACTIVE, Job, State
+from webapp.jobs import ACTIVE, Job, JobQuerySet, State
 from webapp.snapshots.models import Snapshot
 
 ARTIFACT_NAME = "reward_config.json"
 ARCHIVE_FORMAT = 2  # 1 could hold a path
+
+
+class RunQuerySet(JobQuerySet):
+    def with_versions(self) -> "RunQuerySet":
+        """With what the pages show beside a run, and the version that it made."""
+        return self.select_related("version", "created_by", "snapshot", "same_as")
 
 
 class TrainingRun(Job):
@@ -51,10 +57,12 @@ class TrainingRun(Job):
     loss = models.FloatField(null=True, blank=True)
     metrics = models.JSONField(default=dict, blank=True)
 
+    objects: ClassVar[Any] = RunQuerySet.as_manager()
+
     class Meta:
         ordering = ["-pk"]
         constraints = [
-            # Threshold and schedule may fire in several processes at once: one waiting run of a kind is enough.
+            # Threshold and schedule may fire in several processes at once: one waiting run of equal settings is enough.
             models.UniqueConstraint(
                 fields=["project", "config_digest"], condition=Q(state="queued"), name="run_queued_once"
             ),
@@ -73,6 +81,14 @@ class TrainingRun(Job):
         return settings.DATA_DIR / "runs" / str(self.pk)
 
 
+class VersionQuerySet(models.QuerySet["ModelVersion"]):
+    def of_method(self, method: str) -> "VersionQuerySet":
+        return self.filter(method=method)
+
+    def serving(self) -> "VersionQuerySet":
+        return self.filter(is_serving=True)
+
+
 class ModelVersion(models.Model):
     """Weights, tokenizer, scale, template and digest under RUN_DIR/model. Never edited, but for who serves."""
 
@@ -81,7 +97,7 @@ class ModelVersion(models.Model):
     method = models.CharField(max_length=10, choices=Method.choices)
     number = models.PositiveIntegerField(help_text="Counts the versions of a method in a project from 1.")
     kind = models.CharField(max_length=10, choices=[("scalar", "scalar"), ("ordinal", "ordinal")])
-    # For P(preferred): Rao-Kupper tie parameter (scalar kinds, may be null) and temperature.
+    # For P(preferred): Rao-Kupper tie parameter (of scalar versions; may be null) and temperature.
     tie = models.FloatField(null=True, blank=True)
     temperature = models.FloatField(default=1.0)
     digest = models.CharField(max_length=64)
@@ -93,6 +109,8 @@ class ModelVersion(models.Model):
     gate_reason = models.CharField(max_length=300, blank=True)
     # When its weights were taken off the disk (webapp.training.retention); metrics and predictions stay.
     packed_at = models.DateTimeField(null=True, blank=True)
+
+    objects = VersionQuerySet.as_manager()
 
     class Meta:
         ordering = ["-pk"]
@@ -135,9 +153,22 @@ class ModelVersion(models.Model):
             return {}
         return found if isinstance(found, dict) else {}
 
+    def replaced(self) -> "ModelVersion | None":
+        """The version of its method that was promoted last before it. One query."""
+        earlier = ModelVersion.objects.of_method(self.method).filter(
+            project=self.project_id, promoted_at__lt=self.promoted_at
+        )
+        return earlier.order_by("-promoted_at").first()
+
     @property
     def is_packed(self) -> bool:
         return self.packed_at is not None
+
+
+class ModelExportQuerySet(JobQuerySet):
+    def done_in(self, project: Project) -> "ModelExportQuerySet":
+        """The packed versions of a project."""
+        return self.filter(version__project=project, state=State.DONE).select_related("version__project")
 
 
 class ModelExport(Job):
@@ -154,6 +185,8 @@ class ModelExport(Job):
     )
     # Names and bytes of the files, and of the archive.
     report = models.JSONField(default=dict, blank=True)
+
+    objects: ClassVar[Any] = ModelExportQuerySet.as_manager()
 
     class Meta:
         ordering = ["-pk"]

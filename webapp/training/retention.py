@@ -24,12 +24,12 @@ def versions_packable(*, keep: int) -> list[ModelVersion]:
     newer: dict[tuple[int, str], int] = {}
     found = []
     for version in ModelVersion.objects.select_related("run", "project").order_by("-number"):
-        kind = (version.project_id, version.method)
-        newer[kind] = newer.get(kind, 0) + 1
+        line = (version.project_id, version.method)
+        newer[line] = newer.get(line, 0) + 1
         served = version.is_serving or version.promoted_at is not None
         names = {version.start_name, str(version.path)}
         is_start = bool(names & starts.get(version.project_id, set()))
-        if newer[kind] > keep and not (served or version.is_packed or is_start or version.pk in taken_away):
+        if newer[line] > keep and not (served or version.is_packed or is_start or version.pk in taken_away):
             found.append(version)
     return found
 

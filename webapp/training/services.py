@@ -63,15 +63,15 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
     Options left out are the project's. Empty ones are the trainer's defaults, but for base model and tuning, which
     every project has.
     """
-    given = given_options({**project.training_options, **(overrides or {})})
+    options = given_options({**project.training_options, **(overrides or {})})
     if method not in Method.values:
         raise RunRefused(f"Unknown method {method!r}. Known: {', '.join(Method.values)}.", "method")
-    check_options(method, given)
+    check_options(method, options)
 
     default_base = project.causal_base_model if method == Method.HAF else project.base_model
-    base_model = base_model_named(str(given.get("base_model", default_base)))
-    kind = _base_kind(project, base_model)
-    if method == Method.HAF and kind == "encoder":
+    base_model = base_model_named(str(options.get("base_model", default_base)))
+    backbone = _backbone(project, base_model)
+    if method == Method.HAF and backbone == "encoder":
         raise RunRefused(
             f"HaF-RM needs a causal language model, and {base_model} is a text encoder. "
             f"Name a causal one, or “{STARTER}” for a tiny one made from this project's texts.",
@@ -81,12 +81,12 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
         "format": CONFIG_FORMAT,
         "method": str(method),
         "base_model": base_model,
-        "tuning": _tuning(project, method, base_model, kind, given.get("tuning")),
+        "tuning": _tuning(project, method, base_model, backbone, options.get("tuning")),
         "partition": [project.bad_to, project.normal_to],
         "seed": 0,
         "code_version": __version__,
     }
-    config.update({name: given[name] for name in TRAINER_OPTIONS if name in given})
+    config.update({name: options[name] for name in TRAINER_OPTIONS if name in options})
     return config
 
 
@@ -127,28 +127,28 @@ def base_folder(project: Project, name: str) -> Path | None:
     return base_model_folder(named) if named.startswith(FOLDER) else None
 
 
-def _base_kind(project: Project, base_model: str) -> str | None:
+def _backbone(project: Project, base_model: str) -> str | None:
     """ "encoder" or "causal" where it is known without loading the model. Raises RunRefused as base_folder."""
     if base_model in ENCODERS:
         return "encoder"
     if base_model == STARTER:
         return "causal"
     version = version_start(project, base_model)
-    kind = version.artifact.get("backbone") if version is not None else None
-    return kind if kind in ("encoder", "causal") else None
+    backbone = version.artifact.get("backbone") if version is not None else None
+    return backbone if backbone in ("encoder", "causal") else None
 
 
-def _tuning(project: Project, method: str, base_model: str, kind: str | None, given: str | None) -> str:
+def _tuning(project: Project, method: str, base_model: str, backbone: str | None, asked: str | None) -> str:
     """The tuning asked for, else the project's where it fits the base model. Raises RunRefused for a misfit."""
-    if given is not None and given not in Tuning.values:
-        raise RunRefused(f"Unknown tuning {given!r}. Known: {', '.join(Tuning.values)}.", "tuning")
-    causal = method == Method.HAF or kind == "causal"
-    misfit = Tuning.FROZEN if causal else Tuning.LORA if kind == "encoder" else None
-    if given is not None and given == misfit:
+    if asked is not None and asked not in Tuning.values:
+        raise RunRefused(f"Unknown tuning {asked!r}. Known: {', '.join(Tuning.values)}.", "tuning")
+    causal = method == Method.HAF or backbone == "causal"
+    misfit = Tuning.FROZEN if causal else Tuning.LORA if backbone == "encoder" else None
+    if asked is not None and asked == misfit:
         what = "a causal language model" if causal else "a text encoder"
         fitting = " or ".join(tuning.value for tuning in Tuning if tuning != misfit)
-        raise RunRefused(f"{base_model} is {what}: choose {fitting} instead of {given}.", "tuning")
-    wanted = given or project.tuning
+        raise RunRefused(f"{base_model} is {what}: choose {fitting} instead of {asked}.", "tuning")
+    wanted = asked or project.tuning
     return str(Tuning.TUNED if wanted == misfit else wanted)
 
 
@@ -193,7 +193,7 @@ def run_start(
 ) -> TrainingRun:
     """Queue a training; an identical run that already waits is returned instead of a second. Raises RunRefused.
 
-    `config` overrides some of OPTIONS. `send=False` leaves the task to the caller.
+    `config` overrides some of the project's options. `send=False` leaves the task to the caller.
     """
     check_not_archived(project)
     resolved = run_config(project, method, config)

@@ -21,8 +21,8 @@ Trigger = TrainingRun.Trigger
 def due_trigger(project: Project, method: str) -> str:
     """Which trigger asks for a training of this method now; empty if none does.
 
-    Both count from the method's newest run, however that ended: a run that failed is not tried again at each tick,
-    but after as many new labels, or at the next time of the schedule. Nothing is due while one waits or runs.
+    Both count from the method's newest run, however that ended: a run that failed is not tried again each time this is
+    asked, but after as many new labels, or at the next time of the schedule. Nothing is due while one waits or runs.
     """
     runs = TrainingRun.objects.filter(project=project, method=method)
     if runs.active().exists():

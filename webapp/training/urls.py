@@ -7,18 +7,14 @@ from webapp.training import views
 app_name = "training"
 urlpatterns = [
     path("runs/", views.runs, name="runs"),
-    path("runs/start/", views.run_start_view, name="run-start"),
+    path("runs/start/", views.run_start, name="run-start"),
     path("runs/<key:pk>/", views.run, name="run"),
     path("runs/<key:pk>/progress/", views.run_progress, name="run-progress"),
     path("runs/<key:pk>/log.txt", views.run_log, name="run-log"),
-    path("runs/<key:pk>/cancel/", views.run_cancel_view, name="run-cancel"),
-    path("runs/<key:pk>/resume/", views.run_resume_view, name="run-resume"),
-    path("versions/<key:pk>/promote/", views.version_promote_view, name="version-promote"),
+    path("runs/<key:pk>/cancel/", views.run_cancel, name="run-cancel"),
+    path("runs/<key:pk>/resume/", views.run_resume, name="run-resume"),
+    path("versions/<key:pk>/promote/", views.version_promote, name="version-promote"),
     path("versions/<key:pk>/exports/", views.model_exports, name="model-exports"),
-    path(
-        "versions/<key:pk>/exports/start/",
-        views.model_export_start_view,
-        name="model-export-start",
-    ),
+    path("versions/<key:pk>/exports/start/", views.model_export_start, name="model-export-start"),
     path("model-exports/<key:pk>.zip", views.model_export_download, name="model-export-download"),
 ]

@@ -7,20 +7,20 @@ from typing import Any, BinaryIO
 from django.conf import settings
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import FileResponse, Http404, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
-from webapp.accounts.models import User
 from webapp.corpus.access import project_for
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Method, Project
+from webapp.http import HtmxHttpRequest
 from webapp.jobs import State
 from webapp.labels.names import annotator_names
 from webapp.paths import without_paths
-from webapp.training import reports
+from webapp.training import reports, services
 from webapp.training.card import public_config
 from webapp.training.charts import loss_chart, reliability_chart
 from webapp.training.forms import RunForm
@@ -28,27 +28,9 @@ from webapp.training.metrics import headline, metric_rows
 from webapp.training.models import ModelExport, ModelVersion, TrainingRun
 from webapp.training.progress import read_log, read_progress
 from webapp.training.promotions import promotions, story_of
-from webapp.training.services import (
-    QUEUE,
-    RunRefused,
-    VersionRefused,
-    label_counts,
-    model_export_start,
-    run_cancel,
-    run_resume,
-    run_start,
-    too_few_labels,
-    version_promote,
-)
-from webapp.waiting import change_token, waiting_for_worker
+from webapp.waiting import change_token, unless_seen, waiting_for_worker
 
 PAGE_SIZE = 25
-
-
-def _runs(project: Project) -> Any:
-    return TrainingRun.objects.filter(project=project).select_related(
-        "version", "created_by", "snapshot", "same_as"
-    )
 
 
 def waiting_reason(run: TrainingRun) -> str:
@@ -59,22 +41,20 @@ def waiting_reason(run: TrainingRun) -> str:
             "Its worker has given no sign of life for a while. As soon as a worker of the default queue looks after "
             "it, this run becomes “lost” and can be resumed."
         )
-    return waiting_for_worker(run, QUEUE)
+    return waiting_for_worker(run, services.QUEUE)
 
 
 @require_safe
-def runs(request: HttpRequest, slug: str) -> HttpResponse:
+def runs(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug, "read")
-    if not request.htmx:  # type: ignore[attr-defined]
+    if not request.htmx:
         return _runs_page(request, project, RunForm(project=project))
     context = _list_context(request, project)
-    if request.GET.get("token") == context["token"]:
-        return HttpResponse(status=204)
-    return render(request, "training/runs.html#list", context)
+    return unless_seen(request, context["token"], "training/runs.html#list", context)
 
 
-def _list_context(request: HttpRequest, project: Project) -> dict[str, Any]:
-    page = Paginator(_runs(project), PAGE_SIZE).get_page(request.GET.get("page"))
+def _list_context(request: HtmxHttpRequest, project: Project) -> dict[str, Any]:
+    page = Paginator(project.runs.with_versions(), PAGE_SIZE).get_page(request.GET.get("page"))
     waits = [run for run in page if run.state == State.QUEUED]
     waiting = waiting_reason(waits[-1]) if waits else ""
     seen = [(run.pk, run.state, run.percent, bool(getattr(run, "version", None))) for run in page]
@@ -87,10 +67,12 @@ def _list_context(request: HttpRequest, project: Project) -> dict[str, Any]:
     }
 
 
-def _runs_page(request: HttpRequest, project: Project, form: RunForm, *, status: int = 200) -> HttpResponse:
-    versions = list(ModelVersion.objects.filter(project=project))
+def _runs_page(
+    request: HtmxHttpRequest, project: Project, form: RunForm, *, status: int = 200
+) -> HttpResponse:
+    versions = list(project.versions.all())
     form.offer(versions)
-    judgements, levels = label_counts(project)
+    judgements, levels = services.label_counts(project)
     serving = {version.method: version for version in versions if version.is_serving}
     acts = promotions(project) if versions else []
     context = _list_context(request, project) | {
@@ -108,46 +90,38 @@ def _runs_page(request: HttpRequest, project: Project, form: RunForm, *, status:
         ],
         "judgements": judgements,
         "levels": levels,
-        "refusal": too_few_labels(project, judgements + levels),
+        "refusal": services.too_few_labels(project, judgements + levels),
     }
     return render(request, "training/runs.html", context, status=status)
 
 
 @require_POST
-def run_start_view(request: HttpRequest, slug: str) -> HttpResponse:
+def run_start(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug, "admin")
-    assert isinstance(request.user, User)
     form = RunForm(request.POST, project=project)
     if form.is_valid():
         try:
-            started = run_start(
+            started = services.run_start(
                 project=project,
                 method=form.cleaned_data["method"],
                 trigger=TrainingRun.Trigger.BUTTON,
                 created_by=request.user,
                 config=form.overrides(),
             )
-        except RunRefused as refusal:
+        except services.RunRefused as refusal:
             form.add_error(refusal.field if refusal.field in form.fields else None, str(refusal))
         else:
             return redirect("training:run", project.slug, started.pk)
     return _runs_page(request, project, form, status=400)
 
 
-def _run_context(request: HttpRequest, project: Project, pk: int) -> dict[str, Any]:
-    run = get_object_or_404(_runs(project), pk=pk)
+def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[str, Any]:
+    run = get_object_or_404(project.runs.with_versions(), pk=pk)
     version = getattr(run, "version", None)
-    serving = ModelVersion.objects.filter(project=project, method=run.method, is_serving=True).first()
-    other = serving if serving is not None and serving != version else None
+    serving = project.versions.serving().of_method(run.method).first()
+    other = serving if serving != version else None
     if version is not None and version.is_serving:
-        # What it replaced: the one promoted last before it.
-        other = (
-            ModelVersion.objects.filter(
-                project=project, method=run.method, promoted_at__lt=version.promoted_at
-            )
-            .order_by("-promoted_at")
-            .first()
-        )
+        other = version.replaced()
     progress = read_progress(run)
     log = read_log(run.folder)
     end = run.finished_at or timezone.now()
@@ -221,7 +195,7 @@ _FORMAT_HELP = {
 
 def _downloads(version: ModelVersion) -> dict[str, Any]:
     """What can be taken away of a version: each format with its newest export. One query."""
-    exports = list(ModelExport.objects.filter(version=version).select_related("created_by"))
+    exports = list(version.exports.select_related("created_by"))
     downloads = []
     for format, words in _FORMAT_HELP.items():
         export = next((each for each in exports if each.format == format), None)
@@ -240,27 +214,25 @@ def _downloads(version: ModelVersion) -> dict[str, Any]:
 
 
 @require_safe
-def run(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def run(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "read")
     return render(request, "training/run.html", _run_context(request, project, pk))
 
 
 @require_safe
-def run_progress(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def run_progress(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     """The changing part of the run's page; 204 while nothing changed since the `token` the page has."""
     project = project_for(request, slug, "read")
     context = _run_context(request, project, pk)
-    if not request.htmx:  # type: ignore[attr-defined]
+    if not request.htmx:
         return redirect("training:run", project.slug, pk)
-    if request.GET.get("token") == context["token"]:
-        return HttpResponse(status=204)
-    return render(request, "training/run.html#progress", context)
+    return unless_seen(request, context["token"], "training/run.html#progress", context)
 
 
 @require_safe
-def run_log(request: HttpRequest, slug: str, pk: int) -> StreamingHttpResponse:
+def run_log(request: HtmxHttpRequest, slug: str, pk: int) -> StreamingHttpResponse:
     project = project_for(request, slug, "read")
-    found = get_object_or_404(_runs(project), pk=pk)
+    found = get_object_or_404(project.runs.with_versions(), pk=pk)
     try:
         file = (found.folder / "log.txt").open("rb")
     except OSError:
@@ -276,11 +248,10 @@ def _shown(log: BinaryIO) -> Iterator[str]:
 
 
 @require_POST
-def run_cancel_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def run_cancel(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
-    found = get_object_or_404(_runs(project), pk=pk)
-    assert isinstance(request.user, User)
-    if not run_cancel(run=found, actor=request.user):
+    found = get_object_or_404(project.runs.with_versions(), pk=pk)
+    if not services.run_cancel(run=found, actor=request.user):
         messages.warning(
             request, f"Run {pk} is {found.get_state_display()} already; there was nothing to cancel."
         )
@@ -288,25 +259,27 @@ def run_cancel_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 
 
 @require_POST
-def run_resume_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def run_resume(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
-    found = get_object_or_404(_runs(project), pk=pk)
-    assert isinstance(request.user, User)
-    if not run_resume(run=found, actor=request.user):
+    found = get_object_or_404(project.runs.with_versions(), pk=pk)
+    if not services.run_resume(run=found, actor=request.user):
         messages.warning(
             request, f"Run {pk} was not resumed: it runs already, or the same training is queued."
         )
     return redirect("training:run", project.slug, pk)
 
 
+def _version(project: Project, pk: int) -> ModelVersion:
+    return get_object_or_404(project.versions.select_related("run", "project"), pk=pk)
+
+
 @require_POST
-def version_promote_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def version_promote(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
-    version = get_object_or_404(ModelVersion.objects.select_related("run", "project"), project=project, pk=pk)
-    assert isinstance(request.user, User)
+    version = _version(project, pk)
     try:
-        promoted = version_promote(version=version, actor=request.user)
-    except VersionRefused as refusal:
+        promoted = services.version_promote(version=version, actor=request.user)
+    except services.VersionRefused as refusal:
         messages.error(request, str(refusal))
         return redirect("training:run", project.slug, version.run_id)
     if promoted:
@@ -316,27 +289,20 @@ def version_promote_view(request: HttpRequest, slug: str, pk: int) -> HttpRespon
     return redirect("training:run", project.slug, version.run_id)
 
 
-def _version(project: Project, pk: int) -> ModelVersion:
-    return get_object_or_404(ModelVersion.objects.select_related("run", "project"), project=project, pk=pk)
-
-
 @require_safe
-def model_exports(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def model_exports(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     """The downloads of a version; 204 while nothing changed since the `token` the page has."""
     project = project_for(request, slug, "read")
     version = _version(project, pk)
-    if not request.htmx:  # type: ignore[attr-defined]
+    if not request.htmx:
         return redirect("training:run", project.slug, version.run_id)
-    context = _downloads(version)
-    if request.GET.get("token") == context["downloads_token"]:
-        return HttpResponse(status=204)
-    return render(request, "training/downloads.html", {**context, "version": version})
+    context = {**_downloads(version), "version": version}
+    return unless_seen(request, context["downloads_token"], "training/downloads.html", context)
 
 
 @require_POST
-def model_export_start_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def model_export_start(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "read")
-    assert isinstance(request.user, User)
     version = _version(project, pk)
     format = request.POST.get("format", "")
     if format not in ModelExport.Format.values:
@@ -344,22 +310,16 @@ def model_export_start_view(request: HttpRequest, slug: str, pk: int) -> HttpRes
             request, f"There is no format “{format}”. Known: {', '.join(ModelExport.Format.values)}."
         )
     else:
-        model_export_start(version=version, format=format, created_by=request.user)
+        services.model_export_start(version=version, format=format, created_by=request.user)
     return redirect(reverse("training:run", args=[project.slug, version.run_id]) + "#downloads")
 
 
 @require_safe
-def model_export_download(request: HttpRequest, slug: str, pk: int) -> FileResponse:
+def model_export_download(request: HtmxHttpRequest, slug: str, pk: int) -> FileResponse:
     project = project_for(request, slug, "read")
-    export = get_object_or_404(
-        ModelExport.objects.select_related("version__project"),
-        version__project=project,
-        pk=pk,
-        state=State.DONE,
-    )
+    export = get_object_or_404(ModelExport.objects.done_in(project), pk=pk)
     if not export.is_there:
         raise Http404("The file is gone from the server's disk. Ask for the download again.")
-    assert isinstance(request.user, User)
     detail = {
         "export": pk,
         "method": export.version.method,
