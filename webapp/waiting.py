@@ -7,6 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import redis
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.utils import timezone
 
 from webapp import heartbeat
@@ -40,3 +42,10 @@ def waiting_for_worker(job: Job, queue: str = "default") -> str:
 def change_token(*seen: Any) -> str:
     """A short text that changes when what a fragment shows does."""
     return hashlib.sha256(json.dumps(seen, default=str).encode()).hexdigest()[:16]
+
+
+def unless_seen(request: HttpRequest, token: str, template: str, context: dict[str, Any]) -> HttpResponse:
+    """The fragment; 204 while nothing changed since the `token` the page has."""
+    if request.GET.get("token") == token:
+        return HttpResponse(status=204)
+    return render(request, template, context)

@@ -121,7 +121,7 @@ def test_writes_everything_in_any_order(bring: Importer, project: Project) -> No
     assert kim.source == "import"
     user = kim.annotator
     assert (user.kind, user.is_active, user.has_usable_password()) == (User.Kind.IMPORTED, False, False)
-    assert Prompt.objects.get().split_group == "g"
+    assert Prompt.objects.get().group == "g"
     check_counters(project)
 
 

@@ -10,9 +10,10 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import IntegrityError, models, transaction
 from django.db.models import F, Q
+from django.db.models.functions import Cast
 from django.utils import timezone
 
-from webapp.accounts.models import User
+from webapp.accounts.models import User, UserQuerySet
 from webapp.corpus.conversations import spoken
 from webapp.corpus.options import Method, RunRefused, Tuning, check_options
 from webapp.corpus.reason_tags import TagRefused, check_tags
@@ -156,6 +157,10 @@ class Project(models.Model):
         except RunRefused as refusal:
             raise ValidationError(str(refusal)) from None
 
+    def members(self) -> UserQuerySet:
+        """Who has a role here, each once."""
+        return User.objects.filter(memberships__project=self).distinct()
+
     @property
     def asks_pairs(self) -> bool:
         return self.asks != self.Asks.LEVELS
@@ -240,6 +245,10 @@ class Invitation(models.Model):
 class AuditQuerySet(models.QuerySet["AuditEntry"]):
     def of(self, project: Project) -> "AuditQuerySet":
         return self.filter(project=project)
+
+    def of_action(self, action: str) -> "AuditQuerySet":
+        """Those of one act; all of them where there is no such act."""
+        return self.filter(action=action) if action in AuditEntry.Action.values else self
 
     def update(self, **kwargs: Any) -> int:
         raise TypeError("The audit log is only added to.")
@@ -331,6 +340,21 @@ def _origin() -> models.ForeignKey[Any, Any]:
     )
 
 
+class PromptQuerySet(models.QuerySet["Prompt"]):
+    def with_key(self, pk: int | None) -> "Prompt | None":
+        return self.filter(pk=pk).first() if pk is not None else None
+
+    def search(self, text: str) -> "PromptQuerySet":
+        """Those that hold a text, in a message or in their id; all of them for an empty one."""
+        if not text:
+            return self
+        match = Q(external_id__icontains=text)
+        # JSON is stored with escapes in one database and without in the other.
+        for escaped in (True, False):
+            match |= Q(written__icontains=json.dumps(text, ensure_ascii=escaped)[1:-1])
+        return self.alias(written=Cast("messages", models.TextField())).filter(match)
+
+
 class Prompt(models.Model):
     """A conversation (list of role/content messages) that is answered."""
 
@@ -346,16 +370,14 @@ class Prompt(models.Model):
     origin = _origin()
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
+    objects = PromptQuerySet.as_manager()
+
     class Meta:
         constraints = [models.UniqueConstraint(fields=["project", "external_id"], name="prompt_external_id")]
         indexes = [models.Index(fields=["project", "digest"])]
 
     def __str__(self) -> str:
         return self.external_id
-
-    @property
-    def split_group(self) -> str:
-        return self.group or self.external_id
 
     @property
     def last_text(self) -> str:
