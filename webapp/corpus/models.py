@@ -510,7 +510,7 @@ class Import(Job):
     # Which column is what, when somebody said so: see importing.mapping.
     mapping = models.JSONField(default=dict, blank=True)
     dry_run = models.BooleanField(default=True)
-    # Counts found and written, the first rows as a preview, the first errors: see importing.writing.Report.
+    # Counts found and written, the first rows as a preview, the first errors: see importing.report.Report.
     report = models.JSONField(default=dict, blank=True)
     undone_at = models.DateTimeField(null=True, blank=True)
 
@@ -544,6 +544,37 @@ class Import(Job):
             return None
         running = Import.objects.filter(project=self.project_id, state=State.RUNNING).exclude(pk=self.pk)
         return running.values_list("pk", flat=True).first()
+
+    @property
+    def is_preview(self) -> bool:
+        return self.state == State.DONE and self.dry_run
+
+    @property
+    def wants_mapping(self) -> bool:
+        """Whether somebody has to say which column is what before there can be a preview."""
+        return self.is_preview and bool(self.report.get("asks"))
+
+    @property
+    def state_shown(self) -> str:
+        """Its state as pages call it."""
+        if self.undone_at:
+            return "undone"
+        if self.wants_mapping:
+            return "columns to name"
+        if self.is_preview:
+            return "preview"
+        return "imported" if self.state == State.DONE else self.get_state_display()
+
+    @property
+    def phase_shown(self) -> str:
+        if self.state == State.QUEUED:
+            return "in the queue"
+        phases = {
+            "reading": "reading the files",
+            "checking": "comparing with what is there",
+            "writing": "writing",
+        }
+        return phases.get(self.phase, "starting")
 
     def error_file(self) -> Any:
         """Path of the per-row error file (JSONL), whether or not it exists."""

@@ -17,7 +17,7 @@ from webapp.corpus.models import Import, Project
 from webapp.http import HtmxHttpRequest
 from webapp.importing import services
 from webapp.importing.preview import preview_read
-from webapp.importing.writing import PROGRESS, SHOWN_ERRORS
+from webapp.importing.report import PROGRESS, SHOWN_ERRORS
 from webapp.jobs import ProgressFile, State
 from webapp.labels.models import Level, Verdict
 from webapp.middleware import receives_files
@@ -36,6 +36,10 @@ _KINDS = {
     "votes": "verdicts",
     "levels": "quality levels",
 }
+
+
+# Formats that the page tells of by themselves; the others are as somebody publishes them.
+_OUR_OWN = {Import.Format.AUTO, Import.Format.MAPPED, Import.Format.CALIPER, Import.Format.TRL}
 
 
 class _ManyFiles(forms.ClearableFileInput):
@@ -97,7 +101,12 @@ def imports(request: HtmxHttpRequest, slug: str) -> HttpResponse:
         else:
             return redirect("importing:import", project.slug, row.pk)
     page = Paginator(_imports(project), PAGE_SIZE).get_page(request.GET.get("page"))
-    context = {"form": form, "page": page, "max_mb": settings.MAX_UPLOAD_BYTES // 2**20}
+    context = {
+        "form": form,
+        "page": page,
+        "max_mb": settings.MAX_UPLOAD_BYTES // 2**20,
+        "published": [format.label for format in Import.Format if format not in _OUR_OWN],
+    }
     return render(request, "importing/imports.html", context, status=400 if form.errors else 200)
 
 
@@ -124,14 +133,14 @@ def _context(project: Project, pk: int) -> dict[str, Any]:
             for kind, found in row.report.get("says", {}).items()
         ],
         "preview": [] if row.is_active else preview_read(settings.DATA_DIR / row.folder),
-        "asks": services.wants_mapping(row),
+        "asks": row.wants_mapping,
         "can_map": row.dry_run and not row.is_active,
         "can_undo": row.state == State.DONE and not row.dry_run and row.undone_at is None,
-        "can_discard": row.can_requeue or (row.state == State.DONE and row.dry_run),
+        "can_discard": row.can_requeue or row.is_preview,
         "anything_new": any(found["new"] or found["changed"] for found in counts.values()),
         "more_errors": max(0, row.report.get("left_out", 0) - SHOWN_ERRORS),
         "has_error_file": row.error_file().is_file() and row.error_file().stat().st_size > 0,
-        "is_preview": row.state == State.DONE and row.dry_run,
+        "is_preview": row.is_preview,
         "token": change_token(
             row.state, row.dry_run, row.phase, step, total, row.cancel_requested, row.error, waiting
         ),

@@ -12,6 +12,7 @@ from webapp.http import HtmxHttpRequest
 from webapp.importing import services, undoing
 from webapp.importing.mapping_form import MappingForm
 from webapp.importing.survey import survey_read
+from webapp.words import counted
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -54,10 +55,14 @@ def import_undo(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
         except undoing.UndoRefused as refusal:
             messages.error(request, f"The import was not undone. {refusal}")
         else:
-            taken = ", ".join(f"{number:,} {kind}" for kind, number in counts.items())
+            taken = ", ".join(f"{number:,} {what}" for what, number in counts.items())
             messages.success(request, f"The import is undone: {taken} were taken back.")
             return redirect("importing:import", project.slug, pk)
-    context = {"row": row, "obstacles": undoing.undo_obstacles(row), "counts": undoing.written_by(row)}
+    written = [
+        counted(number, "verdict" if what == "votes" else what.removesuffix("s"))
+        for what, number in undoing.written_by(row).items()
+    ]
+    context = {"row": row, "obstacles": undoing.undo_obstacles(row), "counts": written}
     return render(request, "importing/undo.html", context)
 
 
