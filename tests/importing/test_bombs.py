@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from webapp.importing.reading import ImportRefused, Source
-from webapp.importing.writing import MAX_ERRORS_BYTES, Problems, Report, Spool, spool_records
+from webapp.importing.report import MAX_ERRORS_BYTES, Problems, Report
+from webapp.importing.spool import Spool, spool_records
 
 MEMORY_MB, SECONDS = 400, 20.0
 GOOD = b'{"type": "prompt", "id": "p", "text": "Why?"}\n'

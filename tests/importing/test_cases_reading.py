@@ -10,8 +10,8 @@ import pytest
 from tests.conftest import shared_case
 from webapp.corpus.models import Import, Project, Prompt, Response
 from webapp.importing.reading import ImportRefused, Source
+from webapp.importing.report import Report
 from webapp.importing.services import import_files
-from webapp.importing.writing import Report
 from webapp.labels.models import Judgement
 
 pytestmark = pytest.mark.django_db

@@ -16,8 +16,8 @@ from webapp.accounts.models import User
 from webapp.corpus.models import Import, Pair, Project, Prompt, Response
 from webapp.importing import labels as label_importing
 from webapp.importing.reading import ImportRefused, Source
+from webapp.importing.report import Report
 from webapp.importing.services import import_confirm, import_files, import_retry, import_run, safe_name
-from webapp.importing.writing import Report
 from webapp.jobs import ProgressFile, State
 from webapp.labels.models import Judgement, QualityLabel
 
@@ -121,7 +121,7 @@ def test_writes_everything_in_any_order(bring: Importer, project: Project) -> No
     assert kim.source == "import"
     user = kim.annotator
     assert (user.kind, user.is_active, user.has_usable_password()) == (User.Kind.IMPORTED, False, False)
-    assert Prompt.objects.get().split_group == "g"
+    assert Prompt.objects.get().group == "g"
     check_counters(project)
 
 

@@ -15,8 +15,8 @@ from django.test import Client
 from webapp.accounts.models import User
 from webapp.celery import app
 from webapp.corpus.models import Import, Project, Prompt
+from webapp.importing import report as reporting
 from webapp.importing import services
-from webapp.importing import writing as importing
 from webapp.importing.fields import RowError
 from webapp.importing.reading import ImportRefused, Problem, Source
 from webapp.importing.services import import_files, import_run
@@ -115,7 +115,7 @@ def test_parquet_metadata_becomes_json_or_costs_its_row(tmp_path: Path) -> None:
 def test_the_list_of_rows_left_out_ends_and_says_so(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importing, "MAX_ERRORS_BYTES", 500)
+    monkeypatch.setattr(reporting, "MAX_ERRORS_BYTES", 500)
     path = tmp_path / "a.jsonl"
     good = {"type": "prompt", "id": "p", "text": "Why?"}
     path.write_text(json.dumps(good) + "\n" + "0\n" * 20)
@@ -126,7 +126,7 @@ def test_the_list_of_rows_left_out_ends_and_says_so(
     assert import_files(**options).left_out == 20
     *_, last = (tmp_path / "work" / "errors.jsonl").read_text().splitlines()
     assert json.loads(last)["message"].startswith("The list ends here")
-    monkeypatch.setattr(importing, "MAX_LEFT_OUT", 19)
+    monkeypatch.setattr(reporting, "MAX_LEFT_OUT", 19)
     with pytest.raises(
         ImportRefused, match=r"More than 19 rows had to be left out, up to row 21 of a\.jsonl"
     ):

@@ -2,15 +2,15 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 from django import forms
 from django.contrib.auth import authenticate
 from django.contrib.auth.forms import PasswordChangeForm, PasswordResetForm
 from django.core.cache import cache
-from django.http import HttpRequest
 
 from webapp.accounts.models import User
+from webapp.http import HtmxHttpRequest
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ MAIL_AGAIN_SECONDS = 300
 mailing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mail")
 
 
-def check_own_password(request: HttpRequest, password: str) -> None:
+def check_own_password(request: HtmxHttpRequest, password: str) -> None:
     """Ask for a signed-in person's password again, under the same limits as at the sign-in."""
     if authenticate(request, username=request.user.get_username(), password=password) != request.user:
         raise forms.ValidationError("That is not your password.", code="password_incorrect")
@@ -29,8 +29,8 @@ def check_own_password(request: HttpRequest, password: str) -> None:
 class OwnPasswordForm(PasswordChangeForm):
     """A new password, against the old one."""
 
-    def __init__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
-        super().__init__(cast(User, request.user), *args, **kwargs)
+    def __init__(self, request: HtmxHttpRequest, *args: Any, **kwargs: Any) -> None:
+        super().__init__(request.user, *args, **kwargs)
         self.request = request
         # The page has other forms too.
         self.fields["old_password"].widget.attrs.pop("autofocus", None)
@@ -55,7 +55,7 @@ class EmailForm(forms.ModelForm):
         fields = ["email"]
         labels = {"email": "E-mail address"}
 
-    def __init__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, request: HtmxHttpRequest, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.request = request
 

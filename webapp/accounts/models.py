@@ -7,7 +7,7 @@ from django.contrib.auth.models import UserManager as DjangoUserManager
 from django.contrib.auth.validators import UnicodeUsernameValidator
 from django.contrib.sessions.models import Session
 from django.db import models
-from django.db.models import Q
+from django.db.models import Count, Model, Q
 from django.utils import timezone
 
 from webapp.accounts.devices import device_words
@@ -30,6 +30,12 @@ class UserQuerySet(models.QuerySet["User"]):
                 | Q(email__icontains=word)
             )
         return self.filter(words)
+
+    def with_judgements_in(self, project: Model) -> "UserQuerySet":
+        """Annotated with `judgements_here`: the current ones that are not skips."""
+        here = Q(judgements__pair__project=project, judgements__is_current=True)
+        said = here & ~Q(judgements__verdict="skip")
+        return self.annotate(judgements_here=Count("judgements", filter=said, distinct=True))
 
 
 class UserManager(DjangoUserManager.from_queryset(UserQuerySet)):  # type: ignore[misc]

@@ -17,6 +17,7 @@ from webapp.accounts import services
 from webapp.accounts.forms import EmailForm, ForgottenForm, OwnPasswordForm
 from webapp.accounts.models import User
 from webapp.accounts.throttling import failures_forget
+from webapp.http import HtmxHttpRequest
 
 
 class SignInView(auth_views.LoginView):
@@ -67,8 +68,8 @@ class ResetView(auth_views.PasswordResetConfirmView):
         return response
 
 
-def _account_page(request: HttpRequest, **forms: BaseForm) -> HttpResponse:
-    user = cast(User, request.user)
+def _account_page(request: HtmxHttpRequest, **forms: BaseForm) -> HttpResponse:
+    user = request.user
     context = {
         "form": OwnPasswordForm(request) if user.has_usable_password() else None,
         "email_form": EmailForm(request, instance=user) if settings.MAIL_IS_ON else None,
@@ -82,7 +83,7 @@ def _account_page(request: HttpRequest, **forms: BaseForm) -> HttpResponse:
     return render(request, "accounts/account.html", context, status=422 if forms else 200)
 
 
-def account(request: HttpRequest) -> HttpResponse:
+def account(request: HtmxHttpRequest) -> HttpResponse:
     """Name, a form for a new password, and where one is signed in."""
     if request.method != "POST":
         return _account_page(request)
@@ -92,13 +93,13 @@ def account(request: HttpRequest) -> HttpResponse:
     form.save()
     # Keeps this session signed in, under a new key; all others end.
     update_session_auth_hash(request, form.user)
-    services.sessions_end(user=cast(User, request.user), keep=request.session.session_key)
+    services.sessions_end(user=request.user, keep=request.session.session_key)
     messages.success(request, "Your password is changed. Other devices were signed out.")
     return redirect("accounts:account")
 
 
 @require_POST
-def email_change(request: HttpRequest) -> HttpResponse:
+def email_change(request: HtmxHttpRequest) -> HttpResponse:
     if not settings.MAIL_IS_ON:
         raise Http404("Mail is not configured.")
     # Another object than the request's user: a refused address must not be shown as theirs.
@@ -111,15 +112,15 @@ def email_change(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-def session_end(request: HttpRequest, pk: int) -> HttpResponse:
+def session_end(request: HtmxHttpRequest, pk: int) -> HttpResponse:
     """End one of one's own sessions; ending this one is a sign-out."""
-    ended = services.sessions_end(user=cast(User, request.user), only=pk)
+    ended = services.sessions_end(user=request.user, only=pk)
     messages.success(request, "That device is signed out." if ended else "That session had ended already.")
     return redirect("accounts:account")
 
 
 @require_POST
-def sessions_end_others(request: HttpRequest) -> HttpResponse:
-    ended = services.sessions_end(user=cast(User, request.user), keep=request.session.session_key)
+def sessions_end_others(request: HtmxHttpRequest) -> HttpResponse:
+    ended = services.sessions_end(user=request.user, keep=request.session.session_key)
     messages.success(request, f"Other devices were signed out: {ended}.")
     return redirect("accounts:account")

@@ -1,7 +1,7 @@
 """Who may do what in a project. Line one of every project view calls `project_for`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
@@ -9,6 +9,7 @@ from django.http import Http404, HttpRequest
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Membership, Project
+from webapp.http import HtmxHttpRequest
 
 Need = Literal["member", "annotate", "read", "admin"]
 
@@ -61,6 +62,13 @@ class Access:
         return Membership.Role.ADMIN in self.roles or self.is_superuser
 
 
+class ProjectRequest(HtmxHttpRequest):
+    """A request that `project_for` has let into a project."""
+
+    project: Project
+    access: Access
+
+
 def access_of(user: User, project: Project) -> Access:
     roles = Membership.objects.filter(project=project, user=user).values_list("role", flat=True)
     return Access(roles=frozenset(roles), is_superuser=user.is_superuser)
@@ -73,7 +81,7 @@ def project_for(request: HttpRequest, slug: str, needs: Need = "member") -> Proj
     that the 403 page shows, for members whose roles don't suffice. Anonymous visitors never get here
     (LoginRequiredMiddleware).
     """
-    assert isinstance(request.user, User)
+    request = cast(ProjectRequest, request)
     project = Project.objects.filter(slug=slug).first()
     if project is None:
         raise Http404("No such project.")
@@ -82,8 +90,7 @@ def project_for(request: HttpRequest, slug: str, needs: Need = "member") -> Proj
         raise Http404("No such project.")
     if not getattr(access, needs):
         raise PermissionDenied(_MESSAGES[needs])
-    request.project = project  # type: ignore[attr-defined]
-    request.access = access  # type: ignore[attr-defined]
+    request.project, request.access = project, access
     return project
 
 

@@ -10,9 +10,10 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import IntegrityError, models, transaction
 from django.db.models import F, Q
+from django.db.models.functions import Cast
 from django.utils import timezone
 
-from webapp.accounts.models import User
+from webapp.accounts.models import User, UserQuerySet
 from webapp.corpus.conversations import spoken
 from webapp.corpus.options import Method, RunRefused, Tuning, check_options
 from webapp.corpus.reason_tags import TagRefused, check_tags
@@ -156,6 +157,10 @@ class Project(models.Model):
         except RunRefused as refusal:
             raise ValidationError(str(refusal)) from None
 
+    def members(self) -> UserQuerySet:
+        """Who has a role here, each once."""
+        return User.objects.filter(memberships__project=self).distinct()
+
     @property
     def asks_pairs(self) -> bool:
         return self.asks != self.Asks.LEVELS
@@ -240,6 +245,10 @@ class Invitation(models.Model):
 class AuditQuerySet(models.QuerySet["AuditEntry"]):
     def of(self, project: Project) -> "AuditQuerySet":
         return self.filter(project=project)
+
+    def of_action(self, action: str) -> "AuditQuerySet":
+        """Those of one act; all of them where there is no such act."""
+        return self.filter(action=action) if action in AuditEntry.Action.values else self
 
     def update(self, **kwargs: Any) -> int:
         raise TypeError("The audit log is only added to.")
@@ -331,6 +340,21 @@ def _origin() -> models.ForeignKey[Any, Any]:
     )
 
 
+class PromptQuerySet(models.QuerySet["Prompt"]):
+    def with_key(self, pk: int | None) -> "Prompt | None":
+        return self.filter(pk=pk).first() if pk is not None else None
+
+    def search(self, text: str) -> "PromptQuerySet":
+        """Those that hold a text, in a message or in their id; all of them for an empty one."""
+        if not text:
+            return self
+        match = Q(external_id__icontains=text)
+        # JSON is stored with escapes in one database and without in the other.
+        for escaped in (True, False):
+            match |= Q(written__icontains=json.dumps(text, ensure_ascii=escaped)[1:-1])
+        return self.alias(written=Cast("messages", models.TextField())).filter(match)
+
+
 class Prompt(models.Model):
     """A conversation (list of role/content messages) that is answered."""
 
@@ -346,16 +370,14 @@ class Prompt(models.Model):
     origin = _origin()
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
+    objects = PromptQuerySet.as_manager()
+
     class Meta:
         constraints = [models.UniqueConstraint(fields=["project", "external_id"], name="prompt_external_id")]
         indexes = [models.Index(fields=["project", "digest"])]
 
     def __str__(self) -> str:
         return self.external_id
-
-    @property
-    def split_group(self) -> str:
-        return self.group or self.external_id
 
     @property
     def last_text(self) -> str:
@@ -492,7 +514,7 @@ class Import(Job):
     # Which column is what, when somebody said so: see importing.mapping.
     mapping = models.JSONField(default=dict, blank=True)
     dry_run = models.BooleanField(default=True)
-    # Counts found and written, the first rows as a preview, the first errors: see importing.writing.Report.
+    # Counts found and written, the first rows as a preview, the first errors: see importing.report.Report.
     report = models.JSONField(default=dict, blank=True)
     undone_at = models.DateTimeField(null=True, blank=True)
 
@@ -526,6 +548,37 @@ class Import(Job):
             return None
         running = Import.objects.filter(project=self.project_id, state=State.RUNNING).exclude(pk=self.pk)
         return running.values_list("pk", flat=True).first()
+
+    @property
+    def is_preview(self) -> bool:
+        return self.state == State.DONE and self.dry_run
+
+    @property
+    def wants_mapping(self) -> bool:
+        """Whether somebody has to say which column is what before there can be a preview."""
+        return self.is_preview and bool(self.report.get("asks"))
+
+    @property
+    def state_shown(self) -> str:
+        """Its state as pages call it."""
+        if self.undone_at:
+            return "undone"
+        if self.wants_mapping:
+            return "columns to name"
+        if self.is_preview:
+            return "preview"
+        return "imported" if self.state == State.DONE else self.get_state_display()
+
+    @property
+    def phase_shown(self) -> str:
+        if self.state == State.QUEUED:
+            return "in the queue"
+        phases = {
+            "reading": "reading the files",
+            "checking": "comparing with what is there",
+            "writing": "writing",
+        }
+        return phases.get(self.phase, "starting")
 
     def error_file(self) -> Any:
         """Path of the per-row error file (JSONL), whether or not it exists."""

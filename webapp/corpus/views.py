@@ -7,7 +7,6 @@ from django.contrib.auth import login
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import Count, Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -24,18 +23,18 @@ from webapp.corpus.forms import (
     ProjectNewForm,
     RoleForm,
 )
-from webapp.corpus.models import Invitation, Membership, Project
+from webapp.corpus.models import Membership, Project
+from webapp.http import HtmxHttpRequest
 from webapp.parameters import int_parameter
 
 _STAFF_ONLY = "Only staff of this installation make projects."
 
 
 @require_GET
-def projects(request: HttpRequest) -> HttpResponse:
+def projects(request: HtmxHttpRequest) -> HttpResponse:
     """The projects somebody belongs to, with the door that fits each role."""
-    assert isinstance(request.user, User)
     roles: dict[int, set[str]] = {}
-    for project_id, role in Membership.objects.filter(user=request.user).values_list("project_id", "role"):
+    for project_id, role in request.user.memberships.values_list("project_id", "role"):
         roles.setdefault(project_id, set()).add(role)
     rows: list[dict[str, Any]] = [
         {
@@ -52,9 +51,8 @@ def projects(request: HttpRequest) -> HttpResponse:
     return render(request, "corpus/projects.html", context)
 
 
-def project_new(request: HttpRequest) -> HttpResponse:
+def project_new(request: HtmxHttpRequest) -> HttpResponse:
     """Staff make projects."""
-    assert isinstance(request.user, User)
     if not request.user.is_staff:
         raise PermissionDenied(_STAFF_ONLY)
     form = ProjectNewForm(request.POST or None)
@@ -65,22 +63,20 @@ def project_new(request: HttpRequest) -> HttpResponse:
     return render(request, "corpus/project_new.html", {"form": form})
 
 
-def project_settings(request: HttpRequest, slug: str) -> HttpResponse:
+def project_settings(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug, "admin")
     form = ProjectForm(request.POST or None, instance=project)
     if request.method == "POST" and form.is_valid():
-        assert isinstance(request.user, User)
         services.project_save(project=form.save(commit=False), actor=request.user)
         messages.success(request, "Saved.")
         return redirect("corpus:settings", slug)
-    context = {"form": form, "may_copy": isinstance(request.user, User) and request.user.is_staff}
+    context = {"form": form, "may_copy": request.user.is_staff}
     return render(request, "corpus/settings.html", context, status=422 if form.errors else 200)
 
 
 @require_POST
-def project_archive(request: HttpRequest, slug: str) -> HttpResponse:
+def project_archive(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug, "admin")
-    assert isinstance(request.user, User)
     if services.project_archive(project=project, actor=request.user):
         messages.success(request, f"“{project.name}” is archived. Everything stays readable and exportable.")
     else:
@@ -89,9 +85,8 @@ def project_archive(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 @require_POST
-def project_unarchive(request: HttpRequest, slug: str) -> HttpResponse:
+def project_unarchive(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug, "admin")
-    assert isinstance(request.user, User)
     if services.project_unarchive(project=project, actor=request.user):
         messages.success(request, f"“{project.name}” is out of the archive: people can judge again.")
     else:
@@ -99,10 +94,9 @@ def project_unarchive(request: HttpRequest, slug: str) -> HttpResponse:
     return redirect("corpus:settings", slug)
 
 
-def project_copy(request: HttpRequest, slug: str) -> HttpResponse:
+def project_copy(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """A new project with the settings of this one: for its admins, if they may make projects at all."""
     project = project_for(request, slug, "admin")
-    assert isinstance(request.user, User)
     if not request.user.is_staff:
         raise PermissionDenied(_STAFF_ONLY)
     form = ProjectCopyForm(request.POST or None, initial={"name": f"{project.name}, again"})
@@ -113,10 +107,9 @@ def project_copy(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, "corpus/project_copy.html", {"form": form}, status=422 if form.errors else 200)
 
 
-def people(request: HttpRequest, slug: str) -> HttpResponse:
+def people(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """Members with their roles; give a role to somebody known, or make an invitation link for somebody new."""
     project = project_for(request, slug, "admin")
-    assert isinstance(request.user, User)
     known = services.people_known_to(request.user)
     role_form, invitation_form = RoleForm(prefix="role", known=known), InvitationForm(prefix="invitation")
     if request.method == "POST" and "give-role" in request.POST:
@@ -142,27 +135,18 @@ def people(request: HttpRequest, slug: str) -> HttpResponse:
                 said = f"{made} links are made. Send each to one person; it works once."
             messages.success(request, said)
             return redirect(reverse("corpus:people", args=[slug]) + "#invitations")
-    members = (
-        User.objects.filter(memberships__project=project)
-        .annotate(
-            judgements_here=Count(
-                "judgements",
-                filter=Q(judgements__pair__project=project, judgements__is_current=True)
-                & ~Q(judgements__verdict="skip"),
-                distinct=True,
-            )
-        )
-        .order_by("kind", "username")
-    )
     roles: dict[int, list[str]] = {}
-    for membership in Membership.objects.filter(project=project):
+    for membership in project.memberships.all():
         roles.setdefault(membership.user_id, []).append(membership.role)
     invitations = [
         {"invitation": one, "url": request.build_absolute_uri(reverse("corpus:join", args=[one.token]))}
-        for one in Invitation.objects.usable().filter(project=project).order_by("-pk")
+        for one in project.invitations.usable().order_by("-pk")
     ]
     context = {
-        "members": [{"user": user, "roles": sorted(roles[user.pk])} for user in members.distinct()],
+        "members": [
+            {"user": user, "roles": sorted(roles[user.pk])}
+            for user in project.members().with_judgements_in(project).order_by("kind", "username")
+        ],
         "invitations": invitations,
         "role_form": role_form,
         "invitation_form": invitation_form,
@@ -171,12 +155,10 @@ def people(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 @require_POST
-def person_remove(request: HttpRequest, slug: str) -> HttpResponse:
+def person_remove(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """Take one role from one person; their labels stay."""
     project = project_for(request, slug, "admin")
-    assert isinstance(request.user, User)
-    members = User.objects.filter(memberships__project=project).distinct()
-    user = get_object_or_404(members, pk=int_parameter(request.POST, "user"))
+    user = get_object_or_404(project.members(), pk=int_parameter(request.POST, "user"))
     role = request.POST.get("role", "")
     if role not in Membership.Role.values:
         raise Http404("No such role.")
@@ -193,10 +175,9 @@ def person_remove(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 @require_POST
-def invitation_withdraw(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def invitation_withdraw(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
-    assert isinstance(request.user, User)
-    invitation = get_object_or_404(Invitation, project=project, pk=pk)
+    invitation = get_object_or_404(project.invitations, pk=pk)
     if services.invitation_withdraw(invitation=invitation, actor=request.user):
         messages.success(request, "The invitation link no longer works.")
     else:
@@ -226,6 +207,6 @@ def join(request: HttpRequest, token: str) -> HttpResponse:
 
 
 @require_GET
-def guidelines(request: HttpRequest, slug: str) -> HttpResponse:
+def guidelines(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     project_for(request, slug, "member")
     return render(request, "corpus/guidelines.html")

@@ -4,22 +4,15 @@ import json
 from typing import Any
 
 from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from webapp.corpus.access import project_for
 from webapp.corpus.audit import Action, json_lines
-from webapp.corpus.models import AuditEntry, Project
+from webapp.http import HtmxHttpRequest
 
 PAGE_SIZE = 50
-
-
-def _entries(request: HttpRequest, project: Project) -> tuple[Any, str]:
-    """The project's entries, newest first, and the action they are narrowed to (empty: all)."""
-    action = request.GET.get("action", "")
-    entries = AuditEntry.objects.of(project)
-    return (entries.filter(action=action), action) if action in Action.values else (entries, "")
 
 
 def _value(value: Any) -> str:
@@ -44,25 +37,25 @@ def _words(detail: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 @require_safe
-def audit_page(request: HttpRequest, slug: str) -> HttpResponse:
+def audit_page(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """Who did what, newest first."""
     project = project_for(request, slug, "admin")
-    entries, action = _entries(request, project)
-    page = Paginator(entries, PAGE_SIZE).get_page(request.GET.get("page"))
+    action = request.GET.get("action", "")
+    page = Paginator(project.audit_entries.of_action(action), PAGE_SIZE).get_page(request.GET.get("page"))
     context = {
         "page": page,
         "rows": [(entry, _words(entry.detail)) for entry in page],
-        "action": action,
+        "action": action if action in Action.values else "",
         "actions": Action.choices,
     }
     return render(request, "corpus/audit.html", context)
 
 
 @require_safe
-def audit_lines(request: HttpRequest, slug: str) -> StreamingHttpResponse:
+def audit_lines(request: HtmxHttpRequest, slug: str) -> StreamingHttpResponse:
     """The same entries as JSON, one a line."""
     project = project_for(request, slug, "admin")
-    entries, _ = _entries(request, project)
+    entries = project.audit_entries.of_action(request.GET.get("action", ""))
     return StreamingHttpResponse(
         json_lines(entries),
         content_type="application/jsonl",

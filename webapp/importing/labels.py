@@ -24,8 +24,10 @@ from django.db.models.functions import Greatest
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Pair, Response
+from webapp.importing.report import shorten
 from webapp.importing.shapes import LevelRecord, VoteRecord
-from webapp.importing.writing import CHUNK, CorpusWriter, Known, Where, in_chunks, shorten
+from webapp.importing.spool import CHUNK, Where, in_chunks
+from webapp.importing.writing import CorpusWriter, Known
 from webapp.labels.models import Judgement, QualityLabel, Verdict
 from webapp.labels.models import Source as LabelSource
 from webapp.labels.names import imported_username

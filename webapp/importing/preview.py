@@ -5,8 +5,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from webapp.importing.report import PREVIEW_FILE
 from webapp.importing.shapes import ResponseRecord
-from webapp.importing.writing import PREVIEW, PREVIEW_FILE, CorpusWriter
+from webapp.importing.writing import PREVIEW, CorpusWriter
 
 
 def first_items(corpus: CorpusWriter) -> list[dict[str, Any]]:

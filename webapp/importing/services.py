@@ -31,20 +31,11 @@ from webapp.importing.labels import LabelWriter
 from webapp.importing.mapping import Mapping, Reader
 from webapp.importing.preview import first_items, preview_write
 from webapp.importing.reading import ImportRefused, Source, expanded, printable
+from webapp.importing.report import ERRORS, OWN_FILES, PROGRESS, Problems, Report, shorten
 from webapp.importing.shapes import PARSERS, NotRecognised, recognise
+from webapp.importing.spool import OnProgress, Spool, spool_records
 from webapp.importing.survey import guess, survey, survey_write
-from webapp.importing.writing import (
-    ERRORS,
-    OWN_FILES,
-    PROGRESS,
-    CorpusWriter,
-    Problems,
-    Progress,
-    Report,
-    Spool,
-    shorten,
-    spool_records,
-)
+from webapp.importing.writing import CorpusWriter
 from webapp.jobs import REQUEUABLE, ProgressFile, State
 from webapp.limits import OUT_OF_MEMORY, memory_limited
 
@@ -176,11 +167,6 @@ def _look_again(import_row: Import, action: Action, actor: User | None, **change
     return queued
 
 
-def wants_mapping(import_row: Import) -> bool:
-    """Whether somebody has to say which column is what before there can be a preview."""
-    return import_row.state == State.DONE and import_row.dry_run and bool(import_row.report.get("asks"))
-
-
 def mapping_offered(import_row: Import, found: dict[str, Any]) -> tuple[Mapping, Import | None]:
     """What the mapping page begins with: the import's own mapping, that of the last import of the project with the
     same columns (and which it was), else guesses."""
@@ -205,7 +191,7 @@ def import_files(
     folder: Path,
     mapping: Mapping | None = None,
     origin: Callable[[Report], Import] | None = None,
-    progress: Progress = lambda phase, step, total: None,
+    progress: OnProgress = lambda phase, step, total: None,
     before_write: Callable[[int], None] = lambda records: None,
     written: Callable[[Report], None] = lambda report: None,
 ) -> Report:
@@ -279,7 +265,7 @@ def _refuse_unusable(report: Report, spool: Spool, problems: Problems) -> None:
             raise ImportRefused("UKPConvArg1 needs both of its files. Add responses.jsonl.gz (the texts).")
 
 
-def _walk(corpus: CorpusWriter, spool: Spool, report: Report, total: int, progress: Progress) -> None:
+def _walk(corpus: CorpusWriter, spool: Spool, report: Report, total: int, progress: OnProgress) -> None:
     """Prompts, responses, pairs, votes, levels, counters: in this order, a chunk at a time."""
     labels = LabelWriter(corpus, write=corpus.write)
     steps: list[tuple[str, Callable[[list[Any]], None]]] = [

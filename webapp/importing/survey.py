@@ -9,7 +9,7 @@ from typing import Any
 from webapp.importing.cells import parsed_cell
 from webapp.importing.mapping import Mapping, blank, value_key
 from webapp.importing.reading import Source, expanded, printable, rows
-from webapp.importing.writing import SURVEY_FILE, shorten
+from webapp.importing.report import SURVEY_FILE, shorten
 
 MAX_ROWS = 20_000
 MAX_SURVEYED = 200

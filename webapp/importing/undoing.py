@@ -20,7 +20,7 @@ from webapp.corpus.access import check_not_archived
 from webapp.corpus.audit import Action
 from webapp.corpus.models import Import, Pair, Project, Prompt, Response
 from webapp.importing.services import audit_import
-from webapp.importing.writing import CHUNK, in_chunks
+from webapp.importing.spool import CHUNK, in_chunks
 from webapp.jobs import REQUEUABLE, State
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.labels.models import Source as LabelSource

@@ -8,26 +8,20 @@ from django.conf import settings
 from django.contrib import messages
 from django.core.files.uploadedfile import UploadedFile
 from django.core.paginator import Paginator
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.http import FileResponse, Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from webapp.accounts.models import User
 from webapp.corpus.access import project_for
 from webapp.corpus.models import Import, Project
+from webapp.http import HtmxHttpRequest
+from webapp.importing import services
 from webapp.importing.preview import preview_read
-from webapp.importing.services import (
-    import_cancel,
-    import_confirm,
-    import_retry,
-    import_start,
-    wants_mapping,
-)
-from webapp.importing.writing import PROGRESS, SHOWN_ERRORS
+from webapp.importing.report import PROGRESS, SHOWN_ERRORS
 from webapp.jobs import ProgressFile, State
 from webapp.labels.models import Level, Verdict
 from webapp.middleware import receives_files
-from webapp.waiting import change_token, waiting_for_worker
+from webapp.waiting import change_token, unless_seen, waiting_for_worker
 
 PAGE_SIZE = 25
 MAX_FILES = 10
@@ -42,6 +36,10 @@ _KINDS = {
     "votes": "verdicts",
     "levels": "quality levels",
 }
+
+
+# Formats that the page tells of by themselves; the others are as somebody publishes them.
+_OUR_OWN = {Import.Format.AUTO, Import.Format.MAPPED, Import.Format.CALIPER, Import.Format.TRL}
 
 
 class _ManyFiles(forms.ClearableFileInput):
@@ -78,20 +76,19 @@ class ImportForm(forms.Form):
 
 
 def _imports(project: Project) -> Any:
-    return Import.objects.filter(project=project).select_related("created_by")
+    return project.imports.select_related("created_by")
 
 
 @receives_files("admin")
 @require_http_methods(["GET", "HEAD", "POST"])
-def imports(request: HttpRequest, slug: str) -> HttpResponse:
+def imports(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug, "admin")
-    assert isinstance(request.user, User)
     form = (
         ImportForm(request.POST or None, request.FILES or None) if request.method == "POST" else ImportForm()
     )
     if request.method == "POST" and form.is_valid():
         try:
-            row = import_start(
+            row = services.import_start(
                 project=project,
                 files=form.uploaded(),
                 format=form.cleaned_data["format"],
@@ -104,7 +101,12 @@ def imports(request: HttpRequest, slug: str) -> HttpResponse:
         else:
             return redirect("importing:import", project.slug, row.pk)
     page = Paginator(_imports(project), PAGE_SIZE).get_page(request.GET.get("page"))
-    context = {"form": form, "page": page, "max_mb": settings.MAX_UPLOAD_BYTES // 2**20}
+    context = {
+        "form": form,
+        "page": page,
+        "max_mb": settings.MAX_UPLOAD_BYTES // 2**20,
+        "published": [format.label for format in Import.Format if format not in _OUR_OWN],
+    }
     return render(request, "importing/imports.html", context, status=400 if form.errors else 200)
 
 
@@ -131,14 +133,14 @@ def _context(project: Project, pk: int) -> dict[str, Any]:
             for kind, found in row.report.get("says", {}).items()
         ],
         "preview": [] if row.is_active else preview_read(settings.DATA_DIR / row.folder),
-        "asks": wants_mapping(row),
+        "asks": row.wants_mapping,
         "can_map": row.dry_run and not row.is_active,
         "can_undo": row.state == State.DONE and not row.dry_run and row.undone_at is None,
-        "can_discard": row.can_requeue or (row.state == State.DONE and row.dry_run),
+        "can_discard": row.can_requeue or row.is_preview,
         "anything_new": any(found["new"] or found["changed"] for found in counts.values()),
         "more_errors": max(0, row.report.get("left_out", 0) - SHOWN_ERRORS),
         "has_error_file": row.error_file().is_file() and row.error_file().stat().st_size > 0,
-        "is_preview": row.state == State.DONE and row.dry_run,
+        "is_preview": row.is_preview,
         "token": change_token(
             row.state, row.dry_run, row.phase, step, total, row.cancel_requested, row.error, waiting
         ),
@@ -146,53 +148,48 @@ def _context(project: Project, pk: int) -> dict[str, Any]:
 
 
 @require_safe
-def import_page(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def import_page(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
     return render(request, "importing/import.html", _context(project, pk))
 
 
 @require_safe
-def import_progress(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def import_progress(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     """The changing part of an import's page; 204 while nothing changed since the `token` the page has."""
     project = project_for(request, slug, "admin")
     context = _context(project, pk)
-    if not request.htmx:  # type: ignore[attr-defined]
+    if not request.htmx:
         return redirect("importing:import", project.slug, pk)
-    if request.GET.get("token") == context["token"]:
-        return HttpResponse(status=204)
-    return render(request, "importing/import.html#progress", context)
+    return unless_seen(request, context["token"], "importing/import.html#progress", context)
 
 
 @require_POST
-def import_confirm_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def import_confirm(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
-    assert isinstance(request.user, User)
     row = get_object_or_404(_imports(project), pk=pk)
-    if not import_confirm(import_row=row, actor=request.user):
+    if not services.import_confirm(import_row=row, actor=request.user):
         messages.warning(request, "Nothing was started: this import isn't a finished preview (any more).")
     return redirect("importing:import", project.slug, pk)
 
 
 @require_POST
-def import_cancel_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def import_cancel(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
-    assert isinstance(request.user, User)
-    if not import_cancel(import_row=get_object_or_404(_imports(project), pk=pk), actor=request.user):
+    if not services.import_cancel(import_row=get_object_or_404(_imports(project), pk=pk), actor=request.user):
         messages.warning(request, "There was nothing to cancel: the import has ended.")
     return redirect("importing:import", project.slug, pk)
 
 
 @require_POST
-def import_retry_view(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def import_retry(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
-    assert isinstance(request.user, User)
-    if not import_retry(import_row=get_object_or_404(_imports(project), pk=pk), actor=request.user):
+    if not services.import_retry(import_row=get_object_or_404(_imports(project), pk=pk), actor=request.user):
         messages.warning(request, "Nothing was started: the import runs or is done.")
     return redirect("importing:import", project.slug, pk)
 
 
 @require_safe
-def import_errors(request: HttpRequest, slug: str, pk: int) -> FileResponse:
+def import_errors(request: HtmxHttpRequest, slug: str, pk: int) -> FileResponse:
     """The rows that were left out, one JSON object a line."""
     project = project_for(request, slug, "admin")
     row: Import = get_object_or_404(_imports(project), pk=pk)
@@ -206,6 +203,6 @@ def import_errors(request: HttpRequest, slug: str, pk: int) -> FileResponse:
 
 
 @require_safe
-def import_formats(request: HttpRequest, slug: str) -> HttpResponse:
+def import_formats(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     project_for(request, slug, "member")
     return render(request, "importing/import_formats.html", {"text": FORMATS.read_text(encoding="utf-8")})

@@ -1,15 +1,13 @@
 """A pair that an admin adds by hand: of two responses that are there, or of texts that are typed."""
 
-import json
 from typing import Any
 
 from django import forms
 from django.conf import settings
 from django.contrib import messages
 from django.db import transaction
-from django.db.models import Count, Q, TextField
-from django.db.models.functions import Cast
-from django.http import HttpRequest, HttpResponse
+from django.db.models import Count, Q
+from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
@@ -17,6 +15,7 @@ from webapp.accounts.models import User
 from webapp.corpus.access import check_not_archived, project_for
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Pair, Project, Prompt, Response, messages_digest, text_digest
+from webapp.http import HtmxHttpRequest
 from webapp.importing.fields import RowError, check_text, short_digest
 from webapp.importing.writing import pair_id
 from webapp.parameters import int_parameter
@@ -141,25 +140,12 @@ def _response(project: Project, prompt: Prompt, text: str, author: str) -> Respo
     )
 
 
-def _prompts(project: Project, text: str) -> Any:
-    """The prompts that hold the text, in a message or in their id."""
-    found = project.prompts.annotate(number=Count("responses")).order_by("-pk")
-    if text:
-        # JSON is stored with escapes in one database and without in the other.
-        match = Q(external_id__icontains=text)
-        for escaped in (True, False):
-            match |= Q(written__icontains=json.dumps(text, ensure_ascii=escaped)[1:-1])
-        found = found.alias(written=Cast("messages", TextField())).filter(match)
-    return found[: SHOWN_PROMPTS + 1]
-
-
 @require_http_methods(["GET", "HEAD", "POST"])
-def pair_new(request: HttpRequest, slug: str) -> HttpResponse:
+def pair_new(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """Choose a prompt or type one; then two responses."""
     project = project_for(request, slug, "admin")
-    assert isinstance(request.user, User)
     asked = int_parameter(request.GET, "prompt")
-    prompt = project.prompts.filter(pk=asked).first() if asked else None
+    prompt = project.prompts.with_key(asked)
     form = PairForm(project, prompt, request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
         pair, new = pair_add(form=form, actor=request.user)
@@ -169,7 +155,8 @@ def pair_new(request: HttpRequest, slug: str) -> HttpResponse:
             messages.warning(request, f"These two are a pair already: {pair.external_id}. Nothing was added.")
         return redirect("ratings:pair", project.slug, pair.pk)
     text = request.GET.get("q", "").replace("\x00", "").strip()[:200]
-    prompts = list(_prompts(project, text)) if prompt is None else []
+    found = project.prompts.search(text).annotate(number=Count("responses")).order_by("-pk")
+    prompts = list(found[: SHOWN_PROMPTS + 1]) if prompt is None else []
     context = {
         "form": form,
         "prompt": prompt,

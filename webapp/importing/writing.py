@@ -1,256 +1,27 @@
-"""Writing imported prompts, responses and pairs, and the report of an import.
+"""Writing imported prompts, responses and pairs.
 
-An import goes in two steps. `spool_records` reads the files once and lays the records down by kind, so that a file
-may name things in any order. `CorpusWriter` then goes through the kinds (prompts, responses, pairs), finds out what
-is new, what is there already and what contradicts, and writes the new rows. A dry run does all but the writing: new
-rows get negative stand-ins for primary keys. `importing.services` orders the steps and does the same with labels.
+The files are read before (importing.spool). `CorpusWriter` goes through their prompts, responses and pairs, finds out
+what is new, what is there already and what contradicts, and writes the new rows. A dry run does all but the writing:
+new rows get negative stand-ins for primary keys. `importing.services` orders the steps and does the same with labels.
 """
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from django.db.models import Model, QuerySet
 from django.utils import timezone
 
 from webapp.corpus.models import Import, Pair, Project, Prompt, Response, messages_digest, text_digest
 from webapp.corpus.pairing import pairs_to_make
-from webapp.importing import fields, shapes
-from webapp.importing.reading import ImportRefused, Problem, Row, Source, printable, read_as
-from webapp.importing.shapes import LevelRecord, PairRecord, PromptRecord, Record, ResponseRecord, VoteRecord
+from webapp.importing import fields
+from webapp.importing.reading import Problem, Source
+from webapp.importing.report import Problems, Report
+from webapp.importing.shapes import PairRecord, PromptRecord, ResponseRecord
+from webapp.importing.spool import CHUNK, Spool, Where, in_chunks
 
-# Rows looked up and written at a time: below SQLite's limit of variables in one statement.
-CHUNK = 500
-SHOWN_ERRORS = 50
-# With more rows left out than this the file is not what it is taken for; the import is refused.
-MAX_LEFT_OUT = 10_000
-MAX_ERRORS_BYTES = 4 * 1024 * 1024
-MAX_KIND = 80
-# What an import itself writes into its folder, beside the files.
-ERRORS = "errors.jsonl"
-PROGRESS = "progress.json"
-PREVIEW_FILE = "preview.json"
-SURVEY_FILE = "survey.json"
-OWN_FILES = {ERRORS, PROGRESS, PREVIEW_FILE, SURVEY_FILE}
 PREVIEW = 5
-
-Progress = Callable[[str, int, int], None]
-Parser = Callable[[Row], list[Record]]
-
-
-class Where(NamedTuple):
-    """The place of a record: the file (its place among the sources) and the row."""
-
-    file: int
-    row: int
-
-
-@dataclass
-class Report:
-    """What an import found and did. `counts[kind]` has found, new, present (and changed, for labels)."""
-
-    format: str = ""
-    dry_run: bool = True
-    files: list[dict[str, Any]] = field(default_factory=list)
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    rows: int = 0
-    left_out: int = 0
-    # Columns that the format did not use, and what was done to texts on the way (see shapes.tracking), by rows.
-    unused: dict[str, int] = field(default_factory=dict)
-    notes: dict[str, int] = field(default_factory=dict)
-    errors: list[dict[str, Any]] = field(default_factory=list)
-    # Rows whose prompt had come with an earlier row.
-    merged_prompts: int = 0
-    # What the votes and levels say that come: {"votes": {verdict: number}, "levels": {level: number}}.
-    says: dict[str, dict[str, int]] = field(default_factory=dict)
-    # The first items with their whole texts; they are kept beside the files, not in the row.
-    preview: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def count(self, kind: str, what: str, number: int = 1) -> None:
-        counts = self.counts.setdefault(kind, {"found": 0, "new": 0, "present": 0, "changed": 0})
-        counts[what] += number
-
-    def say(self, kind: str, what: str) -> None:
-        said = self.says.setdefault(kind, {})
-        said[what] = said.get(what, 0) + 1
-
-    @property
-    def found(self) -> int:
-        return sum(counts["found"] for counts in self.counts.values())
-
-    @property
-    def new(self) -> int:
-        return sum(counts["new"] + counts["changed"] for counts in self.counts.values())
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "format": self.format,
-            "dry_run": self.dry_run,
-            "files": self.files,
-            "counts": self.counts,
-            "rows": self.rows,
-            "left_out": self.left_out,
-            "unused": self.unused,
-            "notes": self.notes,
-            "errors": self.errors,
-            "merged_prompts": self.merged_prompts,
-            "says": self.says,
-            "seconds": round(self.seconds, 2),
-        }
-
-
-class Problems:
-    """Rows left out: they go to errors.jsonl, the first ones into the report. One problem per row.
-
-    There are bounds: a file of which too much is left out is refused with what was seen.
-    """
-
-    def __init__(self, file: TextIO, report: Report) -> None:
-        self._file, self._report = file, report
-        # At most MAX_LEFT_OUT of them.
-        self._rows: set[tuple[str, int | None]] = set()
-        self._kinds: Counter[tuple[str, str]] = Counter()
-        self._written = 0
-        self.first: Problem | None = None
-
-    def add(self, problem: Problem) -> None:
-        key = (problem.file, problem.row)
-        if key in self._rows:
-            return
-        if len(self._rows) >= MAX_LEFT_OUT:
-            raise ImportRefused(self._too_many(problem))
-        self._rows.add(key)
-        self._kinds[(problem.field[:MAX_KIND], problem.message[:MAX_KIND])] += 1
-        self.first = self.first or problem
-        self._report.left_out += 1
-        row = {
-            name: printable(value) if isinstance(value, str) else value
-            for name, value in problem._asdict().items()
-        }
-        if len(self._report.errors) < SHOWN_ERRORS:
-            self._report.errors.append(row)
-        if self._written < MAX_ERRORS_BYTES:
-            line = json.dumps(row, ensure_ascii=False) + "\n"
-            self._written += len(line.encode())
-            self._file.write(line)
-            if self._written >= MAX_ERRORS_BYTES:
-                self._note(
-                    f"The list ends here, at {MAX_ERRORS_BYTES // 2**20} MB; further rows are counted only."
-                )
-
-    def _note(self, message: str) -> None:
-        note = {"file": "", "row": None, "field": "", "message": message, "remedy": "Mend these first."}
-        self._file.write(json.dumps(note, ensure_ascii=False) + "\n")
-
-    def _too_many(self, problem: Problem) -> str:
-        self._note(f"The import stopped here: more than {MAX_LEFT_OUT:,} rows were left out.")
-        seen = "; ".join(
-            f"{count:,} × {f'“{field}” ' if field else ''}{message.rstrip('.')}"
-            for (field, message), count in self._kinds.most_common(3)
-        )
-        return (
-            f"More than {MAX_LEFT_OUT:,} rows had to be left out, up to row {problem.row or 0:,} of {problem.file}. "
-            f"Most often: {seen}. The first: {self.first} Mend the files, or choose their format."
-        )
-
-
-KINDS: dict[str, Callable[..., Record]] = {
-    "prompts": PromptRecord,
-    "responses": ResponseRecord,
-    "pairs": PairRecord,
-    "implied": PairRecord,
-    "votes": VoteRecord,
-    "levels": LevelRecord,
-}
-
-
-def _kind(record: Record) -> str:
-    match record:
-        case PromptRecord():
-            return "prompts"
-        case ResponseRecord():
-            return "responses"
-        case PairRecord():
-            # Pairs that only votes speak of come after those with ids of their own.
-            return "pairs" if record.id else "implied"
-        case VoteRecord():
-            return "votes"
-        case LevelRecord():
-            return "levels"
-
-
-class Spool:
-    """The records of an import in files, one for each kind, so that memory stays small."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._files = {kind: (folder / kind).open("w", encoding="utf-8") for kind in KINDS}
-        self.sizes = dict.fromkeys(KINDS, 0)
-
-    def add(self, where: Where, record: Record) -> None:
-        kind = _kind(record)
-        self._files[kind].write(json.dumps([*where, *record]) + "\n")
-        self.sizes[kind] += 1
-
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
-
-    def read(self, kind: str) -> Iterator[tuple[Where, Any]]:
-        make = KINDS[kind]
-        with (self._folder / kind).open(encoding="utf-8") as file:
-            for line in file:
-                values = json.loads(line)
-                yield Where(values[0], values[1]), make(*values[2:])
-
-    def chunks(self, kind: str, size: int = CHUNK) -> Iterator[list[tuple[Where, Any]]]:
-        yield from in_chunks(self.read(kind), size)
-
-
-def in_chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
-
-
-def spool_records(
-    sources: Sequence[Source],
-    format_name: str,
-    spool: Spool,
-    problems: Problems,
-    report: Report,
-    progress: Progress,
-    parse: Parser | None = None,
-) -> None:
-    """Read every file once; good rows go to the spool, bad ones to the problems. Progress counts kilobytes."""
-    sizes = [source.size for source in sources]
-    tally = shapes.Tally()
-    for place, source in enumerate(sources):
-        before = sum(sizes[:place])
-        count = 0
-
-        def tick(position: int, before: int = before) -> None:
-            progress("reading", (before + position) // 1024, sum(sizes) // 1024)
-
-        for number, found in shapes.records(source, format_name, tick, tally, parse):
-            count += 1
-            if isinstance(found, Problem):
-                problems.add(found)
-                continue
-            for record in found:
-                spool.add(Where(place, number), record)
-        report.rows += count
-        report.files.append(
-            {"name": source.name, "bytes": sizes[place], "rows": count, "read_as": read_as(source)}
-        )
-    report.unused, report.notes = dict(tally.unused.most_common(1000)), dict(tally.notes.most_common())
-    spool.close()
 
 
 class Known:
@@ -612,10 +383,6 @@ class CorpusWriter:
 
 def _fingerprint(metadata: dict[str, Any]) -> int:
     return hash(json.dumps(metadata, sort_keys=True))
-
-
-def shorten(text: str, limit: int = 300) -> str:
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
 def pair_id(a: str, b: str) -> str:

@@ -20,10 +20,10 @@ from webapp.corpus.commands import project_named
 from webapp.corpus.models import Import
 from webapp.importing.mapping import MEANINGS, ROLES, Mapping, value_key
 from webapp.importing.reading import ImportRefused, Source
+from webapp.importing.report import ERRORS, Report
 from webapp.importing.services import audit_import, import_files
 from webapp.importing.shapes import NotRecognised
 from webapp.importing.survey import cut_points, guess, meanings, survey
-from webapp.importing.writing import ERRORS, Report
 from webapp.jobs import State
 
 

@@ -1,0 +1,118 @@
+"""Files are read once, and their records laid down by what they are, so that a file may name things in any order."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from webapp.importing import shapes
+from webapp.importing.reading import Problem, Row, Source, read_as
+from webapp.importing.report import Problems, Report
+from webapp.importing.shapes import LevelRecord, PairRecord, PromptRecord, Record, ResponseRecord, VoteRecord
+
+# Rows looked up and written at a time: below SQLite's limit of variables in one statement.
+CHUNK = 500
+
+OnProgress = Callable[[str, int, int], None]
+Parser = Callable[[Row], list[Record]]
+
+
+class Where(NamedTuple):
+    """The place of a record: the file (its place among the sources) and the row."""
+
+    file: int
+    row: int
+
+
+KINDS: dict[str, Callable[..., Record]] = {
+    "prompts": PromptRecord,
+    "responses": ResponseRecord,
+    "pairs": PairRecord,
+    "implied": PairRecord,
+    "votes": VoteRecord,
+    "levels": LevelRecord,
+}
+
+
+def _kind(record: Record) -> str:
+    match record:
+        case PromptRecord():
+            return "prompts"
+        case ResponseRecord():
+            return "responses"
+        case PairRecord():
+            # Pairs that only votes speak of come after those with ids of their own.
+            return "pairs" if record.id else "implied"
+        case VoteRecord():
+            return "votes"
+        case LevelRecord():
+            return "levels"
+
+
+class Spool:
+    """The records of an import in files, one for each kind, so that memory stays small."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files = {kind: (folder / kind).open("w", encoding="utf-8") for kind in KINDS}
+        self.sizes = dict.fromkeys(KINDS, 0)
+
+    def add(self, where: Where, record: Record) -> None:
+        kind = _kind(record)
+        self._files[kind].write(json.dumps([*where, *record]) + "\n")
+        self.sizes[kind] += 1
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def read(self, kind: str) -> Iterator[tuple[Where, Any]]:
+        make = KINDS[kind]
+        with (self._folder / kind).open(encoding="utf-8") as file:
+            for line in file:
+                values = json.loads(line)
+                yield Where(values[0], values[1]), make(*values[2:])
+
+    def chunks(self, kind: str, size: int = CHUNK) -> Iterator[list[tuple[Where, Any]]]:
+        yield from in_chunks(self.read(kind), size)
+
+
+def in_chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def spool_records(
+    sources: Sequence[Source],
+    format_name: str,
+    spool: Spool,
+    problems: Problems,
+    report: Report,
+    progress: OnProgress,
+    parse: Parser | None = None,
+) -> None:
+    """Read every file once; good rows go to the spool, bad ones to the problems. Progress counts kilobytes."""
+    sizes = [source.size for source in sources]
+    tally = shapes.Tally()
+    for place, source in enumerate(sources):
+        before = sum(sizes[:place])
+        count = 0
+
+        def reached(position: int, before: int = before) -> None:
+            progress("reading", (before + position) // 1024, sum(sizes) // 1024)
+
+        for number, found in shapes.records(source, format_name, reached, tally, parse):
+            count += 1
+            if isinstance(found, Problem):
+                problems.add(found)
+                continue
+            for record in found:
+                spool.add(Where(place, number), record)
+        report.rows += count
+        report.files.append(
+            {"name": source.name, "bytes": sizes[place], "rows": count, "read_as": read_as(source)}
+        )
+    report.unused, report.notes = dict(tally.unused.most_common(1000)), dict(tally.notes.most_common())
+    spool.close()
