@@ -133,7 +133,7 @@ def test_a_worker_that_shuts_down_hands_it_back(
     export: ModelExport, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[Any] = []
-    monkeypatch.setattr(exports, "enqueue", lambda *message: sent.append(message))
+    monkeypatch.setattr("webapp.jobs.enqueue", lambda task, pk, queue: sent.append((task, pk)))
     ModelExport.objects.update(format="transformers")
     program(settings, "import time; time.sleep(60)")
     exports.export_model(export.pk, stopping=lambda: True)

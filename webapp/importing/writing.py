@@ -39,7 +39,7 @@ SURVEY_FILE = "survey.json"
 OWN_FILES = {ERRORS, PROGRESS, PREVIEW_FILE, SURVEY_FILE}
 PREVIEW = 5
 
-Progress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 Parser = Callable[[Row], list[Record]]
 
 
@@ -225,7 +225,7 @@ def spool_records(
     spool: Spool,
     problems: Problems,
     report: Report,
-    progress: Progress,
+    progress: OnProgress,
     parse: Parser | None = None,
 ) -> None:
     """Read every file once; good rows go to the spool, bad ones to the problems. Progress counts kilobytes."""

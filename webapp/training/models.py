@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db import models
+from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -22,6 +22,9 @@ ARCHIVE_FORMAT = 2  # 1 could hold a path
 
 class TrainingRun(Job):
     """Config, state, progress, metrics and log of one training. Its folder is DATA_DIR/runs/<pk> (DESIGN.md)."""
+
+    task = "workers.tasks.train_run"
+    queue = "train"
 
     class Trigger(models.TextChoices):
         BUTTON = "button", "started by hand"
@@ -67,6 +70,15 @@ class TrainingRun(Job):
             self.request_cancel()
             return False
         return super().claim()
+
+    def hand_back(self) -> bool:
+        """RUNNING -> QUEUED; LOST if the same training already waits there."""
+        try:
+            with transaction.atomic():
+                return super().hand_back()
+        except IntegrityError:
+            words = "The worker was shut down. The same training waits in the queue already; Resume continues this one."
+            return self._move([State.RUNNING], State.LOST, mine=True, finished_at=timezone.now(), error=words)
 
     @property
     def folder(self) -> Path:
@@ -142,6 +154,8 @@ class ModelVersion(models.Model):
 
 class ModelExport(Job):
     """A version packed for download by a worker. The rows stay: they say who took which model out, and when."""
+
+    task = "workers.tasks.export_model"
 
     class Format(models.TextChoices):
         CALIPER = "caliper", "Caliper format"

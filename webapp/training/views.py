@@ -29,7 +29,6 @@ from webapp.training.models import ModelExport, ModelVersion, TrainingRun
 from webapp.training.progress import read_log, read_progress
 from webapp.training.promotions import promotions, story_of
 from webapp.training.services import (
-    QUEUE,
     RunRefused,
     VersionRefused,
     label_counts,
@@ -59,7 +58,7 @@ def waiting_reason(run: TrainingRun) -> str:
             "Its worker has given no sign of life for a while. As soon as a worker of the default queue looks after "
             "it, this run becomes “lost” and can be resumed."
         )
-    return waiting_for_worker(run, QUEUE)
+    return waiting_for_worker(run)
 
 
 @require_safe
