@@ -4,7 +4,6 @@ What needs torch happens in a child process, as trainings do: the worker stays s
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +12,9 @@ from typing import Any
 from django.conf import settings
 
 from webapp import life
-from webapp.corpus.base_models import base_model_public
 from webapp.jobs import JobFailed, Stopped, carried
 from webapp.snapshots.exporting import zip_folder
-from webapp.training.card import model_card, public_metrics
-from webapp.training.models import ARCHIVE_FORMAT, ARTIFACT_NAME, ModelExport
+from webapp.training.models import ARCHIVE_FORMAT, ModelExport
 from workers.child import explained_with_disk, log_tail, never, supervise
 from workers.results import BadResult, read_artifact
 
@@ -49,15 +46,12 @@ def _export(export: ModelExport, stopping: Callable[[], bool]) -> dict[str, Any]
     folder.mkdir(parents=True)
     export.proceed(phase="checking")
     try:
-        artifact = read_artifact(version.path, method=version.method)
+        read_artifact(version.path, method=version.method)
     except BadResult as error:
         # Its remedy speaks of a run that has just ended.
         found = str(error).partition(" The old version")[0]
         raise JobFailed(f"{found} Restore it from a backup, or train it again.") from None
-    if export.format == ModelExport.Format.CALIPER:
-        _caliper(export, out, artifact)
-    else:
-        _transformers(export, out, stopping)
+    _convert(export, out, stopping)
     export.proceed(phase="zipping")
     files = [
         {"name": path.relative_to(out).as_posix(), "bytes": path.stat().st_size}
@@ -68,29 +62,16 @@ def _export(export: ModelExport, stopping: Callable[[], bool]) -> dict[str, Any]
     return {"format": ARCHIVE_FORMAT, "files": files, "archive_bytes": export.archive.stat().st_size}
 
 
-def _caliper(export: ModelExport, out: Path, artifact: dict[str, Any]) -> None:
-    """The model folder's own files, a card and the metrics."""
-    version = export.version
-    out.mkdir()
-    # Versions of old have a path of this server in it.
-    shown = {**artifact, "base_model": base_model_public(artifact.get("base_model"))}
-    (out / ARTIFACT_NAME).write_text(json.dumps(shown, indent=1), encoding="utf-8")
-    for name in artifact["files"]:
-        source, target = version.path / Path(name).name, out / Path(name).name
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
-    (out / "README.md").write_text(model_card(version), encoding="utf-8")
-    (out / "metrics.json").write_text(json.dumps(public_metrics(version), indent=1) + "\n", encoding="utf-8")
-
-
-def _transformers(export: ModelExport, out: Path, stopping: Callable[[], bool]) -> None:
-    """workers.rewards.export in a child of its own."""
+def _convert(export: ModelExport, out: Path, stopping: Callable[[], bool]) -> None:
+    """workers.rewards.export in a child of its own, which also writes the model card."""
     version, folder = export.version, export.folder
     metrics = folder / "metrics.json"
-    metrics.write_text(json.dumps(public_metrics(version)), encoding="utf-8")
-    command = [*settings.MODEL_EXPORT_COMMAND, str(version.path), str(out), "--metrics", str(metrics)]
+    metrics.write_text(json.dumps(version.public_metrics), encoding="utf-8")
+    title = f"{version.get_method_display()} v{version.number} of {version.project.name}"
+    command = [
+        *settings.MODEL_EXPORT_COMMAND, str(version.path), str(out), "--metrics", str(metrics),
+        "--format", export.format, f"--title={title}", f"--made={version.created_at:%Y-%m-%d}, run {version.run_id}",
+    ]  # fmt: skip
     stopped = False
 
     def each_second(progress: dict[str, Any] | None) -> bool:
@@ -102,14 +83,15 @@ def _transformers(export: ModelExport, out: Path, stopping: Callable[[], bool]) 
     if stopped:
         raise Stopped("shutdown" if stopping() else "not ours")
     if status != 0:
-        raise JobFailed(_failure(folder, status))
+        raise JobFailed(_failure(export, status))
 
 
-def _failure(folder: Path, status: int) -> str:
-    lines = log_tail(folder, 12)
+def _failure(export: ModelExport, status: int) -> str:
+    lines = log_tail(export.folder, 12)
     refused = [line.removeprefix("refused: ") for line in lines if line.startswith("refused: ")]
     if refused:
-        return f"This model can't be converted: {refused[-1]}. The Caliper format is there for every model."
+        other = "" if export.format == "caliper" else " The Caliper format is there for every model."
+        return f"This model can't be converted: {refused[-1]}.{other}"
     if status in (-9, 137):
         return "The conversion was killed (signal 9): most likely the worker's machine ran out of memory."
     return f"The conversion ended with status {status}.\n" + "\n".join(lines)

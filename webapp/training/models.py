@@ -12,12 +12,20 @@ from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from webapp.corpus.base_models import base_model_public
 from webapp.corpus.models import Method, Project
 from webapp.jobs import ACTIVE, Job, State
 from webapp.snapshots.models import Snapshot
 
 ARTIFACT_NAME = "reward_config.json"
 ARCHIVE_FORMAT = 2  # 1 could hold a path
+# Estimates of people stay with the project: the model may go anywhere.
+PERSONAL = ("annotators", "annotator_count")
+
+
+def public_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings as people may see them: a path, which older versions took as a base model, is not told."""
+    return {**config, "base_model": base_model_public(config.get("base_model", "unknown"))}
 
 
 class TrainingRun(Job):
@@ -146,6 +154,14 @@ class ModelVersion(models.Model):
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
+
+    @property
+    def public_metrics(self) -> dict[str, Any]:
+        """metrics.json without what it says about single people, and without a path of this server."""
+        public = {name: value for name, value in self.metrics.items() if name not in PERSONAL}
+        if isinstance(config := public.get("config"), dict):
+            public["config"] = public_config(config)
+        return public
 
     @property
     def is_packed(self) -> bool:

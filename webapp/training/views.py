@@ -21,11 +21,10 @@ from webapp.jobs import State
 from webapp.labels.names import annotator_names
 from webapp.paths import without_paths
 from webapp.training import reports
-from webapp.training.card import public_config
 from webapp.training.charts import loss_chart, reliability_chart
 from webapp.training.forms import RunForm
 from webapp.training.metrics import headline, metric_rows
-from webapp.training.models import ModelExport, ModelVersion, TrainingRun
+from webapp.training.models import ModelExport, ModelVersion, TrainingRun, public_config
 from webapp.training.progress import read_log, read_progress
 from webapp.training.promotions import promotions, story_of
 from webapp.training.services import (

@@ -1,4 +1,6 @@
-"""A trained model as plain transformers load it: `python -m workers.rewards.export MODEL_DIR OUT_DIR`.
+"""A trained model to take away, with its model card: `python -m workers.rewards.export MODEL_DIR OUT_DIR`.
+
+`--format caliper` packs the model as it is saved.  `--format transformers` makes a folder that plain transformers load:
 
 | trained | exported |
 |---|---|
@@ -27,7 +29,7 @@ from typing import Any
 import torch
 
 from . import modeling_caliper
-from .artifacts import ArtifactError, fsync, load_model, sha256_of, write_text
+from .artifacts import CONFIG_NAME, ArtifactError, fsync, load_model, sha256_of, write_text
 from .backbones import RewardModel
 from .base_models import public_name
 from .card import model_card
@@ -45,8 +47,30 @@ class ExportError(Exception):
     """The model can't be exported so that it scores the same; the message is one readable line."""
 
 
-def export_model(model_dir: Path, out_dir: Path, metrics: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Write OUT_DIR whole or not at all; `metrics` is the run's metrics.json, for the model card.
+def pack_model(
+    model_dir: Path, out_dir: Path, metrics: dict[str, Any] | None = None, **words: str | None
+) -> None:
+    """Write OUT_DIR: the model's own files, a card and the metrics; `words` are model_card's `title` and `made`."""
+    config = json.loads((model_dir / CONFIG_NAME).read_text(encoding="utf-8"))
+    # Versions of old have a path of their server in it.
+    config["base_model"] = public_name(config.get("base_model"))
+    out_dir.mkdir(parents=True)
+    (out_dir / CONFIG_NAME).write_text(json.dumps(config, indent=1), encoding="utf-8")
+    for name in config["files"]:
+        source, target = model_dir / Path(name).name, out_dir / Path(name).name
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+    (out_dir / "README.md").write_text(model_card(config, metrics, None, **words), encoding="utf-8")
+    if metrics is not None:
+        (out_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+
+
+def export_model(
+    model_dir: Path, out_dir: Path, metrics: dict[str, Any] | None = None, **words: str | None
+) -> dict[str, Any]:
+    """Write OUT_DIR whole or not at all; `metrics` is the run's metrics.json, for the model card, as are `words`.
 
     Returns what was made: auto_class, architecture, trust_remote_code, probes and the largest difference of a score
     on them, and name, bytes and sha256 of every file.  Raises ExportError or ArtifactError.
@@ -86,7 +110,7 @@ def export_model(model_dir: Path, out_dir: Path, metrics: dict[str, Any] | None 
             "probes": count,
             "max_difference": difference,
         }
-        write_text(beside / "README.md", model_card(config, metrics, report))
+        write_text(beside / "README.md", model_card(config, metrics, report, **words))
         report["files"] = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
             for path in sorted(beside.iterdir())
@@ -369,10 +393,13 @@ def _compare(model: RewardModel, template: Template, folder: Path) -> tuple[floa
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; prints the report as JSON.  Exit status 0 exported, 2 refused (one line on standard error)."""
+    """The command; prints export_model's report as JSON.  Exit status 2: refused (one line on standard error)."""
     parser = argparse.ArgumentParser(prog="python -m workers.rewards.export", description=__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL_DIR")
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
+    parser.add_argument("--format", choices=("transformers", "caliper"), default="transformers")
+    parser.add_argument("--title", help="of the model card (default: the method)")
+    parser.add_argument("--made", help="for the model card: when, and by which run")
     parser.add_argument(
         "--metrics", type=Path, help="metrics.json for the model card (default: the one beside MODEL_DIR)"
     )
@@ -382,7 +409,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if options.metrics or path.is_file():
             metrics = json.loads(path.read_text(encoding="utf-8"))
-        report = export_model(options.model, options.out, metrics)
+        words = {"title": options.title, "made": options.made}
+        if options.format == "caliper":
+            pack_model(options.model, options.out, metrics, **words)
+            return 0
+        report = export_model(options.model, options.out, metrics, **words)
     except (ArtifactError, ExportError) as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
