@@ -30,12 +30,14 @@ from numpy.typing import NDArray
 
 from benchmarks import datasets
 from benchmarks.datasets import Rows
-from workers.rewards import evaluate
-from workers.rewards.calibration import Calibration, calibrate
 from workers.rewards.config import Refused, RunConfig
-from workers.rewards.data import write_snapshot
-from workers.rewards.starter import build_starter_lm
-from workers.rewards.train import train
+from workers.rewards.data.snapshot import write_snapshot
+from workers.rewards.evaluation import metrics
+from workers.rewards.evaluation.calibrate import calibrate
+from workers.rewards.models import preference
+from workers.rewards.models.calibration import Calibration
+from workers.rewards.training.loop import train
+from workers.rewards.training.starter import build_starter_lm
 
 Floats = NDArray[np.float64]
 FOLDS = 5  # of the held-out groups, for calibration
@@ -155,11 +157,11 @@ class Measured:
 
     @property
     def near(self) -> NDArray[np.bool_]:
-        return np.abs(self.longer) < evaluate.NEAR_EQUAL_LENGTH
+        return np.abs(self.longer) < metrics.NEAR_EQUAL_LENGTH
 
     @property
     def nll(self) -> Floats:
-        p = np.clip(self.preferred, evaluate.SMALLEST_P, 1 - evaluate.SMALLEST_P)
+        p = np.clip(self.preferred, metrics.SMALLEST_P, 1 - metrics.SMALLEST_P)
         return -self.share * np.log(p) - (1 - self.share) * np.log1p(-p)
 
     @property
@@ -187,7 +189,7 @@ def measure(run_dir: Path, rows: Rows, held_out: frozenset[str], seed: int) -> d
         served = Calibration.from_json(reward["calibration"])
         p = uncalibrated(np.array([row["p"] for row in table], dtype=np.float64), served)
         ratings = {row["response_id"]: one for row, one in zip(table, p, strict=True)}
-        score = {name: float(one @ np.arange(1, evaluate.RATINGS + 1)) for name, one in ratings.items()}
+        score = {name: float(one @ np.arange(1, metrics.RATINGS + 1)) for name, one in ratings.items()}
     responses = {row["response_id"]: row for row in rows.responses}
     outside = {name for name, row in responses.items() if row["group"] in held_out}
     judgements = [
@@ -195,7 +197,7 @@ def measure(run_dir: Path, rows: Rows, held_out: frozenset[str], seed: int) -> d
         for row in rows.judgements
         if row["response_a"] in outside and row["response_b"] in outside
     ]
-    pairs = evaluate.pair_votes(judgements)
+    pairs = metrics.pair_votes(judgements)
     first = [pairs.ids[number] for number in pairs.first]
     second = [pairs.ids[number] for number in pairs.second]
     # a pair across two groups belongs to the one whose name sorts first, as in evaluate.py
@@ -225,7 +227,7 @@ def measure(run_dir: Path, rows: Rows, held_out: frozenset[str], seed: int) -> d
     cut = np.full((len(CUT_SHARES), len(held_levels), 3), np.nan)
     if held_levels:
         if ratings is not None:
-            own = evaluate.level_masses(
+            own = metrics.level_masses(
                 [ratings[row["response_id"]] for row in held_levels], reward["partition"]
             )
         held_scores = np.array([score[row["response_id"]] for row in held_levels])
@@ -235,7 +237,7 @@ def measure(run_dir: Path, rows: Rows, held_out: frozenset[str], seed: int) -> d
             if labels:
                 points = fit_cut_points(
                     np.array([score[row["response_id"]] for row in labels]),
-                    np.array([evaluate.LEVELS.index(row["level"]) for row in labels]),
+                    np.array([metrics.LEVELS.index(row["level"]) for row in labels]),
                 )
                 cut[place] = cut_point_masses(held_scores, points)
     return {
@@ -250,7 +252,7 @@ def measure(run_dir: Path, rows: Rows, held_out: frozenset[str], seed: int) -> d
         "p_tie": p_tie,
         "difference": gap(lambda name: score[name]),
         "longer": gap(lambda name: len(responses[name]["text"])),
-        "level": np.array([evaluate.LEVELS.index(row["level"]) for row in held_levels], dtype=np.int64),
+        "level": np.array([metrics.LEVELS.index(row["level"]) for row in held_levels], dtype=np.int64),
         "level_cluster": np.array(
             [responses[row["response_id"]]["group"] for row in held_levels], dtype=np.str_
         ),
@@ -273,13 +275,13 @@ def uncalibrated(p: Floats, calibration: Calibration) -> Floats:
         middle = (low + high) / 2
         rises = b * np.logaddexp(0.0, middle) - a * np.logaddexp(0.0, -middle) < wanted
         low, high = np.where(rises, middle, low), np.where(rises, high, middle)
-    reached = evaluate.sigmoid((low + high) / 2)
+    reached = preference.sigmoid((low + high) / 2)
     return np.maximum(np.diff(reached, axis=1, prepend=0.0, append=1.0), 0.0)
 
 
 def _cross_fitted(
-    responses: Sequence[evaluate.Row],
-    judgements: Sequence[evaluate.Row],
+    responses: Sequence[metrics.Row],
+    judgements: Sequence[metrics.Row],
     first: Sequence[str],
     second: Sequence[str],
     cluster: NDArray[np.str_],
@@ -313,13 +315,13 @@ def _cross_fitted(
         )
         chosen = np.flatnonzero(members).tolist()
         if ratings is None:
-            wins, _, ties = evaluate.scalar_probabilities(
+            wins, _, ties = preference.scalar_probabilities(
                 np.array([score[first[n]] - score[second[n]] for n in chosen]),
                 tie=calibration.tie(reward["tie"]),
                 temperature=calibration.temperature,
             )
         else:
-            wins, _, ties = evaluate.ordinal_probabilities(
+            wins, _, ties = preference.ordinal_probabilities(
                 calibration.ratings([ratings[first[n]] for n in chosen]),
                 calibration.ratings([ratings[second[n]] for n in chosen]),
             )
@@ -360,7 +362,7 @@ def fit_cut_points(reward: Floats, level: NDArray[np.int64]) -> tuple[float, flo
 
 def cut_point_masses(reward: Floats, points: tuple[float, float, float]) -> Floats:
     """P(bad), P(normal), P(good) by cut points.  [L] -> [L, 3]"""
-    reached = evaluate.sigmoid(np.array(points[:2]) - points[2] * reward[:, None])  # [L, 2]
+    reached = preference.sigmoid(np.array(points[:2]) - points[2] * reward[:, None])  # [L, 2]
     return np.diff(reached, axis=1, prepend=0.0, append=1.0)
 
 

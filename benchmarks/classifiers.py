@@ -26,16 +26,12 @@ from benchmarks.cells import Estimate, Floats, ratio
 from benchmarks.datasets import Rows, flip_verdicts, load_ukp_strict
 from benchmarks.figures import Plan
 from benchmarks.quality import NOISE
-from workers.rewards.backbones import (
-    PACKAGED,
-    RewardModel,
-    load_backbone,
-    load_tokenizer,
-    resolve_base_model,
-)
-from workers.rewards.embeddings import embed_cached
-from workers.rewards.encoding import MICRO_BATCH_TOKENS, ResponseEncoder
-from workers.rewards.templates import Template
+from workers.rewards.models.base_models import PACKAGED, resolve_base_model
+from workers.rewards.models.embeddings import embed_cached
+from workers.rewards.models.encode import MICRO_BATCH_TOKENS, ResponseEncoder
+from workers.rewards.models.load import load_backbone, load_tokenizer
+from workers.rewards.models.reward_model import RewardModel
+from workers.rewards.text.sections import Template
 
 FOLDS = 3
 # features [N, H], chosen and rejected [P] -> rewards [N]

@@ -26,7 +26,7 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 class Rows(NamedTuple):
-    """The three tables of a snapshot; rows as workers.rewards.data.write_snapshot takes them."""
+    """The three tables of a snapshot; rows as workers.rewards.data.snapshot.write_snapshot takes them."""
 
     responses: list[dict[str, Any]]
     judgements: list[dict[str, Any]]

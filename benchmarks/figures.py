@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cells import CUT_SHARES, Cell, Estimate, Floats, Measured, load, ratio
-from workers.rewards import evaluate
+from workers.rewards.evaluation import metrics
 
 BARS = {"accuracy": 0.84, "near": 0.77, "ece": 0.03}
 
@@ -153,9 +153,9 @@ def kappa(folds: list[Measured], levels: float | None) -> float | None:
     """Quadratic-weighted kappa of the pooled labels."""
     masses = np.concatenate([_masses(fold, levels) for fold in folds])
     # level_scores takes ratings; one rating stands for each level here
-    ratings = np.zeros((len(masses), evaluate.RATINGS))
+    ratings = np.zeros((len(masses), metrics.RATINGS))
     ratings[:, [0, 4, 8]] = masses
-    value = evaluate.level_scores(ratings, np.concatenate([fold.level for fold in folds]), (3, 6))
+    value = metrics.level_scores(ratings, np.concatenate([fold.level for fold in folds]), (3, 6))
     return value["quadratic_kappa"]
 
 
@@ -164,7 +164,7 @@ def tie_auroc(folds: list[Measured]) -> float | None:
     single = [(fold.p_tie, fold.ties, fold.ties + fold.votes == 1) for fold in folds]
     p = np.concatenate([p[one] for p, _, one in single])
     tied = np.concatenate([ties[one] for _, ties, one in single]) > 0
-    return evaluate.auroc(p, tied) if len(p) and np.ptp(p) > 0 else None
+    return metrics.auroc(p, tied) if len(p) and np.ptp(p) > 0 else None
 
 
 def calibration(folds: list[Measured], when: str, name: str) -> float | None:

@@ -42,14 +42,16 @@ import torch.nn.functional as F
 from benchmarks.datasets import load_hh_rlhf, load_qa_feedback
 from benchmarks.train_throughput import record_training
 from benchmarks.trl_leg import peak_memory
-from workers.rewards.backbones import RewardModel, load_backbone
-from workers.rewards.batches import Blocks
 from workers.rewards.config import RunConfig
-from workers.rewards.data import read_snapshot, write_snapshot
-from workers.rewards.encoding import MICRO_BATCH_TOKENS
-from workers.rewards.score import score_responses
-from workers.rewards.step import given, make_optimizer
-from workers.rewards.templates import Encoded, Template
+from workers.rewards.data.snapshot import read_snapshot, write_snapshot
+from workers.rewards.models.encode import MICRO_BATCH_TOKENS
+from workers.rewards.models.load import load_backbone
+from workers.rewards.models.predict import score_responses
+from workers.rewards.models.reward_model import RewardModel
+from workers.rewards.text.sections import Encoded, Template
+from workers.rewards.training.batches import Blocks
+from workers.rewards.training.optimiser import make_optimizer
+from workers.rewards.training.step import given
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES: dict[str, dict[str, Any]] = {
@@ -269,7 +271,7 @@ def random_weights(device: str) -> None:
     """Let load_backbone build a folder's config with random weights on the device instead of reading them."""
     import transformers
 
-    import workers.rewards.train as trainer
+    from workers.rewards.training import loop as trainer
 
     def build(path: str, **options: Any) -> Any:
         config = transformers.AutoConfig.from_pretrained(path)

@@ -50,7 +50,7 @@ from benchmarks.figures import (
     row_of,
     tie_auroc,
 )
-from workers.rewards import evaluate, robustness
+from workers.rewards.evaluation import metrics, robustness
 
 FROZEN = {"tuning": "frozen"}
 # The larger sets: fewer or larger steps than the defaults, the same for every method that is compared.
@@ -310,8 +310,6 @@ def haf_weights(plan: Plan) -> Section:
         "haf, alpha 0.05": {"alpha": 0.05},
         "haf, alpha 1": {"alpha": 1.0},
         "haf, beta 0.5": {"beta": 0.5},
-        "haf, simpo": {"policy_loss": "simpo"},
-        "haf, ipo": {"policy_loss": "ipo"},
     }
     variants = [plan.variant(name, data, 3, {**base, **config}) for name, config in settings.items()]
     return Section(
@@ -420,7 +418,7 @@ def spammers_found(results: Results, name: str) -> list[str]:
         return [f"{name}: no spammer, or nobody else, among the annotators listed."]
     return [
         f"{name}: fitted error rate {rate[spam].mean():.2f} of {spam.sum()} spammers listed, {rate[~spam].mean():.2f} "
-        f"of {(~spam).sum()} people; AUROC {evaluate.auroc(rate, spam):.3f}."
+        f"of {(~spam).sum()} people; AUROC {metrics.auroc(rate, spam):.3f}."
     ]
 
 
@@ -702,7 +700,7 @@ def main() -> int:
         f"Caliper, quality: seeds {' '.join(map(str, plan.seeds))}, code {code_digest()[:12]}, "
         f"{time.monotonic() - started:.0f} s now{', QUICK: no figure means anything' if plan.quick else ''}.  "
         "Accuracy over decisive votes with 95 % intervals over groups; near-equal: under "
-        f"{evaluate.NEAR_EQUAL_LENGTH} characters apart; NLL and Brier against vote shares after calibration on other "
+        f"{metrics.NEAR_EQUAL_LENGTH} characters apart; NLL and Brier against vote shares after calibration on other "
         "held-out groups, people's own floor in brackets; people: one person against the majority of the others."
     )
     print_table(rows, {section.name: section.title for section in sections})

@@ -21,8 +21,8 @@ from typing import Any
 
 from benchmarks.datasets import Rows, load_ukp_strict
 from benchmarks.ukp_accuracy import folds_of, pooled
-from workers.rewards.data import write_snapshot
-from workers.rewards.train import train
+from workers.rewards.data.snapshot import write_snapshot
+from workers.rewards.training.loop import train
 
 
 def up_to(rows: Rows, characters: int) -> Rows:

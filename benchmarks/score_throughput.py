@@ -24,18 +24,14 @@ from typing import Any
 import torch
 
 from benchmarks.datasets import Rows, load_qa_feedback, load_ukp_strict
-from workers.rewards.backbones import (
-    PACKAGED,
-    RewardModel,
-    load_backbone,
-    load_tokenizer,
-    resolve_base_model,
-)
 from workers.rewards.config import RunConfig
-from workers.rewards.encoding import MICRO_BATCH_TOKENS
-from workers.rewards.score import score_encoded
-from workers.rewards.starter import build_starter_lm
-from workers.rewards.templates import Encoded, Template
+from workers.rewards.models.base_models import PACKAGED, resolve_base_model
+from workers.rewards.models.encode import MICRO_BATCH_TOKENS
+from workers.rewards.models.load import load_backbone, load_tokenizer
+from workers.rewards.models.predict import score_encoded
+from workers.rewards.models.reward_model import RewardModel
+from workers.rewards.text.sections import Encoded, Template
+from workers.rewards.training.starter import build_starter_lm
 
 BAR = 0.90
 CPU = torch.device("cpu")

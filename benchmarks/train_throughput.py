@@ -45,16 +45,17 @@ import torch
 
 from benchmarks.datasets import Rows, load_hh_rlhf, load_qa_feedback, load_ukp_strict
 from benchmarks.trl_leg import Enough, peak_memory
-from workers.rewards.backbones import PACKAGED, backbone_kind, load_tokenizer, resolve_base_model
-from workers.rewards.batches import Blocks
 from workers.rewards.config import RunConfig
-from workers.rewards.data import read_snapshot, write_snapshot
-from workers.rewards.embeddings import cache_folder
-from workers.rewards.evaluate import clustered_mean
-from workers.rewards.progress import Stop
-from workers.rewards.starter import build_starter_lm
-from workers.rewards.step import given
-from workers.rewards.templates import Encoded, Template
+from workers.rewards.data.snapshot import read_snapshot, write_snapshot
+from workers.rewards.evaluation.metrics import clustered_mean
+from workers.rewards.models.base_models import PACKAGED, resolve_base_model
+from workers.rewards.models.embeddings import cache_folder
+from workers.rewards.models.load import backbone_kind, load_tokenizer
+from workers.rewards.text.sections import Encoded, Template
+from workers.rewards.training.batches import Blocks
+from workers.rewards.training.progress import Stop
+from workers.rewards.training.starter import build_starter_lm
+from workers.rewards.training.step import given
 
 ROOT = Path(__file__).resolve().parents[1]
 TRL = "1.16.0"
@@ -444,7 +445,7 @@ def record_training(
 
     The peak is the process's memory on a CPU, the allocator's on a GPU.
     """
-    import workers.rewards.train as trainer
+    from workers.rewards.training import loop as trainer
 
     on_gpu = torch.cuda.is_available()
     records: list[StepRecord] = []

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 from benchmarks.datasets import DATA, load_ukp_strict
-from workers.rewards.data import write_snapshot
-from workers.rewards.train import train
+from workers.rewards.data.snapshot import write_snapshot
+from workers.rewards.training.loop import train
 
 BAR = 0.82
 DEBATES_PER_FOLD = 2

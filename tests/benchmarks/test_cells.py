@@ -10,7 +10,7 @@ import pytest
 from benchmarks import cells, datasets
 from benchmarks.cells import Cell, Measured, cut_point_masses, fit_cut_points, ratio, uncalibrated
 from benchmarks.datasets import Rows
-from workers.rewards.calibration import Calibration
+from workers.rewards.models.calibration import Calibration
 
 WORDS = ("no", "water it", "water it weekly and give it light")
 
@@ -188,7 +188,7 @@ def test_the_key_of_a_cell_depends_on_data_and_configuration() -> None:
 
 
 def test_rps_of_measured_agrees_with_evaluate() -> None:
-    from workers.rewards import evaluate
+    from workers.rewards.evaluation import metrics
 
     rng = np.random.default_rng(1)
     p = rng.dirichlet(np.ones(9), size=40)
@@ -196,5 +196,5 @@ def test_rps_of_measured_agrees_with_evaluate() -> None:
     empty = np.zeros(0)
     blank = {field.name: empty for field in dataclasses.fields(Measured)}
     fold = Measured(**{**blank, "level": level, "metrics": {}})  # type: ignore[arg-type]
-    expected = evaluate.level_scores(p, level, (3, 6))["rps"]
-    assert fold.rps(evaluate.level_masses(p, (3, 6))).mean() == pytest.approx(expected)
+    expected = metrics.level_scores(p, level, (3, 6))["rps"]
+    assert fold.rps(metrics.level_masses(p, (3, 6))).mean() == pytest.approx(expected)

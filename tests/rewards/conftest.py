@@ -10,10 +10,10 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from workers.rewards.data import write_snapshot
-from workers.rewards.encoding import ResponseEncoder
-from workers.rewards.starter import build_starter_lm
-from workers.rewards.step import StepLoss
+from workers.rewards.data.snapshot import write_snapshot
+from workers.rewards.models.encode import ResponseEncoder
+from workers.rewards.training.starter import build_starter_lm
+from workers.rewards.training.step import StepLoss
 
 GOOD, NORMAL, BAD = "water it weekly and give it light", "water it", "no idea"
 Rows = list[dict[str, Any]]

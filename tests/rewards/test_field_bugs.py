@@ -18,15 +18,18 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from workers.rewards import finish as finishing
-from workers.rewards import train as training
-from workers.rewards.artifacts import load_model, save_model
-from workers.rewards.backbones import RewardModel, load_backbone, load_tokenizer
+from workers.rewards.artifacts.save import load_model, save_model
 from workers.rewards.config import Refused, RunConfig
-from workers.rewards.data import Snapshot, Split, held_out_rows, read_snapshot, split_groups, training_data
-from workers.rewards.score import score_responses
-from workers.rewards.templates import Encoded, Template, collate
-from workers.rewards.train import train
+from workers.rewards.data.judgements import training_data
+from workers.rewards.data.snapshot import Snapshot, read_snapshot
+from workers.rewards.data.split import Split, held_out_rows, split_groups
+from workers.rewards.models.load import load_backbone, load_tokenizer
+from workers.rewards.models.predict import score_responses
+from workers.rewards.models.reward_model import RewardModel
+from workers.rewards.text.sections import Encoded, Template, collate
+from workers.rewards.training import finish as finishing
+from workers.rewards.training import loop as training
+from workers.rewards.training.loop import train
 
 MakeRun = Callable[..., Path]
 CPU = torch.device("cpu")

@@ -14,8 +14,10 @@ from webapp.snapshots.services import snapshot_take
 from webapp.training.gate import gate_check
 from webapp.training.services import run_config
 from workers.rewards.config import Refused, RunConfig
-from workers.rewards.data import read_snapshot, split_groups
-from workers.rewards.train import main, train
+from workers.rewards.data.snapshot import read_snapshot
+from workers.rewards.data.split import split_groups
+from workers.rewards.train import main
+from workers.rewards.training.loop import train
 from workers.runs import failure_text
 
 MakeRun = Callable[..., Path]

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import shared_case
-from workers.rewards.artifacts import save_model
-from workers.rewards.backbones import RewardModel, load_backbone, load_tokenizer
-from workers.rewards.responses import BadInput, read_responses
+from workers.rewards.artifacts.save import save_model
+from workers.rewards.data.responses import BadInput, read_responses
+from workers.rewards.models.load import load_backbone, load_tokenizer
+from workers.rewards.models.reward_model import RewardModel
 from workers.rewards.score import main
-from workers.rewards.templates import Template
+from workers.rewards.text.sections import Template
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from webapp.corpus.conversations import answer_text
 from webapp.corpus.models import Project, Prompt, Response, messages_digest, text_digest
 from webapp.snapshots.services import snapshot_take
-from workers.rewards.data import read_snapshot
+from workers.rewards.data.snapshot import read_snapshot
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}
 MESSAGES: list[dict[str, Any]] = [

@@ -17,7 +17,7 @@ from webapp.snapshots import services
 from webapp.snapshots.models import Snapshot
 from webapp.snapshots.reading import consistent_read
 from webapp.snapshots.services import snapshot_take
-from workers.rewards.data import read_snapshot
+from workers.rewards.data.snapshot import read_snapshot
 
 
 def table(snapshot: Snapshot, name: str) -> list[dict[str, Any]]:

@@ -169,11 +169,11 @@ def test_the_form_starts_a_run(labelled: Project, admin: User, admin_client: Cli
 
 @pytest.mark.usefixtures("sent")
 def test_more_options_reach_the_config(labelled: Project, admin_client: Client) -> None:
-    data = {"method": "haf", "base_model": "starter", "haf_head": "ordinal", "policy_loss": "simpo"}
+    data = {"method": "haf", "base_model": "starter", "haf_head": "ordinal"}
     data |= {"reliability": "off", "hardening": "0.2", "patience": "3", "votes": "majority", "region": ""}
     assert admin_client.post(url("run-start"), data).status_code == 302
     config = TrainingRun.objects.get().config
-    assert (config["haf_head"], config["policy_loss"], config["reliability"]) == ("ordinal", "simpo", False)
+    assert (config["haf_head"], config["reliability"]) == ("ordinal", False)
     assert (config["hardening"], config["patience"], config["votes"]) == (0.2, 3, "majority")
     assert "region" not in config
 
@@ -197,7 +197,7 @@ def test_the_form_begins_with_the_projects_options(labelled: Project, admin_clie
     [
         ({"method": "bt", "hardening": "2"}, "less than or equal to 1"),
         ({"method": "bt", "region": "flood"}, "region is an option of Region-guided ordinal (RgFT) alone"),
-        ({"method": "bt", "policy_loss": "magic"}, "Select a valid choice."),
+        ({"method": "haf", "haf_head": "magic"}, "Select a valid choice."),
         ({"method": "rgft"}, "RgFT learns from quality levels"),
         ({"method": "haf", "base_model": "all-MiniLM-L6-v2"}, "HaF-RM needs a causal language model"),
         ({"method": "bt", "epochs": "0"}, "greater than or equal to 1"),

@@ -104,7 +104,7 @@ def test_failures_with_one_remedy_stand_together() -> None:
 
 
 def test_every_part_of_the_suite_has_words() -> None:
-    suite = pytest.importorskip("workers.rewards.attacks")
+    suite = pytest.importorskip("workers.rewards.evaluation.attacks")
     assert set(reports._ATTACKS) == {attack.name for attack in suite.ATTACKS}
     assert set(reports._ANSWERS) == {answer.name for answer in suite.DEGENERATE}
 

@@ -104,7 +104,7 @@ def test_the_database_allows_one_waiting_run_of_a_kind(labelled: Project, make_r
         ("rgft", {"region": "oval"}, "region", "region is 'oval'; choose one of intersect, flood"),
         ("bt", {"region": "flood"}, "region", "region is an option of Region-guided ordinal (RgFT) alone."),
         ("oprm", {"haf_head": "ordinal"}, "haf_head", "haf_head is an option of Hybrid (HaF-RM) alone."),
-        ("bt", {"policy_loss": "ipo"}, "policy_loss", "Leave it at its default for Bradley-Terry."),
+        ("bt", {"haf_head": "ordinal"}, "haf_head", "Leave it at its default for Bradley-Terry."),
         ("bt", {"tuning": "loud"}, "tuning", "Unknown tuning 'loud'."),
         ("bt", {"tuning": "lora"}, "tuning", "all-MiniLM-L6-v2 is a text encoder: choose frozen or tuned"),
         (
@@ -324,7 +324,6 @@ def test_the_trainer_takes_whatever_the_form_offers() -> None:
         (CHOICES["votes"], trainer.VOTES),
         (CHOICES["region"], trainer.REGIONS),
         (CHOICES["haf_head"], trainer.HAF_HEADS),
-        (CHOICES["policy_loss"], trainer.POLICY_LOSSES),
     ):
         assert sorted(offered) == sorted(known)
     defaults = trainer.RunConfig()

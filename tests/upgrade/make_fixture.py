@@ -214,7 +214,7 @@ def make_encoder(corpus: list[dict[str, Any]]) -> Path:
 def make_starter(project: Any, corpus: list[dict[str, Any]]) -> None:
     """The project's starter, smaller than a worker would make it."""
     from webapp.training.services import starter_path
-    from workers.rewards.starter import build_starter_lm
+    from workers.rewards.training.starter import build_starter_lm
 
     texts = [{"text": row["text"]} for row in corpus if row["type"] == "response"]
     target = starter_path(project)

@@ -145,8 +145,8 @@ def score_again() -> dict[str, float]:
 
     from webapp.ratings.models import Prediction
     from webapp.training.models import ModelVersion
-    from workers.rewards.artifacts import load_model
-    from workers.rewards.score import score_responses
+    from workers.rewards.artifacts.save import load_model
+    from workers.rewards.models.predict import score_responses
 
     torch.set_num_threads(1)
     found = {}

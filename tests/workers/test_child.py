@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from webapp.corpus.base_models import base_model_public
 from workers import child, runs
-from workers.rewards.base_models import public_name
+from workers.rewards.models.base_models import public_name
 
 # What people may name their secrets, and what none of our settings is called yet.
 OTHERS = [

@@ -149,7 +149,7 @@ def test_a_killed_worker_loses_its_run_which_resumes(labelled: Project, worker: 
     wait_until(run, lambda run: run.step > 5)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait(10)
-    # The child notices that it is an orphan and writes its checkpoint (workers.rewards.progress.Stop).
+    # The child notices that it is an orphan and writes its checkpoint (workers.rewards.training.progress.Stop).
     wait_for_none(run.folder)
     run.refresh_from_db()
     assert run.state == State.RUNNING

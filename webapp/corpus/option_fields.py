@@ -43,11 +43,6 @@ _WORDS = {
     "none": "none: any order, as OPRM",
     "scalar": "one number, as Bradley-Terry",
     "ordinal": "ratings 1 to 9, as OPRM",
-    "dpo": "DPO",
-    "hinge": "hinge",
-    "ipo": "IPO",
-    "slic": "SLiC",
-    "simpo": "SimPO (no reference model)",
 }
 
 

@@ -40,13 +40,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "votes": ("each", "majority"),
     "region": ("intersect", "flood", "rectangle", "none"),
     "haf_head": ("scalar", "ordinal"),
-    "policy_loss": ("dpo", "hinge", "ipo", "slic", "simpo"),
 }
 """The words that a person may choose, the trainer's default first."""
 
 FLAGS = ("reliability",)
 
-METHOD_OF = {"region": Method.RGFT, "haf_head": Method.HAF, "policy_loss": Method.HAF}
+METHOD_OF = {"region": Method.RGFT, "haf_head": Method.HAF}
 """Options that only one method knows."""
 
 TRAINER_OPTIONS = (*BOUNDS, *FLAGS, *CHOICES)

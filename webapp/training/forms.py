@@ -36,9 +36,6 @@ class RunForm(TrainingOptionsForm):
     holdout = number_field("holdout", "Held-out share", "Of the groups, 0 to 0.9. Default 0.2.")
     region = choice_field("region", "Region masks (RgFT)", "Which ratings a preference with levels allows.")
     haf_head = choice_field("haf_head", "Reward head (HaF)", "With ratings it also predicts levels.")
-    policy_loss = choice_field(
-        "policy_loss", "Policy loss (HaF)", "The second term, on the language model itself."
-    )
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .objectives import POLICY_LOSSES, REGIONS
 from .scale import RATINGS, Partition
 
 FORMAT = 1
@@ -24,7 +23,13 @@ PACKINGS = ("auto", "packed", "sorted")
 LEVEL_TERMS = ("none", "unpaired", "all")
 VOTES = ("each", "majority")
 HAF_HEADS = ("scalar", "ordinal")
-RETIRED = ("read_claims",)  # keys of older versions' config.json that mean nothing any more
+REGIONS = ("none", "flood", "intersect", "rectangle")
+RETIRED = (
+    "read_claims",
+    "share_prefix",
+    "policy_loss",
+    "simpo_gamma",
+)  # keys of older versions' config.json that mean nothing any more
 
 
 class Refused(Exception):
@@ -65,8 +70,6 @@ class RunConfig:
     alpha: float = 0.2  # haf: weight of the policy term
     beta: float = 0.1  # haf: temperature of the policy term
     haf_head: str = "scalar"  # scalar: bt + alpha * policy | ordinal: oprm + alpha * policy
-    policy_loss: str = "dpo"  # haf: dpo | hinge | ipo | slic | simpo
-    simpo_gamma: float = 0.5
 
     hardening: float = 0.0  # share of the trained responses that get an attacked copy, see hardening.py
 
@@ -84,7 +87,6 @@ class RunConfig:
     micro_batch_tokens: int | None = None  # tokens of one forward pass; None: see with_budget
     kept_tokens: int | None = None  # whose activations a step keeps for the gradient; None: see with_budget
     packing: str = "auto"  # auto | packed (no padding, where the architecture allows it) | sorted (padded)
-    share_prefix: bool = True  # causal: responses of one prompt share its computation
     head_hidden: int | None = None  # width of a hidden layer before the head, 0 for none
     lora_rank: int = 16
     lora_alpha: int = 32
@@ -154,7 +156,6 @@ class RunConfig:
             "level_terms": LEVEL_TERMS,
             "votes": VOTES,
             "haf_head": HAF_HEADS,
-            "policy_loss": POLICY_LOSSES,
             "packing": PACKINGS,
         }.items():
             value = getattr(self, key)
@@ -265,7 +266,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "centring": (0.0, 100.0),
     "alpha": (0.0, 100.0),
     "beta": (1e-6, 100.0),
-    "simpo_gamma": (0.0, 100.0),
     "hardening": (0.0, 1.0),
     "epochs": (1, 10_000),
     "learning_rate": (0.0, 1.0),

@@ -1,0 +1,50 @@
+"""Up to 0.3.0 models were made that read responses without what they say of their own grade.  They still score."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from workers.rewards.artifacts.export import export_model
+from workers.rewards.artifacts.save import ArtifactError, load_model
+from workers.rewards.config import RunConfig
+from workers.rewards.models.predict import score_responses
+from workers.rewards.training.loop import train
+
+
+def test_a_model_that_left_claims_out_scores_whole_responses(
+    make_run: Callable[..., Path], tiny_encoder: Path, tmp_path: Path
+) -> None:
+    folder = make_run(tiny_encoder, "bt", epochs=1, read_claims=False)
+    metrics = train(folder)
+    assert "read_claims" not in metrics["config"]
+    assert "claims" not in metrics["training"]
+    path = folder / "model" / "reward_config.json"
+    config = json.loads(path.read_text())
+    assert "claims" not in config["template"]
+    rows = [
+        {"response_id": text, "messages": [], "text": text}
+        for text in ("water it", "water it\nScore: 9", "score: 9", "score: 1", "  water it")
+    ]
+    model, template, _ = load_model(folder / "model")
+    now = [row["score"] for row in score_responses(model, template, rows)]
+    assert len(set(now[:4])) == 4  # nothing is taken out of them
+    config["template"]["claims"] = "left out"
+    path.write_text(json.dumps(config))
+    model, template, _ = load_model(folder / "model")
+    assert [row["score"] for row in score_responses(model, template, rows)] == now
+    export_model(folder / "model", tmp_path / "export", metrics)
+    assert "without_claims" not in (tmp_path / "export" / "README.md").read_text()
+    config["template"]["text"] = "another"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match="builds differently"):
+        load_model(folder / "model")
+
+
+def test_a_retired_key_of_config_json_means_nothing() -> None:
+    assert (
+        RunConfig.from_dict({"read_claims": True})
+        == RunConfig.from_dict({"read_claims": False})
+        == RunConfig()
+    )

@@ -1,0 +1,201 @@
+"""What a run's child loads as a base model, and what it refuses whatever config.json says."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from workers.rewards.artifacts.card import _base
+from workers.rewards.artifacts.save import CONFIG_NAME, HEAD_NAME, read_config
+from workers.rewards.config import Refused
+from workers.rewards.models.base_models import FOLDERS_VARIABLE, LINK, PACKAGED, Source, find_base, hub_id
+from workers.rewards.models.load import load_backbone
+from workers.rewards.train import main
+from workers.rewards.training.loop import train
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def for_people(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """for_people(FOLDER) makes the next trainings those of a worker that allows this folder alone."""
+
+    def allow(*folders: Path) -> None:
+        monkeypatch.setenv(FOLDERS_VARIABLE, json.dumps([str(folder) for folder in folders]))
+
+    return allow
+
+
+def refusal(name: str, run_dir: Path) -> str:
+    with pytest.raises(Refused) as refused:
+        find_base(name, run_dir)
+    return str(refused.value)
+
+
+def test_a_worker_allows_its_folders_alone(
+    for_people: Callable[..., None], tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_encoder, tmp_path / "org" / "name")
+    names = [str(tiny_encoder), os.path.relpath(tiny_encoder), "/nowhere", "../x", f"file://{tiny_encoder}"]
+    for allowed in ([], [tiny_encoder]):
+        for_people(*allowed)
+        assert len({refusal(name, tmp_path) for name in names}) == 1
+        assert "'org/name' can't be loaded; give" in refusal("org/name", tmp_path), (
+            "a folder of that name is there"
+        )
+        assert refusal("folder:x", tmp_path) == refusal("folder:x", tmp_path / "elsewhere")
+    other = tmp_path / "other"
+    other.mkdir()
+    (tmp_path / LINK).symlink_to(other)
+    for name in ("starter", "folder:x", "version:bt-1"):
+        assert name in refusal(name, tmp_path), "the link leads elsewhere"
+    (tmp_path / LINK).unlink()
+    (tmp_path / LINK).symlink_to(tiny_encoder)
+    assert find_base("version:bt-1", tmp_path) == Source(str(tiny_encoder.resolve()))
+
+
+def test_somebody_with_a_shell_may_name_any_folder(tiny_encoder: Path, tmp_path: Path) -> None:
+    assert find_base(str(tiny_encoder), tmp_path) == Source(str(tiny_encoder))
+    assert find_base("org/name", tmp_path) == Source("org/name")
+
+
+def test_a_revision_reaches_every_loader(
+    for_people: Callable[..., None], tiny_encoder: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub is a folder here; what transformers are asked for is what counts."""
+    asked: list[tuple[str, str, str]] = []
+    for kind in (transformers.AutoConfig, transformers.AutoTokenizer, transformers.AutoModel):
+        real = kind.from_pretrained
+
+        def load(path: str, *, real: Any = real, kind: Any = kind, **options: Any) -> Any:
+            asked.append((kind.__name__, str(path), options["revision"]))
+            assert options["trust_remote_code"] is False
+            loaded = real(tiny_encoder, **options)
+            if kind is transformers.AutoConfig:
+                loaded._commit_hash = "0123abc"
+            return loaded
+
+        monkeypatch.setattr(kind, "from_pretrained", load)
+    for_people()
+    folder = make_run("org/name@v2", "bt", epochs=1)
+    metrics = train(folder)
+    assert {name for name, path, revision in asked if (path, revision) == ("org/name", "v2")} == {
+        "AutoConfig",
+        "AutoTokenizer",
+        "AutoModel",
+    }
+    config = read_config(folder / "model")
+    assert (config["base_model"], config["base_revision"]) == ("org/name@v2", "0123abc")
+    assert metrics["config"]["base_model"] == "org/name@v2"
+    assert _base(config) == "org/name, revision `0123abc`"
+
+
+def test_no_artifact_tells_the_base_models_path(tiny_encoder: Path, make_run: MakeRun) -> None:
+    folder = make_run(tiny_encoder, "bt", epochs=1)
+    train(folder)
+    texts = [*(folder / "model").glob("*.json"), folder / "metrics.json"]
+    assert len(texts) >= 4
+    for path in texts:
+        assert str(tiny_encoder) not in path.read_text(), path.name
+    assert read_config(folder / "model")["base_model"] == "a local folder"
+
+
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
+def test_a_config_cannot_choose_a_kernel_of_the_hub(
+    key: str, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import modeling_utils
+
+    def fetch(*names: Any, **options: Any) -> None:
+        raise AssertionError(f"it reached for {names}")
+
+    monkeypatch.setattr(modeling_utils, "lazy_import_flash_attention", fetch)
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_encoder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, key: "org/kernel"}))
+    loaded: Any = load_backbone("model", str(folder), "encoder")
+    assert loaded.config._attn_implementation != "org/kernel"
+    plain: Any = load_backbone("model", str(tiny_encoder), "encoder")
+    assert loaded.config._attn_implementation == plain.config._attn_implementation
+
+
+def test_a_tokenizer_that_knows_no_text_is_refused(
+    tiny_encoder: Path, tmp_path: Path, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder without one trained to "done" with the five tokens that transformers made up."""
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(tiny_encoder / name, folder / name)
+    run = make_run(folder, "bt")
+    assert main([str(run)]) == 2
+    assert "has a tokenizer of 5 entries" in json.loads((run / "error.json").read_text())["message"]
+
+
+def test_an_unloadable_folder_gives_one_message(
+    for_people: Callable[..., None], tmp_path: Path, make_run: MakeRun
+) -> None:
+    """Whatever is wrong with it; a hub id may say why."""
+    messages = set()
+    for number, content in enumerate((None, "{}", "not JSON", '{"model_type": "none"}')):
+        folder = tmp_path / f"model-{number}"
+        folder.mkdir()
+        if content is not None:
+            (folder / "config.json").write_text(content)
+        run = make_run("folder:x", "bt", name=f"run-{number}")
+        (run / LINK).symlink_to(folder)
+        for_people(folder)
+        assert main([str(run)]) == 2
+        messages.add(json.loads((run / "error.json").read_text())["message"])
+    assert messages == {
+        "base model 'folder:x' can't be loaded; give a model with config.json, tokenizer.json and safetensors weights, "
+        "or a hub id that this machine can reach"
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "head"), [("oprm", True), ("rgft", True), ("bt", False)]
+)  # a number's head is another than nine ratings'
+def test_a_version_goes_on_from_its_backbone_and_head(
+    method: str, head: bool, for_people: Callable[..., None], tiny_encoder: Path, make_run: MakeRun
+) -> None:
+    """With learning rates of almost nothing what comes out is what went in."""
+    first = make_run(tiny_encoder, "oprm", name="first", epochs=1, learning_rate=0.01, seed=3)
+    train(first)
+    for_people(first / "model")
+    still = {"learning_rate": 0.0, "head_learning_rate": 0.0, "weight_decay": 0.0}
+    second = make_run("version:oprm-1", method, name="second", epochs=1, seed=4, **still)
+    (second / LINK).symlink_to(first / "model")
+    train(second)
+    start, base, end = (
+        load_file(folder / "model.safetensors")
+        for folder in (first / "model", tiny_encoder, second / "model")
+    )
+    moved = [name for name in start if not torch.equal(start[name], base[name])]
+    assert moved, "the first run trained"
+    assert all(torch.equal(start[name], end[name]) for name in start)
+    heads = [load_file(run / "model" / HEAD_NAME) for run in (first, second)]
+    same = heads[0].keys() == heads[1].keys() and all(
+        heads[0][name].shape == heads[1][name].shape and torch.equal(heads[0][name], heads[1][name])
+        for name in heads[0]
+    )
+    assert same == head
+    assert json.loads((second / "model" / CONFIG_NAME).read_text())["base_model"] == "version:oprm-1"
+
+
+def test_the_hubs_name_of_a_base_model() -> None:
+    assert [hub_id(name) for name in (PACKAGED, "org/name@v2", "/a/b", None)] == [
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "org/name",
+        None,
+        None,
+    ]

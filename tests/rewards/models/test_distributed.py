@@ -1,0 +1,137 @@
+"""Several processes on one run end with the weights of one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from workers.rewards.models.distributed import Group
+from workers.rewards.training.loop import train
+
+MakeRun = Callable[..., Path]
+
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--module"]
+# the very command for several GPUs; without one its processes take the CPU
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "--module"]  # fmt: skip
+
+
+def launch(run_dir: Path, launcher: list[str]) -> subprocess.Popen[str]:
+    """Two processes that train one run folder."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *launcher, "workers.rewards.train", str(run_dir)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{path.name}:{name}": tensor
+        for path in sorted((run_dir / "model").glob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("base", "method", "extra"),
+    [
+        ("tiny_encoder", "bt", {}),
+        ("tiny_encoder", "rgft", {"level_terms": "all", "hardening": 0.5}),
+        ("tiny_lm", "haf", {}),
+        ("tiny_lm", "oprm", {"tuning": "lora", "lora_rank": 4, "token_budget": 60}),
+        ("tiny_encoder", "bt", {"tuning": "frozen"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_two_processes_end_with_the_weights_of_one(
+    base: str,
+    method: str,
+    extra: dict[str, Any],
+    request: pytest.FixtureRequest,
+    make_run: MakeRun,
+    rows: tuple[list[dict[str, Any]], ...],
+) -> None:
+    verdicts = ["a", "b", "tie", "both_bad"]  # so that the thresholds learn too
+    given: dict[str, Any] = {"dropout": 0.0, "epochs": 2, **extra}
+    if method == "bt":
+        given["judgements"] = [row | {"verdict": verdicts[number % 4]} for number, row in enumerate(rows[1])]
+    model = request.getfixturevalue(base)
+    one, two = (make_run(model, method, name=name, **given) for name in ("one", "two"))
+    train(one)
+    process = launch(two, ACCELERATE)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    alone, together = weights(one), weights(two)
+    assert alone.keys() == together.keys()
+    for name, tensor in alone.items():
+        torch.testing.assert_close(
+            together[name], tensor, rtol=0, atol=5e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (one, two))
+    assert theirs["training"]["processes"] == (1 if given.get("tuning") == "frozen" else 2)
+    # scores, not the accuracy: two epochs leave margins of 1e-8, whose sign is rounding
+    scores = [pq.read_table(folder / "predictions.parquet").to_pydict() for folder in (one, two)]
+    assert scores[0]["response_id"] == scores[1]["response_id"]
+    assert scores[0]["score"] == pytest.approx(scores[1]["score"], abs=1e-4)
+    assert ours["held_out"]["pairs"]["accuracy"]["n"] == theirs["held_out"]["pairs"]["accuracy"]["n"] > 0
+    for name in ("tie", "bad_threshold"):
+        values = [
+            json.loads((folder / "model" / "reward_config.json").read_text())[name] for folder in (one, two)
+        ]
+        assert values[0] == pytest.approx(values[1], abs=1e-5)
+    lines = [json.loads(line) for line in (two / "progress.jsonl").read_text().splitlines()]
+    assert [line["message"] for line in lines].count("done") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_go_on(make_run: MakeRun, tiny_encoder: Path) -> None:
+    # small steps: at this model's default, rounding grows to 1e-2 in 60 epochs
+    given = {"dropout": 0.0, "epochs": 60, "token_budget": 60, "learning_rate": 1.5e-4}
+    straight, stopped = (make_run(tiny_encoder, "oprm", name=name, **given) for name in ("one", "two"))
+    train(straight)
+    process = launch(stopped, TORCHRUN)
+    deadline = time.monotonic() + 200
+    progress = stopped / "progress.jsonl"
+    while not progress.exists() or '"training"' not in progress.read_text():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)  # torchrun passes it on to both
+    process.communicate(timeout=200)
+    assert not (stopped / "error.json").exists()
+    assert not (stopped / "metrics.json").exists()
+    assert (stopped / "checkpoint").exists()
+    process = launch(stopped, TORCHRUN)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    alone, together = weights(straight), weights(stopped)
+    for name, tensor in alone.items():
+        torch.testing.assert_close(together[name], tensor, rtol=0, atol=1e-4)
+
+
+def test_work_is_divided_evenly_and_whole() -> None:
+    group = Group(rank=1, size=3, device=torch.device("cpu"))
+    shares = group.divide([[0, 1], [2], [3], [4, 5, 6]], [50, 30, 20, 60])
+    assert sorted(position for share in shares for position in share) == list(range(7))
+    assert shares == [[4, 5, 6], [0, 1], [2, 3]]
+
+
+def test_one_process_needs_no_group() -> None:
+    group = Group.started()
+    assert (group.rank, group.size, group.first) == (0, 1, True)
+    assert group.any(True)
+    assert not group.any(False)
+    group.sum_gradients([], [])

@@ -1,0 +1,192 @@
+"""Save and load a trained reward model: a folder of safetensors, tokenizer and reward_config.json.
+
+Format 1: the first.  The folder is written beside its place and renamed after fsync, so a reader sees a whole one
+or none; every file's sha256 stands in reward_config.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..config import Refused
+from ..files import fsync, sha256_of, write_text
+from ..models.base_models import public_name
+from ..models.calibration import Calibration
+from ..models.load import load_backbone, load_tokenizer
+from ..models.reward_model import RewardModel
+from ..scale import Partition
+from ..text.sections import Template
+
+FORMAT = 1
+CONFIG_NAME = "reward_config.json"
+HEAD_NAME = "reward_head.safetensors"
+
+
+class ArtifactError(Exception):
+    """A model folder is missing, damaged or of another format; the message is one readable line."""
+
+
+def save_model(
+    folder: Path,
+    model: RewardModel,
+    template: Template,
+    *,
+    method: str,
+    partition: tuple[int, int],
+    base_model: str,
+    base_revision: str | None = None,
+) -> dict[str, Any]:
+    """Write the model folder whole or not at all; returns reward_config.json's object.
+
+    "tie" and "temperature" are those that P(a preferred) is served with, after calibration.
+    """
+    model.merge_lora()
+    tie = None if model.tie is None else model.tie.item()
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    backbone: Any = model.backbone
+    backbone.save_pretrained(beside, safe_serialization=True)
+    template.tokenizer.save_pretrained(beside)
+    if model.head is not None:
+        head = {name: tensor.detach().cpu().contiguous() for name, tensor in model.head.state_dict().items()}
+        save_file(head, beside / HEAD_NAME)
+    files = {path.name: sha256_of(path) for path in sorted(beside.iterdir())}
+    config = {
+        "format": FORMAT,
+        "method": method,
+        "kind": model.kind,
+        "backbone": model.backbone_kind,
+        "partition": list(partition),
+        "template": template.describe(),
+        "max_length": template.max_length,
+        "head_hidden": model.head_hidden,
+        "tie": model.calibration.tie(tie),
+        "bad_threshold": None if model.bad_threshold is None else model.bad_threshold.item(),
+        "temperature": model.calibration.temperature,
+        "calibration": model.calibration.to_json(),
+        "base_model": public_name(base_model),
+        "base_revision": base_revision,
+        "digest": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
+        "files": files,
+    }
+    write_text(beside / CONFIG_NAME, json.dumps(config, indent=1))
+    for path in beside.iterdir():
+        fsync(path)
+    fsync(beside)
+    if folder.exists():
+        shutil.rmtree(folder)
+    beside.rename(folder)
+    fsync(folder.parent)
+    return config
+
+
+def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
+    """The model in eval mode, its template and reward_config.json's object.  Raises ArtifactError."""
+    config = read_config(folder)
+    for name, expected in config["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing; copy the model folder again or retrain")
+        if sha256_of(path) != expected:
+            raise ArtifactError(
+                f"{path} is damaged (its sha256 differs from {CONFIG_NAME}); copy it again or retrain"
+            )
+    try:
+        tokenizer = load_tokenizer(str(folder), str(folder))
+        backbone = load_backbone(str(folder), str(folder), config["backbone"])
+        ordinal = config["kind"] == "ordinal"
+        template = Template(
+            tokenizer,
+            backbone=config["backbone"],
+            ordinal=ordinal,
+            max_length=config["max_length"],
+            nonce_key=config["template"].get("nonce_key"),
+            pool_prompt="pooled" not in config["template"],
+        )
+        described = {
+            key: value for key, value in config["template"].items() if key != "claims"
+        }  # up to 0.3.0
+        if template.describe() != described:
+            raise ArtifactError(
+                f"{folder} was made with the template {config['template']['name']}, which this program builds "
+                "differently; retrain"
+            )
+        model = RewardModel(
+            backbone,
+            backbone_kind=config["backbone"],
+            kind=config["kind"],
+            head_hidden=config["head_hidden"],
+            digit_ids=template.digit_ids,
+        )
+        if model.head is not None:
+            tensors = load_file(folder / HEAD_NAME)
+            if isinstance(model.head, torch.nn.Linear) and model.head.bias is None and "bias" in tensors:
+                model.head.bias = torch.nn.Parameter(
+                    tensors["bias"]
+                )  # made before such heads lost their bias
+            model.head.load_state_dict(tensors)
+    except (Refused, OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        raise ArtifactError(f"{folder} can't be loaded: {' '.join(str(error).split())[:200]}") from error
+    model.calibration = Calibration.from_json(config.get("calibration"))  # read_config has checked it
+    model.eval()
+    return model, template, config
+
+
+def continue_head(model: RewardModel, folder: Path) -> bool:
+    """Give a new model a trained one's head, if that has one of the same shapes.  Raises Refused if it is damaged."""
+    path = folder / HEAD_NAME
+    if model.head is None or not path.is_file():
+        return False
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise Refused(f"{path.name} of the base model is damaged: {error}; choose another") from None
+    if {name: tensor.shape for name, tensor in tensors.items()} != {
+        name: tensor.shape for name, tensor in model.head.state_dict().items()
+    }:
+        return False
+    model.head.load_state_dict(tensors)
+    return True
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """reward_config.json, checked for format and keys.  Raises ArtifactError."""
+    path = folder / CONFIG_NAME
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist; {folder} is not a trained model") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} is damaged: {error}; copy the model folder again or retrain") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else None
+        raise ArtifactError(f"{path} has format {found!r}, this program reads {FORMAT}; retrain or update")
+    needed = (
+        "kind",
+        "backbone",
+        "partition",
+        "template",
+        "max_length",
+        "head_hidden",
+        "files",
+        "temperature",
+    )
+    for key in needed:
+        if key not in config:
+            raise ArtifactError(f"{path} lacks {key!r}; copy the model folder again or retrain")
+    try:
+        Partition(*config["partition"])
+        Calibration.from_json(config.get("calibration"))
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: {error}") from None
+    return config

@@ -1,0 +1,270 @@
+"""The network: a text encoder or a causal language model, with a scalar or a nine-rating score on top.
+
+Positions and masks come from lengths, never from token ids (pad may equal eos, and either may stand in a text).
+Padding is on the right.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from ..config import RunConfig
+from ..scale import RATINGS
+from .calibration import Calibration
+from .packing import Packed
+
+# Above this many logits (1 GiB in fp32) log-probabilities are computed in parts, and again for the gradient.
+LOGITS_AT_ONCE = 2**28
+
+
+def set_dropout(backbone: nn.Module, rate: float) -> None:
+    """Dropout at this rate everywhere in the backbone, attention included."""
+    for module in backbone.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = rate  # type: ignore[assignment]  # causal models keep a number there
+
+
+def position_offset(backbone: nn.Module) -> int:
+    """Where the architecture's positions begin: RoBERTa and its kin count from padding_idx + 1."""
+    for name, module in backbone.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
+
+
+def longest_text(backbone: nn.Module) -> int | None:
+    """Tokens of the longest text that the backbone has positions for; None: it doesn't say."""
+    config: Any = backbone.config
+    places = getattr(config, "max_position_embeddings", None)
+    return None if places is None else int(places) - position_offset(backbone)
+
+
+class RewardModel(nn.Module):
+    """Backbone and head.
+
+    kind "scalar": r [B].  kind "ordinal": nine logits [B, 9]: a linear layer on an encoder, the LM head's nine
+    digit rows on a causal model (no new parameters, OPRM).  `tie` and `bad` are the raw thresholds of
+    Rao-Kupper ties and of "both bad"; they stay None unless the labels hold such verdicts.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        backbone_kind: str,
+        kind: str,
+        head_hidden: int = 0,
+        digit_ids: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.backbone_kind = backbone_kind
+        self.kind = kind
+        self.head_hidden = head_hidden
+        self._lora: Any = None
+        self.packable: dict[tuple[torch.device, int], bool] = {}  # what encoding.packable has found
+        pooler = getattr(backbone, "pooler", None)
+        if isinstance(pooler, nn.Module):
+            pooler.requires_grad_(False)  # BERT's own pooler is not read here
+        config: Any = backbone.config
+        self.hidden_size = int(config.hidden_size)
+        outputs = RATINGS if kind == "ordinal" else 1
+        self.head: nn.Module | None = None
+        self.digits: torch.Tensor
+        if digit_ids is not None:
+            self.register_buffer("digits", torch.tensor(digit_ids), persistent=False)
+        else:
+            # no bias on a causal model: transformers' sequence classifiers have none, so the head can be exported
+            self.head = _head(
+                self.hidden_size, head_hidden, outputs, bias=backbone_kind == "encoder" or head_hidden > 0
+            )
+        self.tie_raw: nn.Parameter | None = None
+        self.bad_threshold: nn.Parameter | None = None
+        self.calibration = Calibration()  # applied by score.distributions
+
+    # -- thresholds of the scalar likelihood --
+
+    def add_thresholds(self, *, ties: bool, both_bad: bool) -> None:
+        """Learn the thresholds that the labels need; eta starts at softplus(0) = 0.69, close to a third of ties."""
+        if ties:
+            self.tie_raw = nn.Parameter(torch.zeros(()))
+        if both_bad:
+            self.bad_threshold = nn.Parameter(torch.zeros(()))
+
+    @property
+    def tie(self) -> torch.Tensor | None:
+        """Rao-Kupper's eta > 0, or None."""
+        return None if self.tie_raw is None else F.softplus(self.tie_raw) + 1e-4
+
+    def checkpoint_gradients(self) -> None:
+        """Keep only each layer's input for the gradient, and compute the layer again."""
+        backbone: Any = self.backbone
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def gather_embedding_gradient(self) -> None:
+        """Keep the embedding's gradient as rows while it grows, and fill the matrix once a step: for a CPU.
+
+        Each micro-batch would else write, and add up, a matrix of the whole vocabulary: 47 MB for MiniLM.
+        """
+        embedding = self.backbone.get_input_embeddings()  # type: ignore[operator]
+        if isinstance(embedding, nn.Embedding) and embedding.weight.requires_grad:
+            embedding.sparse = True
+            embedding.weight.register_post_accumulate_grad_hook(_fill_gradient)
+
+    @property
+    def thresholds(self) -> list[nn.Parameter]:
+        """Parameters of the likelihood alone, which no text passes through."""
+        return [value for value in (self.tie_raw, self.bad_threshold) if value is not None]
+
+    # -- LoRA --
+
+    def add_lora(self, config: RunConfig) -> None:
+        """Freeze the backbone and put adapters on its linear layers; the head outside stays trainable."""
+        from peft import LoraConfig, get_peft_model
+
+        adapters = LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules="all-linear",
+        )
+        # peft works in place; the wrapper is kept only to switch adapters off and to merge them
+        wrapper: Any = get_peft_model(self.backbone, adapters)
+        object.__setattr__(self, "_lora", wrapper)
+        self.backbone = wrapper.base_model.model
+
+    def merge_lora(self) -> None:
+        """Fold the adapters into the weights; scores change by rounding only."""
+        if self._lora is not None:
+            self.backbone = self._lora.merge_and_unload()
+            object.__setattr__(self, "_lora", None)
+
+    def reference(self) -> AbstractContextManager[Any]:
+        """Context in which the backbone is the starting model (LoRA: adapters off)."""
+        return nullcontext() if self._lora is None else self._lora.disable_adapter()
+
+    # -- forward --
+
+    @property
+    def _body(self) -> Any:
+        """The backbone without an LM head: a call that returns last hidden states."""
+        if self.backbone_kind == "encoder":
+            return self.backbone
+        body: Any = self.backbone.base_model
+        return functools.partial(body, use_cache=False)
+
+    def hidden(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Last hidden states of a padded batch.  [B, L], [B] -> [B, L, H]"""
+        mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)  # [B, L]
+        output: torch.Tensor = self._body(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        return output
+
+    def hidden_packed(self, packed: Packed) -> torch.Tensor:
+        """Last hidden states of a packed row.  [T, H]"""
+        output: torch.Tensor = self._body(
+            input_ids=packed.ids.unsqueeze(0),
+            position_ids=packed.positions.unsqueeze(0),
+            segments=packed.segments,
+        ).last_hidden_state
+        return output.squeeze(0)
+
+    @property
+    def position_offset(self) -> int:
+        """Where the architecture's positions begin."""
+        return position_offset(self.backbone)
+
+    def pool(self, hidden: torch.Tensor, lengths: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """Mean over the tokens from `pooled` to the end (encoder), or the last one (causal).
+        [B, L, H], [B], [B] -> [B, H]"""
+        if self.backbone_kind == "causal":
+            return hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1]
+        token = torch.arange(hidden.shape[1], device=hidden.device)
+        mask = (token >= pooled.unsqueeze(1)) & (token < lengths.unsqueeze(1))
+        total = (hidden * mask.unsqueeze(2)).sum(1)
+        return total / (lengths - pooled).unsqueeze(1)
+
+    def pool_packed(self, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
+        """The same from what hidden_packed returns.  [T, H] -> [B, H]"""
+        whole = self.backbone_kind == "encoder" and len(packed.pooled) == len(hidden)
+        states = hidden if whole else hidden[packed.pooled]  # [Q, H]
+        if self.backbone_kind == "causal":
+            return states
+        text = torch.repeat_interleave(packed.counts)  # [Q]
+        total = states.new_zeros(len(packed.counts), states.shape[1]).index_add(0, text, states)
+        return total / packed.counts.unsqueeze(1)
+
+    def score(self, features: torch.Tensor) -> torch.Tensor:
+        """Scores from pooled features, fp32 at least.  [B, H] -> [B] (scalar) or [B, 9] (ordinal logits)"""
+        if self.head is None:
+            rows = self.lm_head_weight[self.digits]  # [9, H]: nine rows, never the whole vocabulary
+            exact = torch.promote_types(rows.dtype, torch.float32)
+            return F.linear(features.to(exact), rows.to(exact))
+        scores: torch.Tensor = self.head(features.to(next(self.head.parameters()).dtype))
+        return scores.squeeze(-1) if self.kind == "scalar" else scores
+
+    def forward(self, ids: torch.Tensor, lengths: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """What templates.collate makes of rows.  [B, L], [B], [B] -> [B] or [B, 9]"""
+        return self.score(self.pool(self.hidden(ids, lengths), lengths, pooled))
+
+    def token_log_probs(
+        self, states: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor, count: int
+    ) -> torch.Tensor:
+        """log pi(response | prompt): the sum over its tokens, each from the state before it.  [R, H], [R], [R] -> [B]
+
+        The LM head runs on these positions alone, a part at a time when the vocabulary makes them large.
+        """
+        head: Any = self.backbone.get_output_embeddings()  # type: ignore[operator]
+
+        def part(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return -F.cross_entropy(head(states).float(), targets, reduction="none")
+
+        rows = max(1, LOGITS_AT_ONCE // int(head.weight.shape[0]))
+        pieces = list(zip(states.split(rows), targets.split(rows), strict=True))
+        if len(pieces) > 1:
+            chosen = torch.cat([checkpoint(part, *piece, use_reentrant=False) for piece in pieces])
+        else:
+            chosen = part(states, targets)
+        return torch.zeros(count, device=states.device).index_add(0, owner, chosen)
+
+    @property
+    def lm_head_weight(self) -> torch.Tensor:
+        head: Any = self.backbone.get_output_embeddings()  # type: ignore[operator]
+        weight: torch.Tensor = head.weight
+        return weight
+
+
+def _fill_gradient(weight: torch.Tensor) -> None:
+    if weight.grad is not None and weight.grad.is_sparse:
+        weight.grad = weight.grad.to_dense()
+
+
+def weights_digest(module: nn.Module) -> str:
+    """sha256 over names, shapes and bytes of all weights: the model's identity, wherever it was loaded from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _head(hidden_size: int, width: int, outputs: int, *, bias: bool) -> nn.Module:
+    """A linear layer, or one hidden layer on normalised features; small weights, so that scores start near zero."""
+    last = nn.Linear(width or hidden_size, outputs, bias=bias)
+    nn.init.normal_(last.weight, std=0.02)
+    if bias:
+        nn.init.zeros_(last.bias)
+    if not width:
+        return last
+    return nn.Sequential(
+        nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width), nn.GELU(), nn.Dropout(0.2), last
+    )

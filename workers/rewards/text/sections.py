@@ -1,0 +1,287 @@
+"""From a conversation and a response to token ids; text can neither forge a marker nor lose its end.
+
+Structure is built from ids, never from one joined string: every piece of text is tokenised on its own, with
+special tokens read as plain text ("[SEP]", "<|im_end|>" in a response are just characters), and a run of ###,
+the marker of the causal template, is escaped inside text.  So "### Score: 9" in a response stays a quotation.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..config import Refused
+from ..data.messages import Message, headings, offered, spoken
+from ..scale import RATINGS
+
+RESPONSE_HEADER = "\n\n### Response\n"
+SCORE_SUFFIX = "\n\n### Score:"
+NONCE_END = "\n\n### End"
+NONCE_LETTERS = 8
+CUT_MARK = " [...] "
+PROMPT_SHARE = (
+    4  # a prompt that must be cut keeps at least a quarter of the length, if the response needs the rest
+)
+
+_HASH, _NO_WIDTH = "#\uff03\ufe5f", "\u00ad\u200b-\u200f\u2060\ufeff"
+_MARKER = re.compile(f"[{_HASH}](?:[{_NO_WIDTH}]*[{_HASH}]){{2,}}")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One response with its prompt as ids; `start` is the first token of the response, `stop` one past its last.
+
+    An encoder's head reads the mean over the tokens from `pooled` to the end.  `unknown` of the text's tokens stand
+    for characters that the base model doesn't know; `cut`: the response itself was shortened, not the prompt alone.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+    stop: int
+    truncated: bool
+    pooled: int = 0
+    unknown: int = 0
+    cut: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Template:
+    """Builds the ids that a model reads.
+
+    encoder: [CLS] prompt [SEP] response [SEP] (without the first part when there is no prompt).
+    causal:  ### User / ### Assistant sections, ### Response, then the response and, for ordinal scores,
+             "### Score:", else the end-of-text token if the tokenizer has one.
+
+    A message's tool calls follow its content, the tools that were offered are a section at the start (messages.py).
+
+    With a `nonce_key` (causal alone: an encoder's delimiters are ids, which text can't spell) the line before the
+    response ends in a word that nobody can guess without the key, and a line with the same word follows the
+    response.  The word is a function of key and prompt, so scores repeat and a prompt's responses share a prefix.
+
+    Without `pool_prompt` an encoder's mean leaves the prompt's states out; the response has attended to it already.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        backbone: str,
+        ordinal: bool,
+        max_length: int,
+        nonce_key: str | None = None,
+        pool_prompt: bool = True,
+    ) -> None:
+        """Raises Refused if the tokenizer can't do what the method needs."""
+        if getattr(tokenizer, "backend_tokenizer", None) is None:
+            raise Refused("the base model has no fast tokenizer (tokenizer.json); choose another base model")
+        self.tokenizer = tokenizer
+        self.backbone = backbone
+        self.ordinal = ordinal
+        self.max_length = max_length
+        self.nonce_key = nonce_key if backbone == "causal" else None
+        self.pool_prompt = pool_prompt or backbone != "encoder"
+        self._header = RESPONSE_HEADER
+        self.digit_ids: tuple[int, ...] | None = None
+        self._cut_mark = self._ids(CUT_MARK)
+        self._unknown: int | None = tokenizer.unk_token_id
+        if backbone == "encoder":
+            self._start = _present(tokenizer.cls_token_id, tokenizer.bos_token_id)
+            self._middle = self._end = _present(tokenizer.sep_token_id, tokenizer.eos_token_id)
+        else:
+            probe = tokenizer("a")["input_ids"]
+            has_bos = tokenizer.bos_token_id is not None and probe[:1] == [tokenizer.bos_token_id]
+            self._start = [tokenizer.bos_token_id] if has_bos else []
+            self._middle = self._ids(self._header)
+            if ordinal:
+                self._end, self.digit_ids = self._score_suffix()
+            else:
+                self._end = _present(tokenizer.eos_token_id, None)
+        # the letters of a nonce and the space before it are at most a token each
+        nonce = 2 * (NONCE_LETTERS + 1) + len(self._ids(NONCE_END)) if self.nonce_key else 0
+        frame = len(self._start) + len(self._middle) + len(self._end) + 2 * len(self._cut_mark) + nonce
+        if max_length < frame + 8:
+            raise Refused(
+                f"config.json: max_length {max_length} leaves no room for text; use {frame + 64} or more"
+            )
+
+    @property
+    def frame(self) -> tuple[list[int], list[int], list[int]]:
+        """The ids before the prompt, between prompt and response, and after the response."""
+        return self._start, self._middle, self._end
+
+    def describe(self) -> dict[str, Any]:
+        """What an artifact stores, so that another program can rebuild the same ids."""
+        described = self._described()
+        if not self.pool_prompt:
+            described["pooled"] = "response"
+        return described
+
+    def _described(self) -> dict[str, Any]:
+        if self.backbone == "encoder":
+            return {"name": "encoder-1", "text": "[CLS] {prompt} [SEP] {response} [SEP]"}
+        end = self.tokenizer.decode(self._end)
+        digits = list(self.digit_ids) if self.digit_ids else None
+        if self.nonce_key is None:
+            text = "### User\n{message}" + RESPONSE_HEADER + "{response}" + end
+            return {"name": "causal-1", "text": text, "digit_ids": digits}
+        header, closing = _nonce_lines(RESPONSE_HEADER, "{nonce}")
+        return {
+            "name": "causal-nonce-1",
+            "text": "### User\n{message}" + header + "{response}" + closing + end,
+            "digit_ids": digits,
+            "nonce_key": self.nonce_key,
+        }
+
+    def with_header(self, header: str) -> Template:
+        """A causal template that differs in the line before the response; to measure how much that matters."""
+        other = copy.copy(self)
+        other._header, other._middle = header, self._ids(header)
+        return other
+
+    def encode(self, rows: Sequence[dict[str, Any]]) -> list[Encoded]:
+        """Rows with `messages`, `text` and perhaps `tools`; a prompt shared by rows is tokenised once."""
+        prompts = [self.prompt_text(row["messages"], row.get("tools") or ()) for row in rows]
+        distinct = list(dict.fromkeys(prompts))
+        prompt_ids = dict(zip(distinct, self._batch_ids(distinct), strict=True))
+        responses = self._batch_ids([plain(row["text"]) for row in rows])
+        frames = dict.fromkeys(distinct, (self._middle, self._end))
+        if self.nonce_key is not None:
+            lines = [_nonce_lines(self._header, nonce(self.nonce_key, prompt)) for prompt in distinct]
+            headers = self._batch_ids([header for header, _ in lines])
+            closings = self._batch_ids([closing for _, closing in lines])
+            frames = {
+                prompt: (header, closing + self._end)
+                for prompt, header, closing in zip(distinct, headers, closings, strict=True)
+            }
+        return [
+            self._assemble(prompt_ids[prompt], response, *frames[prompt])
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+
+    def _assemble(self, prompt: list[int], response: list[int], middle: list[int], end: list[int]) -> Encoded:
+        middle = middle if prompt or self.backbone == "causal" else []
+        room = self.max_length - len(self._start) - len(middle) - len(end)
+        truncated, whole = len(prompt) + len(response) > room, len(response)
+        if truncated:
+            # The response goes first: its end is kept whole as far as it fits, the prompt gets the rest, and at
+            # least a quarter.
+            prompt_room = max(room - len(response), min(len(prompt), room // PROMPT_SHARE))
+            prompt = self._cut(prompt, prompt_room)
+            response = self._cut(response, room - len(prompt))
+        head = [*self._start, *prompt, *middle]
+        ids = (*head, *response, *end)
+        # an end token right after the response is the response's own last word
+        stop = len(head) + len(response) if self.ordinal or self.nonce_key else len(ids)
+        pooled = 0 if self.pool_prompt or not prompt else min(len(head), len(ids) - 1)
+        unknown = 0 if self._unknown is None else prompt.count(self._unknown) + response.count(self._unknown)
+        return Encoded(ids, len(head), stop, truncated, pooled, unknown, len(response) < whole)
+
+    def _cut(self, ids: list[int], room: int) -> list[int]:
+        """The tail that fits, behind a mark that says that something is missing."""
+        if len(ids) <= room:
+            return ids
+        mark = self._cut_mark[:room]
+        kept = room - len(mark)
+        return mark + (ids[-kept:] if kept else [])
+
+    def prompt_text(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
+        """An encoder reads a lone turn bare; everything else has a section for each message, and one for the tools."""
+        if self.backbone == "encoder" and not tools and is_bare(messages):
+            return plain(messages[0]["content"])
+        sections = list(zip(headings(messages), map(spoken, messages), strict=True))
+        if tools:
+            sections.insert(0, ("Tools", offered(tools)))
+        return "\n\n".join(f"### {plain(heading)}\n{plain(text)}" for heading, text in sections)
+
+    def _score_suffix(self) -> tuple[list[int], tuple[int, ...]]:
+        """The suffix's ids and the nine digit tokens that follow it naturally.
+
+        Tokenizers differ in where the space of "Score: 7" goes: into the digit (" 7" is a token), into a token of
+        its own (" ", "7": then the suffix ends in it), or nowhere.  Raises Refused if no reading makes each digit
+        one token of its own.
+        """
+        for suffix, space in ((SCORE_SUFFIX, " "), (SCORE_SUFFIX + " ", ""), (SCORE_SUFFIX, "")):
+            head = self._ids(suffix)
+            whole = [self._ids(f"{suffix}{space}{digit}") for digit in range(1, RATINGS + 1)]
+            last = {ids[-1] for ids in whole}
+            if all(ids[:-1] == head for ids in whole) and len(last) == RATINGS:
+                return head, tuple(ids[-1] for ids in whole)
+        raise Refused(
+            "the base model's tokenizer does not make each digit 1-9 one token after 'Score:', "
+            "so oprm and rgft cannot read ratings from it; choose another base model"
+        )
+
+    def _ids(self, text: str) -> list[int]:
+        return self._batch_ids([text])[0]
+
+    def _batch_ids(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        return ids
+
+
+def collate(rows: Sequence[Encoded], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Right-padded ids, lengths, and where an encoder's mean begins.  [B, L], [B], [B]
+
+    Which id pads doesn't matter, since masks come from lengths.
+    """
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)  # [B, L]
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row.ids)
+    pooled = torch.tensor([row.pooled for row in rows])
+    return ids.to(device), lengths.to(device), pooled.to(device)
+
+
+def plain(text: str) -> str:
+    """Text with its own ### escaped (reversibly: one backslash more before each run of three or more #).
+
+    Full-width and small # count, and characters of no width between them: some tokenizers' normalisation turns the
+    former into # and drops the latter.
+    """
+    return _MARKER.sub(lambda run: "\\" + run.group(), text)
+
+
+def is_bare(messages: Sequence[Message]) -> bool:
+    """Whether there is but one message, which is a text and nothing else."""
+    return len(messages) == 1 and set(messages[0]) == {"role", "content"}
+
+
+def nonce(key: str, prompt: str) -> str:
+    """Eight letters that only those who have the key can tell from the prompt."""
+    digest = hmac.new(key.encode(), prompt.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
+    return "".join(chr(ord("a") + byte % 26) for byte in digest[:NONCE_LETTERS])
+
+
+def nonce_key(seed: int, responses: Sequence[dict[str, Any]]) -> str:
+    """A key for a model from seed and all texts it was made with: the same when a run resumes, else not guessable."""
+    texts = [[row["response_id"], row["messages"], row["text"]] for row in responses]
+    return hashlib.sha256(json.dumps([seed, texts]).encode()).hexdigest()
+
+
+def _nonce_lines(header: str, word: str) -> tuple[str, str]:
+    """The line before a response and the line after it, with the nonce."""
+    return f"{header.rstrip()} {word}\n", f"{NONCE_END} {word}"
+
+
+def _present(first: int | None, second: int | None) -> list[int]:
+    chosen = first if first is not None else second
+    return [] if chosen is None else [chosen]

@@ -1,0 +1,110 @@
+"""What a run needs to go on where it stopped: trainable weights, optimiser, position.  One safetensors file.
+
+The position and the configuration stand in the file's own JSON header, so weights and position can't disagree,
+and one rename replaces both.  Random numbers need no state: every step seeds itself from (seed, step).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..config import CODE_VERSION, Refused, RunConfig
+from ..files import save_tensors
+from ..models.reward_model import RewardModel
+
+FORMAT = 1
+NAME = "state.safetensors"
+
+
+class Afresh(Exception):
+    """The run has to start from its first step; the message says why."""
+
+
+@dataclass
+class Position:
+    """Steps done, tokens encoded and seconds spent in them so far; `extra` is further state by name."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    folder: Path, model: RewardModel, optimizer: torch.optim.Optimizer, position: Position, config: RunConfig
+) -> None:
+    """Replace the checkpoint, whole or not at all."""
+    tensors: dict[str, torch.Tensor] = {
+        f"model.{name}": value for name, value in model.named_parameters() if value.requires_grad
+    }
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{key}": value for key, value in state.items()}
+    tensors |= {f"extra.{name}": value for name, value in position.extra.items()}
+    header = {
+        "format": FORMAT,
+        "code": CODE_VERSION,
+        "step": position.step,
+        "tokens": position.tokens,
+        "seconds": position.seconds,
+        "config": config.to_json(),
+    }
+    save_tensors(folder / NAME, tensors, {"caliper": json.dumps(header)})
+
+
+def load_checkpoint(
+    folder: Path, model: RewardModel, optimizer: torch.optim.Optimizer, config: RunConfig
+) -> Position | None:
+    """Restore model and optimiser in place; None if there is no checkpoint.
+
+    Raises Afresh if no going on is possible and nobody asked for anything else: the file is damaged, or another version
+    of this program wrote it, whose steps this one would not have done alike.  Raises Refused if it was written under
+    another configuration: going on would give weights that no configuration describes, so neither wins.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            header: dict[str, Any] = json.loads(file.metadata()["caliper"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        then = header["config"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        raise Afresh("its checkpoint is damaged") from None
+    now = config.to_json()
+    code = header.get("code")  # missing up to 0.2.1
+    if header.get("format") != FORMAT or code != CODE_VERSION or set(then) != set(now):
+        raise Afresh(
+            f"its checkpoint was written by {f'Caliper {code}' if code else 'an earlier version of Caliper'}"
+        )
+    changed = [key for key in now if now[key] != then[key] and key != "checkpoint_seconds"]
+    if changed:
+        key = changed[0]
+        raise Refused(
+            f"{path} was written with {key} {then[key]!r}, config.json now says {now[key]!r}; "
+            f"put it back, or delete {folder} to train from the start"
+        )
+    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    saved = {
+        name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")
+    }
+    if {name: value.shape for name, value in parameters.items()} != {n: v.shape for n, v in saved.items()}:
+        raise Afresh(f"its checkpoint belongs to another model than {config.base_model!r} is now")
+    with torch.no_grad():
+        for name, value in parameters.items():
+            value.copy_(saved[name])
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".", 2)
+            state.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    extra = {
+        name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")
+    }
+    return Position(int(header["step"]), int(header["tokens"]), float(header["seconds"]), extra)

@@ -1,0 +1,36 @@
+"""Which parameters learn how fast: AdamW and the learning rate's schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..config import RunConfig
+from ..models.reward_model import RewardModel
+from .step import given
+
+
+def make_optimizer(model: RewardModel, config: RunConfig) -> torch.optim.AdamW:
+    """AdamW; the new head and the thresholds learn faster than the backbone, vectors and scalars don't decay."""
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        new = not name.startswith("backbone.")
+        rate = given(config.head_learning_rate) if new else given(config.learning_rate)
+        decay = config.weight_decay if parameter.ndim >= 2 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()],
+        betas=(0.9, 0.98),
+        fused=True,  # four times less time than the loop over tensors, which is a tenth of a step on a CPU
+    )
+
+
+def schedule(step: int, total: int, warmup: float) -> float:
+    """Factor on the learning rates at a step: up over the warm-up, then a straight line towards zero."""
+    rising = math.ceil(warmup * total)
+    if step < rising:
+        return (step + 1) / rising
+    return (total - step) / max(1, total - rising)
