@@ -8,7 +8,7 @@ from celery.schedules import crontab
 from django.conf import settings
 from django.db import transaction
 
-from webapp import broker, heartbeat  # noqa: F401 - each worker signs its life; /healthz reads it
+from webapp import broker, heartbeat  # each worker signs its life; /healthz reads it
 from webapp.broker import BrokerSilent
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
@@ -35,7 +35,7 @@ app.conf.update(
     worker_hijack_root_logger=False,
     beat_schedule={
         "tick": {
-            "task": "workers.tasks.tick",
+            "task": heartbeat.TICK,
             "schedule": settings.TICK_SECONDS,
             # A queue and a worker of its own, so that no import or export keeps it waiting. While no worker listens,
             # ticks don't pile up.
@@ -68,7 +68,7 @@ _SENDING = {
 def enqueue(task: str, pk: int, *, queue: str = "default") -> None:
     """Send the task with a primary key once the current transaction has committed.
 
-    A broker that is down loses nothing: the row stays QUEUED and `workers.tasks.tick` sends it again.
+    A broker that is down loses nothing: the row stays QUEUED and the next tick sends it again.
     """
 
     def send() -> None:

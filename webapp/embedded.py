@@ -28,7 +28,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 FREE_MB = 1000
 READY_SECONDS = 120.0
-# Celery's queues; the web half names them in `enqueue`.
+# Celery's queues; each kind of Job names its own.
 WORKERS = (
     ("worker", ("-Q", "default", "-c", "2", "-n", "default@%h")),
     ("train", ("-Q", "train", "-c", "1", "-n", "train@%h")),

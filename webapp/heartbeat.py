@@ -22,6 +22,8 @@ KEY = "caliper:workers"
 BEAT_KEY = "caliper:beat"
 """There while beat sends its ticks."""
 
+TICK = "workers.tasks.tick"
+
 SIGN_EVERY_SECONDS = 5
 SILENT_AFTER_SECONDS = 30
 FORGET_AFTER_SECONDS = 24 * 3600
@@ -45,7 +47,7 @@ def sign(sender: Any, **_: Any) -> None:
         logger.warning("could not write this worker's sign of life: %s", error)
 
 
-@after_task_publish.connect(sender="workers.tasks.tick")
+@after_task_publish.connect(sender=TICK)
 def sign_beat(**_: Any) -> None:
     """In beat, which alone sends ticks: the broker took one. The sign fades when a few in turn don't get there."""
     try:

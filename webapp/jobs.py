@@ -11,20 +11,34 @@ Every arrow is one conditional UPDATE whose row count is checked: of two process
 changes a row and the other is told that it did not. Celery's result backend is not the record. The arrows of the
 worker that runs a job also ask for the start time it claimed the row with: one that was given up as LOST and
 wakes up later changes nothing of the worker that resumed the job.
+
+A runner does the work of one kind of job: it claims the row, and works inside `carried`, which knows every end.
 """
 
+import contextlib
 import json
-from collections.abc import Iterable
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, TypeVar
 
 from django.conf import settings
-from django.db import models
+from django.db import InterfaceError, OperationalError, connections, models, transaction
 from django.utils import timezone
 
 from webapp import life
+from webapp.celery import enqueue
 from webapp.paths import without_paths
+
+logger = logging.getLogger(__name__)
+
+# How long a job that has ended waits for a database that doesn't answer.
+DATABASE_PATIENCE_SECONDS = 600.0
+
+Reason = Literal["cancelled", "shutdown", "not ours"]
+T = TypeVar("T")
 
 
 class State(models.TextChoices):
@@ -58,6 +72,10 @@ class JobQuerySet(models.QuerySet):
 class Job(models.Model):
     """Abstract: state, times, progress and error text of one long job."""
 
+    # The Celery task that carries a job of this kind, and the queue in which its messages wait.
+    task: ClassVar[str]
+    queue: ClassVar[str] = "default"
+
     state = models.CharField(max_length=10, choices=State.choices, default=State.QUEUED)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     queued_at = models.DateTimeField(default=timezone.now)
@@ -74,6 +92,13 @@ class Job(models.Model):
 
     class Meta:
         abstract = True
+
+    def __str__(self) -> str:
+        return f"{self._meta.verbose_name} {self.pk}"
+
+    def enqueue(self) -> None:
+        """Send the task once the current transaction has committed."""
+        enqueue(self.task, self.pk, queue=self.queue)
 
     def _move(self, sources: Iterable[str], target: str, *, mine: bool = False, **fields: Any) -> bool:
         """The one conditional UPDATE behind every arrow; True if this call moved the row.
@@ -106,6 +131,16 @@ class Job(models.Model):
     def beat(self, **progress: Any) -> bool:
         """Say that the worker lives, with progress (phase, step, total ...). False: the row is no longer RUNNING."""
         return self._move([State.RUNNING], State.RUNNING, mine=True, heartbeat_at=timezone.now(), **progress)
+
+    def proceed(self, **progress: Any) -> None:
+        """`beat` before the next step. Raises Stopped if the row is in other hands, or somebody pressed Cancel."""
+        if not self.beat(**progress):
+            raise Stopped("not ours")
+        if self.asked_to_stop():
+            raise Stopped("cancelled")
+
+    def asked_to_stop(self) -> bool:
+        return type(self)._default_manager.filter(pk=self.pk, cancel_requested=True).exists()
 
     def finish(self, **fields: Any) -> bool:
         return self._move(
@@ -147,12 +182,15 @@ class Job(models.Model):
         return self._move([State.RUNNING], State.CANCELLED, mine=True, finished_at=timezone.now())
 
     def hand_back(self) -> bool:
-        """RUNNING -> QUEUED, by a worker that is shut down in good order. The caller enqueues the task again."""
-        return self._move([State.RUNNING], State.QUEUED, mine=True, queued_at=timezone.now(), phase="")
+        """RUNNING -> QUEUED, by a worker that is shut down in good order; the task is sent again."""
+        moved = self._move([State.RUNNING], State.QUEUED, mine=True, queued_at=timezone.now(), phase="")
+        if moved:
+            self.enqueue()
+        return moved
 
     def requeue(self) -> bool:
-        """FAILED | LOST | CANCELLED -> QUEUED, to go on from where it stopped. The caller enqueues the task."""
-        return self._move(
+        """FAILED | LOST | CANCELLED -> QUEUED, to go on from where it stopped; the task is sent again."""
+        moved = self._move(
             REQUEUABLE,
             State.QUEUED,
             queued_at=timezone.now(),
@@ -160,6 +198,14 @@ class Job(models.Model):
             cancel_requested=False,
             error="",
         )
+        if moved:
+            self.enqueue()
+        return moved
+
+    @property
+    def waits_for(self) -> int | None:
+        """The key of the job that has to end before this queued one may begin; None if there is none."""
+        return None
 
     @property
     def is_active(self) -> bool:
@@ -173,6 +219,69 @@ class Job(models.Model):
     def percent(self) -> int | None:
         """Progress in whole percent, None while the total is unknown."""
         return min(100, round(100 * self.step / self.total)) if self.total else None
+
+
+class JobFailed(Exception):
+    """The job ends as FAILED with this text, which says what is wrong and what to do."""
+
+
+class Stopped(Exception):
+    """The job goes no further, though nothing is wrong with it."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def explained(error: Exception) -> str:
+    """What the page of a FAILED job says: a JobFailed's own text; of anything else, where to look."""
+    if isinstance(error, JobFailed):
+        return str(error)
+    return f"{type(error).__name__}: {error} (the worker's log has the traceback)."
+
+
+@contextlib.contextmanager
+def carried(job: Job, *, explain: Callable[[Exception], str] = explained) -> Iterator[None]:
+    """Inside, a claimed job is worked on. Whatever is raised there becomes a state of its row, and no error leaves.
+
+    Nothing raised: the work has called `finish` itself.
+    """
+    try:
+        yield
+    except Stopped as stopped:
+        logger.info("%s: stopped (%s)", job, stopped.reason)
+        if stopped.reason == "cancelled":
+            job.stop()
+        elif stopped.reason == "shutdown":
+            job.hand_back()
+    except Exception as error:
+        text = explain(error)
+        if isinstance(error, (JobFailed, MemoryError)):
+            logger.warning("%s failed: %s", job, text)
+        else:
+            logger.exception("%s failed", job)
+        patiently(lambda: job.fail(text))
+
+
+def patiently(action: Callable[[], T]) -> T:
+    """Do it again while the database doesn't answer, for some minutes."""
+    deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
+    while True:
+        try:
+            return action()
+        except (OperationalError, InterfaceError) as error:
+            if transaction.get_connection().in_atomic_block or time.monotonic() > deadline:
+                raise
+            logger.warning("the database doesn't answer, trying again: %s", error)
+            time.sleep(5)
+            old_connections_close()
+
+
+def old_connections_close() -> None:
+    """Let go of connections that are broken or past their age, so that none is held through hours of training."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
 
 
 class ProgressFile:

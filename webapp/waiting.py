@@ -21,19 +21,19 @@ logger = logging.getLogger(__name__)
 WAITS_LONG = timedelta(seconds=6)
 
 
-def waiting_for_worker(job: Job, queue: str = "default") -> str:
+def waiting_for_worker(job: Job) -> str:
     """Why a queued job has not begun, if it should have by now; empty otherwise."""
     if job.state != State.QUEUED or timezone.now() - job.queued_at < WAITS_LONG:
         return ""
     try:
         with redis_client() as client:
-            listening = heartbeat.readers(client, (queue,))[queue]
+            listening = heartbeat.readers(client, (job.queue,))[job.queue]
     except (redis.RedisError, ValueError):
         logger.exception("the broker doesn't answer")
         return "Waiting for a worker: the broker (Redis) doesn't answer. It starts when the broker is back."
     if not listening:
         return (
-            f"Waiting for a worker; is one running? None is listening to the “{queue}” queue. "
+            f"Waiting for a worker; is one running? None is listening to the “{job.queue}” queue. "
             "“make run” starts one, and /healthz tells which are there."
         )
     return "Waiting for a worker: all of them are busy."

@@ -4,6 +4,7 @@ A crash, an out-of-memory kill or a cancel ends the child alone, and its memory 
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
@@ -14,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from webapp.jobs import JobFailed, explained
 
 POLL_SECONDS = 1.0
 # From SIGTERM (write a checkpoint) to SIGKILL.
@@ -39,11 +42,14 @@ _PASSED_BEGINNINGS = (
 )  # fmt: skip
 
 
-class FolderBusy(Exception):
+NO_SPACE = "No space is left on the disk of the data folder. Free some, then press Resume."
+
+
+class FolderBusy(JobFailed):
     """An earlier process still works in the folder and could not be ended."""
 
 
-class ProgressFile:
+class ProgressLog:
     """Reads what has been appended to progress.jsonl since the last look."""
 
     def __init__(self, path: Path) -> None:
@@ -168,7 +174,7 @@ def supervise(
     child gets SIGTERM (and time for a checkpoint), then SIGKILL. Negative status: killed by that signal. Whatever
     is raised here, no child is left behind.
     """
-    progress = ProgressFile(folder / "progress.jsonl")
+    progress = ProgressLog(folder / "progress.jsonl")
     with folder_lock(folder) as lock, (folder / "log.txt").open("ab") as log:
         child = subprocess.Popen(
             list(command),
@@ -210,3 +216,35 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
     if child.poll() is None:
         signal_group(child.pid, signal.SIGKILL)
         child.wait()
+
+
+def never() -> bool:
+    """The `stopping` of a job that no worker's shutdown interrupts."""
+    return False
+
+
+def log_tail(folder: Path, count: int) -> list[str]:
+    """The last lines of the folder's log; none if there is no log."""
+    try:
+        with (folder / "log.txt").open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 64 * 1024))
+            return file.read().decode(errors="replace").splitlines()[-count:]
+    except OSError:
+        return []
+
+
+def explained_with_disk(error: Exception) -> str:
+    """What the page of a job that FAILED says, with what a person can do about the disk."""
+    return readable_os_error(error) if isinstance(error, OSError) else explained(error)
+
+
+def readable_os_error(error: OSError) -> str:
+    """What a person can do about a disk that is full or a file that is missing."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NO_SPACE
+    if isinstance(error, FileNotFoundError):
+        return f"Missing: {error.filename}. Was the data folder moved, or a part of it deleted?"
+    if isinstance(error, PermissionError):
+        return f"The worker may not write {error.filename}. Give its user the data folder."
+    return f"{error.strerror or error} ({error.filename})"

@@ -4,8 +4,6 @@ What needs torch happens in a child process, as trainings do: the worker stays s
 """
 
 import json
-import logging
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,25 +12,11 @@ from typing import Any
 from django.conf import settings
 
 from webapp import life
-from webapp.celery import enqueue
-from webapp.corpus.base_models import base_model_public
+from webapp.jobs import JobFailed, Stopped, carried
 from webapp.snapshots.exporting import zip_folder
-from webapp.training.card import model_card, public_metrics
-from webapp.training.models import ARCHIVE_FORMAT, ARTIFACT_NAME, ModelExport
-from webapp.training.services import EXPORT_TASK
-from workers.child import FolderBusy, supervise
+from webapp.training.models import ARCHIVE_FORMAT, ModelExport
+from workers.child import explained_with_disk, log_tail, never, supervise
 from workers.results import BadResult, read_artifact
-from workers.runs import log_tail, never, readable_os_error
-
-logger = logging.getLogger(__name__)
-
-
-class ExportFailed(Exception):
-    """The export ends as FAILED with this text."""
-
-
-class Stopped(Exception):
-    """The row is no longer this worker's, or the worker is being shut down."""
 
 
 def export_model(pk: int, *, stopping: Callable[[], bool] = never) -> None:
@@ -42,47 +26,33 @@ def export_model(pk: int, *, stopping: Callable[[], bool] = never) -> None:
     )
     if export is None or not export.claim():
         return
-    try:
-        # Files are compared, copied and zipped in silence.
-        with life.alive(export):
+    # Files are compared, copied and zipped in silence.
+    with carried(export, explain=explained_with_disk), life.alive(export):
+        try:
             export.finish(report=_export(export, stopping))
-    except Stopped:
-        if stopping() and export.hand_back():
-            enqueue(EXPORT_TASK, export.pk)
-    except (ExportFailed, FolderBusy) as error:
-        export.fail(str(error))
-    except BadResult as error:
-        # Its remedy speaks of a run that has just ended.
-        export.fail(
-            f"{str(error).partition(' The old version')[0]} Restore it from a backup, or train it again."
-        )
-    except OSError as error:
-        logger.exception("model export %s failed", pk)
-        export.fail(readable_os_error(error))
-    except Exception as error:
-        logger.exception("model export %s failed", pk)
-        export.fail(f"{type(error).__name__}: {error} (the worker's log has the traceback).")
-    finally:
-        shutil.rmtree(export.folder, ignore_errors=True)
+        finally:
+            shutil.rmtree(export.folder, ignore_errors=True)
 
 
 def _export(export: ModelExport, stopping: Callable[[], bool]) -> dict[str, Any]:
     """Make the folder and its archive; returns the report."""
     version, folder, out = export.version, export.folder, export.folder / "out"
     if not version.is_there:
-        raise ExportFailed(
+        raise JobFailed(
             "The model's files are gone from the disk. Restore the data folder from a backup, or train it again."
         )
     # What an earlier attempt left is not this one's.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    _phase(export, "checking")
-    artifact = read_artifact(version.path, method=version.method)
-    if export.format == ModelExport.Format.CALIPER:
-        _caliper(export, out, artifact)
-    else:
-        _transformers(export, out, stopping)
-    _phase(export, "zipping")
+    export.proceed(phase="checking")
+    try:
+        read_artifact(version.path, method=version.method)
+    except BadResult as error:
+        # Its remedy speaks of a run that has just ended.
+        found = str(error).partition(" The old version")[0]
+        raise JobFailed(f"{found} Restore it from a backup, or train it again.") from None
+    _convert(export, out, stopping)
+    export.proceed(phase="zipping")
     files = [
         {"name": path.relative_to(out).as_posix(), "bytes": path.stat().st_size}
         for path in sorted(out.rglob("*"))
@@ -92,34 +62,16 @@ def _export(export: ModelExport, stopping: Callable[[], bool]) -> dict[str, Any]
     return {"format": ARCHIVE_FORMAT, "files": files, "archive_bytes": export.archive.stat().st_size}
 
 
-def _phase(export: ModelExport, phase: str) -> None:
-    if not export.beat(phase=phase):
-        raise Stopped
-
-
-def _caliper(export: ModelExport, out: Path, artifact: dict[str, Any]) -> None:
-    """The model folder's own files, a card and the metrics."""
-    version = export.version
-    out.mkdir()
-    # Versions of old have a path of this server in it.
-    shown = {**artifact, "base_model": base_model_public(artifact.get("base_model"))}
-    (out / ARTIFACT_NAME).write_text(json.dumps(shown, indent=1), encoding="utf-8")
-    for name in artifact["files"]:
-        source, target = version.path / Path(name).name, out / Path(name).name
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
-    (out / "README.md").write_text(model_card(version), encoding="utf-8")
-    (out / "metrics.json").write_text(json.dumps(public_metrics(version), indent=1) + "\n", encoding="utf-8")
-
-
-def _transformers(export: ModelExport, out: Path, stopping: Callable[[], bool]) -> None:
-    """workers.rewards.export in a child of its own."""
+def _convert(export: ModelExport, out: Path, stopping: Callable[[], bool]) -> None:
+    """workers.rewards.export in a child of its own, which also writes the model card."""
     version, folder = export.version, export.folder
     metrics = folder / "metrics.json"
-    metrics.write_text(json.dumps(public_metrics(version)), encoding="utf-8")
-    command = [*settings.MODEL_EXPORT_COMMAND, str(version.path), str(out), "--metrics", str(metrics)]
+    metrics.write_text(json.dumps(version.public_metrics), encoding="utf-8")
+    title = f"{version.get_method_display()} v{version.number} of {version.project.name}"
+    command = [
+        *settings.MODEL_EXPORT_COMMAND, str(version.path), str(out), "--metrics", str(metrics),
+        "--format", export.format, f"--title={title}", f"--made={version.created_at:%Y-%m-%d}, run {version.run_id}",
+    ]  # fmt: skip
     stopped = False
 
     def each_second(progress: dict[str, Any] | None) -> bool:
@@ -129,16 +81,17 @@ def _transformers(export: ModelExport, out: Path, stopping: Callable[[], bool]) 
 
     status = supervise(command, folder=folder, cwd=settings.BASE_DIR, each_second=each_second)
     if stopped:
-        raise Stopped
+        raise Stopped("shutdown" if stopping() else "not ours")
     if status != 0:
-        raise ExportFailed(_failure(folder, status))
+        raise JobFailed(_failure(export, status))
 
 
-def _failure(folder: Path, status: int) -> str:
-    lines = log_tail(folder, 12)
+def _failure(export: ModelExport, status: int) -> str:
+    lines = log_tail(export.folder, 12)
     refused = [line.removeprefix("refused: ") for line in lines if line.startswith("refused: ")]
     if refused:
-        return f"This model can't be converted: {refused[-1]}. The Caliper format is there for every model."
+        other = "" if export.format == "caliper" else " The Caliper format is there for every model."
+        return f"This model can't be converted: {refused[-1]}.{other}"
     if status in (-9, 137):
         return "The conversion was killed (signal 9): most likely the worker's machine ran out of memory."
     return f"The conversion ended with status {status}.\n" + "\n".join(lines)

@@ -1,9 +1,15 @@
-"""What is done now and then, off every job's way: leftovers are swept, old weights packed away, the disk is measured.
+"""What is done now and then, off every job's way.
+
+`tick`, every few seconds: dead workers' jobs are given up, lost messages sent again, trainings started that are due.
+`housekeep`, every ten minutes: leftovers are swept, old weights packed away, the disk is measured.
 
 A job that was killed leaves its unfinished files. Which job a file belongs to stands in its path; a file of a job that
 lives is left alone, and so is everything younger than an hour, whoever it belongs to.
 """
 
+import base64
+import contextlib
+import json
 import logging
 import re
 import shutil
@@ -12,19 +18,90 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from django.conf import settings
+from django.db import DatabaseError, connection
 
+from webapp.broker import redis_client
 from webapp.corpus.models import Import
-from webapp.jobs import ACTIVE, State
+from webapp.jobs import ACTIVE, Job, State
 from webapp.keeping import files_held
+from webapp.labels.queue import reservations_expire
 from webapp.operations.disk import disk_measure
 from webapp.snapshots.models import Export
 from webapp.training.models import ModelExport, TrainingRun
 from webapp.training.retention import versions_pack
+from webapp.training.triggers import retrain_all_due
 
 logger = logging.getLogger(__name__)
 
+JOBS: list[type[Job]] = [TrainingRun, Import, Export, ModelExport]
+
 # Longer than any upload; and no job of any kind says nothing on the disk for so long.
 LEFT_AFTER_SECONDS = 3600.0
+
+
+def tick() -> None:
+    """Each part by itself: one that fails doesn't keep the others from their work."""
+    with _short_waits():
+        for part in (jobs_reap, jobs_send_again, reservations_expire, retrain_all_due):
+            try:
+                part()
+            except Exception:
+                logger.exception("tick: %s failed", part.__name__)
+
+
+@contextlib.contextmanager
+def _short_waits() -> Iterator[None]:
+    """Housekeeping waits for no import's locks: what it can't do now it does at a later tick."""
+    short, usual = (
+        ("SET lock_timeout = '2s'", "SET lock_timeout = DEFAULT")
+        if connection.vendor == "postgresql"
+        else ("PRAGMA busy_timeout = 2000", "PRAGMA busy_timeout = 30000")
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(short)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(DatabaseError), connection.cursor() as cursor:
+            cursor.execute(usual)
+
+
+def jobs_reap() -> int:
+    """RUNNING jobs that have not been heard of for too long become LOST; returns how many."""
+    lost = 0
+    for model in JOBS:
+        for job in model._default_manager.all().silent():
+            if job.lose():
+                logger.warning("%s %s is lost: no sign of life from its worker", model.__name__, job.pk)
+                lost += 1
+    return lost
+
+
+def jobs_send_again() -> int:
+    """Send QUEUED jobs whose message is nowhere in the broker (it was down, or emptied); returns how many."""
+    sent = 0
+    for model in JOBS:
+        # A job that waits for another one is sent when that one ends.
+        forgotten = [job for job in model._default_manager.all().forgotten() if job.waits_for is None]
+        waiting = messages_waiting(model.queue) if forgotten else set()
+        for job in forgotten:
+            if (job.task, job.pk) not in waiting:
+                job.enqueue()
+                sent += 1
+    return sent
+
+
+def messages_waiting(queue: str) -> set[tuple[str, int]]:
+    """Task and primary key of each message that waits in a queue. Those in a worker's hands are not among them."""
+    found = set()
+    with redis_client() as client:
+        messages = client.lrange(queue, 0, -1)
+    for message in messages:
+        with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
+            envelope = json.loads(message)
+            arguments = json.loads(base64.b64decode(envelope["body"]))[0]
+            found.add((envelope["headers"]["task"], int(arguments[0])))
+    return found
 
 
 def housekeep() -> None:

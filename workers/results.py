@@ -6,12 +6,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+from webapp.jobs import JobFailed
+
 FORMAT = 1
 KINDS = ("scalar", "ordinal")
 AGAIN = "The old version keeps serving; start a new run."
 
 
-class BadResult(Exception):
+class BadResult(JobFailed):
     """A file of the run's folder is missing or damaged. The message says which, and what to do."""
 
 

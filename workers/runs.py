@@ -10,24 +10,23 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db import InterfaceError, OperationalError, transaction
 
 from webapp import life
 from webapp.corpus.base_models import STARTER
 from webapp.corpus.options import RunRefused
+from webapp.jobs import JobFailed, Reason, Stopped, carried, old_connections_close, patiently
 from webapp.ratings.services import BadPredictions, predictions_store
 from webapp.snapshots.services import snapshot_take
 from webapp.training.models import ModelVersion, TrainingRun
 from webapp.training.services import (
     base_folder,
     finished_twin,
-    run_hand_back,
     starter_command,
     starter_path,
     too_few_labels,
@@ -35,7 +34,7 @@ from webapp.training.services import (
     version_publish,
     version_start,
 )
-from workers.child import FolderBusy, supervise
+from workers.child import NO_SPACE, explained_with_disk, log_tail, never, supervise
 from workers.results import BadResult, read_artifact, read_metrics, read_predictions
 
 logger = logging.getLogger(__name__)
@@ -47,28 +46,6 @@ DISK_NEEDED_BYTES = 300 * 1024 * 1024
 # any more (a checkpoint, its part of a file) is larger, and is taken away when it fails.
 DISK_FULL_BYTES = DISK_NEEDED_BYTES
 NO_SPACE_SAID = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")
-# How long a finished training waits for a database that doesn't answer.
-DATABASE_PATIENCE_SECONDS = 600.0
-
-NO_SPACE = "No space is left on the disk of the data folder. Free some, then press Resume."
-
-T = TypeVar("T")
-
-
-class RunFailed(Exception):
-    """The run ends as FAILED with this text."""
-
-
-class Stopped(Exception):
-    """The child was stopped: because of a cancel, a shutdown, or a row that is no longer this worker's."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-def never() -> bool:
-    return False
 
 
 def train(pk: int, *, stopping: Callable[[], bool] = never) -> None:
@@ -82,36 +59,13 @@ def train(pk: int, *, stopping: Callable[[], bool] = never) -> None:
         logger.info("run %s is not waiting; this message leaves", pk)
         return
     logger.info("run %s: %s on project %s", pk, run.method, run.project.slug)
-    try:
-        _train(run, stopping)
-    except Stopped as stopped:
-        if stopped.reason == "cancelled":
+    with carried(run, explain=explained_with_disk):
+        try:
+            _train(run, stopping)
+        except (KeyboardInterrupt, SystemExit):
+            # Only in the foreground (manage.py train --inline): the person at the keyboard cancels.
             run.stop()
-        elif stopped.reason == "shutdown":
-            run_hand_back(run=run)
-        logger.info("run %s: stopped (%s)", pk, stopped.reason)
-    except (BadResult, BadPredictions) as error:
-        # Without this file the result is made again when the run is resumed.
-        (run.folder / "metrics.json").unlink(missing_ok=True)
-        logger.warning("run %s: %s", pk, error)
-        _failed(run, str(error))
-    except (RunFailed, FolderBusy) as error:
-        logger.warning("run %s failed: %s", pk, error)
-        _failed(run, str(error))
-    except OSError as error:
-        logger.exception("run %s failed", pk)
-        _failed(run, readable_os_error(error))
-    except (KeyboardInterrupt, SystemExit):
-        # Only in the foreground (manage.py train --inline): the person at the keyboard cancels.
-        run.stop()
-        raise
-    except Exception as error:
-        logger.exception("run %s failed", pk)
-        _failed(run, f"{type(error).__name__}: {error} (the worker's log has the traceback)")
-
-
-def _failed(run: TrainingRun, message: str) -> None:
-    _patiently(lambda: run.fail(message))
+            raise
 
 
 def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
@@ -124,16 +78,16 @@ def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
     if not resumed:
         # What an earlier attempt said is of no use now.
         fresh = {"step": 0, "total": 0, "loss": None, "tokens_per_second": None}
-        _still_mine(run.beat(phase="taking a snapshot", **fresh))
+        run.proceed(phase="taking a snapshot", **fresh)
         with life.alive(run):
             run.snapshot = snapshot_take(project=run.project)
     assert run.snapshot is not None
     counts = run.snapshot.counts
     labels = counts["judgements"] + counts["levels"]
     run.labels_seen = labels
-    _still_mine(run.beat(phase="starting", snapshot=run.snapshot, labels_seen=labels))
+    run.proceed(phase="starting", snapshot=run.snapshot, labels_seen=labels)
     if refusal := too_few_labels(run.project, labels):
-        raise RunFailed(refusal)
+        raise JobFailed(refusal)
     if (twin := finished_twin(run)) is not None:
         run.finish(same_as=twin)
         return
@@ -145,17 +99,22 @@ def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
             run, [*settings.TRAIN_COMMAND, str(folder)], stopping, base_folders=[base] if base else []
         )
     if status != 0:
-        raise RunFailed(failure_text(folder, status))
-    with life.alive(run):
-        _publish(run)
+        raise JobFailed(failure_text(folder, status))
+    try:
+        with life.alive(run):
+            _publish(run)
+    except (BadResult, BadPredictions):
+        # Without this file the result is made again when the run is resumed.
+        (folder / "metrics.json").unlink(missing_ok=True)
+        raise
 
 
 def _base_folder(run: TrainingRun) -> Path | None:
-    """Where the run's base model lies; None for one that needs no folder. Raises RunFailed with what to do instead."""
+    """Where the run's base model lies; None for one that needs no folder. Raises JobFailed with what to do instead."""
     try:
         return base_folder(run.project, run.config["base_model"])
     except RunRefused as refusal:
-        raise RunFailed(f"{refusal} Then start a new run.") from None
+        raise JobFailed(f"{refusal} Then start a new run.") from None
 
 
 @contextlib.contextmanager
@@ -185,7 +144,7 @@ def folder_write(run: TrainingRun, *, resumed: bool) -> None:
     for name in leftovers:
         (folder / name).unlink(missing_ok=True)
     if not source.is_dir():
-        raise RunFailed(
+        raise JobFailed(
             "The snapshot's files are gone from the disk. Restore the data folder from a backup, or start a new run, "
             "which takes a new snapshot."
         )
@@ -213,39 +172,38 @@ def _starter_build(run: TrainingRun, stopping: Callable[[], bool]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if (target / "config.json").exists():
         return
-    _still_mine(run.beat(phase="building the starter model"))
+    run.proceed(phase="building the starter model")
     command = starter_command(run.folder / "snapshot", target)
     status = _supervised(run, command, stopping)
     if status != 0:
-        raise RunFailed("The starter language model could not be built. " + failure_text(run.folder, status))
+        raise JobFailed("The starter language model could not be built. " + failure_text(run.folder, status))
 
 
 def _supervised(
     run: TrainingRun, command: list[str], stopping: Callable[[], bool], *, base_folders: Sequence[Path] = ()
 ) -> int:
     """Run the child and copy its progress into the row each second. Raises Stopped if it was told to stop."""
-    reason = ""
+    reason: Reason | None = None
 
     def each_second(progress: dict[str, Any] | None) -> bool:
         nonlocal reason
         try:
-            _old_connections_close()
-            mine = run.beat(**(progress or {}))
-            cancelled = TrainingRun.objects.filter(pk=run.pk, cancel_requested=True).exists()
+            old_connections_close()
+            mine, cancelled = run.beat(**(progress or {})), run.asked_to_stop()
         except (OperationalError, InterfaceError) as error:
             # A database that restarts must not cost a training. Should it stay away, the reaper gives the run up.
             logger.warning("run %s: the database doesn't answer: %s", run.pk, error)
             mine, cancelled = True, False
-        if not reason:
+        if reason is None:
             reason = (
-                "not ours" if not mine else "cancelled" if cancelled else "shutdown" if stopping() else ""
+                "not ours" if not mine else "cancelled" if cancelled else "shutdown" if stopping() else None
             )
-        return not reason
+        return reason is None
 
     status = supervise(
         command, folder=run.folder, cwd=settings.BASE_DIR, each_second=each_second, base_folders=base_folders
     )
-    if reason:
+    if reason is not None:
         raise Stopped(reason)
     return status
 
@@ -253,7 +211,7 @@ def _supervised(
 def _publish(run: TrainingRun) -> None:
     """Check what the child left and store it: version, predictions, promotion and DONE, all of it or nothing."""
     folder = run.folder
-    _still_mine(_patiently(lambda: run.beat(phase="storing predictions")))
+    patiently(lambda: run.proceed(phase="storing predictions"))
     metrics = read_metrics(folder)
     artifact = read_artifact(folder / "model", method=run.method)
     rows = read_predictions(folder)
@@ -268,48 +226,12 @@ def _publish(run: TrainingRun) -> None:
             # the signs of life need the row until then.
             if TrainingRun.objects.select_for_update(no_key=True).get(pk=run.pk).cancel_requested:
                 raise Stopped("cancelled")
-            _still_mine(run.finish(metrics=metrics))
+            if not run.finish(metrics=metrics):
+                raise Stopped("not ours")
             return version
 
-    version = _patiently(store)
+    version = patiently(store)
     logger.info("run %s: %s; %s", run.pk, version, version.gate_reason)
-
-
-def _old_connections_close() -> None:
-    """Let go of connections that are broken or past their age, so that none is held through hours of training."""
-    for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block:
-            connection.close_if_unusable_or_obsolete()
-
-
-def _still_mine(moved: bool) -> None:
-    if not moved:
-        raise Stopped("not ours")
-
-
-def _patiently(action: Callable[[], T]) -> T:
-    """Do it again while the database doesn't answer, for some minutes."""
-    deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
-    while True:
-        try:
-            return action()
-        except (OperationalError, InterfaceError) as error:
-            if transaction.get_connection().in_atomic_block or time.monotonic() > deadline:
-                raise
-            logger.warning("the database doesn't answer, trying again: %s", error)
-            time.sleep(5)
-            _old_connections_close()
-
-
-def readable_os_error(error: OSError) -> str:
-    """What a person can do about a disk that is full or a file that is missing."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NO_SPACE
-    if isinstance(error, FileNotFoundError):
-        return f"Missing: {error.filename}. Was the data folder moved, or a part of it deleted?"
-    if isinstance(error, PermissionError):
-        return f"The worker may not write {error.filename}. Give its user the data folder."
-    return f"{error.strerror or error} ({error.filename})"
 
 
 def failure_text(folder: Path, status: int) -> str:
@@ -360,14 +282,3 @@ def _log_end(folder: Path, prefix: str = "") -> str:
         return "\n".join(lines)
     found = [line for line in lines if line.startswith(prefix)]
     return found[-1].removeprefix(prefix) if found else ""
-
-
-def log_tail(folder: Path, count: int) -> list[str]:
-    """The last lines of the run's log; none if there is no log."""
-    try:
-        with (folder / "log.txt").open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 64 * 1024))
-            return file.read().decode(errors="replace").splitlines()[-count:]
-    except OSError:
-        return []

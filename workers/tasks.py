@@ -3,10 +3,7 @@
 Each is thin: load the row, call a plain function. A message that is delivered twice finds its row claimed and leaves.
 """
 
-import base64
 import contextlib
-import json
-import logging
 import multiprocessing
 import signal
 import threading
@@ -16,34 +13,19 @@ from typing import Any
 import django
 from celery.signals import worker_shutting_down
 from django.apps import apps
-from django.db import DatabaseError, connection
 
-from webapp.celery import app, enqueue
+from webapp.celery import app
 
 if not apps.ready:
     django.setup()
 
 from webapp.accounts.services import accounts_sweep
 from webapp.corpus.models import Import
-from webapp.heartbeat import redis_client
 from webapp.importing.services import import_run
-from webapp.jobs import Job
-from webapp.labels.queue import reservations_expire
 from webapp.snapshots.exporting import export_run
 from webapp.snapshots.models import Export
 from webapp.training.models import ModelExport, TrainingRun
-from webapp.training.services import EXPORT_TASK, QUEUE, TASK
-from webapp.training.triggers import retrain_all_due
 from workers import exports, housekeeping, runs
-
-logger = logging.getLogger(__name__)
-
-JOBS: list[tuple[type[Job], str, str]] = [
-    (TrainingRun, TASK, QUEUE),
-    (Import, "workers.tasks.import_file", "default"),
-    (Export, "workers.tasks.export_file", "default"),
-    (ModelExport, EXPORT_TASK, "default"),
-]
 
 # One byte of memory shared between the worker and the processes of its pool, which are forked from it.
 _stopping = multiprocessing.RawValue("b", 0)
@@ -74,108 +56,43 @@ def _sigterm_noted() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, before)
 
 
-@app.task(name=TASK)
+@app.task(name=TrainingRun.task)
 def train_run(pk: int) -> None:
     with _sigterm_noted() as stopping:
         if not stopping():
             runs.train(pk, stopping=stopping)
 
 
-@app.task(name="workers.tasks.import_file")
+@app.task(name=Import.task)
 def import_file(pk: int) -> None:
     if (row := Import.objects.filter(pk=pk).first()) is not None:
         import_run(row)
 
 
-@app.task(name="workers.tasks.export_file")
+@app.task(name=Export.task)
 def export_file(pk: int) -> None:
     if (row := Export.objects.filter(pk=pk).first()) is not None:
         export_run(row)
 
 
-@app.task(name=EXPORT_TASK)
+@app.task(name=ModelExport.task)
 def export_model(pk: int) -> None:
     with _sigterm_noted() as stopping:
         if not stopping():
             exports.export_model(pk, stopping=stopping)
 
 
-@app.task(name="workers.tasks.tick")
+@app.task
 def tick() -> None:
-    """Housekeeping, each part by itself: one that fails doesn't keep the others from their work."""
-    with _short_waits():
-        for part in (jobs_reap, jobs_send_again, reservations_expire, retrain_all_due):
-            try:
-                part()
-            except Exception:
-                logger.exception("tick: %s failed", part.__name__)
+    housekeeping.tick()
 
 
-@contextlib.contextmanager
-def _short_waits() -> Iterator[None]:
-    """Housekeeping waits for no import's locks: what it can't do now it does at a later tick."""
-    short, usual = (
-        ("SET lock_timeout = '2s'", "SET lock_timeout = DEFAULT")
-        if connection.vendor == "postgresql"
-        else ("PRAGMA busy_timeout = 2000", "PRAGMA busy_timeout = 30000")
-    )
-    with connection.cursor() as cursor:
-        cursor.execute(short)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(DatabaseError), connection.cursor() as cursor:
-            cursor.execute(usual)
-
-
-@app.task(name="workers.tasks.housekeep")
+@app.task
 def housekeep() -> None:
     housekeeping.housekeep()
 
 
-@app.task(name="workers.tasks.sessions_clear")
+@app.task
 def sessions_clear() -> None:
     """Throw away sessions that have run out, and failed sign-ins that nothing counts any more."""
     accounts_sweep()
-
-
-def jobs_reap() -> int:
-    """RUNNING jobs that have not been heard of for too long become LOST; returns how many."""
-    lost = 0
-    for model, _, _ in JOBS:
-        for job in model._default_manager.all().silent():
-            if job.lose():
-                logger.warning("%s %s is lost: no sign of life from its worker", model.__name__, job.pk)
-                lost += 1
-    return lost
-
-
-def jobs_send_again() -> int:
-    """Send QUEUED jobs whose message is nowhere in the broker (it was down, or emptied); returns how many."""
-    sent = 0
-    for model, task, queue in JOBS:
-        forgotten = list(model._default_manager.all().forgotten().values_list("pk", flat=True))
-        if model is Import:
-            # Those that wait for another import of their project are sent when that one ends.
-            forgotten = [row.pk for row in Import.objects.filter(pk__in=forgotten) if row.waits_for is None]
-        if not forgotten:
-            continue
-        waiting = messages_waiting(queue)
-        for pk in forgotten:
-            if (task, pk) not in waiting:
-                enqueue(task, pk, queue=queue)
-                sent += 1
-    return sent
-
-
-def messages_waiting(queue: str) -> set[tuple[str, int]]:
-    """Task and primary key of each message that waits in a queue. Those in a worker's hands are not among them."""
-    found = set()
-    with redis_client() as client:
-        messages = client.lrange(queue, 0, -1)
-    for message in messages:
-        with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
-            envelope = json.loads(message)
-            arguments = json.loads(base64.b64decode(envelope["body"]))[0]
-            found.add((envelope["headers"]["task"], int(arguments[0])))
-    return found

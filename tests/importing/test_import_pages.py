@@ -31,7 +31,7 @@ LINES = [
 def sent(monkeypatch: Any) -> list[tuple[str, int]]:
     """What would have gone to the broker."""
     messages: list[tuple[str, int]] = []
-    monkeypatch.setattr("webapp.importing.services.enqueue", lambda task, pk: messages.append((task, pk)))
+    monkeypatch.setattr("webapp.jobs.enqueue", lambda task, pk, queue: messages.append((task, pk)))
     return messages
 
 

@@ -25,7 +25,7 @@ SHEET = (
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What would have gone to the broker."""
     keys: list[int] = []
-    monkeypatch.setattr("webapp.importing.services.enqueue", lambda task, pk: keys.append(pk))
+    monkeypatch.setattr("webapp.jobs.enqueue", lambda task, pk, queue: keys.append(pk))
     return keys
 
 

@@ -47,7 +47,7 @@ def guessed(path: Path) -> Mapping:
 
 @pytest.fixture(autouse=True)
 def _no_broker(monkeypatch: Any) -> None:
-    monkeypatch.setattr("webapp.importing.services.enqueue", lambda task, pk: None)
+    monkeypatch.setattr("webapp.jobs.enqueue", lambda task, pk, queue: None)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ LINES: list[dict[str, Any]] = [
 
 @pytest.fixture(autouse=True)
 def _no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("webapp.importing.services.enqueue", lambda task, pk: None)
+    monkeypatch.setattr("webapp.jobs.enqueue", lambda task, pk, queue: None)
 
 
 def carried_out(

@@ -26,7 +26,7 @@ from webapp.operations import backup as backups
 from webapp.operations import tables
 from webapp.operations.backup import BackupRefused, backup_make, backup_restore
 from webapp.training.models import TrainingRun
-from workers import tasks
+from workers import housekeeping
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.django_db
@@ -78,7 +78,7 @@ def test_it_comes_back_as_it_was(
     assert User.objects.create_user("new").pk > people
     run = TrainingRun.objects.get(method="bt")
     TrainingRun.objects.filter(pk=run.pk).update(heartbeat_at="2020-01-01T00:00Z")
-    assert tasks.jobs_reap() == 1
+    assert housekeeping.jobs_reap() == 1
     run.refresh_from_db()
     assert (run.state, run.can_requeue) == (State.LOST, True)
 

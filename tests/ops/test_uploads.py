@@ -91,7 +91,7 @@ def test_a_body_of_unknown_length_is_refused(admin: User, client_of: ClientOf) -
 def test_an_upload_within_the_limit_still_comes_in(
     admin: User, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webapp.importing.services.enqueue", lambda *args: None)
+    monkeypatch.setattr("webapp.jobs.enqueue", lambda *args, **_: None)
     client = Client(enforce_csrf_checks=True)
     client.force_login(admin)
     token = re.search(

@@ -103,7 +103,7 @@ def test_datasets_loads_them(predicted: Project, tmp_path: Path, monkeypatch: An
 def test_the_page_offers_the_versions(
     predicted: Project, researcher: User, client_of: Callable[[User], Client], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("webapp.snapshots.exporting.enqueue", lambda task, pk: None)
+    monkeypatch.setattr("webapp.jobs.enqueue", lambda task, pk, queue: None)
     client = client_of(researcher)
     page = client.get("/p/capitals/exports/").content.decode()
     assert "oprm v1 (serves)" in page

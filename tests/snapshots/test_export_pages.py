@@ -22,7 +22,7 @@ CHOICE = {"format": "trl-explicit", "file_type": "jsonl", "aggregation": "majori
 def sent(monkeypatch: Any) -> list[tuple[str, int]]:
     """What would have gone to the broker."""
     messages: list[tuple[str, int]] = []
-    monkeypatch.setattr("webapp.snapshots.exporting.enqueue", lambda task, pk: messages.append((task, pk)))
+    monkeypatch.setattr("webapp.jobs.enqueue", lambda task, pk, queue: messages.append((task, pk)))
     return messages
 
 

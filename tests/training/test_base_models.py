@@ -358,15 +358,6 @@ def artifact_write(folder: Path, **fields: Any) -> None:
     )
 
 
-def test_the_hubs_revision_is_on_the_card(labelled: Project, make_version: Make) -> None:
-    from webapp.training.card import model_card
-
-    version = make_version(labelled, 1)
-    version.run.config["base_model"] = "org/name@v2"
-    artifact_write(version.path, base_revision="0123abc")
-    assert "- Base model: org/name@v2 (revision `0123abc`), tuning" in model_card(version)
-
-
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -19,7 +19,6 @@ from webapp.training.services import (
     RunRefused,
     config_digest,
     run_config,
-    run_hand_back,
     run_resume,
     run_start,
     version_promote,
@@ -191,9 +190,9 @@ def test_hand_back_is_only_the_holders(labelled: Project, make_run: Make) -> Non
     run = make_run(labelled)
     assert run.claim()
     other = TrainingRun.objects.get(pk=run.pk)
-    assert run_hand_back(run=run)
+    assert run.hand_back()
     assert other.claim()
-    assert not run_hand_back(run=run), "somebody else runs it by now"
+    assert not run.hand_back(), "somebody else runs it by now"
     assert not run.finish()
     assert not run.fail("too late")
     assert not run.stop()

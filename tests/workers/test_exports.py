@@ -17,7 +17,8 @@ from workers import exports, tasks
 
 CONVERT = """
 import json, pathlib, sys
-model, out, _, metrics = sys.argv[1:]
+model, out, _, metrics, *options = sys.argv[1:]
+assert "--title=Ordinal (OPRM) v1 of Capitals" in options
 assert "annotators" not in json.loads(pathlib.Path(metrics).read_text())
 out = pathlib.Path(out)
 out.mkdir()
@@ -68,8 +69,11 @@ def test_the_caliper_format_has_model_card_and_metrics(export: ModelExport, vers
     for words in (
         "# Ordinal (OPRM) v1 of Capitals",
         version.digest,
-        "Pair accuracy: 80.0 % (95 % interval 75.0 % to 85.0 %), n = 60",
-        "Before: Calibration error (ECE) 0.093",
+        f"run {version.run_id}",
+        "| Pair accuracy | 0.800 [0.750, 0.850] | 60 |",
+        "A monotone recalibration of the rating distribution",
+        "| Calibration error (ECE) | 0.093 |",
+        "**Failed its suite of injected text, empty answers, padding and order:**",
         "An empty answer lands in bad only 25% of 12 times",
     ):
         assert words in card
@@ -133,7 +137,7 @@ def test_a_worker_that_shuts_down_hands_it_back(
     export: ModelExport, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[Any] = []
-    monkeypatch.setattr(exports, "enqueue", lambda *message: sent.append(message))
+    monkeypatch.setattr("webapp.jobs.enqueue", lambda task, pk, queue: sent.append((task, pk)))
     ModelExport.objects.update(format="transformers")
     program(settings, "import time; time.sleep(60)")
     exports.export_model(export.pk, stopping=lambda: True)

@@ -20,7 +20,7 @@ from webapp.corpus.models import Import, Project
 from webapp.jobs import Job, State
 from webapp.snapshots.models import Export
 from webapp.training.models import TrainingRun
-from workers import tasks
+from workers import housekeeping, tasks
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
@@ -74,7 +74,7 @@ def until_lost(*rows: Job) -> float:
     began = time.monotonic()
     while any(state(row) != State.LOST for row in rows):
         assert time.monotonic() - began < 20, [state(row) for row in rows]
-        tasks.jobs_reap()
+        housekeeping.jobs_reap()
         time.sleep(0.2)
     return time.monotonic() - began
 
@@ -104,7 +104,7 @@ def test_jobs_that_read_or_pack(labelled: Project, make_run: Any, start: Start) 
     for process in processes:
         there(process)
     time.sleep(LOST_AFTER + 1)
-    assert tasks.jobs_reap() == 0, "they live"
+    assert housekeeping.jobs_reap() == 0, "they live"
     # One is halted, as by a machine that hangs; the others are killed.
     processes[0].send_signal(signal.SIGSTOP)
     for process in processes[1:]:
@@ -130,7 +130,7 @@ def test_a_run_that_stores_its_predictions(labelled: Project, make_run: Any, sta
     process = start("train_run", run, "workers.runs:predictions_store")
     there(process)
     time.sleep(LOST_AFTER + 1)
-    tasks.jobs_reap()
+    housekeeping.jobs_reap()
     assert state(run) == State.RUNNING
     process.kill()
     assert until_lost(run) < LOST_AFTER + 3

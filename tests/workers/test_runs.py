@@ -19,7 +19,7 @@ from webapp.jobs import State
 from webapp.ratings.models import Prediction
 from webapp.training.models import ModelVersion, TrainingRun
 from workers import child, runs
-from workers.child import FolderBusy, ProgressFile, folder_lock, progress_fields, supervise
+from workers.child import FolderBusy, ProgressLog, folder_lock, progress_fields, supervise
 
 pytestmark = pytest.mark.usefixtures("fake")
 
@@ -195,9 +195,11 @@ def test_a_full_disk_and_missing_files_are_named(
 
 
 def test_other_errors_of_the_disk_are_readable(data_dir: Path) -> None:
-    assert "may not write /x" in runs.readable_os_error(PermissionError(errno.EACCES, "no", "/x"))
-    assert "Missing: /x" in runs.readable_os_error(FileNotFoundError(errno.ENOENT, "no", "/x"))
-    assert "Input/output error (/x)" in runs.readable_os_error(OSError(errno.EIO, "Input/output error", "/x"))
+    assert "may not write /x" in child.readable_os_error(PermissionError(errno.EACCES, "no", "/x"))
+    assert "Missing: /x" in child.readable_os_error(FileNotFoundError(errno.ENOENT, "no", "/x"))
+    assert "Input/output error (/x)" in child.readable_os_error(
+        OSError(errno.EIO, "Input/output error", "/x")
+    )
 
 
 # --- Stopping ---
@@ -400,7 +402,7 @@ def test_the_child_gets_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_progress_reads_only_what_is_new_and_whole(tmp_path: Path) -> None:
     path = tmp_path / "progress.jsonl"
     path.write_text('{"phase": "training", "step": 9, "total": 9}\n')
-    progress = ProgressFile(path)
+    progress = ProgressLog(path)
     assert progress.newest() is None, "an earlier attempt's lines say nothing of this one"
     with path.open("a") as file:
         file.write(
@@ -419,7 +421,7 @@ def test_progress_reads_only_what_is_new_and_whole(tmp_path: Path) -> None:
     newest = progress.newest()
     assert newest is not None
     assert newest["phase"] == "saving"
-    assert ProgressFile(tmp_path / "absent").newest() is None
+    assert ProgressLog(tmp_path / "absent").newest() is None
 
 
 @pytest.mark.parametrize(

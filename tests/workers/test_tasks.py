@@ -17,7 +17,7 @@ from webapp.jobs import State
 from webapp.labels.models import Assignment
 from webapp.snapshots.models import Export
 from webapp.training.models import TrainingRun
-from workers import tasks
+from workers import housekeeping, tasks
 
 Make = Callable[..., TrainingRun]
 
@@ -26,7 +26,7 @@ Make = Callable[..., TrainingRun]
 def broker(private_redis: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A real, empty Redis, to which this process sends."""
     settings.REDIS_URL = private_redis
-    with tasks.redis_client() as client:
+    with housekeeping.redis_client() as client:
         client.flushdb()
     app = celery.Celery(broker=private_redis, set_as_current=False)
     monkeypatch.setattr(webapp.celery, "app", app)
@@ -45,8 +45,8 @@ def test_jobs_of_dead_workers_become_lost(labelled: Project, make_run: Make) -> 
         project=labelled, folder="imports/1", state=State.RUNNING, heartbeat_at=old()
     )
     export = Export.objects.create(project=labelled, state=State.RUNNING, heartbeat_at=old())
-    assert tasks.jobs_reap() == 3
-    assert tasks.jobs_reap() == 0
+    assert housekeeping.jobs_reap() == 3
+    assert housekeeping.jobs_reap() == 0
     for row in (silent, import_row, export):
         row.refresh_from_db()
         assert row.state == State.LOST
@@ -65,20 +65,20 @@ def test_only_jobs_whose_message_is_lost_are_sent_again(
     with django_capture_on_commit_callbacks(execute=True):
         webapp.celery.enqueue("workers.tasks.train_run", waits.pk, queue="train")
     with django_capture_on_commit_callbacks(execute=True):
-        assert tasks.jobs_send_again() == 2
-    assert tasks.messages_waiting("train") == {
+        assert housekeeping.jobs_send_again() == 2
+    assert housekeeping.messages_waiting("train") == {
         ("workers.tasks.train_run", waits.pk),
         ("workers.tasks.train_run", lost.pk),
     }
-    assert tasks.messages_waiting("default") == {("workers.tasks.import_file", import_row.pk)}
+    assert housekeeping.messages_waiting("default") == {("workers.tasks.import_file", import_row.pk)}
     with django_capture_on_commit_callbacks(execute=True):
-        assert tasks.jobs_send_again() == 0, "once is enough, however long they wait"
+        assert housekeeping.jobs_send_again() == 0, "once is enough, however long they wait"
 
 
 def test_strange_messages_in_a_queue_are_passed_over(broker: str) -> None:
-    with tasks.redis_client() as client:
+    with housekeeping.redis_client() as client:
         client.lpush("train", "not json", "{}", json.dumps({"headers": {"task": "x"}, "body": "!"}))
-    assert tasks.messages_waiting("train") == set()
+    assert housekeeping.messages_waiting("train") == set()
 
 
 def test_a_part_of_the_tick_that_fails_leaves_the_others_alone(
@@ -89,7 +89,7 @@ def test_a_part_of_the_tick_that_fails_leaves_the_others_alone(
 
     labelled.retrain_after_labels = 5
     labelled.save()
-    monkeypatch.setattr(tasks, "jobs_send_again", broken)
+    monkeypatch.setattr(housekeeping, "jobs_send_again", broken)
     monkeypatch.setattr(webapp.celery.app, "send_task", lambda *args, **kwargs: None)
     tasks.tick()
     assert "tick: broken failed" in caplog.text

@@ -481,6 +481,8 @@ class Pair(models.Model):
 class Import(Job):
     """One upload into a project: the file, what was found in it, and what was written."""
 
+    task = "workers.tasks.import_file"
+
     class Format(models.TextChoices):
         AUTO = "auto", "recognise it"
         MAPPED = "mapped", "columns named by hand"

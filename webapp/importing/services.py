@@ -5,7 +5,6 @@ check   what is new, what is there already, what contradicts (a dry run ends her
 write   the same walk, with the new rows, in one transaction that also finishes the Import row
 """
 
-import logging
 import re
 import secrets
 import shutil
@@ -23,7 +22,6 @@ from django.utils import timezone
 
 from webapp import life
 from webapp.accounts.models import User
-from webapp.celery import enqueue
 from webapp.corpus.access import ProjectArchived, check_not_archived
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Import, Project
@@ -36,14 +34,8 @@ from webapp.importing.shapes import PARSERS, NotRecognised, recognise
 from webapp.importing.spool import OnProgress, Spool, spool_records
 from webapp.importing.survey import guess, survey, survey_write
 from webapp.importing.writing import CorpusWriter
-from webapp.jobs import REQUEUABLE, ProgressFile, State
+from webapp.jobs import REQUEUABLE, ProgressFile, State, Stopped, carried
 from webapp.limits import OUT_OF_MEMORY, memory_limited
-
-logger = logging.getLogger(__name__)
-
-
-class Stopped(Exception):
-    """The row is no longer RUNNING, or its cancel button was pressed."""
 
 
 def import_start(*, project: Project, files: Sequence[UploadedFile], format: str, created_by: User) -> Import:
@@ -69,7 +61,7 @@ def import_start(*, project: Project, files: Sequence[UploadedFile], format: str
                 format=format,
             )
             audit_import(row, Action.IMPORT_UPLOADED, created_by)
-            enqueue("workers.tasks.import_file", row.pk)
+            row.enqueue()
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
@@ -107,7 +99,6 @@ def import_retry(*, import_row: Import, actor: User | None = None) -> bool:
     queued = import_row.requeue()
     if queued:
         audit_import(import_row, Action.IMPORT_RETRIED, actor)
-        enqueue("workers.tasks.import_file", import_row.pk)
     return queued
 
 
@@ -115,7 +106,7 @@ def import_next(*, project: Project) -> None:
     """Send the import of the project that has waited longest for another one to end, if there is one."""
     waiting = Import.objects.filter(project=project, state=State.QUEUED).order_by("queued_at", "pk").first()
     if waiting is not None:
-        enqueue("workers.tasks.import_file", waiting.pk)
+        waiting.enqueue()
 
 
 @transaction.atomic
@@ -131,7 +122,7 @@ def import_confirm(*, import_row: Import, actor: User | None = None) -> bool:
     )  # fmt: skip
     if confirmed:
         audit_import(import_row, Action.IMPORT_CONFIRMED, actor)
-        enqueue("workers.tasks.import_file", import_row.pk)
+        import_row.enqueue()
     return confirmed
 
 
@@ -163,7 +154,7 @@ def _look_again(import_row: Import, action: Action, actor: User | None, **change
     if queued:
         import_row.refresh_from_db()
         audit_import(import_row, action, actor)
-        enqueue("workers.tasks.import_file", import_row.pk)
+        import_row.enqueue()
     return queued
 
 
@@ -306,12 +297,12 @@ def import_run(import_row: Import) -> None:
     """
     if not import_row.claim():
         return
-    with life.alive(import_row) as sign:
-        _import_run(import_row, sign)
+    with carried(import_row, explain=_explained), life.alive(import_row) as sign:
+        _import(import_row, sign)
     import_next(project=import_row.project)
 
 
-def _import_run(import_row: Import, sign: life.Life) -> None:
+def _import(import_row: Import, sign: life.Life) -> None:
     folder = settings.DATA_DIR / import_row.folder
     shown = ProgressFile(folder / PROGRESS)
     last = 0.0
@@ -322,19 +313,16 @@ def _import_run(import_row: Import, sign: life.Life) -> None:
             return
         last = time.monotonic()
         if sign.cancelled:
-            raise Stopped
+            raise Stopped("cancelled")
         if phase == "writing":  # inside the transaction: other connections would not see the row change
             shown.write(step=step, total=total)
-        elif not import_row.beat(phase=phase, step=step, total=total) or _cancelled(import_row):
-            raise Stopped
-
-    def before_write(records: int) -> None:
-        if _cancelled(import_row) or not import_row.beat(phase="writing", step=0, total=records):
-            raise Stopped
+        else:
+            import_row.proceed(phase=phase, step=step, total=total)
 
     def written(report: Report) -> None:
         if not import_row.finish(report=report.as_json()):
-            raise Stopped  # given up as lost meanwhile: roll back, so that the state tells the truth
+            # Given up as lost meanwhile: roll back, so that the state tells the truth.
+            raise Stopped("not ours")
 
     try:
         with memory_limited():
@@ -347,47 +335,34 @@ def _import_run(import_row: Import, sign: life.Life) -> None:
                 dry_run=import_row.dry_run,
                 folder=folder,
                 progress=progress,
-                before_write=before_write,
+                before_write=lambda records: import_row.proceed(phase="writing", step=0, total=records),
                 written=written,
             )
         if import_row.dry_run:
             import_row.finish(report=report.as_json())
-    except Stopped:
-        import_row.stop()
     except NotRecognised as error:
         _ask(import_row, folder, str(error))
-    except ImportRefused as error:
-        import_row.fail(printable(str(error)))
-    except MemoryError:
-        logger.warning("import %s needed more memory than it may take", import_row.pk)
-        import_row.fail(f"{OUT_OF_MEMORY} Nothing was imported. Split the files.")
-    except (IntegrityError, OperationalError) as error:
-        logger.exception("import %s failed", import_row.pk)
-        import_row.fail(f"The database refused the import, and nothing was written ({error}). Try again.")
-    except OSError as error:
-        logger.exception("import %s failed", import_row.pk)
-        import_row.fail(f"A file could not be read or written, and nothing was imported ({error}).")
-    except Exception as error:
-        logger.exception("import %s failed", import_row.pk)
-        import_row.fail(
-            f"{type(error).__name__}: {error}. Nothing was imported; the worker's log has the traceback."
-        )
     finally:
         shown.remove()
 
 
 def _ask(import_row: Import, folder: Path, why: str) -> None:
     """The files are in no known format: note what their columns hold, and leave the row to be asked about."""
-    try:
-        found = survey(sources_in(folder))
-        if not import_row.dry_run or not found["columns"]:
-            raise ImportRefused(why)
-        survey_write(folder, found)
-    except ImportRefused as error:
-        import_row.fail(printable(str(error)))
-    else:
-        import_row.finish(report={"asks": printable(why), "rows": found["rows"]})
+    found = survey(sources_in(folder))
+    if not import_row.dry_run or not found["columns"]:
+        raise ImportRefused(why)
+    survey_write(folder, found)
+    import_row.finish(report={"asks": printable(why), "rows": found["rows"]})
 
 
-def _cancelled(import_row: Import) -> bool:
-    return Import.objects.filter(pk=import_row.pk, cancel_requested=True).exists()
+def _explained(error: Exception) -> str:
+    match error:
+        case ImportRefused():
+            return printable(str(error))
+        case MemoryError():
+            return f"{OUT_OF_MEMORY} Nothing was imported. Split the files."
+        case IntegrityError() | OperationalError():
+            return f"The database refused the import, and nothing was written ({error}). Try again."
+        case OSError():
+            return f"A file could not be read or written, and nothing was imported ({error})."
+    return f"{type(error).__name__}: {error}. Nothing was imported; the worker's log has the traceback."

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from webapp.jobs import JobFailed
+
 # One row (a line, a list's element): two responses and a prompt of the longest allowed kind, JSON-escaped, fit.
 MAX_ROW_BYTES = 16 * 1024 * 1024
 MAX_COLUMNS = 1000
@@ -15,7 +17,7 @@ Row = dict[str, Any]
 Tick = Callable[[int], None]
 
 
-class ImportRefused(Exception):
+class ImportRefused(JobFailed):
     """The whole import fails. The message says what is wrong and what to do, in one or two sentences."""
 
 

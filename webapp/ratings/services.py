@@ -8,6 +8,7 @@ from typing import Any
 from django.db import transaction
 
 from webapp.corpus.models import Response
+from webapp.jobs import JobFailed
 from webapp.ratings.models import Prediction
 from webapp.ratings.probabilities import RATINGS
 from webapp.training.models import ModelVersion
@@ -15,7 +16,7 @@ from webapp.training.models import ModelVersion
 BATCH = 1000
 
 
-class BadPredictions(Exception):
+class BadPredictions(JobFailed):
     """predictions.parquet holds something that no model of ours writes. The message names the row."""
 
 

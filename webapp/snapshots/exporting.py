@@ -1,6 +1,5 @@
 """Making an export: data file, data card and archive, from one consistent read of the labels."""
 
-import logging
 import os
 import shutil
 import tempfile
@@ -15,10 +14,9 @@ from django.db import OperationalError, transaction
 
 from webapp import life
 from webapp.accounts.models import User
-from webapp.celery import enqueue
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Project
-from webapp.jobs import ProgressFile
+from webapp.jobs import JobFailed, ProgressFile, carried, explained
 from webapp.labels.models import Judgement
 from webapp.limits import OUT_OF_MEMORY, memory_limited
 from webapp.snapshots.data_card import agreement_lines, data_card
@@ -28,17 +26,13 @@ from webapp.snapshots.reading import Judgements, Levels, consistent_read
 from webapp.snapshots.services import Watch, snapshot_freeze, snapshot_record
 from webapp.snapshots.writing import Sink, sink
 
-logger = logging.getLogger(__name__)
-
-TASK = "workers.tasks.export_file"
-
 STORED = (".parquet", ".safetensors")
 
 # What an export's row says of what was asked for.
 SETTINGS = ("format", "file_type", "aggregation", "superseded", "safe_for_spreadsheets", "version")
 
 
-class ExportRefused(Exception):
+class ExportRefused(JobFailed):
     """The export cannot be made as asked; the message says why and what to ask for."""
 
 
@@ -184,7 +178,7 @@ def export_start(*, export_row: Export, project: Project, created_by: User) -> E
         action=Action.EXPORT_STARTED,
         detail={"export": export_row.pk, **chosen},
     )
-    enqueue(TASK, export_row.pk)
+    export_row.enqueue()
     return export_row
 
 
@@ -199,7 +193,6 @@ def export_retry(*, export_row: Export, actor: User | None = None) -> bool:
             action=Action.EXPORT_RETRIED,
             detail={"export": export_row.pk},
         )
-        enqueue(TASK, export_row.pk)
     return queued
 
 
@@ -208,12 +201,13 @@ def export_run(export_row: Export) -> None:
 
     A row that somebody else has claimed is left alone.
     """
-    if export_row.claim():
-        with life.alive(export_row):
-            _export_run(export_row)
+    if not export_row.claim():
+        return
+    with carried(export_row, explain=_explained), life.alive(export_row):
+        _export(export_row)
 
 
-def _export_run(export_row: Export) -> None:
+def _export(export_row: Export) -> None:
     shown = ProgressFile(export_row.progress_path)
     last = 0.0
 
@@ -228,8 +222,7 @@ def _export_run(export_row: Export) -> None:
         shutil.rmtree(export_row.folder, ignore_errors=True)
         export_row.folder.parent.mkdir(parents=True, exist_ok=True)
         rows = Judgement.objects.filter(pair__project=export_row.project).count()
-        if not export_row.beat(phase="writing", total=rows):
-            return
+        export_row.proceed(phase="writing", total=rows)
         with memory_limited():
             report = export_write(
                 project=export_row.project,
@@ -240,16 +233,14 @@ def _export_run(export_row: Export) -> None:
         zip_folder(export_row.folder, export_row.archive, archive_name(export_row))
         report["archive_bytes"] = export_row.archive.stat().st_size
         export_row.finish(report=report)
-    except ExportRefused as error:
-        export_row.fail(str(error))
-    except MemoryError:
-        logger.warning("export %s needed more memory than it may take", export_row.pk)
-        export_row.fail(f"{OUT_OF_MEMORY} Ask the operator for more.")
-    except (OSError, OperationalError) as error:
-        logger.exception("export %s failed", export_row.pk)
-        export_row.fail(f"A file or the database could not be used ({error}). Mend that and try again.")
-    except Exception as error:
-        logger.exception("export %s failed", export_row.pk)
-        export_row.fail(f"{type(error).__name__}: {error} (the worker's log has the traceback).")
     finally:
         shown.remove()
+
+
+def _explained(error: Exception) -> str:
+    match error:
+        case MemoryError():
+            return f"{OUT_OF_MEMORY} Ask the operator for more."
+        case OSError() | OperationalError():
+            return f"A file or the database could not be used ({error}). Mend that and try again."
+    return explained(error)

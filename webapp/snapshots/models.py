@@ -30,6 +30,8 @@ class Snapshot(models.Model):
 class Export(Job):
     """One export of a project's labels in one format, made by a worker."""
 
+    task = "workers.tasks.export_file"
+
     class Format(models.TextChoices):
         JUDGEMENTS = "judgements", "Caliper judgements (canonical, one row per judgement)"
         CALIPER = "caliper", "Caliper JSONL (everything, can be imported again)"

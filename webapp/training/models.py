@@ -8,16 +8,24 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from django.conf import settings
-from django.db import models
+from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from webapp.corpus.base_models import base_model_public
 from webapp.corpus.models import Method, Project
 from webapp.jobs import ACTIVE, Job, JobQuerySet, State
 from webapp.snapshots.models import Snapshot
 
 ARTIFACT_NAME = "reward_config.json"
 ARCHIVE_FORMAT = 2  # 1 could hold a path
+# Estimates of people stay with the project: the model may go anywhere.
+PERSONAL = ("annotators", "annotator_count")
+
+
+def public_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings as people may see them: a path, which older versions took as a base model, is not told."""
+    return {**config, "base_model": base_model_public(config.get("base_model", "unknown"))}
 
 
 class RunQuerySet(JobQuerySet):
@@ -28,6 +36,9 @@ class RunQuerySet(JobQuerySet):
 
 class TrainingRun(Job):
     """Config, state, progress, metrics and log of a training. Its folder: DATA_DIR/runs/<pk> (docs/run-folder.md)."""
+
+    task = "workers.tasks.train_run"
+    queue = "train"
 
     class Trigger(models.TextChoices):
         BUTTON = "button", "started by hand"
@@ -75,6 +86,15 @@ class TrainingRun(Job):
             self.request_cancel()
             return False
         return super().claim()
+
+    def hand_back(self) -> bool:
+        """RUNNING -> QUEUED; LOST if the same training already waits there."""
+        try:
+            with transaction.atomic():
+                return super().hand_back()
+        except IntegrityError:
+            words = "The worker was shut down. The same training waits in the queue already; Resume continues this one."
+            return self._move([State.RUNNING], State.LOST, mine=True, finished_at=timezone.now(), error=words)
 
     @property
     def folder(self) -> Path:
@@ -161,6 +181,14 @@ class ModelVersion(models.Model):
         return earlier.order_by("-promoted_at").first()
 
     @property
+    def public_metrics(self) -> dict[str, Any]:
+        """metrics.json without what it says about single people, and without a path of this server."""
+        public = {name: value for name, value in self.metrics.items() if name not in PERSONAL}
+        if isinstance(config := public.get("config"), dict):
+            public["config"] = public_config(config)
+        return public
+
+    @property
     def is_packed(self) -> bool:
         return self.packed_at is not None
 
@@ -173,6 +201,8 @@ class ModelExportQuerySet(JobQuerySet):
 
 class ModelExport(Job):
     """A version packed for download by a worker. The rows stay: they say who took which model out, and when."""
+
+    task = "workers.tasks.export_model"
 
     class Format(models.TextChoices):
         CALIPER = "caliper", "Caliper format"

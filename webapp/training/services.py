@@ -13,7 +13,6 @@ from django.utils import timezone
 
 from webapp import __version__
 from webapp.accounts.models import User
-from webapp.celery import enqueue
 from webapp.corpus.access import check_not_archived
 from webapp.corpus.audit import COMMAND, Action, audit
 from webapp.corpus.base_models import (
@@ -40,9 +39,6 @@ from webapp.training.models import ModelExport, ModelVersion, TrainingRun
 from webapp.words import counted
 
 CONFIG_FORMAT = 1
-TASK = "workers.tasks.train_run"
-QUEUE = "train"
-EXPORT_TASK = "workers.tasks.export_model"
 
 _GONE_REMEDY = "Restore the data folder from a backup, or train again."
 
@@ -223,7 +219,7 @@ def run_start(
             detail={"run": run.pk, "method": run.method, "trigger": run.trigger, "config": resolved},
         )
         if send:
-            enqueue(TASK, run.pk, queue=QUEUE)
+            run.enqueue()
     return run
 
 
@@ -241,7 +237,6 @@ def run_resume(*, run: TrainingRun, actor: User | None = None) -> bool:
         return False
     if moved:
         audit(project=run.project, actor=actor, action=Action.TRAINING_RESUMED, detail={"run": run.pk})
-        enqueue(TASK, run.pk, queue=QUEUE)
     return moved
 
 
@@ -252,22 +247,6 @@ def run_cancel(*, run: TrainingRun, actor: User | None = None) -> bool:
     if asked:
         audit(project=run.project, actor=actor, action=Action.TRAINING_CANCELLED, detail={"run": run.pk})
     return asked
-
-
-def run_hand_back(*, run: TrainingRun) -> bool:
-    """A worker that is shut down puts its run back into the queue; LOST if the same training already waits there."""
-    try:
-        with transaction.atomic():
-            moved = run.hand_back()
-    except IntegrityError:
-        return TrainingRun.objects.filter(pk=run.pk, state=State.RUNNING, started_at=run.started_at).update(
-            state=State.LOST,
-            finished_at=timezone.now(),
-            error="The worker was shut down. The same training waits in the queue already; Resume continues this one.",
-        ) == 1  # fmt: skip
-    if moved:
-        enqueue(TASK, run.pk, queue=QUEUE)
-    return moved
 
 
 def finished_twin(run: TrainingRun) -> TrainingRun | None:
@@ -377,7 +356,7 @@ def model_export_start(*, version: ModelVersion, format: str, created_by: User) 
         action=Action.MODEL_EXPORT_STARTED,
         detail={"export": export.pk, "method": version.method, "version": version.number, "format": format},
     )
-    enqueue(EXPORT_TASK, export.pk)
+    export.enqueue()
     return export
 
 

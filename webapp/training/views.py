@@ -21,11 +21,10 @@ from webapp.jobs import State
 from webapp.labels.names import annotator_names
 from webapp.paths import without_paths
 from webapp.training import reports, services
-from webapp.training.card import public_config
 from webapp.training.charts import loss_chart, reliability_chart
 from webapp.training.forms import RunForm
 from webapp.training.metrics import headline, metric_rows
-from webapp.training.models import ModelExport, ModelVersion, TrainingRun
+from webapp.training.models import ModelExport, ModelVersion, TrainingRun, public_config
 from webapp.training.progress import read_log, read_progress
 from webapp.training.promotions import promotions, story_of
 from webapp.waiting import change_token, unless_seen, waiting_for_worker
@@ -41,7 +40,7 @@ def waiting_reason(run: TrainingRun) -> str:
             "Its worker has given no sign of life for a while. As soon as a worker of the default queue looks after "
             "it, this run becomes “lost” and can be resumed."
         )
-    return waiting_for_worker(run, services.QUEUE)
+    return waiting_for_worker(run)
 
 
 @require_safe

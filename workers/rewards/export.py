@@ -1,4 +1,7 @@
-"""Write a trained model as plain transformers load it: `python -m workers.rewards.export MODEL_DIR OUT_DIR`.
+"""A trained model to take away, with its model card: `python -m workers.rewards.export MODEL_DIR OUT_DIR`.
+
+`--format caliper` packs the model as it is saved; `--format transformers` (default) makes a folder that plain
+transformers load.
 
 artifacts/export.py says what each kind of model becomes.
 """
@@ -11,15 +14,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .artifacts.export import ExportError, export_model
+from .artifacts.export import ExportError, export_model, pack_model
 from .artifacts.save import ArtifactError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; prints the report as JSON.  Exit status 0 exported, 2 refused (one line on standard error)."""
+    """The command; prints export_model's report as JSON.  Exit status 2: refused (one line on standard error)."""
     parser = argparse.ArgumentParser(prog="python -m workers.rewards.export", description=__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL_DIR")
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
+    parser.add_argument("--format", choices=("transformers", "caliper"), default="transformers")
+    parser.add_argument("--title", help="of the model card (default: the method)")
+    parser.add_argument("--made", help="for the model card: when, and by which run")
     parser.add_argument(
         "--metrics", type=Path, help="metrics.json for the model card (default: the one beside MODEL_DIR)"
     )
@@ -29,7 +35,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if options.metrics or path.is_file():
             metrics = json.loads(path.read_text(encoding="utf-8"))
-        report = export_model(options.model, options.out, metrics)
+        words = {"title": options.title, "made": options.made}
+        if options.format == "caliper":
+            pack_model(options.model, options.out, metrics, **words)
+            return 0
+        report = export_model(options.model, options.out, metrics, **words)
     except (ArtifactError, ExportError) as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2

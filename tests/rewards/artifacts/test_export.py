@@ -217,10 +217,10 @@ def test_the_card_says_what_is_known_and_claims_nothing_else(trained: Path, tmp_
         metrics["model_digest"],
         f"{metrics['training']['judgements']} judgements",
         f"{pairs['accuracy']['value']:.3f} [{pairs['accuracy']['low']:.3f}",
-        "the longer wins",
-        "people predicting one another",
-        "| ECE, equal width | 0.200 | 0.100 |",
-        "**Not passed.**",
+        "Accuracy of “the longer one wins”",
+        "Human ceiling (leave one out)",
+        "| Calibration error (ECE) | 0.200 | 0.100 |",
+        "**Failed its suite of injected text",
         "empty answers are not bad",
         "| score_line | 0.120 | 0.010 | 9 |",
         "Whole groups were held out",
@@ -299,7 +299,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
 
 
 def metrics_are_in(folder: Path) -> bool:
-    return "Pairwise accuracy" in (folder / "README.md").read_text()
+    return "Pair accuracy" in (folder / "README.md").read_text()
 
 
 def test_a_folder_that_would_score_otherwise_is_never_written(

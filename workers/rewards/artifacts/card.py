@@ -1,10 +1,12 @@
 """The model card of an exported model: what it is, how to use it, how good it was measured to be, and where not.
 
-Figures come from the run's metrics.json; what it doesn't hold, the card doesn't claim.
+Figures come from the run's metrics.json; what it doesn't hold, the card doesn't claim.  They have the names that they
+have on the version's page.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -139,17 +141,31 @@ def usage(config: Row, report: Row) -> str:
     return code + _RATINGS_READ
 
 
-def model_card(config: Row, metrics: Row | None, report: Row) -> str:
-    """README.md with the hub's front matter.  `config` is reward_config.json, `report` export_model's."""
+_CALIPER_USE = """\
+`reward_config.json` names method, scale, template and calibration; `metrics.json` holds all that was measured.
+With Caliper's `workers.rewards` (plain PyTorch):
+
+    python -m workers.rewards.score MODEL_DIR RESPONSES
+    python -m workers.rewards.export MODEL_DIR OUT_DIR    # a folder for plain transformers"""
+
+
+def model_card(
+    config: Row, metrics: Row | None, report: Row | None, *, title: str | None = None, made: str | None = None
+) -> str:
+    """README.md.  `config` is reward_config.json; `report` is export_model's, None for a model in Caliper's own format.
+
+    `title` and `made` (when, by which run) are the worker's, who knows project and version.
+    """
     run = (metrics or {}).get("config") or {}
     parts = [
-        _front_matter(config, report),
-        _what(config, run, report),
-        _section("Use", _use(config, report)),
+        *([_front_matter(config, report)] if report else []),
+        _what(config, run, report, title, made),
+        _section("Use", _use(config, report) if report else _CALIPER_USE),
         _section("Training data", _data(metrics, run)),
         _section("Held-out results", _results(metrics)),
-        _section("Calibration", _calibration(config, metrics)),
+        _section("Calibration", _calibration(config, metrics, raw=report is not None)),
         _section("Robustness", _robustness(metrics)),
+        *([_section("Settings", _settings(run))] if run else []),
         _section("Limits", _limits(config, metrics)),
     ]
     return "\n\n".join(parts) + "\n"
@@ -183,21 +199,23 @@ def _base(config: Row) -> str:
     return {"folder": f"{rest} (a local model)", "version": f"{rest} of the same project"}.get(kind, name)
 
 
-def _what(config: Row, run: Row, report: Row) -> str:
+def _what(config: Row, run: Row, report: Row | None, title: str | None, made: str | None) -> str:
     output = (
         "one number, the reward: higher is better, and only differences between responses mean something"
         if config["kind"] == "scalar"
         else "a probability for each of the ratings 1 (worst) to 9 (best); the reward is the expected rating"
     )
     lines = [
-        f"# Reward model ({config['method']})",
+        f"# {title or 'Reward model (' + config['method'] + ')'}",
         "",
         f"It reads a conversation and a response and gives {output}. Made with Caliper.",
         "",
         f"- Base model: {_base(config)}",
         f"- Objective: {OBJECTIVES[config['method']]}",
     ]
-    if config["kind"] == "ordinal":
+    if made:
+        lines.append(f"- Made: {made}")
+    if config["kind"] == "ordinal" and config.get("partition"):
         bad, normal = config["partition"]
         lines.append(f"- Levels: bad is 1 to {bad}, normal {bad + 1} to {normal}, good {normal + 1} to 9")
     tuning = {
@@ -209,14 +227,26 @@ def _what(config: Row, run: Row, report: Row) -> str:
         lines.append(
             f"- Trained: {tuning[run['tuning']]}; {run.get('epochs')} epochs, seed {run.get('seed')}"
         )
+    if report:
+        remote = ", with `trust_remote_code=True`: modeling_caliper.py" if report["trust_remote_code"] else ""
+        lines.append(f"- Loads as: `{report['auto_class']}` ({report['architecture']}){remote}")
     lines += [
-        f"- Loads as: `{report['auto_class']}` ({report['architecture']})"
-        + (", with `trust_remote_code=True`: modeling_caliper.py" if report["trust_remote_code"] else ""),
         f"- Model digest: `{config.get('digest')}`",
         "- Licence: that of the base model applies to these weights, and the labels may have terms of their own; "
         "whoever shares this model chooses a licence that fits both",
     ]
     return "\n".join(lines)
+
+
+_CALIBRATIONS = {
+    "temperature": "Temperature scaling",
+    "beta_cdf": "A monotone recalibration of the rating distribution, a beta curve over its cumulative shares",
+}
+
+
+def _settings(run: Row) -> str:
+    shown = {**run, "base_model": public_name(run.get("base_model"))}
+    return f"```json\n{json.dumps(shown, indent=1)}\n```"
 
 
 def _use(config: Row, report: Row) -> str:
@@ -240,12 +270,12 @@ def _use(config: Row, report: Row) -> str:
 
 
 def _data(metrics: Row | None, run: Row) -> str:
-    training = (metrics or {}).get("training")
-    if not training:
+    training = (metrics or {}).get("training") or {}
+    if training.get("judgements") is None:
         return "Not recorded with this model."
     lines = [
-        f"- {training['judgements']} judgements and {training['levels']} quality labels on "
-        f"{training['responses']} responses"
+        f"- {training['judgements']} judgements and {training.get('levels', 0)} quality levels of "
+        f"{training.get('responses', 0)} responses; the rest of the snapshot was held out or left out"
     ]
     if run.get("snapshot_digest"):
         lines.append(f"- Snapshot digest: `{run['snapshot_digest']}`")
@@ -254,51 +284,46 @@ def _data(metrics: Row | None, run: Row) -> str:
         lines.append(
             "- Left out: " + ", ".join(f"{n} ({name.replace('_', ' ')})" for name, n in dropped.items())
         )
-    lines.append(f"- Texts cut to fit: {training['truncated']}")
+    lines.append(f"- Texts cut to fit: {training.get('truncated', 0)}")
     lines += [f"- {note}" for note in ((metrics or {}).get("reading") or {}).get("notes") or ()]
     return "\n".join(lines)
 
 
+_MEASURES = (
+    ("ece", "Calibration error (ECE)"),
+    ("ece_equal_mass", "Calibration error, bins of equal mass"),
+    ("nll", "Log loss against vote shares (NLL)"),
+    ("brier", "Squared error against vote shares (Brier)"),
+)
+
+
 def _results(metrics: Row | None) -> str:
     held_out = (metrics or {}).get("held_out") or {}
-    pairs, levels, extremes = (held_out.get(key) for key in ("pairs", "levels", "auroc_good_bad"))
+    pairs, levels = held_out.get("pairs") or {}, held_out.get("levels") or {}
+    extremes = held_out.get("auroc_good_bad") or (metrics or {}).get("auroc_good_bad")
     split = (metrics or {}).get("split") or {}
     if not (pairs or levels or extremes):
-        return (
-            "None: no labels were held out, or metrics.json was not at hand. Nothing is known of its quality."
-        )
-    rows: list[tuple[str, str, Any]] = []
-    if pairs:
-        rows += [
-            ("Pairwise accuracy", _interval(pairs["accuracy"]), pairs["accuracy"]["n"]),
-            ("... of “the longer wins”", _interval(pairs["length_baseline"]), pairs["length_baseline"]["n"]),
-        ]
-        if near := pairs.get("near_equal_length"):
-            rows.append(
-                (f"... lengths within {near['max_difference']} characters", _interval(near), near["n"])
-            )
-        if ceiling := pairs.get("human_ceiling"):
-            rows.append(("... of people predicting one another", _number(ceiling["value"]), ceiling["n"]))
-        for key, name in (("nll", "NLL against vote shares"), ("brier", "Brier score against vote shares")):
-            score = pairs[key]
-            rows.append(
-                (
-                    name,
-                    f"{_number(score['value'])} (people's own floor {_number(score['floor'])})",
-                    score["n"],
-                )
-            )
-        rows.append(("Expected calibration error", _number(pairs["ece"]["value"]), pairs["ece"]["n"]))
-    if levels:
-        for key, name in (
-            ("accuracy", "Level accuracy"),
-            ("quadratic_kappa", "Level kappa (quadratic)"),
-            ("rps", "Level RPS (0 is best)"),
-            ("coverage", "Coverage of the central 80 %"),
-        ):
-            rows.append((name, _number(levels[key]), levels["n"]))
-    if extremes:
-        rows.append(("AUROC good against bad", _number(extremes["value"]), extremes["n"]))
+        return "None: nothing was held out, or metrics.json was not at hand. Nothing is known of its quality."
+    near = pairs.get("near_equal_length") or {}
+    found = [
+        ("Pair accuracy", pairs.get("accuracy"), pairs),
+        ("Accuracy of “the longer one wins”", pairs.get("length_baseline"), pairs),
+        (f"Pair accuracy, lengths within {near.get('max_difference')} characters", near, pairs),
+        ("Human ceiling (leave one out)", pairs.get("human_ceiling"), pairs),
+        *((name, pairs.get(key), pairs) for key, name in _MEASURES if key != "ece_equal_mass"),
+        ("Level accuracy", levels.get("accuracy"), levels),
+        ("Level agreement (weighted kappa)", levels.get("quadratic_kappa"), levels),
+        ("Level error (ranked probability score, RPS; 0 is best)", levels.get("rps"), levels),
+        ("Coverage of the central 80 %", levels.get("coverage"), levels),
+        ("AUROC good against bad", extremes, {}),
+    ]
+    rows = []
+    for name, entry, group in found:
+        entry = entry if isinstance(entry, Mapping) else {"value": entry}
+        if entry.get("value") is not None:
+            floor = entry.get("floor")
+            best = "" if floor is None else f" (at best {_number(floor)}, for people's votes differ)"
+            rows.append((name, _interval(entry) + best, entry.get("n", group.get("n"))))
     unit = split.get("unit")
     by = f"Whole {unit}s were held out" if unit in ("group", "prompt") else "The split was not by prompt"
     table = _table(("measure", "value", "n"), rows)
@@ -309,14 +334,24 @@ def _results(metrics: Row | None) -> str:
     return f"{by}; intervals are 95 %, clustered by group.\n\n{table}{note}"
 
 
-def _calibration(config: Row, metrics: Row | None) -> str:
+def _calibration(config: Row, metrics: Row | None, *, raw: bool) -> str:
+    """`raw`: what loads the model gives its own logits, and the card has the code that calibrates them."""
     found = ((metrics or {}).get("held_out") or {}).get("calibration") or {}
     applied = config.get("calibration") or {}
     method = applied.get("method")
-    text = "None was fitted; the probabilities are the model's own."
-    if method is not None:
-        text = "**The logits above are uncalibrated.** The results above are those after"
-        text += f" `{method}`, which keeps the order (parameters also in config.json under `caliper`):\n\n```python\n"
+    text = "None was fitted; the probabilities are the network's own."
+    if name := method or found.get("method"):
+        text = _CALIBRATIONS.get(name, f"`{name}`")
+        parameters = (applied or found).get("parameters") or {}
+        numbers = [f"{key} {_value(value):.3g}" for key, value in parameters.items() if value is not None]
+        text += f" ({', '.join(numbers)}), which keeps the order."
+        if found.get("fitted_on"):
+            text += f" Fitted on {found['fitted_on']} held-out pairs."
+    if raw and method is not None:
+        text += (
+            "\n\n**The logits above are uncalibrated.** The results above are those after calibration (its parameters "
+            "also stand in config.json under `caliper`):\n\n```python\n"
+        )
         if method == "beta_cdf":
             text += _BETA_CDF.format(**applied["parameters"]) + "```"
         else:
@@ -324,15 +359,9 @@ def _calibration(config: Row, metrics: Row | None) -> str:
             text += _TEMPERATURE.format(temperature=temperature, tie=tie) + "```"
     before, after = found.get("before"), found.get("after")
     if before and after:
-        names = (
-            ("ece", "ECE, equal width"),
-            ("ece_equal_mass", "ECE, equal mass"),
-            ("nll", "NLL"),
-            ("brier", "Brier score"),
-        )
         rows = [
             (name, _number(_value(before[key])), _number(_value(after[key])))
-            for key, name in names
+            for key, name in _MEASURES
             if before.get(key) is not None and after.get(key) is not None
         ]
         text += f"\n\n{_table(('cross-fitted, held out', 'before', 'after'), rows)}"
@@ -348,7 +377,8 @@ def _robustness(metrics: Row | None) -> str:
     unit = {"rating": "ratings", "sd": "standard deviations of the scores"}.get(
         report.get("unit"), "score units"
     )
-    parts = ["Passed." if report.get("passed") else "**Not passed.**"]
+    suite = "its suite of injected text, empty answers, padding and order"
+    parts = [f"Passed {suite}." if report.get("passed") else f"**Failed {suite}:**\n"]
     parts += [f"- {line}" for line in report.get("failures") or ()]
     attacks = report.get("attacks") or {}
     if attacks:
@@ -370,8 +400,9 @@ def _limits(config: Row, metrics: Row | None) -> str:
         "- It has learnt the preferences of the people who judged, in their language and on their kind of prompts; "
         "elsewhere nothing is known of it.",
         "- Scores of different models, or of a retrained one, are not on one scale.",
-        "- Length and style sway reward models: compare with the row “the longer wins” above before trusting it, and "
-        "watch length when optimising against it. A policy trained against any reward model finds its mistakes.",
+        "- Length and style sway reward models: compare with the row “the longer one wins” above before trusting it, "
+        "and watch length when optimising against it. A policy trained against any reward model finds its mistakes, so "
+        "measure it again on your own texts first.",
     ]
     if config["kind"] == "scalar":
         lines.append("- A reward has no zero: compare responses to one prompt, and set no fixed threshold.")

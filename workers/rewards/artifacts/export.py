@@ -1,4 +1,4 @@
-"""A trained model as plain transformers load it: `python -m workers.rewards.export MODEL_DIR OUT_DIR`.
+"""A trained model to take away: packed as it is saved (`pack_model`), or for plain transformers (`export_model`).
 
 | trained | exported |
 |---|---|
@@ -15,6 +15,7 @@ compared with this program's; a folder that would score otherwise is never writt
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 from pathlib import Path
@@ -30,7 +31,7 @@ from ..scale import RATINGS
 from ..text.sections import RESPONSE_HEADER, SCORE_SUFFIX, Template, collate, plain
 from . import modeling_caliper
 from .card import model_card
-from .save import load_model
+from .save import CONFIG_NAME, load_model
 
 FORMAT = 1
 PAD = "<|caliper_pad|>"
@@ -42,8 +43,30 @@ class ExportError(Exception):
     """The model can't be exported so that it scores the same; the message is one readable line."""
 
 
-def export_model(model_dir: Path, out_dir: Path, metrics: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Write OUT_DIR whole or not at all; `metrics` is the run's metrics.json, for the model card.
+def pack_model(
+    model_dir: Path, out_dir: Path, metrics: dict[str, Any] | None = None, **words: str | None
+) -> None:
+    """Write OUT_DIR: the model's own files, a card and the metrics; `words` are model_card's `title` and `made`."""
+    config = json.loads((model_dir / CONFIG_NAME).read_text(encoding="utf-8"))
+    # Versions of old have a path of their server in it.
+    config["base_model"] = public_name(config.get("base_model"))
+    out_dir.mkdir(parents=True)
+    (out_dir / CONFIG_NAME).write_text(json.dumps(config, indent=1), encoding="utf-8")
+    for name in config["files"]:
+        source, target = model_dir / Path(name).name, out_dir / Path(name).name
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+    (out_dir / "README.md").write_text(model_card(config, metrics, None, **words), encoding="utf-8")
+    if metrics is not None:
+        (out_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+
+
+def export_model(
+    model_dir: Path, out_dir: Path, metrics: dict[str, Any] | None = None, **words: str | None
+) -> dict[str, Any]:
+    """Write OUT_DIR whole or not at all; `metrics` is the run's metrics.json, for the model card, as are `words`.
 
     Returns what was made: auto_class, architecture, trust_remote_code, probes and the largest difference of a score
     on them, and name, bytes and sha256 of every file.  Raises ExportError or ArtifactError.
@@ -83,7 +106,7 @@ def export_model(model_dir: Path, out_dir: Path, metrics: dict[str, Any] | None 
             "probes": count,
             "max_difference": difference,
         }
-        write_text(beside / "README.md", model_card(config, metrics, report))
+        write_text(beside / "README.md", model_card(config, metrics, report, **words))
         report["files"] = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
             for path in sorted(beside.iterdir())

@@ -16,7 +16,7 @@ from webapp.corpus.commands import project_named
 from webapp.corpus.options import CHOICES, METHOD_OF, OPTIONS, Method, RunRefused, Tuning
 from webapp.jobs import State
 from webapp.training.models import TrainingRun
-from webapp.training.services import QUEUE, run_start
+from webapp.training.services import run_start
 
 POLL_SECONDS = 0.5
 # A worker that has just been started needs some seconds until its first sign of life.
@@ -109,13 +109,13 @@ class Command(BaseCommand):
                 started = time.monotonic()
 
     def _check_listening(self, run: TrainingRun) -> None:
-        listening: list[str] = []
+        queue, listening = run.queue, list[str]()
         with contextlib.suppress(redis.RedisError), heartbeat.redis_client() as client:
-            listening = heartbeat.readers(client, (QUEUE,))[QUEUE]
+            listening = heartbeat.readers(client, (queue,))[queue]
         if not listening:
             raise CommandError(
-                f"No worker is listening to the queue “{QUEUE}”. Run {run.pk} stays queued and starts when one does: "
-                f"start `celery -A workers.tasks worker -Q {QUEUE}` (or `make run`), or train here with --inline."
+                f"No worker is listening to the queue “{queue}”. Run {run.pk} stays queued and starts when one does: "
+                f"start `celery -A workers.tasks worker -Q {queue}` (or `make run`), or train here with --inline."
             )
 
     def _report(self, run: TrainingRun) -> None:
