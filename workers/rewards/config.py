@@ -19,17 +19,25 @@ METHODS = ("bt", "clf", "oprm", "rgft", "haf")
 ORDINAL_METHODS = ("oprm", "rgft")
 TUNINGS = ("frozen", "tuned", "lora")
 BACKBONES = ("auto", "encoder", "causal")
-PACKINGS = ("auto", "packed", "sorted")
 LEVEL_TERMS = ("none", "unpaired", "all")
 VOTES = ("each", "majority")
 HAF_HEADS = ("scalar", "ordinal")
 REGIONS = ("none", "flood", "intersect", "rectangle")
-RETIRED = (
-    "read_claims",
-    "share_prefix",
-    "policy_loss",
-    "simpo_gamma",
-)  # keys of older versions' config.json that mean nothing any more
+# Keys of older versions' config.json, and the values that meant what this version does; None: any value.
+RETIRED: dict[str, tuple[Any, ...] | None] = {
+    "read_claims": None,
+    "nonce": (False,),
+    "policy_loss": ("dpo",),
+    "simpo_gamma": None,
+    "margin": (0, 0.0),
+    "packing": None,
+    "share_prefix": None,
+    "kept_tokens": None,
+    "lora_dropout": (0, 0.0),
+    "reliability_prior": ([0.5, 4.5], (0.5, 4.5)),
+    "validation": (0.1,),
+    "evaluations_per_epoch": (2,),
+}
 
 
 class Refused(Exception):
@@ -57,7 +65,6 @@ class RunConfig:
 
     votes: str = "each"  # each judgement a term of its own | one term a pair with the majority's verdict
     reliability: bool = True  # weigh each annotator's judgements by a fitted error rate (reliability.py)
-    reliability_prior: tuple[float, float] = (0.5, 4.5)  # Beta prior on an annotator's error rate
 
     # objective
     region: str = "intersect"  # rgft: flood | intersect | rectangle | none
@@ -65,7 +72,6 @@ class RunConfig:
     # Strength m: bt, haf add strength_margin a step above 1; ordinal i - j >= m.  None: scalar rewards alone.
     use_strength: bool | None = None
     strength_margin: float = 1.0
-    margin: float = 0.0  # bt: asked of every preference
     centring: float = 0.01  # bt, haf: weight of (r_a + r_b)^2
     alpha: float = 0.2  # haf: weight of the policy term
     beta: float = 0.1  # haf: temperature of the policy term
@@ -74,7 +80,6 @@ class RunConfig:
     hardening: float = 0.0  # share of the trained responses that get an attacked copy, see hardening.py
 
     pool_prompt: bool = False  # encoder: whether the head's mean takes in the prompt, or the response alone
-    nonce: bool = False  # causal: delimit the response by a word that its text can't know
 
     # optimisation
     epochs: int | None = None
@@ -85,20 +90,15 @@ class RunConfig:
     clip_norm: float = 1.0
     token_budget: int | None = None  # tokens of distinct responses in one step; None: see with_budget
     micro_batch_tokens: int | None = None  # tokens of one forward pass; None: see with_budget
-    kept_tokens: int | None = None  # whose activations a step keeps for the gradient; None: see with_budget
-    packing: str = "auto"  # auto | packed (no padding, where the architecture allows it) | sorted (padded)
     head_hidden: int | None = None  # width of a hidden layer before the head, 0 for none
     lora_rank: int = 16
     lora_alpha: int = 32
-    lora_dropout: float = 0.0
     dropout: float | None = 0.0  # in the backbone while it is tuned; None: the base model's own
     gradient_checkpointing: bool = False  # keeps layers' inputs only: less memory, a third more computing
     checkpoint_seconds: float = 60.0
 
     # early stopping
     patience: int = 0  # looks without a lower NLL before training ends; 0: all epochs, and the last weights
-    validation: float = 0.1  # share of the training groups that is watched instead of trained on
-    evaluations_per_epoch: int = 2
 
     @property
     def ordinal(self) -> bool:
@@ -134,6 +134,9 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
         """Check keys, types and ranges.  Raises Refused with the key's name."""
+        for key, meant in RETIRED.items():
+            if meant is not None and key in values and values[key] not in meant:
+                raise Refused(f"config.json: {key} is no option any more; leave it out")
         values = {key: value for key, value in values.items() if key not in RETIRED}
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for key in values:
@@ -156,7 +159,6 @@ class RunConfig:
             "level_terms": LEVEL_TERMS,
             "votes": VOTES,
             "haf_head": HAF_HEADS,
-            "packing": PACKINGS,
         }.items():
             value = getattr(self, key)
             if value not in choices:
@@ -173,18 +175,15 @@ class RunConfig:
             if not all(low <= part <= high for part in parts):
                 raise Refused(f"config.json: {key} is {value}; it must lie within {low}..{high}")
 
-    def resolved(self, backbone: str, hidden_size: int, device: str = "cpu") -> RunConfig:
-        """Fill the Nones for this backbone ("encoder" or "causal") and width; with_budget fills those that depend on
-        the texts.  Raises Refused if they don't fit."""
+    def resolved(self, backbone: str, hidden_size: int, device: str = "cpu") -> ResolvedConfig:
+        """Every default filled for this backbone ("encoder" or "causal") and width, but for those of the texts.
+
+        with_budget fills those.  Raises Refused if backbone, method and tuning don't fit.
+        """
         if self.method == "haf" and backbone != "causal":
             raise Refused(
                 f"method haf needs a causal language model, but {self.base_model} is a text encoder; "
                 "choose another base model (manage.py build_starter_lm makes a small one) or another method"
-            )
-        if self.nonce and backbone != "causal":
-            raise Refused(
-                "config.json: nonce is for causal language models; a text encoder's delimiters are no text, so "
-                "nothing can imitate them: leave it out"
             )
         if (backbone, self.tuning) not in TUNED_DEFAULTS:
             fitting = " or ".join(tuning for kind, tuning in TUNED_DEFAULTS if kind == backbone)
@@ -200,21 +199,10 @@ class RunConfig:
             defaults["learning_rate"] = per_width[backbone, self.tuning] / hidden_size
         if device != "cpu":
             defaults["micro_batch_tokens"] = 16384  # a GPU wants to be filled
-        filled = {key: value for key, value in defaults.items() if getattr(self, key) is None}
-        return dataclasses.replace(self, backbone=backbone, **filled)
-
-    def with_budget(self, tokens: int) -> RunConfig:
-        """Fill token_budget from the tokens of all trained responses: a sixteenth, within BUDGET_BOUNDS.
-
-        A small project would otherwise be one step an epoch; a large one gains nothing from larger blocks, since by
-        then most pairs meet inside one.  A step keeps the activations of one budget, and computes those of what goes
-        beyond it again.  A CPU's micro-batches are half the budget, 512 to 1,024: larger ones gain little.
-        """
-        low, high = BUDGET_BOUNDS
-        budget = self.token_budget or min(high, max(low, tokens // 16))
-        micro = self.micro_batch_tokens or min(1024, max(512, budget // 2))
-        kept = max(budget, micro) if self.kept_tokens is None else self.kept_tokens
-        return dataclasses.replace(self, token_budget=budget, micro_batch_tokens=micro, kept_tokens=kept)
+        chosen = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        chosen |= {key: value for key, value in defaults.items() if chosen[key] is None}
+        chosen |= {key: chosen[key] or 0 for key in ("token_budget", "micro_batch_tokens")}
+        return ResolvedConfig(**{**chosen, "backbone": backbone})
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that from_dict reads back."""
@@ -222,6 +210,35 @@ class RunConfig:
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
         }
+
+
+@dataclass(frozen=True)
+class ResolvedConfig(RunConfig):
+    """A RunConfig in which every default is filled; both budgets are 0 until with_budget has seen the texts."""
+
+    max_length: int = 0
+    epochs: int = 0
+    learning_rate: float = 0.0
+    head_learning_rate: float = 0.0
+    token_budget: int = 0
+    micro_batch_tokens: int = 0
+    head_hidden: int = 0
+
+    def with_budget(self, tokens: int) -> ResolvedConfig:
+        """Fill token_budget from the tokens of all trained responses: a sixteenth, within BUDGET_BOUNDS.
+
+        A small project would otherwise be one step an epoch.  A large one gains nothing from larger blocks, since most
+        pairs already meet inside one.  A CPU's micro-batches are half the budget, 512 to 1,024: larger ones gain little.
+        """
+        low, high = BUDGET_BOUNDS
+        budget = self.token_budget or min(high, max(low, tokens // 16))
+        micro = self.micro_batch_tokens or min(1024, max(512, budget // 2))
+        return dataclasses.replace(self, token_budget=budget, micro_batch_tokens=micro)
+
+    @property
+    def kept_tokens(self) -> int:
+        """Tokens whose activations a step keeps for the gradient; those of the others are computed again."""
+        return max(self.token_budget, self.micro_batch_tokens)
 
 
 BUDGET_BOUNDS = (512, 2048)
@@ -260,9 +277,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "holdout": (0.0, 0.9),
     "max_length": (32, 1_000_000),
-    "reliability_prior": (0.01, 1e6),
     "strength_margin": (0.0, 100.0),
-    "margin": (0.0, 100.0),
     "centring": (0.0, 100.0),
     "alpha": (0.0, 100.0),
     "beta": (1e-6, 100.0),
@@ -275,16 +290,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "clip_norm": (1e-6, 1e6),
     "token_budget": (1, 100_000_000),
     "micro_batch_tokens": (1, 100_000_000),
-    "kept_tokens": (0, 100_000_000),
     "head_hidden": (0, 65_536),
     "lora_rank": (1, 4096),
     "lora_alpha": (1, 65_536),
-    "lora_dropout": (0.0, 0.9),
     "dropout": (0.0, 0.9),
     "checkpoint_seconds": (0.0, 86_400.0),
     "patience": (0, 10_000),
-    "validation": (0.01, 0.9),
-    "evaluations_per_epoch": (1, 1000),
 }
 
 
@@ -305,8 +316,6 @@ def _typed(key: str, annotation: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         if kind == "tuple[int, int]" and len(value) == 2 and all(type(item) is int for item in value):
             return tuple(value)
-        if kind == "tuple[float, float]" and len(value) == 2 and all(_is_number(item) for item in value):
-            return tuple(float(item) for item in value)
         if kind == "tuple[str, ...]" and all(isinstance(item, str) for item in value):
             return tuple(value)
     wanted = {
@@ -315,7 +324,6 @@ def _typed(key: str, annotation: str, value: Any) -> Any:
         "float": "a number",
         "str": "a string",
         "tuple[int, int]": f"two rising ratings such as [3, 6] within 1..{RATINGS - 1}",
-        "tuple[float, float]": "two numbers such as [1, 9]",
         "tuple[str, ...]": "a list of strings",
     }[kind]
     raise Refused(f"config.json: {key} is {value!r}; it must be {wanted}{' or null' if optional else ''}")

@@ -9,15 +9,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from workers.rewards.config import Refused
 from workers.rewards.models.load import load_tokenizer
-from workers.rewards.text.sections import (
-    RESPONSE_HEADER,
-    SCORE_SUFFIX,
-    Template,
-    collate,
-    nonce,
-    nonce_key,
-    plain,
-)
+from workers.rewards.text.digits import SCORE_SUFFIX
+from workers.rewards.text.sections import RESPONSE_HEADER, Template, collate, nonce, nonce_key, plain
 
 
 @pytest.fixture

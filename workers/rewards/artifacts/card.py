@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..models.base_models import STARTER, hub_id, public_name
-from ..text.sections import _MARKER
+from ..text.sections import MARKER
 
 Row = Mapping[str, Any]
 
@@ -131,7 +131,7 @@ def usage(config: Row, report: Row) -> str:
     code = _COMMON.format(
         auto=report["auto_class"],
         trust=", trust_remote_code=True" if report["trust_remote_code"] else "",
-        marker=ascii(_MARKER.pattern),
+        marker=ascii(MARKER.pattern),
         prompt=_ENCODER_PROMPT if encoder else _SECTIONS,
     )
     if config["kind"] == "scalar":

@@ -28,7 +28,8 @@ from ..files import fsync, sha256_of, write_text
 from ..models.base_models import public_name
 from ..models.reward_model import RewardModel
 from ..scale import RATINGS
-from ..text.sections import RESPONSE_HEADER, SCORE_SUFFIX, Template, collate, plain
+from ..text.digits import SCORE_SUFFIX
+from ..text.sections import RESPONSE_HEADER, Template, collate, plain
 from . import modeling_caliper
 from .card import model_card
 from .save import CONFIG_NAME, load_model

@@ -110,7 +110,6 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
             backbone=config["backbone"],
             ordinal=ordinal,
             max_length=config["max_length"],
-            nonce_key=config["template"].get("nonce_key"),
             pool_prompt="pooled" not in config["template"],
         )
         described = {

@@ -12,6 +12,7 @@ from .messages import first_turn, whole_prompt
 from .snapshot import Snapshot
 
 MIN_GROUPS = 5  # below, one held-out group would be most of a fifth, and its accuracy an anecdote
+WATCHED = 0.1  # share of the training groups that early stopping watches
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,19 @@ class Split:
         key = {"group": "group", "prompt": "prompt_id"}.get(self.unit)
         return key is not None and response[key] in self.held_out
 
+    def joined_with(self, watched: Split) -> Split:
+        """What either of two splits by the same unit keeps out of training."""
+        return Split(self.held_out | watched.held_out, self.unit if self.unit != "none" else watched.unit)
+
+
+NOTHING = Split(frozenset(), "none")
+
 
 def split_groups(snapshot: Snapshot, config: RunConfig) -> Split:
     """Choose the held-out groups among those that have labels, by hash of seed and name.
 
     Groups that hold the same prompt are held out together or not at all: first those whose prompts begin with the same
-    user turn (METHODS.md section 5; white space, case and forms of letters aside), else, where that leaves fewer than
+    user turn (white space, case and forms of letters aside), else, where that leaves fewer than
     five, those with a prompt that is the same but for white space.  So no prompt stands on both sides.  The same names
     and seed give the same split whatever the order of rows, and a group that is added later moves few others.  Fewer
     than five labelled groups are split by prompt; fewer than five prompts not at all.  Raises Refused for a
@@ -77,7 +85,7 @@ def split_watched(snapshot: Snapshot, split: Split, config: RunConfig) -> Split:
         if split.unit in (unit, "none"):
             left = [names for names in sets if not names & split.held_out]
             if len(left) >= MIN_GROUPS:
-                watched = _draw(left, f"{config.seed}:watched", config.validation)
+                watched = _draw(left, f"{config.seed}:watched", WATCHED)
                 assert watched.isdisjoint(split.held_out), "a held-out group would choose the weights"
                 return Split(watched, unit, joined=split.joined)
     named = "group" if split.unit == "group" else "prompt"

@@ -135,7 +135,6 @@ class RewardModel(nn.Module):
         adapters = LoraConfig(
             r=config.lora_rank,
             lora_alpha=config.lora_alpha,
-            lora_dropout=config.lora_dropout,
             target_modules="all-linear",
         )
         # peft works in place; the wrapper is kept only to switch adapters off and to merge them

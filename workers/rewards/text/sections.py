@@ -8,9 +8,6 @@ the marker of the causal template, is escaped inside text.  So "### Score: 9" in
 from __future__ import annotations
 
 import copy
-import hashlib
-import hmac
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,19 +17,16 @@ import torch
 
 from ..config import Refused
 from ..data.messages import Message, headings, offered, spoken
-from ..scale import RATINGS
+from .digits import score_suffix
 
 RESPONSE_HEADER = "\n\n### Response\n"
-SCORE_SUFFIX = "\n\n### Score:"
-NONCE_END = "\n\n### End"
-NONCE_LETTERS = 8
 CUT_MARK = " [...] "
 PROMPT_SHARE = (
     4  # a prompt that must be cut keeps at least a quarter of the length, if the response needs the rest
 )
 
 _HASH, _NO_WIDTH = "#\uff03\ufe5f", "\u00ad\u200b-\u200f\u2060\ufeff"
-_MARKER = re.compile(f"[{_HASH}](?:[{_NO_WIDTH}]*[{_HASH}]){{2,}}")
+MARKER = re.compile(f"[{_HASH}](?:[{_NO_WIDTH}]*[{_HASH}]){{2,}}")
 
 
 @dataclass(frozen=True)
@@ -64,10 +58,6 @@ class Template:
 
     A message's tool calls follow its content, the tools that were offered are a section at the start (messages.py).
 
-    With a `nonce_key` (causal alone: an encoder's delimiters are ids, which text can't spell) the line before the
-    response ends in a word that nobody can guess without the key, and a line with the same word follows the
-    response.  The word is a function of key and prompt, so scores repeat and a prompt's responses share a prefix.
-
     Without `pool_prompt` an encoder's mean leaves the prompt's states out; the response has attended to it already.
     """
 
@@ -78,7 +68,6 @@ class Template:
         backbone: str,
         ordinal: bool,
         max_length: int,
-        nonce_key: str | None = None,
         pool_prompt: bool = True,
     ) -> None:
         """Raises Refused if the tokenizer can't do what the method needs."""
@@ -88,7 +77,6 @@ class Template:
         self.backbone = backbone
         self.ordinal = ordinal
         self.max_length = max_length
-        self.nonce_key = nonce_key if backbone == "causal" else None
         self.pool_prompt = pool_prompt or backbone != "encoder"
         self._header = RESPONSE_HEADER
         self.digit_ids: tuple[int, ...] | None = None
@@ -103,12 +91,10 @@ class Template:
             self._start = [tokenizer.bos_token_id] if has_bos else []
             self._middle = self._ids(self._header)
             if ordinal:
-                self._end, self.digit_ids = self._score_suffix()
+                self._end, self.digit_ids = score_suffix(self._ids)
             else:
                 self._end = _present(tokenizer.eos_token_id, None)
-        # the letters of a nonce and the space before it are at most a token each
-        nonce = 2 * (NONCE_LETTERS + 1) + len(self._ids(NONCE_END)) if self.nonce_key else 0
-        frame = len(self._start) + len(self._middle) + len(self._end) + 2 * len(self._cut_mark) + nonce
+        frame = len(self._start) + len(self._middle) + len(self._end) + 2 * len(self._cut_mark)
         if max_length < frame + 8:
             raise Refused(
                 f"config.json: max_length {max_length} leaves no room for text; use {frame + 64} or more"
@@ -131,16 +117,8 @@ class Template:
             return {"name": "encoder-1", "text": "[CLS] {prompt} [SEP] {response} [SEP]"}
         end = self.tokenizer.decode(self._end)
         digits = list(self.digit_ids) if self.digit_ids else None
-        if self.nonce_key is None:
-            text = "### User\n{message}" + RESPONSE_HEADER + "{response}" + end
-            return {"name": "causal-1", "text": text, "digit_ids": digits}
-        header, closing = _nonce_lines(RESPONSE_HEADER, "{nonce}")
-        return {
-            "name": "causal-nonce-1",
-            "text": "### User\n{message}" + header + "{response}" + closing + end,
-            "digit_ids": digits,
-            "nonce_key": self.nonce_key,
-        }
+        text = "### User\n{message}" + RESPONSE_HEADER + "{response}" + end
+        return {"name": "causal-1", "text": text, "digit_ids": digits}
 
     def with_header(self, header: str) -> Template:
         """A causal template that differs in the line before the response; to measure how much that matters."""
@@ -154,23 +132,14 @@ class Template:
         distinct = list(dict.fromkeys(prompts))
         prompt_ids = dict(zip(distinct, self._batch_ids(distinct), strict=True))
         responses = self._batch_ids([plain(row["text"]) for row in rows])
-        frames = dict.fromkeys(distinct, (self._middle, self._end))
-        if self.nonce_key is not None:
-            lines = [_nonce_lines(self._header, nonce(self.nonce_key, prompt)) for prompt in distinct]
-            headers = self._batch_ids([header for header, _ in lines])
-            closings = self._batch_ids([closing for _, closing in lines])
-            frames = {
-                prompt: (header, closing + self._end)
-                for prompt, header, closing in zip(distinct, headers, closings, strict=True)
-            }
         return [
-            self._assemble(prompt_ids[prompt], response, *frames[prompt])
+            self._assemble(prompt_ids[prompt], response)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
 
-    def _assemble(self, prompt: list[int], response: list[int], middle: list[int], end: list[int]) -> Encoded:
-        middle = middle if prompt or self.backbone == "causal" else []
-        room = self.max_length - len(self._start) - len(middle) - len(end)
+    def _assemble(self, prompt: list[int], response: list[int]) -> Encoded:
+        middle = self._middle if prompt or self.backbone == "causal" else []
+        room = self.max_length - len(self._start) - len(middle) - len(self._end)
         truncated, whole = len(prompt) + len(response) > room, len(response)
         if truncated:
             # The response goes first: its end is kept whole as far as it fits, the prompt gets the rest, and at
@@ -179,9 +148,9 @@ class Template:
             prompt = self._cut(prompt, prompt_room)
             response = self._cut(response, room - len(prompt))
         head = [*self._start, *prompt, *middle]
-        ids = (*head, *response, *end)
+        ids = (*head, *response, *self._end)
         # an end token right after the response is the response's own last word
-        stop = len(head) + len(response) if self.ordinal or self.nonce_key else len(ids)
+        stop = len(head) + len(response) if self.ordinal else len(ids)
         pooled = 0 if self.pool_prompt or not prompt else min(len(head), len(ids) - 1)
         unknown = 0 if self._unknown is None else prompt.count(self._unknown) + response.count(self._unknown)
         return Encoded(ids, len(head), stop, truncated, pooled, unknown, len(response) < whole)
@@ -202,24 +171,6 @@ class Template:
         if tools:
             sections.insert(0, ("Tools", offered(tools)))
         return "\n\n".join(f"### {plain(heading)}\n{plain(text)}" for heading, text in sections)
-
-    def _score_suffix(self) -> tuple[list[int], tuple[int, ...]]:
-        """The suffix's ids and the nine digit tokens that follow it naturally.
-
-        Tokenizers differ in where the space of "Score: 7" goes: into the digit (" 7" is a token), into a token of
-        its own (" ", "7": then the suffix ends in it), or nowhere.  Raises Refused if no reading makes each digit
-        one token of its own.
-        """
-        for suffix, space in ((SCORE_SUFFIX, " "), (SCORE_SUFFIX + " ", ""), (SCORE_SUFFIX, "")):
-            head = self._ids(suffix)
-            whole = [self._ids(f"{suffix}{space}{digit}") for digit in range(1, RATINGS + 1)]
-            last = {ids[-1] for ids in whole}
-            if all(ids[:-1] == head for ids in whole) and len(last) == RATINGS:
-                return head, tuple(ids[-1] for ids in whole)
-        raise Refused(
-            "the base model's tokenizer does not make each digit 1-9 one token after 'Score:', "
-            "so oprm and rgft cannot read ratings from it; choose another base model"
-        )
 
     def _ids(self, text: str) -> list[int]:
         return self._batch_ids([text])[0]
@@ -257,29 +208,12 @@ def plain(text: str) -> str:
     Full-width and small # count, and characters of no width between them: some tokenizers' normalisation turns the
     former into # and drops the latter.
     """
-    return _MARKER.sub(lambda run: "\\" + run.group(), text)
+    return MARKER.sub(lambda run: "\\" + run.group(), text)
 
 
 def is_bare(messages: Sequence[Message]) -> bool:
     """Whether there is but one message, which is a text and nothing else."""
     return len(messages) == 1 and set(messages[0]) == {"role", "content"}
-
-
-def nonce(key: str, prompt: str) -> str:
-    """Eight letters that only those who have the key can tell from the prompt."""
-    digest = hmac.new(key.encode(), prompt.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
-    return "".join(chr(ord("a") + byte % 26) for byte in digest[:NONCE_LETTERS])
-
-
-def nonce_key(seed: int, responses: Sequence[dict[str, Any]]) -> str:
-    """A key for a model from seed and all texts it was made with: the same when a run resumes, else not guessable."""
-    texts = [[row["response_id"], row["messages"], row["text"]] for row in responses]
-    return hashlib.sha256(json.dumps([seed, texts]).encode()).hexdigest()
-
-
-def _nonce_lines(header: str, word: str) -> tuple[str, str]:
-    """The line before a response and the line after it, with the nonce."""
-    return f"{header.rstrip()} {word}\n", f"{NONCE_END} {word}"
 
 
 def _present(first: int | None, second: int | None) -> list[int]:

@@ -19,6 +19,8 @@ from ..models.preference import ordinal_p_preferred, scalar_p_preferred
 from ..models.reward_model import RewardModel
 from ..scale import LEVEL_INDEX
 
+PER_EPOCH = 2  # looks
+
 
 class Watch:
     """NLL and accuracy on the watched pairs, the best weights so far, and whether patience has run out.
@@ -124,9 +126,9 @@ class Watch:
         }
 
 
-def looks(steps: int, epochs: int, per_epoch: int) -> set[int]:
-    """After which steps to look: evenly, `per_epoch` times an epoch, and after the last step."""
-    count = min(steps, epochs * per_epoch)
+def looks(steps: int, epochs: int) -> set[int]:
+    """After which steps to look: evenly, PER_EPOCH times an epoch, and after the last step."""
+    count = min(steps, epochs * PER_EPOCH)
     return {round(steps * (number + 1) / count) for number in range(count)} if count else set()
 
 

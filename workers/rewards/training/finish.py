@@ -3,91 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+import shutil
 from typing import Any
 
-import torch
-
 from ..artifacts.save import save_model
-from ..config import RunConfig
-from ..data.judgements import TrainingData, assert_apart
+from ..data.judgements import assert_apart
 from ..data.snapshot import Snapshot
-from ..data.split import Split, held_out_rows
+from ..data.split import held_out_rows
 from ..evaluation.calibrate import calibrate
 from ..evaluation.robustness import measure, model_scorer
 from ..files import write_text
 from ..models.base_models import public_name
 from ..models.embeddings import embed
-from ..models.encode import ResponseEncoder
 from ..models.predict import distributions, predictions, write_predictions
-from ..models.reward_model import RewardModel
-from ..text.sections import Encoded, Template
-from .step import given
+from .checkpoint import Position
+from .early_stopping import not_watched
+from .prepare import Run
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A run after its last step.  `data`: what people judged, without hardening's copies."""
-
-    run_dir: Path
-    config: RunConfig  # resolved
-    base_revision: str | None  # the hub's commit that was loaded
-    snapshot: Snapshot
-    readable: Snapshot  # without the judgements of pairs that read alike
-    reading: dict[str, Any]  # what could not be read (readable.py)
-    split: Split
-    data: TrainingData
-    watched: frozenset[int]  # responses that were not trained on, but chose the weights
-    model: RewardModel
-    template: Template
-    rows: list[Encoded]  # of the snapshot's responses
-    encoder: ResponseEncoder
-    features: torch.Tensor | None  # [N, H] of a frozen encoder
-
-    def splits(self) -> list[str]:
-        """train, held_out or unlabelled, for each response.  [N]"""
-        labelled = {
-            response
-            for row in self.snapshot.judgements
-            for response in (row["response_a"], row["response_b"])
-        } | {row["response_id"] for row in self.snapshot.levels}
-        known = self.data.trained_on | self.watched
-        return [
-            "train"
-            if number in known
-            else "held_out"
-            if self.split.is_held_out(row) and row["response_id"] in labelled
-            else "unlabelled"
-            for number, row in enumerate(self.snapshot.responses)
-        ]
-
-
-def finish(
-    run: Trained,
-    *,
-    training: dict[str, Any],
-    annotators: dict[str, Any],
-    early_stopping: dict[str, Any] | None,
-    say: Callable[..., None],
-    tick: Callable[[str, int, int], None],
-) -> dict[str, Any]:
+def finish(run: Run, position: Position) -> dict[str, Any]:
     """Calibrate, save, predict and measure; returns what metrics.json then holds, the last file to be written.
 
-    `training`, `annotators` and `early_stopping` are entries that the training loop knows; `tick` may raise, to stop.
+    Raises Stopped.
     """
-    config, snapshot, model = run.config, run.snapshot, run.model
+    config, model, labels, say = run.config, run.model, run.labels, run.progress.say
+    snapshot, rows = labels.snapshot, run.texts.rows[: run.texts.count]
 
     # Calibrate on the held-out groups, with the weights as they will be saved (adapters merged)
     model.merge_lora()
     features = run.features
-    if features is None:
-        features = embed(run.encoder, run.rows, lambda done, total: tick("scoring", done, total))
+    features = embed(run.encoder, rows, run.tick("scoring")) if features is None else features[: len(rows)]
     say("evaluating")
-    measured = held_out_rows(run.readable, run.split)
-    assert_apart(snapshot, run.data, measured)
-    raw = predictions(snapshot.responses, run.rows, distributions(model, features))
+    measured = held_out_rows(labels.learned, labels.split)
+    assert_apart(snapshot, labels.data, measured)
+    raw = predictions(snapshot.responses, rows, distributions(model, features))
     model.calibration, held_out_metrics = calibrate(
         responses=measured.responses,
         judgements=measured.judgements,
@@ -105,30 +54,79 @@ def finish(
     artifact = save_model(
         run.run_dir / "model",
         model,
-        run.template,
+        run.texts.template,
         method=config.method,
         partition=config.partition,
         base_model=config.base_model,
         base_revision=run.base_revision,
     )
-    predicted = predictions(snapshot.responses, run.rows, distributions(model, features))
-    for row, side in zip(predicted, run.splits(), strict=True):
+    predicted = predictions(snapshot.responses, rows, distributions(model, features))
+    for row, side in zip(predicted, sides(run), strict=True):
         row["split"] = side
 
-    # What moves a score that should not
+    # Measure what moves a score that should not
     say("evaluating")
-    on_trained = not measured.responses
-    robustness = measure(
-        model_scorer(
-            model,
-            run.template,
-            run.encoder.device,
-            given(config.micro_batch_tokens),
-            cached=run.features is not None,
-            tick=lambda done, total: tick("evaluating", done, total),
-        ),
-        responses=snapshot.responses if on_trained else measured.responses,
-        judgements=run.readable.judgements if on_trained else measured.judgements,
+    robustness = measure_robustness(run, measured, predicted, artifact)
+    metrics = {
+        "format": 1,
+        "kind": config.kind,
+        "method": config.method,
+        "held_out": held_out_metrics,
+        "robustness": robustness,
+        "split": {
+            "unit": labels.split.unit,
+            "held_out": sorted(labels.split.held_out),
+            "note": labels.split.note,
+        },
+        "reading": run.texts.reading,
+        "training": training_figures(run, position),
+        **(run.reliability.report() if run.reliability is not None else {"annotators": None, "base": None}),
+        "config": {**config.to_json(), "base_model": public_name(config.base_model)},
+        "early_stopping": early_stopping(run, position),
+        "model_digest": artifact["digest"],
+    }
+    write_predictions(run.run_dir / "predictions.parquet", predicted)
+    write_text(run.run_dir / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
+    shutil.rmtree(run.run_dir / "checkpoint", ignore_errors=True)
+    say("saving", 1, 1, message="done")
+    run.progress.close()
+    return metrics
+
+
+def sides(run: Run) -> list[str]:
+    """train, held_out or unlabelled, for each response; what chose the weights counts as trained on.  [N]"""
+    snapshot, split = run.labels.snapshot, run.labels.split
+    labelled = {row[side] for row in snapshot.judgements for side in ("response_a", "response_b")}
+    labelled |= {row["response_id"] for row in snapshot.levels}
+    known = run.labels.data.trained_on | set(run.watch.responses if run.watch else ())
+    return [
+        "train"
+        if number in known
+        else "held_out"
+        if split.is_held_out(row) and row["response_id"] in labelled
+        else "unlabelled"
+        for number, row in enumerate(snapshot.responses)
+    ]
+
+
+def measure_robustness(
+    run: Run, measured: Snapshot, predicted: list[dict[str, Any]], artifact: dict[str, Any]
+) -> dict[str, Any]:
+    """The suite on the held-out responses, or on all where none were held out."""
+    config, on_trained = run.config, not measured.responses
+    on = run.labels.learned if on_trained else measured
+    scorer = model_scorer(
+        run.model,
+        run.texts.template,
+        run.team.device,
+        config.micro_batch_tokens,
+        cached=run.features is not None,
+        tick=run.tick("evaluating"),
+    )
+    found = measure(
+        scorer,
+        responses=on.responses,
+        judgements=on.judgements,
         scores={row["response_id"]: row["score"] for row in predicted},
         kind=config.kind,
         partition=config.partition,
@@ -137,24 +135,34 @@ def finish(
         seed=config.seed,
         hardening=config.hardening,
     )
-    metrics = {
-        "format": 1,
-        "kind": config.kind,
-        "method": config.method,
-        "held_out": held_out_metrics,
-        "robustness": {"on": "all" if on_trained else "held_out", **robustness},
-        "split": {
-            "unit": run.split.unit,
-            "held_out": sorted(run.split.held_out),
-            "note": run.split.note,
-        },
-        "reading": run.reading,
-        "training": training,
-        **annotators,
-        "config": {**config.to_json(), "base_model": public_name(config.base_model)},
-        "early_stopping": early_stopping,
-        "model_digest": artifact["digest"],
+    return {"on": "all" if on_trained else "held_out", **found}
+
+
+def training_figures(run: Run, position: Position) -> dict[str, Any]:
+    """The "training" object of metrics.json."""
+    data, texts = run.labels.data, run.texts
+    seconds = max(position.seconds, 1e-9)
+    uses = len(data.first) * run.config.epochs * position.step / len(run.steps)
+    return {
+        "judgements": len(data.first),
+        "levels": len(data.level_response),
+        "responses": len(data.trained_on),
+        "hardening_copies": len(texts.rows) - texts.count,
+        "dropped": dict(data.dropped),
+        "truncated": sum(row.truncated for row in texts.rows[: texts.count]),
+        "processes": run.team.size,
+        "steps": len(run.steps),
+        "tokens": position.tokens,
+        "seconds": round(position.seconds, 3),
+        "judgements_per_second": round(uses / seconds, 1),
+        "tokens_per_second": round(position.tokens / seconds, 1),
     }
-    write_predictions(run.run_dir / "predictions.parquet", predicted)
-    write_text(run.run_dir / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
-    return metrics
+
+
+def early_stopping(run: Run, position: Position) -> dict[str, Any] | None:
+    """The "early_stopping" object of metrics.json; None where it wasn't asked for."""
+    if not run.config.patience:
+        return None
+    if run.watch is None:
+        return not_watched(run.config.patience, run.watch_note or "")
+    return run.watch.report(position.step if position.step < len(run.steps) else None)

@@ -6,19 +6,18 @@ import math
 
 import torch
 
-from ..config import RunConfig
+from ..config import ResolvedConfig
 from ..models.reward_model import RewardModel
-from .step import given
 
 
-def make_optimizer(model: RewardModel, config: RunConfig) -> torch.optim.AdamW:
+def make_optimizer(model: RewardModel, config: ResolvedConfig) -> torch.optim.AdamW:
     """AdamW; the new head and the thresholds learn faster than the backbone, vectors and scalars don't decay."""
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         new = not name.startswith("backbone.")
-        rate = given(config.head_learning_rate) if new else given(config.learning_rate)
+        rate = config.head_learning_rate if new else config.learning_rate
         decay = config.weight_decay if parameter.ndim >= 2 else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return torch.optim.AdamW(

@@ -24,6 +24,7 @@ import torch
 from ..data.judgements import TrainingData
 from ..objectives.outcomes import BOTH_BAD, TIE
 
+PRIOR = (0.5, 4.5)  # Beta prior on an annotator's error rate: failures and successes
 SIDE_PRIOR = 10.0  # pseudo-clicks at the project's left share, beside those that u made without looking
 SHARE_PRIOR = 10.0  # pseudo-verdicts at the project's shares of ties and "both bad"
 SWEEPS = 4  # EM sweeps at every refit; a sweep touches every judgement, so there are at most
@@ -41,10 +42,8 @@ class Reliability:
     e_u and e_u the prior's mean, so an unbiased start needs no warm-up.  All on the CPU in float64: [P] numbers.
     """
 
-    def __init__(self, data: TrainingData, prior: tuple[float, float], *, sides_only: bool = False) -> None:
-        """`prior`: Beta(failures, successes) on e_u.
-
-        `sides_only`: P_model and base_u are those of a against b given that one is preferred, so
+    def __init__(self, data: TrainingData, *, sides_only: bool = False) -> None:
+        """`sides_only`: P_model and base_u are those of a against b given that one is preferred, so
         P(a | u) = (1 - T) ((1 - e_u) P(a | not T) + e_u base_u(a)), and ties say nothing of u.
         """
         self.sides_only = sides_only
@@ -54,20 +53,22 @@ class Reliability:
         kind = torch.where(data.outcome == TIE, NEITHER, torch.where(data.outcome == BOTH_BAD, BOTH, side))
         self.cell = data.annotator * CLICKS + kind  # [P] (annotator, click)
         self.weight = data.weight.double()  # [P]
-        self.failures, self.successes = prior
+        self.failures, self.successes = PRIOR
         self.clicks = self._by_cell(self.weight)  # [U, 5]
         total = self.clicks.sum(0)
         self.project_left = (1.0 + total[LEFT]) / (2.0 + total[LEFT] + total[RIGHT])
         self.project_shares = _shares(self.clicks) / total.sum()  # of decided, tie, both bad
 
         people = len(self.names)
-        self.error = torch.full((people,), prior[0] / (prior[0] + prior[1]), dtype=torch.float64)
+        self.error = torch.full(
+            (people,), self.failures / (self.failures + self.successes), dtype=torch.float64
+        )
         self.left = self.project_left.repeat(people)
         self.shares = self.project_shares.clone()
         self.log_p = torch.full((len(self.cell),), torch.inf, dtype=torch.float64)  # infinite: not seen yet
         self.fresh = 0
 
-    def attention(self, rows: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+    def trust(self, rows: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
         """1 - gamma of some judgements, the weight of their terms, given log P_model(v) of now.  [B], [B] -> [B] fp32
 
         NaN stands for a verdict of which the model says nothing (a tie under clf): it teaches nothing about u, and

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from ..config import Refused
 from ..data.messages import spoken
 from ..models.packing import micro_batches
-from ..text.sections import RESPONSE_HEADER, SCORE_SUFFIX, Encoded, Template, collate
+from ..text.digits import SCORE_SUFFIX
+from ..text.sections import RESPONSE_HEADER, Encoded, Template, collate
 
 END = "<|endoftext|>"
 # How transformers splits text for every Qwen2 model, each digit by itself; a loaded starter must split as it learnt.

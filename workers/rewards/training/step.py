@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from .. import objectives
-from ..config import RunConfig
+from ..config import ResolvedConfig
 from ..data.judgements import TrainingData
 from ..models.encode import ResponseEncoder
 from ..models.predict import expected_rating
@@ -19,7 +20,21 @@ from .batches import Step
 from .hardening import ALIKE, alike_terms
 from .reliability import Reliability
 
-_T = TypeVar("_T")
+
+@dataclass(frozen=True)
+class Rows:
+    """A step's judgements.  All are [P]; a, b: places among the step's responses, `a` preferred in a WIN."""
+
+    responses: list[int]
+    rows: torch.Tensor  # of the training data
+    a: torch.Tensor
+    b: torch.Tensor
+    outcome: torch.Tensor
+    strength: torch.Tensor
+    weight: torch.Tensor
+    levels: tuple[torch.Tensor, torch.Tensor]  # of both sides, 3 = unknown
+    by_person: torch.Tensor  # the others are hardening's
+    alike: torch.Tensor  # (response, attacked copy): hardening's
 
 
 class StepLoss:
@@ -31,7 +46,7 @@ class StepLoss:
     def __init__(
         self,
         model: RewardModel,
-        config: RunConfig,
+        config: ResolvedConfig,
         data: TrainingData,
         rows: Sequence[Encoded],
         features: torch.Tensor | None,
@@ -58,71 +73,108 @@ class StepLoss:
         self.reference = torch.zeros(len(self.rows), device=self.device)
         with self.model.reference():
             _, log_pi = self.encoder.scores([self.rows[r] for r in chosen], log_probs=True, tick=tick)
-        self.reference[chosen] = given(log_pi)
+        assert log_pi is not None
+        self.reference[chosen] = log_pi
 
     def __call__(self, step: Step) -> torch.Tensor:
         """Mean over the step's judgement and level terms by weight, with its graph.  []"""
-        config, data = self.config, self.data
         scores, log_pi = self._scores(step.responses)
+        rows = self._rows(step)
+        terms = self._reward_terms(scores, rows)  # [P]
+        if log_pi is not None:
+            terms = terms + self.config.alpha * self._policy_terms(log_pi, rows)
+        terms = self._alike_terms(scores, rows, terms)
+        if self.reliability is not None and bool(rows.by_person.any()):
+            terms = self._trusted(scores, rows, terms)
+        if self.may_be_bad:
+            log_p = objectives.log_ratings(scores)
+            not_both = objectives.log_not_both_bad(log_p[rows.a], log_p[rows.b], self.masks[0])
+            compared = rows.by_person & (rows.outcome != objectives.BOTH_BAD)
+            terms = terms - compared * not_both
+        total = (rows.weight * terms).sum() + self._level_terms(scores, step.levels).sum()
+        return total / (rows.weight.sum() + len(step.levels))
+
+    def _rows(self, step: Step) -> Rows:
+        """The step's judgements, their sides as places among its responses."""
+        data, device = self.data, self.device
         self.place[step.responses] = torch.arange(len(step.responses))
         rows = torch.tensor(step.judgements, dtype=torch.int64)
-        a, b = data.first[rows], data.second[rows]
-        at_a, at_b = self.place[a].to(self.device), self.place[b].to(self.device)
-        alike = (data.outcome[rows] == ALIKE).to(self.device)  # (response, attacked copy): hardening's
-        outcome = data.outcome[rows].to(self.device).where(~alike, objectives.WIN)
-        judged = data.annotator[rows] >= 0  # by a person; the others are hardening's
-        strength = data.strength[rows].to(self.device)
-        weight = data.weight[rows].to(self.device)
-        total, count = scores.new_zeros(()), weight.sum() + len(step.levels)
+        first, second = data.first[rows], data.second[rows]
+        alike = (data.outcome[rows] == ALIKE).to(device)
+        return Rows(
+            responses=step.responses,
+            rows=rows,
+            a=self.place[first].to(device),
+            b=self.place[second].to(device),
+            outcome=data.outcome[rows].to(device).where(~alike, objectives.WIN),
+            strength=data.strength[rows].to(device),
+            weight=data.weight[rows].to(device),
+            levels=(data.level[first], data.level[second]),
+            by_person=(data.annotator[rows] >= 0).to(device),
+            alike=alike,
+        )
+
+    def _reward_terms(self, scores: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """The objective's own term of each judgement.  [B] or [B, 9] -> [P]"""
+        config, a, b = self.config, rows.a, rows.b
         if config.ordinal:
             log_p = objectives.log_ratings(scores)  # [B, 9]
-            region = self.regions[data.level[a], data.level[b], data.strength[rows] - 1]  # [P, 9, 9]
-            terms = objectives.oprm_terms(
-                log_p[at_a], log_p[at_b], outcome, region.to(self.device), self.masks[0]
-            )
-            if step.levels:
-                level_rows = torch.tensor(step.levels)
-                where = self.place[data.level_response[level_rows]].to(self.device)
-                levels = self.masks[data.level_value[level_rows].to(self.device)]
-                total = total + objectives.level_terms(log_p[where], levels).sum()
-        elif config.method == "clf":
-            terms = objectives.clf_terms(scores[at_a], scores[at_b], outcome)
+            region = self.regions[*rows.levels, rows.strength.cpu() - 1].to(self.device)  # [P, 9, 9]
+            return objectives.oprm_terms(log_p[a], log_p[b], rows.outcome, region, self.masks[0])
+        if config.method == "clf":
+            return objectives.clf_terms(scores[a], scores[b], rows.outcome)
+        return objectives.bt_terms(
+            scores[a],
+            scores[b],
+            rows.outcome,
+            margin=config.strength_margin * (rows.strength - 1),
+            tie=self.model.tie,
+            bad_threshold=self.model.bad_threshold,
+            centring=config.centring,
+        )
+
+    def _policy_terms(self, log_pi: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """HaF's second term; a tie or "both bad" prefers neither text.  [B] -> [P]"""
+        assert self.reference is not None, "keep_reference comes before the first step"
+        start, (a, b) = self.reference[rows.responses], (rows.a, rows.b)
+        terms = objectives.dpo_terms(log_pi[a], log_pi[b], start[a], start[b], beta=self.config.beta)
+        return terms * (rows.outcome == objectives.WIN)
+
+    def _alike_terms(self, scores: torch.Tensor, rows: Rows, terms: torch.Tensor) -> torch.Tensor:
+        """Hardening's terms in the place of those of (response, attacked copy).  [P] -> [P]"""
+        if not bool(rows.alike.any()):
+            return terms
+        rating = scores
+        if self.config.ordinal:
+            rating = expected_rating(objectives.log_ratings(scores).exp())
+        return torch.where(rows.alike, alike_terms(rating[rows.a], rating[rows.b]), terms)
+
+    def _trusted(self, scores: torch.Tensor, rows: Rows, terms: torch.Tensor) -> torch.Tensor:
+        """Each term weighed by how far its annotator is trusted here (reliability.py).  [P] -> [P]"""
+        assert self.reliability is not None
+        log_sided = None
+        if self.config.ordinal:
+            log_p = objectives.log_ratings(scores)
+            log_side, log_sided = self._log_side(log_p[rows.a], log_p[rows.b])
+            log_verdict = torch.where(rows.outcome == objectives.WIN, log_side, torch.nan)
         else:
-            terms = objectives.bt_terms(
-                scores[at_a],
-                scores[at_b],
-                outcome,
-                margin=config.margin + config.strength_margin * (strength - 1),
-                tie=self.model.tie,
-                bad_threshold=self.model.bad_threshold,
-                centring=config.centring,
-            )
-        if log_pi is not None and self.reference is not None:
-            start = self.reference[step.responses]
-            policy = objectives.dpo_terms(
-                log_pi[at_a], log_pi[at_b], start[at_a], start[at_b], beta=config.beta
-            )
-            # a tie or "both bad" prefers neither text
-            terms = terms + config.alpha * policy * (outcome == objectives.WIN)
-        if bool(alike.any()):
-            rating = expected_rating(log_p.exp()) if config.ordinal else scores
-            terms = torch.where(alike, alike_terms(rating[at_a], rating[at_b]), terms)
-        if self.reliability is not None and bool(judged.any()):
-            attention = torch.ones(len(rows))
-            if config.ordinal:
-                log_side, log_sided = self._log_side(log_p[at_a], log_p[at_b])
-                log_verdict = torch.where(outcome == objectives.WIN, log_side, torch.nan)
-            else:
-                log_verdict = self._log_verdict(scores.detach(), at_a, at_b, outcome)
-            attention[judged] = self.reliability.attention(rows[judged], log_verdict.detach().cpu()[judged])
-            attention = attention.to(self.device)
-            terms = attention * terms
-            if config.ordinal:  # that one was preferred is the model's to explain, whoever looked
-                terms = terms - (1 - attention) * log_sided
-        if self.may_be_bad:
-            compared = judged.to(self.device) & (outcome != objectives.BOTH_BAD)
-            terms = terms - compared * objectives.log_not_both_bad(log_p[at_a], log_p[at_b], self.masks[0])
-        return (total + (weight * terms).sum()) / count
+            log_verdict = self._log_verdict(scores.detach(), rows)
+        trust, judged = torch.ones(len(rows.rows)), rows.by_person.cpu()
+        trust[judged] = self.reliability.trust(rows.rows[judged], log_verdict.detach().cpu()[judged])
+        trust = trust.to(self.device)
+        if log_sided is None:
+            return trust * terms
+        # that one was preferred is the model's to explain, whoever looked
+        return trust * terms - (1 - trust) * log_sided
+
+    def _level_terms(self, scores: torch.Tensor, levels: list[int]) -> torch.Tensor:
+        """Levels that teach on their own; scalar rewards have none.  [L]"""
+        if not levels:
+            return scores.new_zeros(0)
+        rows = torch.tensor(levels)
+        where = self.place[self.data.level_response[rows]].to(self.device)
+        masks = self.masks[self.data.level_value[rows].to(self.device)]
+        return objectives.level_terms(objectives.log_ratings(scores)[where], masks)
 
     def _log_side(self, log_a: torch.Tensor, log_b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """log P(a preferred | one is) and log P(one is), both without regions.  [P, 9] x 2 -> [P] x 2
@@ -136,11 +188,9 @@ class StepLoss:
         return win - one, one
 
     @torch.no_grad()
-    def _log_verdict(
-        self, scores: torch.Tensor, at_a: torch.Tensor, at_b: torch.Tensor, outcome: torch.Tensor
-    ) -> torch.Tensor:
+    def _log_verdict(self, scores: torch.Tensor, rows: Rows) -> torch.Tensor:
         """log P_model(v) of judgements by a scalar reward, without margin or policy; NaN where it has none.  [P]"""
-        score_a, score_b = scores[at_a], scores[at_b]
+        score_a, score_b, outcome = scores[rows.a], scores[rows.b], rows.outcome
         if self.config.method == "clf":
             log_a = torch.nn.functional.logsigmoid(score_a - score_b)
             return torch.where(outcome == objectives.WIN, log_a, torch.nan)
@@ -152,9 +202,3 @@ class StepLoss:
         if self.features is not None:
             return self.model.score(self.features[responses]), None
         return self.encoder.scores([self.rows[r] for r in responses], log_probs=self.config.method == "haf")
-
-
-def given(value: _T | None) -> _T:
-    """The value of a setting that RunConfig.resolved has filled."""
-    assert value is not None, "RunConfig.resolved fills every default"
-    return value

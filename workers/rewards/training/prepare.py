@@ -1,0 +1,287 @@
+"""Everything that the loop needs, made once from a run folder: refuse, load, read, build, compute once.
+
+The functions stand in the order in which they run.  Cheap refusals come before anything expensive.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import objectives
+from ..artifacts.save import continue_head
+from ..config import Refused, ResolvedConfig, RunConfig
+from ..data.judgements import TrainingData, check_labels, training_data
+from ..data.snapshot import Snapshot, read_snapshot
+from ..data.split import NOTHING, Split, held_out_rows, split_groups, split_watched
+from ..models.base_models import Source, check_vocabulary, find_base
+from ..models.distributed import Group
+from ..models.embeddings import embed_cached
+from ..models.encode import ResponseEncoder
+from ..models.load import backbone_kind, load_backbone, load_tokenizer
+from ..models.reward_model import RewardModel, longest_text, set_dropout
+from ..text.readable import readable, reads_alike, report
+from ..text.sections import Encoded, Template
+from .batches import Blocks, Step
+from .early_stopping import Watch
+from .hardening import SETS, harden
+from .optimiser import make_optimizer
+from .progress import Progress, Stop
+from .reliability import Reliability
+from .step import StepLoss
+
+
+@dataclass
+class Labels:
+    """What people said, and how it is divided."""
+
+    snapshot: Snapshot
+    learned: Snapshot  # without the judgements of pairs that read alike
+    split: Split
+    watched: Split  # for early stopping
+    data: TrainingData  # the training side
+
+    @property
+    def kept(self) -> Split:
+        """All groups that are not trained on."""
+        return self.split.joined_with(self.watched)
+
+
+@dataclass
+class Texts:
+    """Responses as token ids, those of hardening's copies behind the snapshot's."""
+
+    template: Template
+    rows: list[Encoded]
+    count: int  # of the snapshot's responses
+    reading: dict[str, Any]  # what could not be read (readable.py)
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(row) for row in self.rows]
+
+
+@dataclass
+class Run:
+    """A run before its first step."""
+
+    run_dir: Path
+    config: ResolvedConfig
+    team: Group
+    stop: Stop
+    progress: Progress
+    source: Source
+    labels: Labels
+    texts: Texts
+    steps: list[Step]
+    model: RewardModel
+    encoder: ResponseEncoder
+    features: torch.Tensor | None  # [N, H] of a frozen encoder
+    reliability: Reliability | None
+    loss: StepLoss
+    optimizer: torch.optim.AdamW
+    watch: Watch | None
+    watch_note: str | None  # why nothing is watched
+
+    @property
+    def base_revision(self) -> str | None:
+        """The hub's commit that was loaded."""
+        config: Any = self.model.backbone.config
+        return getattr(config, "_commit_hash", None) or self.source.revision
+
+    def tick(self, phase: str) -> Callable[[int, int], None]:
+        """A callback that tells progress of a phase, and raises Stopped when the run should end."""
+
+        def said(done: int, total: int) -> None:
+            self.stop.check()
+            self.progress.say(phase, done, total)
+
+        return said
+
+
+def prepare(run_dir: Path, stop: Stop) -> Run | None:
+    """The run, or None in a process that has no part in it.  Raises Refused and Stopped."""
+    # Refuse what can't work
+    asked = RunConfig.read(run_dir / "config.json")
+    (run_dir / "error.json").unlink(missing_ok=True)
+    labels = divide(read_snapshot(run_dir / "snapshot"), asked)
+    team = Group.started()
+    if asked.tuning == "frozen" and team.size > 1:
+        if not team.first:
+            return None  # heads on cached embeddings take seconds; one process has all of it
+        team = Group(device=team.device)
+    progress = Progress(run_dir / "progress.jsonl" if team.first else Path(os.devnull))
+    notes = filter(None, (labels.split.note, labels.watched.note))
+    progress.say("loading", message="; ".join(notes) or None)
+
+    # Load the base model
+    source = find_base(asked.base_model, run_dir)
+    loaded = (asked.base_model, source.path)
+    kind = backbone_kind(*loaded, source.revision) if asked.backbone == "auto" else asked.backbone
+    # weights that learn stay in fp32; LoRA's base doesn't learn
+    half = team.device.type == "cuda" and asked.tuning == "lora"
+    backbone = load_backbone(*loaded, kind, torch.bfloat16 if half else torch.float32, source.revision)
+    backbone_config: Any = backbone.config
+    config = asked.resolved(kind, int(backbone_config.hidden_size), team.device.type)
+    tokenizer = load_tokenizer(*loaded, source.revision)
+    check_vocabulary(config.base_model, tokenizer)
+    template = Template(
+        tokenizer,
+        backbone=kind,
+        ordinal=config.ordinal,
+        max_length=min(config.max_length, longest_text(backbone) or sys.maxsize),
+        pool_prompt=config.pool_prompt,
+    )
+    stop.check()
+
+    # Read the texts, leave out what reads alike, plan the steps
+    texts = read(template, labels, config)
+    judged = labels.data
+    data, steps, config = plan(texts, labels, config)
+
+    # Build the model; seeded before the head is made
+    torch.manual_seed(config.seed)
+    model = RewardModel(
+        backbone,
+        backbone_kind=kind,
+        kind=config.kind,
+        head_hidden=config.head_hidden,
+        digit_ids=template.digit_ids,
+    )
+    if config.base_model.startswith("version:") and continue_head(model, Path(source.path)):
+        progress.say("loading", message=f"the head goes on from {config.base_model}'s")
+    make_trainable(model, config, data)
+    model.to(team.device)
+    if team.device.type == "cpu":
+        model.gather_embedding_gradient()
+    encoder = ResponseEncoder(
+        model,
+        team.device,
+        config.micro_batch_tokens,
+        longest=template.max_length,
+        kept_tokens=config.kept_tokens,
+        group=team,
+    )
+
+    # Compute once: a frozen encoder's embeddings, a policy's starting log-probabilities
+    def tick(done: int, total: int) -> None:
+        stop.check()
+        progress.say("embedding", done, total)
+
+    features = embed_cached(encoder, texts.rows, tick) if config.tuning == "frozen" else None
+    # a lone annotator can't be told from the task's own difficulty
+    several = config.reliability and len(data.annotators) > 1
+    reliability = Reliability(judged, sides_only=config.ordinal) if several else None
+    loss = StepLoss(model, config, data, texts.rows, features, encoder, reliability)
+    if config.method == "haf":
+        loss.keep_reference(tick)
+    watch = watch_of(labels, model, config) if labels.watched.held_out else None
+    note = labels.watched.note
+    if watch is not None and not watch.usable:
+        watch, note = None, "no early stopping: nobody compared the watched"
+    return Run(
+        run_dir=run_dir,
+        config=config,
+        team=team,
+        stop=stop,
+        progress=progress,
+        source=source,
+        labels=labels,
+        texts=texts,
+        steps=steps,
+        model=model,
+        encoder=encoder,
+        features=features,
+        reliability=reliability,
+        loss=loss,
+        optimizer=make_optimizer(model, config),
+        watch=watch,
+        watch_note=note,
+    )
+
+
+def divide(snapshot: Snapshot, config: RunConfig) -> Labels:
+    """Held-out, watched and training sides.  Raises Refused where there is nothing to train on."""
+    check_labels(snapshot, config)
+    split = split_groups(snapshot, config)
+    watched = split_watched(snapshot, split, config) if config.patience else NOTHING
+    data = training_data(snapshot, split.joined_with(watched), config)
+    return Labels(snapshot, snapshot, split, watched, data)
+
+
+def read(template: Template, labels: Labels, config: ResolvedConfig) -> Texts:
+    """The snapshot's texts as ids; the judgements of pairs that read alike leave `labels`, counted.  Raises Refused."""
+    snapshot = labels.snapshot
+    rows = template.encode(snapshot.responses)
+    alike = reads_alike(snapshot, rows)
+    unknown = str(template.tokenizer.unk_token or "")
+    reading = report(snapshot, rows, alike, labels.split, max_length=template.max_length, token=unknown)
+    labels.learned = readable(snapshot, alike)
+    if alike:
+        before = len(labels.data.first)
+        try:
+            labels.data = training_data(labels.learned, labels.kept, config)
+        except Refused as error:
+            raise Refused(f"{' '.join(reading['notes'])} ({error})") from None
+        labels.data.dropped["reads_alike"] = before - len(labels.data.first)
+    return Texts(template, rows, len(rows), reading)
+
+
+def plan(
+    texts: Texts, labels: Labels, config: ResolvedConfig
+) -> tuple[TrainingData, list[Step], ResolvedConfig]:
+    """The steps of all epochs, each a block of the pair graph, with hardening's copies where they are asked for.
+
+    Returns the data with the copies' terms, and the config with its budgets.  The copies' rows join `texts`.
+    """
+    judged = labels.data
+    lengths = texts.lengths
+    config = config.with_budget(sum(lengths[response] for response in judged.trained_on))
+    pairs = list(zip(judged.first.tolist(), judged.second.tolist(), strict=True))
+    blocks = Blocks(pairs, judged.level_response.tolist(), lengths, config.token_budget)
+    epochs = [blocks.epoch(config.seed, epoch) for epoch in range(config.epochs)]
+    if not config.hardening:
+        return judged, [step for epoch in epochs for step in epoch], config
+    hardened = harden(
+        labels.snapshot.responses,
+        judged,
+        share=config.hardening,
+        seed=config.seed,
+        ordinal=config.ordinal,
+        sets=min(config.epochs, SETS),
+    )
+    texts.rows += texts.template.encode(hardened.copies)
+    hardened = hardened.without_alike(texts.rows)
+    steps = [step for number, epoch in enumerate(epochs) for step in hardened.joined(epoch, number)]
+    return hardened.data, steps, config
+
+
+def make_trainable(model: RewardModel, config: ResolvedConfig, data: TrainingData) -> None:
+    """Which weights learn, and the thresholds that the labels need."""
+    if config.dropout is not None:
+        set_dropout(model.backbone, config.dropout)
+    if config.gradient_checkpointing:
+        model.checkpoint_gradients()
+    if config.tuning == "lora":
+        model.add_lora(config)
+    elif config.tuning == "frozen":
+        model.backbone.requires_grad_(False)
+    if config.method in ("bt", "haf") and not config.ordinal:
+        model.add_thresholds(
+            ties=bool((data.outcome == objectives.TIE).any()),
+            both_bad=bool((data.outcome == objectives.BOTH_BAD).any()),
+        )
+
+
+def watch_of(labels: Labels, model: RewardModel, config: ResolvedConfig) -> Watch:
+    """What early stopping looks at; never what is trained on."""
+    rows = held_out_rows(labels.learned, labels.watched)
+    watch = Watch(rows, labels.snapshot.index, model, config.patience)
+    assert labels.data.trained_on.isdisjoint(watch.responses), "a watched response is trained on"
+    return watch
