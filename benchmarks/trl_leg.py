@@ -190,7 +190,7 @@ def order(dataset: Any, per_device: int, update: int, sampling: str, seed: int) 
 
 
 def make_optimizer(model: torch.nn.Module, job: dict[str, Any]) -> torch.optim.AdamW:
-    """AdamW with the groups of workers.rewards.training.optimiser.make_optimizer: a faster head, no decay of vectors."""
+    """AdamW with the groups of training.optimiser.make_optimizer: a faster head, no decay of vectors."""
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from benchmarks.gpu.shapes import WORDS, tokenizer
 from benchmarks.train_throughput.recording import record_training
 from benchmarks.trl_leg import peak_memory
-from workers.rewards.config import RunConfig
+from workers.rewards.config import ResolvedConfig, RunConfig
 from workers.rewards.data.snapshot import read_snapshot
 from workers.rewards.models.encode import MICRO_BATCH_TOKENS
 from workers.rewards.models.load import load_backbone
@@ -24,7 +24,6 @@ from workers.rewards.models.reward_model import RewardModel
 from workers.rewards.text.sections import Encoded, Template
 from workers.rewards.training.batches import Blocks
 from workers.rewards.training.optimiser import make_optimizer
-from workers.rewards.training.step import given
 
 WARM_UP = 2  # steps
 
@@ -42,7 +41,7 @@ def random_weights(device: str) -> None:
     """Let load_backbone build a folder's config with random weights on the device instead of reading them."""
     import transformers
 
-    from workers.rewards.training import loop as trainer
+    from workers.rewards.training import prepare
 
     def build(path: str, **options: Any) -> Any:
         config = transformers.AutoConfig.from_pretrained(path)
@@ -53,7 +52,7 @@ def random_weights(device: str) -> None:
             )
 
     setattr(transformers.AutoModelForCausalLM, "from_pretrained", build)  # noqa: B010
-    setattr(trainer, "load_tokenizer", lambda name, path, revision=None: tokenizer())  # noqa: B010
+    setattr(prepare, "load_tokenizer", lambda name, path, revision=None: tokenizer())  # noqa: B010
 
 
 def ours(job: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +78,7 @@ def naive(job: dict[str, Any]) -> dict[str, Any]:
     """Chosen and rejected padded to one rectangle, every response encoded in each of its pairs."""
     device = torch.device(job["device"])
     config, model, rows, pairs = setting(job)
-    steps = Blocks(pairs, [], [len(row) for row in rows], given(config.token_budget)).epoch(0, 0)
+    steps = Blocks(pairs, [], [len(row) for row in rows], config.token_budget).epoch(0, 0)
     optimizer = make_optimizer(model, config)
     model.train()
 
@@ -162,11 +161,11 @@ def with_trl(job: dict[str, Any]) -> dict[str, Any]:
     lora = {
         "r": config.lora_rank,
         "lora_alpha": config.lora_alpha,
-        "lora_dropout": config.lora_dropout,
+        "lora_dropout": 0.0,
         "target_modules": "all-linear",
         "task_type": "SEQ_CLS",
     }
-    steps = Blocks(pairs, [], [len(row) for row in rows], given(config.token_budget)).epoch(0, 0)
+    steps = Blocks(pairs, [], [len(row) for row in rows], config.token_budget).epoch(0, 0)
     del model
     if job["device"] == "cuda":
         torch.cuda.empty_cache()
@@ -224,7 +223,7 @@ def scoring(job: dict[str, Any]) -> dict[str, Any]:
     device = torch.device(job["device"])
     config, model, rows, _ = setting(job)
     model.eval()
-    template = Template(tokenizer(), backbone="causal", ordinal=False, max_length=given(config.max_length))
+    template = Template(tokenizer(), backbone="causal", ordinal=False, max_length=config.max_length)
     responses = read_snapshot(Path(job["folder"]) / "run" / "snapshot").responses
     tokens = sum(map(len, rows))
     score_responses(model, template, responses[:64], device)
@@ -255,7 +254,7 @@ def scoring(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def setting(job: dict[str, Any]) -> tuple[RunConfig, RewardModel, list[Encoded], list[tuple[int, int]]]:
+def setting(job: dict[str, Any]) -> tuple[ResolvedConfig, RewardModel, list[Encoded], list[tuple[int, int]]]:
     """The run folder's config resolved, the model as the trainer makes it, token ids, pairs (chosen first)."""
     folder = Path(job["folder"])
     snapshot = read_snapshot(folder / "run" / "snapshot")
@@ -263,13 +262,11 @@ def setting(job: dict[str, Any]) -> tuple[RunConfig, RewardModel, list[Encoded],
     backbone: Any = load_backbone(asked.base_model, asked.base_model, "causal")
     backbone.set_attn_implementation("sdpa")
     config = asked.resolved("causal", backbone.config.hidden_size, job["device"])
-    model = RewardModel(
-        backbone, backbone_kind="causal", kind="scalar", head_hidden=given(config.head_hidden)
-    )
+    model = RewardModel(backbone, backbone_kind="causal", kind="scalar", head_hidden=config.head_hidden)
     if config.tuning == "lora":
         model.add_lora(config)
     model.to(job["device"])
-    template = Template(tokenizer(), backbone="causal", ordinal=False, max_length=given(config.max_length))
+    template = Template(tokenizer(), backbone="causal", ordinal=False, max_length=config.max_length)
     rows = template.encode(snapshot.responses)
     index = snapshot.index
     pairs = [(index[row["response_a"]], index[row["response_b"]]) for row in snapshot.judgements]

@@ -16,7 +16,6 @@ from workers.rewards.models.base_models import PACKAGED
 from workers.rewards.models.load import backbone_kind, load_tokenizer
 from workers.rewards.text.sections import Encoded, Template
 from workers.rewards.training.batches import Blocks
-from workers.rewards.training.step import given
 
 LOADERS = {"ukp": load_ukp_strict, "qa_feedback": load_qa_feedback, "hh_rlhf": load_hh_rlhf}
 # All that MiniLM can read; for Qwen2 as much as the longest pair needs (at 1024 TRL would drop half of qa_feedback)
@@ -82,7 +81,7 @@ def prepare(
         config["token_budget"] = round(UPDATE[data] * trained / len(pairs))
     config |= extra
     filled = RunConfig.from_dict(config).resolved(kind, 256 if model == "qwen2" else 384).with_budget(trained)
-    config["token_budget"] = budget = given(filled.token_budget)
+    config["token_budget"] = budget = filled.token_budget
     update = len(pairs) / len(Blocks(pairs, [], sizes, budget).epoch(0, 0))
     table = {
         "chosen_ids": [list(encoded[chosen].ids) for chosen, _ in pairs],

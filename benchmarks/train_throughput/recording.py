@@ -36,7 +36,7 @@ def record_training(
 
     The peak is the process's memory on a CPU, the allocator's on a GPU.
     """
-    from workers.rewards.training import loop as trainer
+    from workers.rewards.training import loop, prepare
 
     on_gpu = torch.cuda.is_available()
     records: list[StepRecord] = []
@@ -47,7 +47,7 @@ def record_training(
         nonlocal computed
         computed += arguments[0].numel()
 
-    class Noted(trainer.StepLoss):
+    class Noted(prepare.StepLoss):
         def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(model, *args, **kwargs)
             model.backbone.get_input_embeddings().register_forward_hook(count)
@@ -91,9 +91,9 @@ def record_training(
                     raise Enough
             return False
 
-    trainer.StepLoss = Noted  # type: ignore[misc]
+    prepare.StepLoss = Noted  # type: ignore[misc]
     try:
-        trainer.train(run_dir, Until())
+        loop.train(run_dir, Until())
     except Enough:
         pass
     return records, peak

@@ -21,7 +21,7 @@ from benchmarks.train_throughput.recording import StepRecord, record_training
 from benchmarks.train_throughput.report import compare, curve, table
 from workers.rewards.models.load import load_tokenizer
 from workers.rewards.text.sections import Template
-from workers.rewards.training import loop as trainer
+from workers.rewards.training import prepare as trainer
 from workers.rewards.training.starter import build_starter_lm
 
 

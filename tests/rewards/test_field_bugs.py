@@ -28,8 +28,8 @@ from workers.rewards.models.predict import score_responses
 from workers.rewards.models.reward_model import RewardModel
 from workers.rewards.text.sections import Encoded, Template, collate
 from workers.rewards.training import finish as finishing
-from workers.rewards.training import loop as training
 from workers.rewards.training.loop import train
+from workers.rewards.training.progress import Progress
 
 MakeRun = Callable[..., Path]
 CPU = torch.device("cpu")
@@ -168,15 +168,13 @@ def test_losses_and_metrics_do_not_depend_on_micro_batches(
 ) -> None:
     """Averaging micro-batch means would weigh short ones more.  With rates of 0 all runs hold the same weights."""
     losses: list[float] = []
-    say = training.Progress.say
+    say = Progress.say
 
     def heard(self: Any, *given: Any, **values: Any) -> None:
         losses.extend([values["loss"]] if "loss" in values else [])
         say(self, *given, **values)
 
-    monkeypatch.setattr(
-        training.Progress, "say", heard
-    )  # the file leaves out steps that come in quick succession
+    monkeypatch.setattr(Progress, "say", heard)  # the file leaves out steps that come in quick succession
     found = []
     for tokens in (40, 150, 100_000):
         losses.clear()

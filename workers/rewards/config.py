@@ -228,7 +228,8 @@ class ResolvedConfig(RunConfig):
         """Fill token_budget from the tokens of all trained responses: a sixteenth, within BUDGET_BOUNDS.
 
         A small project would otherwise be one step an epoch.  A large one gains nothing from larger blocks, since most
-        pairs already meet inside one.  A CPU's micro-batches are half the budget, 512 to 1,024: larger ones gain little.
+        pairs already meet inside one.  A CPU's micro-batches are half the budget, 512 to 1,024; larger ones gain
+        little.
         """
         low, high = BUDGET_BOUNDS
         budget = self.token_budget or min(high, max(low, tokens // 16))

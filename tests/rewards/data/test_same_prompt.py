@@ -137,7 +137,7 @@ TURNS = st.lists(
 @settings(max_examples=150, deadline=None)
 def test_no_prompt_stands_on_both_sides(prompts: list[tuple[str, list[str]]], seed: int) -> None:
     snapshot = snapshot_of(*prompts)
-    config = RunConfig(seed=seed, holdout=0.4, patience=1, validation=0.4)
+    config = RunConfig(seed=seed, holdout=0.4, patience=1)
     split = split_groups(snapshot, config)
     watched = split_watched(snapshot, split, config)
     assert watched.held_out.isdisjoint(split.held_out) or watched.unit != split.unit

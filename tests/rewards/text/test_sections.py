@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from workers.rewards.config import Refused
 from workers.rewards.models.load import load_tokenizer
 from workers.rewards.text.digits import SCORE_SUFFIX
-from workers.rewards.text.sections import RESPONSE_HEADER, Template, collate, nonce, nonce_key, plain
+from workers.rewards.text.sections import RESPONSE_HEADER, Template, collate, plain
 
 
 @pytest.fixture
@@ -240,74 +240,3 @@ def test_text_without_markers_stays() -> None:
     for text in ("# one", "## two", "a # # # b", "no. #1 and #2", "", "\u200b"):
         assert plain(text) == text
     assert plain("#### four") == "\\#### four"
-
-
-# --- Nonce --------------------------------------------------------------------------------------------------
-
-
-def test_a_nonce_delimits_the_response(lm: Any) -> None:
-    template = Template(lm, backbone="causal", ordinal=True, max_length=160, nonce_key="k")
-    one, two, other = template.encode([row("water it"), row("no idea"), row("water it", "and cats?")])
-    word = nonce("k", "### User\nhow do i keep plant alive")
-    text = lm.decode(one.ids)
-    assert text.endswith(f"### Response {word}\nwater it\n\n### End {word}\n\n### Score: ")
-    assert one.ids[: one.start] == two.ids[: two.start]  # what prefix sharing needs
-    assert lm.decode(one.ids[one.start : one.stop]) == "water it"
-    assert word not in lm.decode(other.ids)
-    assert (
-        Template(lm, backbone="causal", ordinal=True, max_length=160, nonce_key="k").encode(
-            [row("water it")]
-        )[0]
-        == one
-    )
-    elsewhere = Template(lm, backbone="causal", ordinal=True, max_length=160, nonce_key="l")
-    assert elsewhere.encode([row("water it")])[0] != one
-    assert template.describe()["nonce_key"] == "k"
-    assert template.digit_ids == Template(lm, backbone="causal", ordinal=True, max_length=160).digit_ids
-
-    scalar = Template(lm, backbone="causal", ordinal=False, max_length=160, nonce_key="k")
-    (ended,) = scalar.encode([row("water it")])
-    assert ended.ids[-1] == lm.eos_token_id
-    assert lm.decode(ended.ids[ended.start : ended.stop]) == "water it"
-
-
-def test_a_nonce_survives_truncation_and_long_keys(lm: Any) -> None:
-    template = Template(
-        lm,
-        backbone="causal",
-        ordinal=True,
-        max_length=128,
-        nonce_key=nonce_key(0, [{"response_id": "a", **row("x")}]),
-    )
-    (encoded,) = template.encode([row("water " * 300 + "END", "plant " * 200)])
-    assert len(encoded) == 128
-    assert "END\n\n### End " in lm.decode(encoded.ids)
-
-
-def test_nonce_keys_differ_by_data_and_seed() -> None:
-    rows = [{"response_id": "a", **row("x")}]
-    assert nonce_key(0, rows) == nonce_key(0, rows)
-    assert (
-        len({nonce_key(0, rows), nonce_key(1, rows), nonce_key(0, [{"response_id": "a", **row("y")}])}) == 3
-    )
-
-
-def test_an_encoder_has_no_use_for_a_nonce(make_run: Any, tiny_encoder: Path, tiny_lm: Path) -> None:
-    from workers.rewards.artifacts.save import load_model
-    from workers.rewards.data.snapshot import read_snapshot
-    from workers.rewards.models.predict import score_responses
-    from workers.rewards.training.loop import train
-
-    with pytest.raises(Refused, match="nonce is for causal"):
-        train(make_run(tiny_encoder, "bt", name="encoder", nonce=True))
-    folder = make_run(tiny_lm, "oprm", name="lm", nonce=True)
-    metrics = train(folder)
-    model, template, config = load_model(folder / "model")
-    assert config["template"]["name"] == "causal-nonce-1"
-    snapshot = read_snapshot(folder / "snapshot")
-    assert template.nonce_key == nonce_key(metrics["config"]["seed"], snapshot.responses)
-    import pyarrow.parquet as pq
-
-    before = {r["response_id"]: r["score"] for r in pq.read_table(folder / "predictions.parquet").to_pylist()}
-    for scored in score_responses(model, template, snapshot.responses):
-        assert scored["score"] == pytest.approx(before[scored["response_id"]], abs=1e-4)

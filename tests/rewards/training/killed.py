@@ -1,4 +1,6 @@
-"""Trains a run folder in child processes that kill themselves with signal 9: `python -m tests.rewards.training.killed DIR SEED`.
+"""Trains a run folder in child processes that kill themselves with signal 9.
+
+`python -m tests.rewards.training.killed DIR SEED`
 
 Forking after the imports makes a child cheap, so many moments fit into a test.  A child dies at one of its writes to
 disk (half of a file written; written, but not yet renamed; just renamed) or at a random time.  The last child is left

@@ -14,9 +14,11 @@ from safetensors.torch import load_file
 
 from workers.rewards.artifacts.save import HEAD_NAME
 from workers.rewards.config import RunConfig
+from workers.rewards.data import split as splitting
 from workers.rewards.data.judgements import training_data
 from workers.rewards.data.snapshot import read_snapshot
 from workers.rewards.data.split import held_out_rows, split_groups, split_watched
+from workers.rewards.training import early_stopping
 from workers.rewards.training.early_stopping import Watch, looks
 from workers.rewards.training.loop import train
 from workers.rewards.training.progress import Stopped
@@ -28,8 +30,10 @@ MakeRun = Callable[..., Path]
 
 
 @pytest.fixture
-def noisy(rows: tuple[Rows, Rows, Rows]) -> dict[str, Any]:
+def noisy(rows: tuple[Rows, Rows, Rows], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A run that learns its labels by heart: a third of the verdicts are drawn, and far too many epochs."""
+    monkeypatch.setattr(splitting, "WATCHED", 0.3)
+    monkeypatch.setattr(early_stopping, "PER_EPOCH", 1)
     draw = random.Random(1)
     return {
         "judgements": [
@@ -40,8 +44,6 @@ def noisy(rows: tuple[Rows, Rows, Rows]) -> dict[str, Any]:
         "learning_rate": 5e-3,
         "head_learning_rate": 2e-2,
         "warmup": 0.0,
-        "validation": 0.3,
-        "evaluations_per_epoch": 1,
         "token_budget": 400,
     }
 
@@ -107,16 +109,16 @@ def test_stopped_and_resumed_equals_straight(
 
 
 def test_watched_groups_are_neither_trained_on_nor_measured(make_run: MakeRun, tiny_encoder: Path) -> None:
-    folder = make_run(tiny_encoder, "bt", patience=5, validation=0.25, epochs=1)
+    folder = make_run(tiny_encoder, "bt", patience=5, epochs=1)
     metrics = train(folder)
     snapshot = read_snapshot(folder / "snapshot")
     config = RunConfig.read(folder / "config.json")
     split = split_groups(snapshot, config)
     watched = split_watched(snapshot, split, config)
-    assert (len(split.held_out), len(watched.held_out)) == (2, 2)  # of 12, and of the 10 that are left
+    assert (len(split.held_out), len(watched.held_out)) == (2, 1)  # of 12, and of the 10 that are left
     assert watched.held_out.isdisjoint(split.held_out)
-    assert metrics["training"]["judgements"] == 8 * 6
-    assert metrics["early_stopping"]["pairs"] == 2 * 3
+    assert metrics["training"]["judgements"] == 9 * 6
+    assert metrics["early_stopping"]["pairs"] == 3
     rows = pq.read_table(folder / "predictions.parquet").to_pylist()
     # what chose the weights is no witness for them
     assert [row["split"] for row in rows].count("train") == 30
@@ -173,10 +175,10 @@ def test_levels_are_watched_where_nobody_compared(make_run: MakeRun, tiny_encode
 
 
 def test_looks_are_even_and_end_with_the_last_step() -> None:
-    assert looks(12, 3, 2) == {2, 4, 6, 8, 10, 12}
-    assert looks(3, 3, 5) == {1, 2, 3}
-    assert looks(100, 1, 1) == {100}
-    assert looks(0, 3, 2) == set()
+    assert looks(12, 3) == {2, 4, 6, 8, 10, 12}
+    assert looks(3, 3) == {1, 2, 3}
+    assert looks(100, 1) == {50, 100}
+    assert looks(0, 3) == set()
 
 
 def test_figures_by_hand(make_run: MakeRun, tiny_encoder: Path) -> None:

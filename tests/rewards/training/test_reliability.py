@@ -72,7 +72,7 @@ def test_the_weighted_gradient_is_that_of_the_joint_likelihood() -> None:
 
     reliability = Reliability(data, PRIOR)
     rows = torch.arange(5)
-    weight = reliability.attention(rows, -terms())
+    weight = reliability.trust(rows, -terms())
     weighted = torch.autograd.grad((weight.double() * terms()).sum(), inputs)
     error, base = reliability.error[data.annotator], reliability.base().flatten()[reliability.cell]
     assert error.unique().numel() > 1
@@ -140,7 +140,7 @@ def test_honest_ties_make_nobody_careless() -> None:
     reliability = Reliability(data, PRIOR, sides_only=True)
     told = torch.where(data.outcome == o.WIN, torch.tensor(0.9).log(), torch.nan)
     for _ in range(4):
-        weight = reliability.attention(torch.arange(100), told)
+        weight = reliability.trust(torch.arange(100), told)
     assert reliability.error.max() < 0.1
     torch.testing.assert_close(weight[data.outcome == o.TIE], torch.ones(40))
     assert reliability.report()["base"] == {"a_left": 0.5, "a_right": 0.5, "tie": None, "both_bad": None}
@@ -155,7 +155,7 @@ def test_base_is_a_distribution_over_the_verdicts(seed: int) -> None:
     left = [rng.choice([0, 1]) for _ in range(30)] + [1, 0, 1, 1]
     data = judged(outcome, [rng.randrange(3) for _ in range(30)] + [2] * 4, left)
     reliability = Reliability(data, PRIOR)
-    reliability.attention(torch.arange(count), torch.tensor([-rng.random() * 3 for _ in outcome]))
+    reliability.trust(torch.arange(count), torch.tensor([-rng.random() * 3 for _ in outcome]))
     base = reliability.base()
     torch.testing.assert_close(base.sum(1) - base[:, NO_SIDE], torch.ones(3, dtype=torch.float64))
     torch.testing.assert_close(base[:, LEFT] + base[:, RIGHT], 2 * base[:, NO_SIDE])
@@ -190,10 +190,10 @@ def test_error_rates_and_sides_are_recovered() -> None:
     data, log_p = crowd(0, 20, 100, {0: 0.5, 1: 0.5, 2: 1.0, 3: 0.1})
     reliability = Reliability(data, PRIOR)
     for chunk in torch.arange(len(log_p)).split(50):  # as steps do; three epochs
-        reliability.attention(chunk, log_p[chunk])
+        reliability.trust(chunk, log_p[chunk])
     for _ in range(2):
         for chunk in torch.arange(len(log_p)).split(50):
-            reliability.attention(chunk, log_p[chunk])
+            reliability.trust(chunk, log_p[chunk])
     report = {row["annotator"]: row for row in reliability.report()["annotators"]}
     careless = [report[f"u{number}"]["error_rate"] for number in range(4)]
     honest = [report[f"u{number}"]["error_rate"] for number in range(4, 20)]
@@ -207,7 +207,7 @@ def test_without_sides_a_and_b_are_even_and_no_share_is_reported() -> None:
     data, log_p = crowd(1, 4, 40, {0: 1.0})
     data = dataclasses.replace(data, first_left=torch.full_like(data.first_left, -1))
     reliability = Reliability(data, PRIOR)
-    reliability.attention(torch.arange(len(log_p)), log_p)
+    reliability.trust(torch.arange(len(log_p)), log_p)
     base = reliability.base().flatten()[reliability.cell]
     torch.testing.assert_close(base, torch.full_like(base, 0.5))
     assert {row["left_share"] for row in reliability.report()["annotators"]} == {None}
@@ -218,7 +218,7 @@ def test_a_model_that_knows_nothing_leaves_the_prior_alone() -> None:
     reliability = Reliability(data, PRIOR)
     even = torch.full((40,), 0.5).log()
     for _ in range(5):
-        weight = reliability.attention(torch.arange(40), even)
+        weight = reliability.trust(torch.arange(40), even)
     torch.testing.assert_close(weight, torch.full((40,), 0.9), rtol=0, atol=0.01)
 
 
@@ -226,7 +226,7 @@ def test_a_verdict_the_model_does_not_speak_of_teaches_nothing() -> None:
     data = judged([o.WIN, o.TIE] * 20, [0, 1] * 20)
     reliability = Reliability(data, PRIOR)
     log_p = torch.tensor([-0.1, torch.nan] * 20)
-    weight = reliability.attention(torch.arange(40), log_p)
+    weight = reliability.trust(torch.arange(40), log_p)
     assert reliability.error[1].item() == pytest.approx(0.1)
     torch.testing.assert_close(weight[1::2], torch.full((20,), 0.9))
 
@@ -234,10 +234,10 @@ def test_a_verdict_the_model_does_not_speak_of_teaches_nothing() -> None:
 def test_a_row_of_weight_three_is_three_rows() -> None:
     outcome, people, p = [o.WIN, o.WIN, o.TIE], [0, 1, 1], [-0.2, -2.0, -1.5]
     heavy = Reliability(judged(outcome, people, weight=[1.0, 3.0, 1.0]), PRIOR)
-    heavy.attention(torch.arange(3), torch.tensor(p))
+    heavy.trust(torch.arange(3), torch.tensor(p))
     rows = [0, 1, 1, 1, 2]
     repeated = Reliability(judged([outcome[r] for r in rows], [people[r] for r in rows]), PRIOR)
-    repeated.attention(torch.arange(5), torch.tensor([p[r] for r in rows]))
+    repeated.trust(torch.arange(5), torch.tensor([p[r] for r in rows]))
     torch.testing.assert_close(heavy.error, repeated.error)
     torch.testing.assert_close(heavy.shares, repeated.shares)
 

@@ -205,7 +205,6 @@ def test_killed_at_any_moment_again_and_again_equals_straight(make_run: MakeRun,
         "epochs": 8,
         "seed": 4,
         "patience": 6,
-        "validation": 0.3,
         "token_budget": 300,
     }
     broken = make_run(tiny_encoder, "oprm", name="broken", checkpoint_seconds=0.0, **config)

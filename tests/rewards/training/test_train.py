@@ -208,8 +208,8 @@ def test_ordinal_scores_are_the_digit_rows_of_the_lm_head(tiny_lm: Path) -> None
         ({"weight_decay": float("nan")}, "weight_decay is nan"),
         ({"votes": "all"}, "votes is 'all'; choose one of each, majority"),
         ({"haf_head": "digits"}, "haf_head is 'digits'"),
-        ({"reliability_prior": [1]}, "two numbers such as"),
-        ({"reliability_prior": [0, 9]}, "reliability_prior is (0.0, 9.0); it must lie within"),
+        ({"policy_loss": "ipo"}, "policy_loss is no option any more; leave it out"),
+        ({"nonce": True}, "nonce is no option any more; leave it out"),
     ],
 )
 def test_a_wrong_config_is_refused_by_name(given: dict[str, Any], message: str) -> None:

@@ -32,8 +32,9 @@ class ResponseEncoder:
     """Runs a model's backbone over responses.
 
     packing "auto" and "packed" pack where the architecture is seen to give the same hidden states packed as alone;
-    "sorted" pads.  A causal model computes a prompt once for all its responses in a micro-batch.  For the gradient the activations of at most `kept_tokens` are kept, those of the other
-    micro-batches are computed again, so memory doesn't grow with a step.
+    "sorted" pads.  A causal model computes a prompt once for all its responses in a micro-batch.  For the gradient the
+    activations of at most `kept_tokens` are kept.  Those of the other micro-batches are computed again, so memory
+    doesn't grow with a step.
     """
 
     def __init__(

@@ -75,9 +75,9 @@ def by_prompt(rows: Sequence[Encoded]) -> list[list[int]]:
 def packed_batches(rows: Sequence[Encoded], max_tokens: int, *, share: bool) -> list[list[int]]:
     """Positions of `rows` in micro-batches of at most max_tokens tokens in the row (a longer text stands alone).
 
-    Sorted by length, so that texts of one length are neighbours.  With `share` prompt by prompt: a prompt that a micro-batch shares
-    counts once.  A prompt longer than half the budget may be followed by as many response tokens as it has; otherwise
-    it would be recomputed per response.
+    Sorted by length, so that texts of one length are neighbours.  With `share` prompt by prompt: a prompt that a
+    micro-batch shares counts once.  A prompt longer than half the budget may be followed by as many response tokens as
+    it has; otherwise it would be recomputed per response.
     """
     groups = by_prompt(rows) if share else [[position] for position in range(len(rows))]
     for group in groups:
@@ -118,8 +118,8 @@ def pack(
 ) -> Packed:
     """Lay rows out one after the other; `offset` is what the architecture adds to positions (RoBERTa's 2).
 
-    On a causal model a prompt that several rows share stands in the row once, and the head reads a response's last token.
-    On an encoder the head reads all tokens from the response's `pooled` on.
+    On a causal model a prompt that several rows share stands in the row once, and the head reads a response's last
+    token.  On an encoder the head reads all tokens from the response's `pooled` on.
     """
     ids: list[int] = []
     positions: list[torch.Tensor] = []

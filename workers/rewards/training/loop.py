@@ -54,8 +54,8 @@ def facts(run: Run) -> str:
             f"data: {len(data.first):,} judgements and {len(data.level_response):,} levels on "
             f"{len(data.trained_on):,} of {run.texts.count:,} responses, {sum(lengths):,} tokens, "
             f"longest {max(lengths):,} of {run.texts.template.max_length:,}",
-            f"steps: {len(run.steps):,} in {config.epochs} epochs, {config.token_budget:,} tokens of distinct responses "
-            f"a step, {config.micro_batch_tokens:,} a forward pass ({reads})",
+            f"steps: {len(run.steps):,} in {config.epochs} epochs, {config.token_budget:,} tokens of distinct "
+            f"responses a step, {config.micro_batch_tokens:,} a forward pass ({reads})",
             f"weights: {sum(count for count, *_ in weights):,}, of which {learn:,} learn; "
             f"{held / 2**20:,.0f} MiB with gradients and optimiser, activations aside",
             f"device: {device} ({where}), {run.team.size} process{'es' if run.team.size > 1 else ''}",

@@ -1,7 +1,7 @@
 """A tiny causal language model from a project's own texts.
 
-It lets ratings be read from digits, and HaF-RM and LoRA run, where no model hub is reachable.  It has seen a few hundred
-texts for half a minute and knows next to nothing: no figure measured with it says how good a method is.
+It lets ratings be read from digits, and HaF-RM and LoRA run, where no model hub is reachable.  It has seen a few
+hundred texts for half a minute and knows next to nothing: no figure measured with it says how good a method is.
 """
 
 from __future__ import annotations
