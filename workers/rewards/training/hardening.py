@@ -6,8 +6,7 @@
 - A *degenerate answer* (empty, punctuation, an opener, the prompt again, one word repeated) loses to a real response
   at full strength, and is "bad" for an ordinal model.
 
-All come from the training side. Nobody judged these rows, so they say nothing about annotators. No text of
-evaluation/attacks.py is in the grammar.
+All come from the training side; the rows have no annotator. No text of evaluation/attacks.py is in the grammar.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..config import ResolvedConfig
 from ..data.judgements import TrainingData
 from ..data.messages import Message, spoken
+from ..evaluation.metrics import Row
 from ..objectives.outcomes import MAX_STRENGTH, WIN
 from ..text.sections import Encoded
 from .batches import Step
@@ -38,8 +37,6 @@ EVERY = -1  # the set of a copy that all epochs have
 DEGENERATE_SHARE = 0.5  # degenerate answers for an attacked copy
 MIN_DEGENERATE = 32  # a small project needs each kind a few times; these are short
 SALAD_SHARE = 0.1  # of additions: words of the project's own texts, in an order that says nothing
-
-Row = dict[str, Any]
 
 # "{name}" stands for one of that name's alternatives, drawn anew at each place; "{2-99}" for a number from 2 to 99.
 GRAMMAR: dict[str, list[str]] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
@@ -75,10 +72,8 @@ def harden(
     usual = max(1.0, float(data.weight.sum()) / len(data.trained_on)) * limit
     terms: list[tuple[float, ...]] = []  # first, second, outcome, strength, weight
     levels: list[tuple[int, int]] = []  # copy, level
-    level: list[int] = []  # of each copy
     attacked_at: defaultdict[int, list[int]] = defaultdict(list)
     for index, (copy, _) in enumerate(kept, start=len(responses)):
-        level.append(0 if copy.set == EVERY else int(data.level[copy.of]))
         if copy.set == EVERY:
             terms.append((copy.of, index, WIN, MAX_STRENGTH, usual))
             levels += [(index, 0)] * max(1, round(usual)) * config.ordinal
@@ -93,6 +88,7 @@ def harden(
         terms += [(copy, b, *verdict, lower) for copy in attacked_at[a]]
         terms += [(a, copy, *verdict, weight) for copy in attacked_at[b]]
 
+    level = [0 if copy.set == EVERY else int(data.level[copy.of]) for copy, _ in kept]
     columns = torch.tensor(terms, dtype=torch.float64).reshape(-1, 5).T
     first, second, outcome, strength = columns[:4].long()
     nobody = torch.full_like(first, -1)
@@ -146,18 +142,16 @@ def copies_of(responses: Sequence[Row], trained_on: set[int], config: ResolvedCo
     rng = {number: random.Random(draws(responses[number]["response_id"])) for number in order}
     words = sorted({word for number in order for word in re.findall(r"\w+", responses[number]["text"])})
     made = []
-
-    def add(number: int, text: str, of: int) -> None:
-        made.append(Copy(number, of, {**responses[number], "text": text}))
-
     for number in order[: round(config.hardening * len(order))]:
+        row = responses[number]
         for of in range(min(config.epochs, SETS)):
-            add(number, attacked(responses[number]["text"], rng[number], words), of)
+            made.append(Copy(number, of, {**row, "text": attacked(row["text"], rng[number], words)}))
     wanted = max(round(DEGENERATE_SHARE * config.hardening * len(order)), MIN_DEGENERATE)
     for number in [number for number in order if responses[number]["text"].strip()][:wanted]:
-        text = degenerate(responses[number]["messages"], rng[number])
-        if text.strip() != responses[number]["text"].strip():
-            add(number, text, EVERY)
+        row = responses[number]
+        text = degenerate(row["messages"], rng[number])
+        if text.strip() != row["text"].strip():
+            made.append(Copy(number, EVERY, {**row, "text": text}))
     return made
 
 
@@ -172,10 +166,7 @@ def drawn(name: str, draw: random.Random) -> str:
 
 
 def attacked(text: str, draw: random.Random, words: Sequence[str] = ()) -> str:
-    """The text with something added to its end (most often), its start or between two sentences.
-
-    `words` are those of the project's own texts.
-    """
+    """The text with an addition (`words`: the project's own) at its end, its start or between two sentences."""
     if words and draw.random() < SALAD_SHARE:
         added = " ".join(draw.choice(words) for _ in range(draw.randint(2, 12)))
     else:
@@ -197,14 +188,13 @@ def attacked(text: str, draw: random.Random, words: Sequence[str] = ()) -> str:
 def degenerate(messages: Sequence[Message], draw: random.Random) -> str:
     """An answer that says nothing to these messages."""
     asked = spoken(messages[-1]).strip() if messages else ""
-    kinds: list[Callable[[], str]] = [
-        lambda: "",
-        lambda: "".join(draw.choice(".,!?-; ") for _ in range(draw.randint(1, 16))),
-        lambda: drawn("opener", draw),
-        lambda: drawn("constant", draw),
-        lambda: " ".join([drawn("word", draw)] * draw.randint(5, 60)),
+    said = [
+        "",
+        "".join(draw.choice(".,!?-; ") for _ in range(draw.randint(1, 16))),
+        drawn("opener", draw),
+        drawn("constant", draw),
+        " ".join([drawn("word", draw)] * draw.randint(5, 60)),
     ]
     if asked:
-        echoes = [asked, asked, f"{asked} {asked}", re.split(r"(?<=[.!?])\s", asked)[0]]
-        kinds.append(lambda: draw.choice(echoes))
-    return draw.choice(kinds)()
+        said.append(draw.choice([asked, asked, f"{asked} {asked}", re.split(r"(?<=[.!?])\s", asked)[0]]))
+    return draw.choice(said)
