@@ -56,7 +56,7 @@ def harden(
     responses: Sequence[Row],
     read: Sequence[Encoded],
     data: TrainingData,
-    encode: Callable[[Sequence[Row]], list[Encoded]],
+    encode: Callable[..., list[Encoded]],
     config: ResolvedConfig,
 ) -> tuple[list[Copy], list[Encoded], TrainingData]:
     """Copies of a share of the trained responses, how they are read, and the data with their rows behind the people's.
