@@ -174,35 +174,3 @@ def test_equal_ids_have_equal_scores_so_nothing_is_lost_by_leaving_them_out() ->
         tie=None, temperature=1.0, partition=(3, 6), seed=0,
     )  # fmt: skip
     assert (measured["pairs"]["model_ties"], measured["pairs"]["accuracy"]["value"]) == (1, 0.5)
-
-
-def test_hardening_draws_no_score_towards_a_copy_that_reads_like_its_response(
-    make_run: MakeRun, tiny_encoder: Path
-) -> None:
-    """What is added at the start of a long response is cut off again."""
-    from workers.rewards.config import RunConfig
-    from workers.rewards.data.judgements import training_data
-    from workers.rewards.training.hardening import harden
-
-    long = "water it weekly and give it light " * 30
-    responses, judgements = pairs_of(*[(long, "no idea " + long)] * 12)
-    folder = make_run(tiny_encoder, "bt", responses=responses, judgements=judgements, levels=[])
-    snapshot = read_snapshot(folder / "snapshot")
-    data = training_data(snapshot, Split(frozenset(), "none"), RunConfig())
-    template = Template(
-        load_tokenizer("tiny", str(tiny_encoder)), backbone="encoder", ordinal=False, max_length=64
-    )
-    hardened = harden(snapshot.responses, data, share=1.0, seed=0, ordinal=False)
-    rows = template.encode([*snapshot.responses, *hardened.copies])
-    known = hardened.without_alike(rows)
-    assert known.alike
-    first, second = hardened.data.first.tolist(), hardened.data.second.tolist()
-    for row in range(hardened.judged, len(first)):
-        assert (row in known.alike) == (rows[first[row]].ids == rows[second[row]].ids)
-    from workers.rewards.training.batches import Step
-
-    everything = Step(sorted(data.trained_on), list(range(len(data.first))), [])
-    (joined,) = known.joined([everything], 0)
-    assert not set(joined.judgements) & known.alike
-    (all_of_them,) = hardened.joined([everything], 0)
-    assert set(joined.judgements) == set(all_of_them.judgements) - known.alike

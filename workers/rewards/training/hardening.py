@@ -1,173 +1,200 @@
-"""Training examples against injected text and empty answers: changed copies of responses, with known verdicts.
+"""Training rows against injected text and empty answers, made before the loop: ordinary rows on changed responses.
 
-Two kinds, both built from the training side of the split and used in training alone:
+- An *attacked copy* of a response has text added that says nothing, drawn from a grammar of tens of thousands of
+  sentences (hardening.json), since a model that saw a few dozen knows those and no others. It takes its response's
+  place in what people judged, verdict and level kept.
+- A *degenerate answer* (empty, punctuation, an opener, the prompt again, one word repeated) loses to a real response
+  at full strength, and is "bad" for an ordinal model.
 
-- an *attacked copy* of a response has text added that says nothing (additions.py).  Its score is drawn to that of its
-  response, minus DROP: a score that moves up and down by nothing on average still passes its nearest neighbours half
-  of the time.  The epochs take turns with SETS copies of each response: more wordings for no more work.
-- a *degenerate answer* (empty, punctuation, an opener, the prompt again, one word repeated) to a prompt loses to a
-  real response at full strength, and for an ordinal model is labelled bad.
-
-A copy joins the step of its response, so what people judged makes the same steps with and without hardening.  No
-verdict of a person is repeated, so what is said about annotators stays theirs.
+All come from the training side; the rows have no annotator. No text of evaluation/attacks.py is in the grammar.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import random
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
+from ..config import ResolvedConfig
 from ..data.judgements import TrainingData
+from ..data.messages import Message, spoken
+from ..evaluation.metrics import Row
 from ..objectives.outcomes import MAX_STRENGTH, WIN
 from ..text.sections import Encoded
-from .additions import attacked, degenerate, words_of
 from .batches import Step
 
-ALIKE = 3  # the outcome of a row (response, attacked copy), beside WIN, TIE and BOTH_BAD
-NOBODY = -1  # the annotator of a row that nobody judged
-DROP = 0.2  # ratings (scalar: nats) that a copy should lie below its response
-BEND = 0.5  # beyond this distance the pull stays as it is
 MOST = 0.3  # of the judgements' weight: what attacked copies may weigh together
-SETS = 3  # of attacked copies
-EVERY = -1  # the set of a term that all epochs have
+WINNER = 2 / 3  # weight of a row whose winner is the copy: what says nothing should cost a little
+SETS = 3  # of attacked copies; epochs take turns, so that there are more wordings for no more work
+EVERY = -1  # the set of a copy that all epochs have
 DEGENERATE_SHARE = 0.5  # degenerate answers for an attacked copy
 MIN_DEGENERATE = 32  # a small project needs each kind a few times; these are short
+SALAD_SHARE = 0.1  # of additions: words of the project's own texts, in an order that says nothing
 
-Row = dict[str, Any]
+# "{name}" stands for one of that name's alternatives, drawn anew at each place; "{2-99}" for a number from 2 to 99.
+GRAMMAR: dict[str, list[str]] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+_HOLE = re.compile(r"\{(?:(\w+)|(\d+)-(\d+))\}")
 
 
 @dataclass(frozen=True)
-class Hardened:
-    """Copies of responses, and the training data with their terms.
+class Copy:
+    """A changed response.  of: the response's index; set: which epochs have it, EVERY where it is degenerate."""
 
-    copies: response rows; the first has index `responses`.  data: what people judged (its first `judged` rows), then
-    the copies' terms (`first` a response, `second` its copy) and levels.  sets: the set of each of the copies' terms.
-    alike: the terms whose copy reads like its response (what was added was cut off, say): they teach nothing.
-    """
-
-    copies: list[Row]
-    data: TrainingData
-    responses: int
-    judged: int
-    sets: list[int]
-    alike: frozenset[int] = frozenset()
-
-    def without_alike(self, rows: Sequence[Encoded]) -> Hardened:
-        """The same, knowing how responses and copies are read."""
-        sides = zip(self.data.first.tolist(), self.data.second.tolist(), strict=True)
-        return replace(
-            self,
-            alike=frozenset(
-                row
-                for row, (first, second) in enumerate(sides)
-                if row >= self.judged and rows[first].ids == rows[second].ids
-            ),
-        )
-
-    def joined(self, steps: Sequence[Step], epoch: int) -> list[Step]:
-        """The steps of one epoch, each response's copies in the first that holds it."""
-        terms: dict[int, list[int]] = {}
-        now = epoch % (1 + max([0, *self.sets]))
-        for row, of in enumerate(self.sets, start=self.judged):
-            if of in (EVERY, now) and row not in self.alike:
-                terms.setdefault(int(self.data.first[row]), []).append(row)
-        levels = self._levels
-        whole: list[Step] = []
-        for step in steps:
-            added = [row for response in step.responses for row in terms.pop(response, [])]
-            copies = [int(self.data.second[row]) for row in added]
-            whole.append(
-                Step(
-                    step.responses + copies,
-                    step.judgements + added,
-                    step.levels + [row for copy in copies for row in levels.get(copy, [])],
-                )
-            )
-        return whole
-
-    @cached_property
-    def _levels(self) -> dict[int, list[int]]:
-        """The level rows of each copy; the same in every epoch."""
-        rows: dict[int, list[int]] = {}
-        for row, response in enumerate(self.data.level_response.tolist()):
-            if response >= self.responses:
-                rows.setdefault(response, []).append(row)
-        return rows
+    of: int
+    set: int
+    row: Row
 
 
 def harden(
     responses: Sequence[Row],
+    read: Sequence[Encoded],
     data: TrainingData,
-    *,
-    share: float,
-    seed: int,
-    ordinal: bool,
-    sets: int = SETS,
-) -> Hardened:
-    """Copies for `share` of the trained responses, in as many sets.
+    encode: Callable[..., list[Encoded]],
+    config: ResolvedConfig,
+) -> tuple[list[Copy], list[Encoded], TrainingData]:
+    """Copies of a share of the trained responses, how they are read, and the data with their rows behind the people's.
 
-    What is drawn for a response depends on seed, response_id and the words of the trained texts.
+    `read`: the responses as `encode` gives them; a copy's index is len(responses) plus its place. One that reads like
+    its response (what was added was cut off, say) stays out.
     """
-    rng = {number: random.Random(_hash(seed, responses[number]["response_id"])) for number in data.trained_on}
-    order = sorted(data.trained_on, key=lambda number: _hash(seed, "order", responses[number]["response_id"]))
-    copies: list[Row] = []
-    level: list[int] = []  # of each copy
-    terms: list[tuple[int, int, int, int]] = []  # (outcome, first, second, set)
-    words = words_of([responses[number]["text"] for number in order])
+    made = copies_of(responses, data.trained_on, config)
+    both = zip(made, encode([copy.row for copy in made]), strict=True)
+    kept = [(copy, row) for copy, row in both if row.ids != read[copy.of].ids]
+    # were every response copied at full weight, copies would drown what people said
+    limit = min(1.0, MOST / config.hardening)
+    usual = max(1.0, float(data.weight.sum()) / len(data.trained_on)) * limit
+    terms: list[tuple[float, ...]] = []  # first, second, outcome, strength, weight
+    levels: list[tuple[int, int]] = []  # copy, level
+    attacked_at: defaultdict[int, list[int]] = defaultdict(list)
+    for index, (copy, _) in enumerate(kept, start=len(responses)):
+        if copy.set == EVERY:
+            terms.append((copy.of, index, WIN, MAX_STRENGTH, usual))
+            levels += [(index, 0)] * max(1, round(usual)) * config.ordinal
+        else:
+            attacked_at[copy.of].append(index)
+    for response, value in zip(data.level_response.tolist(), data.level_value.tolist(), strict=True):
+        levels += [(copy, value) for copy in attacked_at[response]]
+    judged = (data.first, data.second, data.outcome, data.strength, data.weight)
+    for a, b, *verdict, weight in zip(*(column.tolist() for column in judged), strict=True):
+        weight *= limit / 2  # each of a judgement's two sides may be copied
+        lower = weight * (WINNER if verdict[0] == WIN else 1)
+        terms += [(copy, b, *verdict, lower) for copy in attacked_at[a]]
+        terms += [(a, copy, *verdict, weight) for copy in attacked_at[b]]
 
-    def add(number: int, kind: str, text: str, known: int) -> int:
-        row = responses[number]
-        copies.append({**row, "response_id": f"{row['response_id']}#{kind}", "text": text})
-        level.append(known)
-        return len(responses) + len(copies) - 1
-
-    for number in order[: round(share * len(order))]:
-        clean = responses[number]["text"]
-        for of in range(sets):
-            text = attacked(clean, rng[number], words)
-            copy = add(number, f"attacked-{of}", text, int(data.level[number]))
-            terms.append((ALIKE, number, copy, of))
-
-    wanted = max(round(DEGENERATE_SHARE * share * len(order)), MIN_DEGENERATE)
-    bad = []
-    for number in [number for number in order if responses[number]["text"].strip()][:wanted]:
-        text = degenerate(responses[number]["messages"], rng[number])
-        if text.strip() != responses[number]["text"].strip():
-            bad.append(add(number, "degenerate", text, 0))
-            terms.append((WIN, number, bad[-1], EVERY))
-
-    # as much as a response has through its judgements; were every response copied so, they would drown what people said
-    weight = max(1.0, float(data.weight.sum()) / len(order)) * min(1.0, MOST / share)
-    outcome, first, second, of_set = torch.tensor(terms, dtype=torch.int64).reshape(-1, 4).T
-    levels = torch.tensor(bad * max(1, round(weight)) if ordinal else [], dtype=torch.int64)
+    level = [0 if copy.set == EVERY else int(data.level[copy.of]) for copy, _ in kept]
+    columns = torch.tensor(terms, dtype=torch.float64).reshape(-1, 5).T
+    first, second, outcome, strength = columns[:4].long()
+    nobody = torch.full_like(first, -1)
+    level_response, level_value = torch.tensor(levels, dtype=torch.int64).reshape(-1, 2).T
     added = replace(
         data,
         first=torch.cat([data.first, first]),
         second=torch.cat([data.second, second]),
         outcome=torch.cat([data.outcome, outcome]),
-        strength=torch.cat([data.strength, torch.where(outcome == WIN, MAX_STRENGTH, 1)]),
-        annotator=torch.cat([data.annotator, torch.full_like(outcome, NOBODY)]),
-        first_left=torch.cat([data.first_left, torch.full_like(outcome, -1)]),
-        weight=torch.cat([data.weight, torch.full([len(terms)], weight)]),
+        strength=torch.cat([data.strength, strength]),
+        weight=torch.cat([data.weight, columns[4].float()]),
+        annotator=torch.cat([data.annotator, nobody]),
+        first_left=torch.cat([data.first_left, nobody]),
         level=torch.cat([data.level, torch.tensor(level, dtype=torch.int64)]),
-        level_response=torch.cat([data.level_response, levels]),
-        level_value=torch.cat([data.level_value, torch.zeros_like(levels)]),
-        trained_on=data.trained_on | set(range(len(responses), len(responses) + len(copies))),
+        level_response=torch.cat([data.level_response, level_response]),
+        level_value=torch.cat([data.level_value, level_value]),
+        trained_on=data.trained_on | set(range(len(responses), len(responses) + len(kept))),
     )
-    return Hardened(copies, added, len(responses), len(data.first), of_set.tolist())
+    return [copy for copy, _ in kept], [row for _, row in kept], added
 
 
-def alike_terms(response: torch.Tensor, copy: torch.Tensor) -> torch.Tensor:
-    """How far each attacked copy is from DROP below its response, in E[s] or r; the response stays put.  [P] -> [P]"""
-    return F.smooth_l1_loss(copy, response.detach() - DROP, reduction="none", beta=BEND)
+def joined(steps: Sequence[Step], copies: Sequence[Copy], data: TrainingData, turn: int) -> list[Step]:
+    """The steps of one epoch, each response's copies of this turn's set in the first that holds it."""
+    count = len(data.level) - len(copies)  # of responses
+    waiting, rows, levels = defaultdict(list), defaultdict(list), defaultdict(list)
+    for index, copy in enumerate(copies, start=count):
+        if copy.set in (EVERY, turn):
+            waiting[copy.of].append(index)
+    sides = list(zip(data.first.tolist(), data.second.tolist(), strict=True))
+    for row, pair in enumerate(sides):
+        rows[max(pair)].append(row)  # a row has one copy at most
+    for row, response in enumerate(data.level_response.tolist()):
+        levels[response].append(row)
+    whole = []
+    for step in steps:
+        here = [copy for response in step.responses for copy in waiting.pop(response, ())]
+        inside = {*step.responses, *here}
+        added = [row for copy in here for row in rows[copy] if inside.issuperset(sides[row])]
+        known = [row for copy in here for row in levels[copy]]
+        whole.append(Step(step.responses + here, step.judgements + added, step.levels + known))
+    return whole
 
 
-def _hash(seed: int, *names: str) -> str:
-    return hashlib.sha256(repr((seed, *names)).encode()).hexdigest()
+def copies_of(responses: Sequence[Row], trained_on: set[int], config: ResolvedConfig) -> list[Copy]:
+    """What is drawn for a response depends on seed, response_id and the words of the trained texts."""
+
+    def draws(*names: str) -> str:
+        return hashlib.sha256(repr((config.seed, *names)).encode()).hexdigest()
+
+    order = sorted(trained_on, key=lambda number: draws("order", responses[number]["response_id"]))
+    rng = {number: random.Random(draws(responses[number]["response_id"])) for number in order}
+    words = sorted({word for number in order for word in re.findall(r"\w+", responses[number]["text"])})
+    made = []
+    for number in order[: round(config.hardening * len(order))]:
+        row = responses[number]
+        for of in range(min(config.epochs, SETS)):
+            made.append(Copy(number, of, {**row, "text": attacked(row["text"], rng[number], words)}))
+    wanted = max(round(DEGENERATE_SHARE * config.hardening * len(order)), MIN_DEGENERATE)
+    for number in [number for number in order if responses[number]["text"].strip()][:wanted]:
+        row = responses[number]
+        text = degenerate(row["messages"], rng[number])
+        if text.strip() != row["text"].strip():
+            made.append(Copy(number, EVERY, {**row, "text": text}))
+    return made
+
+
+def drawn(name: str, draw: random.Random) -> str:
+    """One of the texts that the grammar has for a name."""
+
+    def fill(hole: re.Match[str]) -> str:
+        inner, low, high = hole.groups()
+        return str(draw.randint(int(low), int(high))) if low else drawn(inner, draw)
+
+    return _HOLE.sub(fill, draw.choice(GRAMMAR[name]))
+
+
+def attacked(text: str, draw: random.Random, words: Sequence[str] = ()) -> str:
+    """The text with an addition (`words`: the project's own) at its end, its start or between two sentences."""
+    if words and draw.random() < SALAD_SHARE:
+        added = " ".join(draw.choice(words) for _ in range(draw.randint(2, 12)))
+    else:
+        added = drawn("addition", draw)
+    case = draw.random()
+    if case < 0.2:
+        added = added.upper() if case < 0.1 else added.lower()
+    elif case < 0.6:
+        added = added[:1].upper() + added[1:]
+    gap = draw.choice([" ", "\n", "\n\n"])
+    place = draw.random()
+    if place < 0.25:
+        return f"{added}{gap}{text}"
+    breaks = [match.end() for match in re.finditer(r"[.!?]\s", text)]
+    at = draw.choice(breaks) if place < 0.35 and breaks else None
+    return f"{text}{gap}{added}" if at is None else f"{text[:at]}{added}{gap}{text[at:]}"
+
+
+def degenerate(messages: Sequence[Message], draw: random.Random) -> str:
+    """An answer that says nothing to these messages."""
+    asked = spoken(messages[-1]).strip() if messages else ""
+    said = [
+        "",
+        "".join(draw.choice(".,!?-; ") for _ in range(draw.randint(1, 16))),
+        drawn("opener", draw),
+        drawn("constant", draw),
+        " ".join([drawn("word", draw)] * draw.randint(5, 60)),
+    ]
+    if asked:
+        said.append(draw.choice([asked, asked, f"{asked} {asked}", re.split(r"(?<=[.!?])\s", asked)[0]]))
+    return draw.choice(said)

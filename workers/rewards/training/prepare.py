@@ -30,7 +30,7 @@ from ..text.readable import readable, reads_alike, report
 from ..text.sections import Encoded, Template
 from .batches import Blocks, Step
 from .early_stopping import Watch
-from .hardening import SETS, harden
+from .hardening import SETS, harden, joined
 from .optimiser import make_optimizer
 from .progress import Progress, Stop
 from .reliability import Reliability
@@ -248,18 +248,12 @@ def plan(
     epochs = [blocks.epoch(config.seed, epoch) for epoch in range(config.epochs)]
     if not config.hardening:
         return judged, [step for epoch in epochs for step in epoch], config
-    hardened = harden(
-        labels.snapshot.responses,
-        judged,
-        share=config.hardening,
-        seed=config.seed,
-        ordinal=config.ordinal,
-        sets=min(config.epochs, SETS),
+    copies, encoded, data = harden(
+        labels.snapshot.responses, texts.rows, judged, texts.template.encode, config
     )
-    texts.rows += texts.template.encode(hardened.copies)
-    hardened = hardened.without_alike(texts.rows)
-    steps = [step for number, epoch in enumerate(epochs) for step in hardened.joined(epoch, number)]
-    return hardened.data, steps, config
+    texts.rows += encoded
+    steps = [step for n, epoch in enumerate(epochs) for step in joined(epoch, copies, data, n % SETS)]
+    return data, steps, config
 
 
 def make_trainable(model: RewardModel, config: ResolvedConfig, data: TrainingData) -> None:

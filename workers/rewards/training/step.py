@@ -12,12 +12,10 @@ from .. import objectives
 from ..config import ResolvedConfig
 from ..data.judgements import TrainingData
 from ..models.encode import ResponseEncoder
-from ..models.predict import expected_rating
 from ..models.reward_model import RewardModel
 from ..scale import UNKNOWN
 from ..text.sections import Encoded
 from .batches import Step
-from .hardening import ALIKE, alike_terms
 from .reliability import Reliability
 
 
@@ -33,8 +31,7 @@ class Rows:
     strength: torch.Tensor
     weight: torch.Tensor
     levels: tuple[torch.Tensor, torch.Tensor]  # of both sides, 3 = unknown
-    by_person: torch.Tensor  # the others are hardening's
-    alike: torch.Tensor  # (response, attacked copy): hardening's
+    by_person: torch.Tensor  # the others have no annotator
 
 
 class StepLoss:
@@ -83,14 +80,12 @@ class StepLoss:
         terms = self._reward_terms(scores, rows)  # [P]
         if log_pi is not None:
             terms = terms + self.config.alpha * self._policy_terms(log_pi, rows)
-        terms = self._alike_terms(scores, rows, terms)
         if self.reliability is not None and bool(rows.by_person.any()):
             terms = self._trusted(scores, rows, terms)
         if self.may_be_bad:
             log_p = objectives.log_ratings(scores)
             not_both = objectives.log_not_both_bad(log_p[rows.a], log_p[rows.b], self.masks[0])
-            compared = rows.by_person & (rows.outcome != objectives.BOTH_BAD)
-            terms = terms - compared * not_both
+            terms = terms - (rows.outcome != objectives.BOTH_BAD) * not_both
         total = (rows.weight * terms).sum() + self._level_terms(scores, step.levels).sum()
         return total / (rows.weight.sum() + len(step.levels))
 
@@ -100,18 +95,16 @@ class StepLoss:
         self.place[step.responses] = torch.arange(len(step.responses))
         rows = torch.tensor(step.judgements, dtype=torch.int64)
         first, second = data.first[rows], data.second[rows]
-        alike = (data.outcome[rows] == ALIKE).to(device)
         return Rows(
             responses=step.responses,
             rows=rows,
             a=self.place[first].to(device),
             b=self.place[second].to(device),
-            outcome=data.outcome[rows].to(device).where(~alike, objectives.WIN),
+            outcome=data.outcome[rows].to(device),
             strength=data.strength[rows].to(device),
             weight=data.weight[rows].to(device),
             levels=(data.level[first], data.level[second]),
             by_person=(data.annotator[rows] >= 0).to(device),
-            alike=alike,
         )
 
     def _reward_terms(self, scores: torch.Tensor, rows: Rows) -> torch.Tensor:
@@ -139,15 +132,6 @@ class StepLoss:
         start, (a, b) = self.reference[rows.responses], (rows.a, rows.b)
         terms = objectives.dpo_terms(log_pi[a], log_pi[b], start[a], start[b], beta=self.config.beta)
         return terms * (rows.outcome == objectives.WIN)
-
-    def _alike_terms(self, scores: torch.Tensor, rows: Rows, terms: torch.Tensor) -> torch.Tensor:
-        """Hardening's terms in the place of those of (response, attacked copy).  [P] -> [P]"""
-        if not bool(rows.alike.any()):
-            return terms
-        rating = scores
-        if self.config.ordinal:
-            rating = expected_rating(objectives.log_ratings(scores).exp())
-        return torch.where(rows.alike, alike_terms(rating[rows.a], rating[rows.b]), terms)
 
     def _trusted(self, scores: torch.Tensor, rows: Rows, terms: torch.Tensor) -> torch.Tensor:
         """Each term weighed by how far its annotator is trusted here (reliability.py).  [P] -> [P]"""
