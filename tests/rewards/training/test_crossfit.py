@@ -97,7 +97,7 @@ def test_a_head_without_folds_is_the_final_model(make_run: MakeRun, tiny_encoder
 def noise() -> tuple[Rows, Rows, Rows]:
     """60 prompts with two answers of random words, judged by the toss of a coin."""
     rng = random.Random(3)
-    words = [*GOOD.split(), *BAD.split()]
+    words = [*f"{GOOD} {BAD} how do i keep plant alive".split(), *"0123456789"]
     responses: Rows = []
     judgements: Rows = []
     for number in range(60):
