@@ -159,7 +159,11 @@ def folder_write(run: TrainingRun, *, resumed: bool) -> None:
                 os.link(path, target)
             except OSError:
                 shutil.copyfile(path, target)
-    config = {**run.config, "snapshot_digest": run.snapshot.digest}
+    config = {
+        **run.config,
+        "snapshot_digest": run.snapshot.digest,
+        "split_salt": run.project.split_salt,
+    }
     if (start := version_start(run.project, config["base_model"])) is not None:
         # It has learnt the other groups' labels.
         config["held_out_groups"] = start.held_out_groups

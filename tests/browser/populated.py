@@ -158,7 +158,7 @@ def _version(project: Project, admin: User, method: str, number: int, **fields: 
     ):
         weights = [math.exp(-((rating - score) ** 2) / 2) for rating in range(1, 10)]
         Prediction.objects.create(
-            version=version, response=response, score=score, percentile=percentile, split=splits[index % 3],
+            version=version, response=response, score=score, percentile=percentile, split=splits[index % len(splits)],
             **({"expected": score, "spread": 1.2, "p": [w / sum(weights) for w in weights]} if ordinal else {}),
         )  # fmt: skip
     return version

@@ -143,6 +143,33 @@ def test_it_says_when_the_model_was_trained_on_these_labels(
     assert "1 level came in after its snapshot" in body
 
 
+def test_a_cross_fitted_prediction_is_shown_as_held_out(
+    project: Project,
+    pair: Pair,
+    researcher: User,
+    annotator: User,
+    client_of: Callable[[User], Client],
+    make_version: Callable[..., ModelVersion],
+    rate: Callable[..., Any],
+    judge: Callable[..., Any],
+) -> None:
+    response = pair.response_a
+    make_version(project, {response: 7.0, pair.response_b: 3.0}, split=Prediction.Split.CROSSFIT)
+    rate(response, annotator, "good")
+    judge(pair, annotator, "a")
+    client = client_of(researcher)
+    title = "cross-fitted: predicted by a model that was not trained on this response's labels"
+    page = client.get(url("response", project, response.pk))
+    assert "Held out: this prediction has not seen this response's labels." in text_of(page)
+    assert title in page.content.decode()
+    for address in (url("responses", project), url("pair", project, pair.pk)):
+        page = client.get(address)
+        assert "held out" in text_of(page)
+        assert title in page.content.decode()
+    assert not client.get(url("pairs", project)).context["rows"][0]["row"].seen
+    assert not client.get(url("pair", project, pair.pk)).context["outcomes"][0]["seen"]
+
+
 def test_each_method_has_a_tab_and_the_main_one_comes_first(
     project: Project,
     prompt: Prompt,

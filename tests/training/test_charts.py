@@ -105,10 +105,13 @@ def test_a_metric_that_could_not_be_computed_is_absent_not_zero() -> None:
             },
             "levels": {"n": 8, "accuracy": 0.75, "quadratic_kappa": None},
             "auroc_good_bad": {"value": 0.9, "n": 4},
-        }
+        },
+        "crossfit": {"folds": 5, "pairs": {"n": 9, "accuracy": {"value": 0.6, "n": 7}}, "levels": None},
     }
     rows = {row.name: row.new for row in metric_rows(metrics, {"held_out": None})}
     assert rows["Pair accuracy"].value == 0.0
     assert (rows["Level accuracy"].value, rows["Level accuracy"].n) == (0.75, 8)
     assert rows["AUROC good against bad"].n == 4
-    assert len(rows) == 3
+    crossed = rows["Pair accuracy, cross-fitted on the other groups"]
+    assert (crossed.value, crossed.n) == (0.6, 7)
+    assert len(rows) == 4

@@ -49,6 +49,7 @@ def test_a_training_ends_as_a_serving_version_with_predictions(
     assert run.snapshot is not None
     assert config["snapshot_digest"] == run.snapshot.digest
     assert config["method"] == "oprm"
+    assert config["split_salt"] == labelled.split_salt
     assert (run.folder / "snapshot" / "manifest.json").exists()
     assert (run.folder / "log.txt").read_text().startswith("fake training")
 

@@ -43,6 +43,11 @@ class ProjectQuerySet(models.QuerySet["Project"]):
         )
 
 
+def split_salt_make() -> str:
+    """Random text that decides, for the life of a project, which groups of its prompts are held out."""
+    return secrets.token_hex(16)
+
+
 class Project(models.Model):
     """Guidelines, rating scale, overlap, retrain policy, base model, people and their roles."""
 
@@ -123,6 +128,7 @@ class Project(models.Model):
         validators=[MinValueValidator(0.0), MaxValueValidator(1.0)],
         help_text="A new version is promoted if its held-out accuracy is at most this far below the serving version's.",
     )
+    split_salt = models.CharField(max_length=32, default=split_salt_make, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     objects = ProjectQuerySet.as_manager()

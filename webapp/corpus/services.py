@@ -38,7 +38,7 @@ def project_create(*, project: Project, created_by: User) -> Project:
 
 
 # What a copy of a project has of its own.
-_NOT_COPIED = {"id", "name", "slug", "archived_at", "created_at"}
+_NOT_COPIED = {"id", "name", "slug", "archived_at", "created_at", "split_salt"}
 
 
 @transaction.atomic

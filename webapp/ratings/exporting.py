@@ -120,7 +120,8 @@ COLUMNS = {
     "expected": "expected rating, 1 to 9; empty for scalar versions",
     "spread": "standard deviation of the rating, the version's uncertainty; empty for scalar versions",
     "percentile": "share of the project's responses that the version scores lower, 0 to 100",
-    "split": "train: it was trained on labels of this response; held_out: it was not; unlabelled: there were none",
+    "split": "train: it was trained on labels of this response; held_out: it was not; crossfit: it was, but this row "
+    "is by a fold that was not; unlabelled: there were none",
     "truncated": "the version read the text shortened",
     "bad": "people whose level of the response is bad, now",
     "normal": "people whose level of the response is normal, now",
@@ -132,7 +133,7 @@ PREDICTIONS = Format(
     Predictions,
     description="""
 What versions of reward models predict for every response, beside the levels that people gave. Compare the two only on
-rows whose `split` is held_out or unlabelled: on the others a version predicts what it was trained on.""",
+rows whose `split` is held_out, crossfit or unlabelled: on the others a version predicts what it was trained on.""",
     columns=COLUMNS,
     again="this table is for analysis and has no reader; a version predicts again by itself when it is trained.",
     help="Rating distribution, expected rating, spread and percentile of every response, whether the version was "

@@ -146,7 +146,7 @@ class PairRow:
     def seen(self) -> bool:
         """Whether the model was trained on labels of one of the two."""
         predictions = [side.prediction for side in self.sides if side.prediction is not None]
-        return any(prediction.split == Prediction.Split.TRAIN for prediction in predictions)
+        return any(prediction.seen for prediction in predictions)
 
 
 def pairs_matching(project: Project, query: Query) -> PairQuerySet:

@@ -7,11 +7,15 @@ from webapp.training.models import ModelVersion
 
 
 class Prediction(models.Model):
-    """p(1..9) of an ordinal version, or the scalar of a scalar one. Never edited, only added."""
+    """p(1..9) of an ordinal version, or the scalar of a scalar one. Never edited, only added.
+
+    A cross-fitted one is by a head that was trained without the response's labels (docs/methods.md).
+    """
 
     class Split(models.TextChoices):
         TRAIN = "train", "trained on this response's labels"
         HELD_OUT = "held_out", "held out of training"
+        CROSSFIT = "crossfit", "held out: cross-fitted"
         UNLABELLED = "unlabelled", "no labels when trained"
 
     version = models.ForeignKey(ModelVersion, on_delete=models.CASCADE, related_name="predictions")
@@ -31,3 +35,8 @@ class Prediction(models.Model):
     class Meta:
         constraints = [models.UniqueConstraint(fields=["version", "response"], name="prediction_once")]
         indexes = [models.Index(fields=["version", "score"])]
+
+    @property
+    def seen(self) -> bool:
+        """Whether what predicted it was trained on labels of the response."""
+        return self.split == self.Split.TRAIN

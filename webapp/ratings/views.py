@@ -251,7 +251,7 @@ def _seen_from(
         "outcome": outcome,
         "votes_bar": pictures.votes_bar(said, a="won", b="lost"),
         "outcome_bar": pictures.outcome_bar(outcome, a="wins", b="loses"),
-        "seen": theirs is not None and theirs.split == Prediction.Split.TRAIN,
+        "seen": theirs is not None and theirs.seen,
     }
 
 
@@ -265,7 +265,7 @@ def _predicted(version: ModelVersion, predictions: dict[int, Prediction], a: int
         "bar": pictures.outcome_bar(outcome),
         "a": predictions.get(a),
         "b": predictions.get(b),
-        "seen": any(prediction.split == Prediction.Split.TRAIN for prediction in both),
+        "seen": any(prediction.seen for prediction in both),
     }
 
 

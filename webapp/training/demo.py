@@ -95,6 +95,8 @@ def demo_seed(*, say: Callable[[str], None] = lambda text: None, train: bool = T
                 guidelines=GUIDELINES.strip(),
                 methods=[Method.OPRM.value, Method.BT.value],
                 retrain_after_labels=50,
+                # Every installation's demonstration has the same test set, so its figures can be compared.
+                split_salt=SLUG,
             )
             _people_create(project)
     if TrainingRun.objects.filter(project=project).exists():

@@ -40,6 +40,8 @@ _ROWS = (
     ("Level agreement (weighted kappa)", ("held_out", "levels", "quadratic_kappa"), False),
     ("Level error (ranked probability score, RPS)", ("held_out", "levels", "rps"), False),
     ("AUROC good against bad", ("held_out", "auroc_good_bad"), False),
+    ("Pair accuracy, cross-fitted on the other groups", ("crossfit", "pairs", "accuracy"), True),
+    ("Level accuracy, cross-fitted on the other groups", ("crossfit", "levels", "accuracy"), True),
 )
 
 
@@ -49,7 +51,7 @@ def _cell(metrics: dict[str, Any], path: tuple[str, ...]) -> Cell:
         found = dig(metrics, ("auroc_good_bad",))
     if found is None:
         return Cell()
-    parent = metrics["held_out"].get(path[1]) if isinstance(metrics.get("held_out"), dict) else None
+    parent = metrics[path[0]].get(path[1]) if isinstance(metrics.get(path[0]), dict) else None
     n = found.get("n", parent.get("n") if isinstance(parent, dict) and len(path) > 2 else None)
     return Cell(found["value"], found.get("low"), found.get("high"), n)
 

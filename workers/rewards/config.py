@@ -22,6 +22,7 @@ BACKBONES = ("auto", "encoder", "causal")
 LEVEL_TERMS = ("none", "unpaired", "all")
 VOTES = ("each", "majority")
 HAF_HEADS = ("scalar", "ordinal")
+FOLDS = 5  # of cross-fitted predictions
 REGIONS = ("none", "flood", "intersect", "rectangle")
 # Keys of older versions' config.json, and the values that meant what this version does; None: any value.
 RETIRED: dict[str, tuple[Any, ...] | None] = {
@@ -61,6 +62,10 @@ class RunConfig:
     # data
     holdout: float = 0.2  # share of the labelled groups that is kept for measuring
     held_out_groups: tuple[str, ...] | None = None  # these groups instead of a drawn share
+    split_salt: str | None = (
+        None  # a project's own, so that all its runs hold out the same groups; None: the seed's
+    )
+    crossfit: int | None = None  # folds for predictions of trained responses, 0 or 5; frozen alone
     max_length: int | None = None  # tokens of prompt, response and template together
 
     votes: str = "each"  # each judgement a term of its own | one term a pair with the majority's verdict
@@ -109,6 +114,11 @@ class RunConfig:
     def uses_strength(self) -> bool:
         """Whether a judgement's strength counts."""
         return not self.ordinal if self.use_strength is None else self.use_strength
+
+    @property
+    def can_crossfit(self) -> bool:
+        """Whether heads on the same features can differ in what they saw: a version's features may know the labels."""
+        return self.tuning == "frozen" and not self.base_model.startswith("version:")
 
     @property
     def kind(self) -> str:
@@ -174,6 +184,13 @@ class RunConfig:
             parts = value if isinstance(value, tuple) else () if value is None else (value,)
             if not all(low <= part <= high for part in parts):
                 raise Refused(f"config.json: {key} is {value}; it must lie within {low}..{high}")
+        if self.crossfit not in (None, 0, FOLDS):
+            raise Refused(f"config.json: crossfit is {self.crossfit}; it must be 0 or {FOLDS}")
+        if self.crossfit and not self.can_crossfit:
+            raise Refused(
+                f"config.json: crossfit is {self.crossfit}, which needs tuning frozen on a base model that has not "
+                "seen the labels; set it to 0"
+            )
 
     def resolved(self, backbone: str, hidden_size: int, device: str = "cpu") -> ResolvedConfig:
         """Every default filled for this backbone ("encoder" or "causal") and width, but for those of the texts.
@@ -202,6 +219,8 @@ class RunConfig:
         chosen = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         chosen |= {key: value for key, value in defaults.items() if chosen[key] is None}
         chosen |= {key: chosen[key] or 0 for key in ("token_budget", "micro_batch_tokens")}
+        if self.crossfit is None:
+            chosen["crossfit"] = FOLDS if self.can_crossfit else 0
         return ResolvedConfig(**{**chosen, "backbone": backbone})
 
     def to_json(self) -> dict[str, Any]:
@@ -223,6 +242,7 @@ class ResolvedConfig(RunConfig):
     token_budget: int = 0
     micro_batch_tokens: int = 0
     head_hidden: int = 0
+    crossfit: int = 0
 
     def with_budget(self, tokens: int) -> ResolvedConfig:
         """Fill token_budget from the tokens of all trained responses: a sixteenth, within BUDGET_BOUNDS.

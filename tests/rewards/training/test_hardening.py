@@ -220,7 +220,7 @@ def test_a_hardened_run_reports_real_counts_and_predicts_real_responses(
     assert metrics["training"]["levels"] == 0
     predicted = pq.read_table(folder / "predictions.parquet").to_pylist()
     assert len(predicted) == 36
-    assert [row["split"] for row in predicted].count("train") == 30
+    assert [row["split"] for row in predicted].count("crossfit" if tuning == "frozen" else "train") == 30
     trained = {name: effect["trained"] for name, effect in metrics["robustness"]["attacks"].items()}
     assert trained == {attack.name: attack.trained for attack in ATTACKS}
     assert not all(trained.values())

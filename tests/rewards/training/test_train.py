@@ -66,7 +66,9 @@ def test_a_run_writes_what_the_contract_says(
     rows = pq.read_table(folder / "predictions.parquet").to_pylist()
     assert [row["response_id"] for row in rows] == [row["response_id"] for row in snapshot.responses]
     assert [row["split"] for row in rows].count("held_out") == 6
-    assert [row["split"] for row in rows].count("train") == 30
+    assert [row["split"] for row in rows].count(
+        "crossfit" if extra.get("tuning") == "frozen" else "train"
+    ) == 30
     for row in rows:
         if ordinal:
             assert sum(row["p"]) == pytest.approx(1)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..config import Refused, RunConfig
 from .messages import first_turn, whole_prompt
@@ -39,14 +39,42 @@ class Split:
 NOTHING = Split(frozenset(), "none")
 
 
+class Unit(NamedTuple):
+    """What may be divided only as a whole: names of groups, or of prompts, that have labels.
+
+    `first` is the smallest name of all that were joined, labelled or not, so that labels don't move a unit.
+    """
+
+    names: frozenset[str]
+    first: str
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The training side dealt to `count` folds, for predictions that have not seen their labels; 0: `note` says why."""
+
+    of: Mapping[str, int]  # by group or prompt
+    unit: str
+    count: int
+    note: str | None = None
+
+    def fold(self, response: Mapping[str, Any]) -> int | None:
+        name: str = response["group" if self.unit == "group" else "prompt_id"]
+        return self.of.get(name)
+
+
 def split_groups(snapshot: Snapshot, config: RunConfig) -> Split:
-    """Choose the held-out groups among those that have labels, by hash of seed and name.
+    """Choose the held-out groups among those that have labels, by hash of salt and name.
 
     Groups that hold the same prompt are held out together or not at all: first those whose prompts begin with the same
     user turn (white space, case and forms of letters aside), else, where that leaves fewer than
-    five, those with a prompt that is the same but for white space.  So no prompt stands on both sides.  The same names
-    and seed give the same split whatever the order of rows, and a group that is added later moves few others.  Fewer
-    than five labelled groups are split by prompt; fewer than five prompts not at all.  Raises Refused for a
+    five, those with a prompt that is the same but for white space.  So no prompt stands on both sides.
+
+    With split_salt a unit is held out if the hash of its first name lies below the share.  That depends on nothing
+    else, so a unit stays on its side whatever is imported or labelled later, and whatever the seed: a project has one
+    test set.  Without a salt exactly the share is drawn by the seed, and a group that is added later moves few others.
+
+    Fewer than five labelled groups are split by prompt; fewer than five prompts not at all.  Raises Refused for a
     held_out_groups entry that no response has, or if it leaves nothing to train on.
     """
     units = _units(snapshot)
@@ -56,7 +84,7 @@ def split_groups(snapshot: Snapshot, config: RunConfig) -> Split:
         unknown = wanted - {row["group"] for row in snapshot.responses}
         if unknown:
             raise Refused(f"config.json: held_out_groups names {sorted(unknown)[0]!r}, which no response has")
-        kept = [unit for unit in same if unit & wanted]
+        kept = [unit.names for unit in same if unit.names & wanted]
         if len(kept) == len(same):
             raise Refused("config.json: held_out_groups leaves no labelled group to train on")
         wanted = wanted.union(*kept)
@@ -67,7 +95,11 @@ def split_groups(snapshot: Snapshot, config: RunConfig) -> Split:
     for unit, sets, doubt in _choices(units):
         if len(sets) >= MIN_GROUPS:
             joined = _joined(groups if sets is groups else same)
-            return Split(_draw(sets, str(config.seed), config.holdout), unit, doubt, joined)
+            if config.split_salt is None:
+                held_out = _draw(sets, str(config.seed), config.holdout)
+            else:
+                held_out = _below(sets, config.split_salt, config.holdout)
+            return Split(held_out, unit, doubt, joined)
     note = (
         f"{_few(same)} and {len(prompts)} prompt{'s' if len(prompts) != 1 else ''}: too few to hold any out"
     )
@@ -80,10 +112,10 @@ def split_watched(snapshot: Snapshot, split: Split, config: RunConfig) -> Split:
     By the same unit as `split` (by group, or else prompt, where nothing is held out).  Fewer than five such units
     could not spare one: none is watched, and the note says so.
     """
-    left: list[frozenset[str]] = []
+    left: list[Unit] = []
     for unit, sets, _ in _choices(_units(snapshot)):
         if split.unit in (unit, "none"):
-            left = [names for names in sets if not names & split.held_out]
+            left = [one for one in sets if not one.names & split.held_out]
             if len(left) >= MIN_GROUPS:
                 watched = _draw(left, f"{config.seed}:watched", WATCHED)
                 assert watched.isdisjoint(split.held_out), "a held-out group would choose the weights"
@@ -92,7 +124,26 @@ def split_watched(snapshot: Snapshot, split: Split, config: RunConfig) -> Split:
     return Split(frozenset(), "none", f"no early stopping: only {len(left)} labelled {named}s to train on")
 
 
-def _units(snapshot: Snapshot) -> tuple[list[frozenset[str]], list[frozenset[str]], list[frozenset[str]]]:
+def deal_folds(snapshot: Snapshot, split: Split, salt: str, count: int) -> Folds:
+    """The labelled units that are not held out, dealt to `count` folds in the order of their hashes.
+
+    By the same unit as `split` (by group, or else prompt, where nothing is held out), the first choice that gives five,
+    else the one that gives most.  Fewer units than `count` make as many folds; a single one none.
+    """
+    best: tuple[str, list[Unit]] = (split.unit, [])
+    for unit, sets, _ in _choices(_units(snapshot)):
+        left = [one for one in sets if split.unit in (unit, "none") and not one.names & split.held_out]
+        if len(best[1]) < min(len(left), MIN_GROUPS):
+            best = (unit, left)
+    unit, left = best
+    if len(left) < 2:
+        return Folds({}, unit, 0, f"no cross-fitting: only {len(left)} labelled {unit} to train on")
+    order = sorted(left, key=lambda one: _place(f"{salt}:fold", one.first))
+    dealt = {name: number % count for number, one in enumerate(order) for name in one.names}
+    return Folds(dealt, unit, min(count, len(left)))
+
+
+def _units(snapshot: Snapshot) -> tuple[list[Unit], list[Unit], list[Unit]]:
     """What may be divided only as a whole, among what has labels: groups that begin alike, groups that hold the same
     prompt, and prompts that are the same."""
     labelled = _labelled(snapshot)
@@ -119,10 +170,13 @@ def _units(snapshot: Snapshot) -> tuple[list[frozenset[str]], list[frozenset[str
     def group_of(prompt: str) -> str:
         return str(prompts[prompt]["group"])
 
+    def labelled_among(sets: list[frozenset[str]], known: set[str]) -> list[Unit]:
+        return [Unit(names & known, min(names)) for names in sets if names & known]
+
     return (
-        [names & groups for names in joined(group_of, whole, first) if names & groups],
-        [names & groups for names in joined(group_of, whole) if names & groups],
-        [names & with_labels for names in joined(str, whole) if names & with_labels],
+        labelled_among(joined(group_of, whole, first), groups),
+        labelled_among(joined(group_of, whole), groups),
+        labelled_among(joined(str, whole), with_labels),
     )
 
 
@@ -152,8 +206,8 @@ class _Joined:
 
 
 def _choices(
-    units: tuple[list[frozenset[str]], list[frozenset[str]], list[frozenset[str]]],
-) -> list[tuple[str, list[frozenset[str]], str | None]]:
+    units: tuple[list[Unit], list[Unit], list[Unit]],
+) -> list[tuple[str, list[Unit], str | None]]:
     """Ways to split, the best first: the unit, its sets of names, and what speaks against it."""
     groups, same, prompts = units
     alike = "nearly all groups begin with the same turn, so the metrics may flatter"
@@ -161,12 +215,12 @@ def _choices(
     return [("group", groups, None), ("group", same, alike), ("prompt", prompts, flattered)]
 
 
-def _few(groups: list[frozenset[str]]) -> str:
+def _few(groups: list[Unit]) -> str:
     return f"only {len(groups)} labelled group{'s' if len(groups) != 1 else ''}"
 
 
-def _joined(sets: Iterable[frozenset[str]]) -> dict[str, str]:
-    return {name: min(names) for names in sets if len(names) > 1 for name in names}
+def _joined(units: Iterable[Unit]) -> dict[str, str]:
+    return {name: min(names) for names, _ in units if len(names) > 1 for name in names}
 
 
 def held_out_rows(snapshot: Snapshot, split: Split) -> Snapshot:
@@ -194,11 +248,23 @@ def _labelled(snapshot: Snapshot) -> set[str]:
     } | {row["response_id"] for row in snapshot.levels}
 
 
-def _draw(sets: Iterable[frozenset[str]], seed: str, share: float) -> frozenset[str]:
-    """The names in `share` of the sets; a set's place is that of its first name, so it stays when another joins."""
+def _place(salt: str, name: str) -> float:
+    """Where a name stands for good, within 0..1."""
+    return int.from_bytes(hashlib.sha256(f"{salt}:{name}".encode()).digest()[:8]) / 2**64
 
-    def place(name: str) -> bytes:
-        return hashlib.sha256(f"{seed}:{name}".encode()).digest()
 
-    order = sorted(sets, key=lambda names: min(map(place, names)))
-    return frozenset().union(*order[: max(1, round(share * len(order)))])
+def _below(units: Sequence[Unit], salt: str, share: float) -> frozenset[str]:
+    """The names in the units whose place is below the share: at least the lowest one, never the highest."""
+    order = sorted(units, key=lambda unit: _place(salt, unit.first))
+    below = sum(_place(salt, unit.first) < share for unit in units)
+    return _names(order[: min(max(1, below), len(order) - 1)])
+
+
+def _draw(units: Sequence[Unit], seed: str, share: float) -> frozenset[str]:
+    """The names in `share` of the units; a unit's place is that of its first name, so it stays when another joins."""
+    order = sorted(units, key=lambda unit: min(_place(seed, name) for name in unit.names))
+    return _names(order[: max(1, round(share * len(order)))])
+
+
+def _names(units: Iterable[Unit]) -> frozenset[str]:
+    return frozenset().union(*(unit.names for unit in units))

@@ -17,6 +17,7 @@ from ..models.base_models import public_name
 from ..models.embeddings import embed
 from ..models.predict import distributions, predictions, write_predictions
 from .checkpoint import Position
+from .crossfit import cross_fit, known_to
 from .early_stopping import not_watched
 from .prepare import Run
 
@@ -67,11 +68,13 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
     # Measure what moves a score that should not
     say("evaluating")
     robustness = measure_robustness(run, measured, predicted, artifact)
+    crossfit = cross_fit(run, position, predicted)
     metrics = {
         "format": 1,
         "kind": config.kind,
         "method": config.method,
         "held_out": held_out_metrics,
+        "crossfit": crossfit,
         "robustness": robustness,
         "split": {
             "unit": labels.split.unit,
@@ -98,7 +101,7 @@ def sides(run: Run) -> list[str]:
     snapshot, split = run.labels.snapshot, run.labels.split
     labelled = {row[side] for row in snapshot.judgements for side in ("response_a", "response_b")}
     labelled |= {row["response_id"] for row in snapshot.levels}
-    known = run.labels.data.trained_on | set(run.watch.responses if run.watch else ())
+    known = known_to(run)
     return [
         "train"
         if number in known

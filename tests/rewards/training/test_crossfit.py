@@ -1,0 +1,223 @@
+"""What people judged is predicted by heads that have not seen their labels."""
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from workers.rewards.config import Refused, RunConfig
+from workers.rewards.data.snapshot import read_snapshot
+from workers.rewards.data.split import Split, deal_folds
+from workers.rewards.scale import UNKNOWN
+from workers.rewards.training import crossfit
+from workers.rewards.training.loop import loop, train
+from workers.rewards.training.prepare import prepare
+from workers.rewards.training.progress import Stop, Stopped
+
+from ..conftest import BAD, GOOD
+from .test_resume import StopAfter
+
+MakeRun = Callable[..., Path]
+Rows = list[dict[str, Any]]
+
+
+def predicted(folder: Path) -> dict[str, dict[str, Any]]:
+    return {row["response_id"]: row for row in pq.read_table(folder / "predictions.parquet").to_pylist()}
+
+
+@pytest.mark.parametrize(
+    ("method", "extra"), [("rgft", {"hardening": 0.5}), ("bt", {}), ("oprm", {"patience": 2})]
+)
+def test_no_head_sees_its_fold(
+    method: str, extra: dict[str, Any], make_run: MakeRun, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[Any, set[int]]] = []
+    taken_away: list[set[int]] = []
+    real_without, real_head = crossfit.without, crossfit.train_head
+
+    def without(data: Any, judged: Any, steps: Any, left_out: set[int], count: int) -> Any:
+        taken_away.append(left_out)
+        return real_without(data, judged, steps, left_out, count)
+
+    def train_head(run: Any, part: Any, steps: int, tick: Any) -> Any:
+        rows = part.data
+        seen: set[int] = set()
+        for step in part.steps:
+            for row in step.judgements:
+                seen |= {int(rows.first[row]), int(rows.second[row])}
+            seen |= {int(rows.level_response[row]) for row in step.levels}
+            assert taken_away[-1].isdisjoint(step.responses)
+        assert seen == rows.trained_on
+        assert seen.isdisjoint(taken_away[-1])
+        assert all(rows.level[response] == UNKNOWN for response in taken_away[-1])
+        # copies that hardening made of a fold's responses are gone with them
+        copies = {int(b): int(a) for a, b in zip(run.loss.data.first, run.loss.data.second, strict=True)}
+        count = run.texts.count
+        assert {copies[copy] for copy in seen if copy >= count}.isdisjoint(taken_away[-1])
+        trained.append((part, seen))
+        return real_head(run, part, steps, tick)
+
+    monkeypatch.setattr(crossfit, "without", without)
+    monkeypatch.setattr(crossfit, "train_head", train_head)
+    folder = make_run(tiny_encoder, method, tuning="frozen", epochs=2, **extra)
+    metrics = train(folder)
+    told = metrics["crossfit"]
+    assert (told["folds"], told["unit"], told["note"]) == (5, "group", None)
+    assert len(trained) == 5
+    assert sum(len(one) for one in taken_away) == told["responses"] or extra.get("patience")
+    splits = [row["split"] for row in predicted(folder).values()]
+    assert set(splits) == {"crossfit", "held_out"}  # every response of this snapshot is judged
+    assert told["pairs"]["n"] > 0
+    assert 0 <= told["pairs"]["accuracy"]["value"] <= 1
+    assert (told["levels"] is None) == (method == "bt")
+
+
+def test_a_head_without_folds_is_the_final_model(make_run: MakeRun, tiny_encoder: Path) -> None:
+    """So a fold differs from the final model by what it has not seen, and by nothing else."""
+    run = prepare(make_run(tiny_encoder, "rgft", tuning="frozen", hardening=0.5), Stop())
+    assert run is not None
+    position = loop(run)
+    part = crossfit.without(run.loss.data, run.labels.data, run.steps, set(), run.texts.count)
+    head = crossfit.train_head(run, part, position.step, lambda step: None)
+    assert run.model.head is not None
+    assert head.head is not None
+    final = run.model.head.state_dict()
+    for name, value in head.head.state_dict().items():
+        assert torch.equal(value, final[name]), name
+
+
+@pytest.fixture
+def noise() -> tuple[Rows, Rows, Rows]:
+    """60 prompts with two answers of random words, judged by the toss of a coin."""
+    rng = random.Random(3)
+    words = [*f"{GOOD} {BAD} how do i keep plant alive".split(), *"0123456789"]
+    responses: Rows = []
+    judgements: Rows = []
+    for number in range(60):
+        for side in "ab":
+            responses.append(
+                {
+                    "response_id": f"{number}{side}",
+                    "prompt_id": f"p{number}",
+                    "messages": [{"role": "user", "content": f"plant {number}"}],
+                    "text": " ".join(rng.choices(words, k=12)),
+                }
+            )
+        judgements.append(
+            {
+                "response_a": f"{number}a",
+                "response_b": f"{number}b",
+                "verdict": rng.choice("ab"),
+                "strength": None,
+                "annotator": "ann",
+            }
+        )
+    return responses, judgements, []
+
+
+@pytest.mark.parametrize("method", ["bt", "oprm"])
+def test_coins_are_at_chance_out_of_fold_and_learnt_by_heart_within(
+    method: str, noise: tuple[Rows, Rows, Rows], make_run: MakeRun, tiny_encoder: Path
+) -> None:
+    responses, judgements, levels = noise
+    given = {
+        "responses": responses,
+        "judgements": judgements,
+        "levels": levels,
+        "tuning": "frozen",
+        "epochs": 100,
+        "token_budget": 2000,
+    }
+    folders = [
+        make_run(
+            tiny_encoder, method, name=f"folds-{folds}", crossfit=folds, head_learning_rate=1e-2, **given
+        )
+        for folds in (0, 5)
+    ]
+    metrics = [train(folder) for folder in folders]
+    assert metrics[0]["crossfit"] is None
+
+    def right(folder: Path) -> float:
+        rows = predicted(folder)
+        hits = []
+        for row in judgements:
+            a, b = rows[row["response_a"]], rows[row["response_b"]]
+            if a["split"] != "held_out":
+                hits.append((a["score"] > b["score"]) == (row["verdict"] == "a"))
+        return float(np.mean(hits))
+
+    seen, unseen = (right(folder) for folder in folders)
+    assert seen > 0.9
+    assert abs(unseen - 0.5) < 0.2  # 48 tosses of a coin: three standard errors are .22
+    assert metrics[1]["crossfit"]["pairs"]["accuracy"]["value"] == pytest.approx(unseen)
+    # what was held out is as it was
+    plain, folded = (predicted(folder) for folder in folders)
+    for name, row in folded.items():
+        assert row["split"] != "held_out" or row == plain[name]
+
+
+def test_stopped_while_folding_equals_straight(make_run: MakeRun, tiny_encoder: Path) -> None:
+    straight, broken = (
+        make_run(tiny_encoder, "oprm", name=name, tuning="frozen", hardening=0.3)
+        for name in ("straight", "broken")
+    )
+    expected = train(straight)
+    folder = broken
+    phases: list[str] = []
+    for questions in (30, 90, 150, 1000):
+        try:
+            train(folder, StopAfter(questions))
+        except Stopped:
+            lines = (folder / "progress.jsonl").read_text().splitlines()
+            phases.append(json.loads(lines[-1])["phase"])
+    assert "cross-fitting" in phases
+    metrics = train(folder)
+    assert predicted(folder) == predicted(straight)
+    for one in (metrics, expected):
+        del one["crossfit"]["seconds"]
+    assert metrics["crossfit"] == expected["crossfit"]
+
+
+def test_folds_are_whole_groups_and_independent_of_order(make_run: MakeRun, tiny_encoder: Path) -> None:
+    snapshot = read_snapshot(make_run(tiny_encoder, "bt") / "snapshot")
+    split = Split(frozenset({"p1", "p2"}), "group")
+    folds = deal_folds(snapshot, split, "salt", 5)
+    assert set(folds.of) == {f"p{number}" for number in range(12)} - split.held_out
+    assert sorted(np.bincount([*folds.of.values()])) == [2] * 5
+    turned = dataclasses.replace(
+        snapshot, responses=snapshot.responses[::-1], judgements=snapshot.judgements[::-1]
+    )
+    assert deal_folds(turned, split, "salt", 5) == folds
+    assert deal_folds(snapshot, split, "other", 5) != folds
+    few = deal_folds(snapshot, Split(frozenset(f"p{number}" for number in range(11)), "group"), "salt", 5)
+    assert (few.count, few.note) == (0, "no cross-fitting: only 1 labelled group to train on")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tuning": "frozen", "crossfit": 3}, "crossfit is 3; it must be 0 or 5"),
+        ({"tuning": "tuned", "crossfit": 5}, "needs tuning frozen"),
+        ({"tuning": "frozen", "crossfit": 5, "base_model": "version:bt-1"}, "has not seen the labels"),
+    ],
+)
+def test_what_can_not_be_folded_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        RunConfig.from_dict(given)
+
+
+def test_the_default_is_five_for_frozen_heads_on_features_that_know_nothing() -> None:
+    def folds(**given: Any) -> int:
+        return RunConfig(**given).resolved("encoder", 32).crossfit
+
+    assert folds(tuning="frozen") == 5
+    assert folds(tuning="frozen", crossfit=0) == 0
+    assert folds(tuning="tuned") == 0
+    assert folds(tuning="frozen", base_model="version:bt-1") == 0
