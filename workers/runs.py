@@ -215,10 +215,15 @@ def _publish(run: TrainingRun) -> None:
     metrics = read_metrics(folder)
     artifact = read_artifact(folder / "model", method=run.method)
     rows = read_predictions(folder)
+    held_out = {
+        row["response_id"]: row["score"]
+        for row in rows
+        if row["split"] == "held_out" and row["score"] is not None
+    }
 
     def store() -> ModelVersion:
         with transaction.atomic():
-            version = version_publish(run=run, metrics=metrics, artifact=artifact)
+            version = version_publish(run=run, metrics=metrics, artifact=artifact, held_out=held_out)
             predictions_store(version=version, rows=rows)
             if version.gate_passed:
                 version_promote(version=version)

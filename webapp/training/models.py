@@ -16,6 +16,7 @@ from webapp.corpus.base_models import base_model_public
 from webapp.corpus.models import Method, Project
 from webapp.jobs import ACTIVE, Job, JobQuerySet, State
 from webapp.snapshots.models import Snapshot
+from webapp.training.gate import shortfall
 
 ARTIFACT_NAME = "reward_config.json"
 ARCHIVE_FORMAT = 2  # 1 could hold a path
@@ -147,6 +148,11 @@ class ModelVersion(models.Model):
     @property
     def path(self) -> Path:
         return settings.DATA_DIR / "runs" / str(self.run_id) / "model"
+
+    @property
+    def gate_mark(self) -> str:
+        """What it falls short of although it may serve, for an amber badge in place of the green one."""
+        return shortfall(self.metrics)[0]
 
     @property
     def start_name(self) -> str:
