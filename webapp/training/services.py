@@ -22,6 +22,7 @@ from webapp.corpus.base_models import (
     STARTER,
     base_model_folder,
     base_model_named,
+    folder_backbone,
     version_named,
 )
 from webapp.corpus.models import Project
@@ -126,12 +127,20 @@ def base_folder(project: Project, name: str) -> Path | None:
 
 
 def _backbone(project: Project, base_model: str) -> str | None:
-    """ "encoder" or "causal" where it is known without loading the model. Raises RunRefused as base_folder."""
+    """ "encoder" or "causal" where it is known without loading the model. Raises RunRefused as base_folder.
+
+    Of a hub id it is known once a version was made from it.
+    """
     if base_model in ENCODERS:
         return "encoder"
     if base_model == STARTER:
         return "causal"
+    if base_model.startswith(FOLDER):
+        folder = base_model_folder(base_model)
+        return folder_backbone(folder) if folder is not None else None
     version = version_start(project, base_model)
+    if version is None:
+        version = ModelVersion.objects.filter(run__config__base_model=base_model).first()
     backbone = version.artifact.get("backbone") if version is not None else None
     return backbone if backbone in ("encoder", "causal") else None
 
