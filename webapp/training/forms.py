@@ -47,7 +47,9 @@ class RunForm(TrainingOptionsForm):
         if earlier is None:
             self.initial.update(project.training_options)
         else:
-            config = public_config(earlier.config)
+            # A path, which older versions took, is neither told nor allowed.
+            public = public_config(earlier.config)
+            config = {name: value for name, value in public.items() if earlier.config.get(name) == value}
             self.initial = {name: config.get(name, "") for name in self.MORE} | {"method": earlier.method}
         field = self.fields["base_model"].widget
         field.attrs["placeholder"] = (

@@ -90,7 +90,9 @@ def seconds_per_label(method: str, tuning: str, base_model: str) -> float | None
         finished_at__isnull=False,
         labels_seen__gt=0,
     ).values_list("started_at", "finished_at", "labels_seen")[:PAST_RUNS]
-    seconds = [(ended - started).total_seconds() / labels for started, ended, labels in rows]
+    seconds = [
+        (ended - started).total_seconds() / labels for started, ended, labels in rows if started and ended
+    ]
     return statistics.median(seconds) if seconds else None
 
 

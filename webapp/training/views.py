@@ -62,9 +62,11 @@ def _list_context(request: HtmxHttpRequest, project: Project) -> dict[str, Any]:
     page = Paginator(project.runs.with_versions(), PAGE_SIZE).get_page(request.GET.get("page"))
     waits = [run for run in page if run.state == State.QUEUED]
     waiting = waiting_reason(waits[-1]) if waits else ""
-    found = places(page.object_list, request.user)
+    found = places(list(page), request.user)
     upcoming = next_trainings(project)
-    seen = [(run.pk, run.state, run.phase, run.percent, bool(getattr(run, "version", None))) for run in page]
+    seen: list[Any] = [
+        (run.pk, run.state, run.phase, run.percent, bool(getattr(run, "version", None))) for run in page
+    ]
     seen += [*_seen_of(found), *((each.methods, each.words) for each in upcoming)]
     return {
         "page": page,
