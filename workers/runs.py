@@ -77,7 +77,7 @@ def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
     resumed = kept and run.snapshot is not None
     if not resumed:
         # What an earlier attempt said is of no use now.
-        fresh = {"step": 0, "total": 0, "loss": None, "tokens_per_second": None}
+        fresh = {"step": 0, "total": 0, "loss": None, "tokens_per_second": None, "overall": 0}
         run.proceed(phase="taking a snapshot", **fresh)
         with life.alive(run):
             run.snapshot = snapshot_take(project=run.project)
@@ -219,10 +219,15 @@ def _publish(run: TrainingRun) -> None:
     metrics = read_metrics(folder)
     artifact = read_artifact(folder / "model", method=run.method)
     rows = read_predictions(folder)
+    held_out = {
+        row["response_id"]: row["score"]
+        for row in rows
+        if row["split"] == "held_out" and row["score"] is not None
+    }
 
     def store() -> ModelVersion:
         with transaction.atomic():
-            version = version_publish(run=run, metrics=metrics, artifact=artifact)
+            version = version_publish(run=run, metrics=metrics, artifact=artifact, held_out=held_out)
             predictions_store(version=version, rows=rows)
             if version.gate_passed:
                 version_promote(version=version)

@@ -247,8 +247,9 @@ def test_a_running_run_shows_its_progress(run: TrainingRun, admin_client: Client
     write_progress(run, [0.9, 0.8, 0.7])
     (run.folder / "log.txt").write_text("loading <all>\n")
     page = words(admin_client.get(url("run", run.pk)))
-    assert '<progress value="40" max="100"' in page
-    assert "step 40 of 100 (40 %)" in page
+    # Loading is worth 2 of 100, training 76: one percentage over all phases.
+    assert '<progress value="32" max="100" aria-label="All phases">32 %</progress>' in page
+    assert "step 40 of 100" in page
     assert "1,234 tokens/s" in page
     assert "<polyline" in page
     assert "Training loss: 0.900 at step 1, 0.700 at step 3" in page

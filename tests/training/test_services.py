@@ -13,7 +13,6 @@ from webapp.accounts.models import User
 from webapp.corpus.models import Project, Prompt
 from webapp.corpus.options import BOUNDS, CHOICES, FLAGS, Method, Tuning
 from webapp.jobs import State
-from webapp.training.gate import gate_check
 from webapp.training.models import ModelVersion, TrainingRun
 from webapp.training.services import (
     RunRefused,
@@ -198,48 +197,6 @@ def test_hand_back_is_only_the_holders(labelled: Project, make_run: Make) -> Non
     assert not run.stop()
     other.refresh_from_db()
     assert other.state == State.RUNNING
-
-
-# --- The gate ---
-
-
-def version_like(accuracy: float) -> ModelVersion:
-    return ModelVersion(method="oprm", number=3, metrics=metrics_of(accuracy))
-
-
-@pytest.mark.parametrize(
-    ("new", "serving", "passes", "reason"),
-    [
-        (
-            metrics_of(0.6),
-            None,
-            True,
-            "First version: held-out pair accuracy 0.600 is not worse than guessing (0.50).",
-        ),
-        (metrics_of(0.46), None, True, "not worse than guessing"),
-        (metrics_of(0.40), None, False, "0.400 is worse than guessing"),
-        (metrics_of(0.80), 0.70, True, "0.800 against 0.700 of the serving v3"),
-        (metrics_of(0.69), 0.70, True, "it may be at most 0.020 lower"),
-        (metrics_of(0.67), 0.70, False, "more than the allowed 0.020 lower"),
-        ({"held_out": None}, None, True, "could not be measured"),
-        ({"held_out": None}, 0.70, False, "an admin decides"),
-        (metrics_of(float("nan")), 0.70, False, "an admin decides"),
-        ({"held_out": {"levels": {"n": 9, "accuracy": 0.5}}}, None, True, "held-out level accuracy 0.500"),
-        ({"held_out": {"levels": {"n": 9, "accuracy": 0.2}}}, None, False, "worse than guessing (0.33)"),
-        (
-            {"held_out": {"levels": {"n": 9, "accuracy": 0.5}}},
-            0.7,
-            False,
-            "No held-out metric that it shares",
-        ),
-    ],
-)
-def test_the_gate(new: dict[str, Any], serving: float | None, passes: bool, reason: str) -> None:
-    old = None if serving is None else version_like(serving)
-    passed, text = gate_check(new, serving=old, max_drop=0.02)
-    assert passed is passes
-    assert reason in text
-    assert len(text) <= ModelVersion._meta.get_field("gate_reason").max_length  # type: ignore[operator]
 
 
 # --- Versions ---

@@ -5,6 +5,7 @@ download it, and error messages would tell what is on the disk. The worker check
 training, and so does the training process itself.
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -27,6 +28,24 @@ _NAMES = (
     re.compile(rf"version:({'|'.join(Method.values)})-[1-9]\d{{0,8}}", re.ASCII),
 )
 _VERSION = re.compile(r"version:(\w+)-(\d+)", re.ASCII)
+
+# What config.json calls architectures that read both ways and never generate.
+_ENCODER_TYPES = frozenset(
+    (
+        *(
+            "albert",
+            "bert",
+            "camembert",
+            "deberta",
+            "deberta-v2",
+            "distilbert",
+            "electra",
+            "modernbert",
+            "mpnet",
+        ),
+        *("nomic_bert", "roberta", "xlm-roberta"),
+    )
+)
 
 WHAT_TO_NAME = (
     f"Name {PACKAGED}, {STARTER}, a hub id such as org/name or org/name@revision, a folder that the operator offers "
@@ -61,6 +80,19 @@ def base_model_folder(name: str) -> Path | None:
         if _allowed(path, root.resolve()) and (path / "config.json").is_file():
             return path
     return None
+
+
+def folder_backbone(folder: Path) -> str | None:
+    """ "encoder" or "causal" of a model folder by its config.json; None where that does not say."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        names = [str(name) for name in config.get("architectures") or ()]
+        kind = str(config.get("model_type"))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
+        return "causal"
+    return "encoder" if kind in _ENCODER_TYPES else None
 
 
 def base_model_public(name: object) -> str:

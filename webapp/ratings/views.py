@@ -29,6 +29,7 @@ from webapp.ratings.queries import (
     serving_versions,
 )
 from webapp.training.models import ModelVersion
+from webapp.training.triggers import next_trainings
 
 # A response of UKPConvArg1 stands in some 30 pairs; beyond this many the Pairs page lists them.
 PAIRS_SHOWN = 50
@@ -65,6 +66,7 @@ def overview(request: HtmxHttpRequest, slug: str) -> HttpResponse:
         ],
         "metrics": summaries.version_metrics(versions),
         "runs": runs,
+        "upcoming": next_trainings(project),
         "steps": summaries.first_steps(
             project,
             request.access,  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from webapp.corpus.base_models import base_model_choices, base_model_named, base
 from webapp.corpus.models import Project
 from webapp.corpus.option_fields import BaseModelInput, TrainingOptionsForm, choice_field, number_field
 from webapp.corpus.options import OPTIONS, Method, RunRefused, Tuning
-from webapp.training.models import ModelVersion
+from webapp.training.models import ModelVersion, TrainingRun, public_config
 
 MOST_VERSIONS = 50
 
@@ -37,10 +37,20 @@ class RunForm(TrainingOptionsForm):
     region = choice_field("region", "Region masks (RgFT)", "Which ratings a preference with levels allows.")
     haf_head = choice_field("haf_head", "Reward head (HaF)", "With ratings it also predicts levels.")
 
-    def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, project: Project, earlier: TrainingRun | None = None, **kwargs: Any
+    ) -> None:
+        """`earlier`: a run to start again; the form begins with its settings in place of the project's."""
         super().__init__(*args, **kwargs)
-        self.initial.update(project.training_options)
+        self.earlier = earlier
         self.fields["method"].initial = project.main_method
+        if earlier is None:
+            self.initial.update(project.training_options)
+        else:
+            # A path, which older versions took, is neither told nor allowed.
+            public = public_config(earlier.config)
+            config = {name: value for name, value in public.items() if earlier.config.get(name) == value}
+            self.initial = {name: config.get(name, "") for name in self.MORE} | {"method": earlier.method}
         field = self.fields["base_model"].widget
         field.attrs["placeholder"] = (
             f"{base_model_public(project.base_model)} (HaF: {base_model_public(project.causal_base_model)})"
@@ -67,7 +77,9 @@ class RunForm(TrainingOptionsForm):
 
     @property
     def more_open(self) -> bool:
-        """Whether something under “More options” was filled in or is wrong."""
+        """Whether something under “More options” was filled in or is wrong, or a run is started again."""
+        if self.earlier is not None:
+            return True
         return self.is_bound and any(self.data.get(name) or self.errors.get(name) for name in self.MORE)
 
     def overrides(self) -> dict[str, Any]:

@@ -1,18 +1,44 @@
-"""The gate: may a new version serve without anybody's click?"""
+"""The gate: may a new version serve without anybody's click? (../shared/METHODS.md, section 5)
+
+Every figure is one of metrics.json. A part that an older trainer did not write is passed as unknown, and the reason
+says so.
+"""
+
+from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from webapp.training.models import ModelVersion
+from webapp.words import counted
 
-MEASURES = (
-    # Path in metrics.json, its name on pages, the accuracy of guessing.
-    (("held_out", "pairs", "accuracy"), "held-out pair accuracy", 0.5),
-    (("held_out", "levels", "accuracy"), "held-out level accuracy", 1 / 3),
-)
+if TYPE_CHECKING:
+    from webapp.training.models import ModelVersion
+
+PAIRS = (("held_out", "pairs", "accuracy"), "held-out pair accuracy", 1 / 2)
+# Levels stand in where no pair was held out. No interval is made for them.
+LEVELS = (("held_out", "levels", "accuracy"), "held-out level accuracy", 1 / 3)
 
 # Of the pairs that a version is measured on, how many it may not tell apart.
 MOST_ALIKE = 0.05
+# Standard deviation of scores (ratings, or logits of a scalar reward) below which they are one and the same.
+LEAST_SPREAD = 0.01
+
+
+class Word(NamedTuple):
+    """The gate's word, and why. `mark`: what it falls short of although it may serve, for an amber badge."""
+
+    passed: bool
+    reason: str
+    mark: str = ""
+
+
+class Difference(NamedTuple):
+    """Accuracy of the new version minus the serving one's on the same n judgements, with its 95 % interval."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
 
 
 def dig(metrics: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any] | None:
@@ -27,43 +53,138 @@ def dig(metrics: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any] | None
     return found if math.isfinite(value) else None
 
 
-def gate_check(metrics: dict[str, Any], *, serving: ModelVersion | None, max_drop: float) -> tuple[bool, str]:
-    """Whether a version with these metrics is promoted by itself, and why, in one sentence.
+def gate_check(
+    metrics: dict[str, Any],
+    *,
+    serving: ModelVersion | None,
+    max_drop: float,
+    same_rows: Difference | None = None,
+) -> Word:
+    """Whether a version with these metrics is let serve by itself, and why, in a sentence or two.
 
-    1. No version passes that can't tell apart more than 5 % of the pairs it is measured on: its base model reads both
-       sides alike, or it gives them one score.
-    2. A version that serves is replaced if the new one's held-out pair accuracy is at most `max_drop` below its.
-       (Level accuracy stands in where one of them has no held-out pairs. Both were measured on their own held-out
-       groups; those are drawn by name, so that they stay nearly the same while labels come in.)
-    3. The first version of a method passes unless its interval lies wholly below the accuracy of guessing.
-    4. Without a finite held-out metric there is nothing to go by: only a first version passes, so that pages are
-       not empty while a project is too small to hold anything out.
+    1. `refusal`: what never serves by itself.
+    2. `shortfall`: what must be shown of a version: better than one half, and not below “the longer one wins”. Only
+       where nothing of the method serves that does better may it serve without, with an amber mark.
+    3. It must not be clearly worse than the version that serves, on the same rows where those are known.
     """
-    if refusal := _cannot_tell_apart(metrics):
-        return False, refusal
-    for path, name, chance in MEASURES:
-        if (new := dig(metrics, path)) is None:
-            continue
-        value = new["value"]
-        if serving is None:
-            high = new.get("high")
-            passed = (value if high is None else high) >= chance
-            word = "not worse than guessing" if passed else "worse than guessing"
-            return passed, f"First version: {name} {value:.3f} is {word} ({chance:.2f})."
-        if (old := dig(serving.metrics, path)) is None:
-            continue
-        passed = value >= old["value"] - max_drop
-        allowed = (
-            f"it may be at most {max_drop:.3f} lower"
-            if passed
-            else f"more than the allowed {max_drop:.3f} lower"
-        )
-        return passed, (
-            f"{name.capitalize()} {value:.3f} against {old['value']:.3f} of the serving v{serving.number}: {allowed}."
-        )
+    if reason := refusal(metrics):
+        return Word(False, reason)
+    mark, words = shortfall(metrics)
     if serving is None:
-        return True, "First version: too few labels to hold any out, so it could not be measured."
+        return Word(True, f"First version: {words}{_not_known(metrics)}", mark)
+    weak = bool(refusal(serving.metrics)) or bool(shortfall(serving.metrics)[0])
+    if mark and not weak:
+        return Word(False, f"{words[0].upper()}{words[1:]}")
+    good, compared = _against(metrics, serving, max_drop, same_rows)
+    if not good:
+        return Word(False, compared)
+    return Word(True, f"{compared} {words[0].upper()}{words[1:]}{_not_known(metrics)}", mark)
+
+
+def refusal(metrics: dict[str, Any]) -> str:
+    """Why the version must not serve by itself, be it the first: blind, collapsed, worse than guessing, not trained."""
+    if reason := _cannot_tell_apart(metrics):
+        return reason
+    spread = metrics.get("spread")
+    if (found := dig(metrics, ("spread",))) is not None and isinstance(spread, dict):
+        responses = counted(int(found.get("n") or 0), "response")
+        if found["value"] < LEAST_SPREAD:
+            return f"Collapsed: the scores of {responses} spread by {found['value']:.4f} only (standard deviation)."
+        if spread.get("ratings") == 1:
+            return f"Collapsed: one rating is the most probable one of all {responses}."
+    first, last = (dig(metrics, ("training", "loss", end)) for end in ("first", "last"))
+    if first and last and last["value"] >= first["value"] and not _continues(metrics):
+        return (
+            f"The loss did not fall over training: {first['value']:.3f} in the first tenth of the steps, "
+            f"{last['value']:.3f} in the last. More epochs or another learning rate may help."
+        )
+    for path, name, chance in (PAIRS, LEVELS):
+        if (measured := dig(metrics, path)) is not None:
+            high = measured.get("high")
+            if (measured["value"] if high is None else high) < chance:
+                return f"{_told(name, measured)} is worse than guessing ({chance:.2f})."
+            break
+    return ""
+
+
+def shortfall(metrics: dict[str, Any]) -> tuple[str, str]:
+    """What the version was not shown to reach, in a few words (empty: nothing), and the sentence with the figures."""
+    path, name, chance = PAIRS
+    if (pairs := dig(metrics, path)) is None:
+        path, name, chance = LEVELS
+        if (levels := dig(metrics, path)) is None:
+            return (
+                "not measured",
+                "no label was held out, as too few groups are labelled, so it was not measured.",
+            )
+        return "", f"{name} {levels['value']:.3f} is above guessing ({chance:.2f})."
+    told = _told(name, pairs)
+    told = told[0].lower() + told[1:]
+    if (low := pairs.get("low")) is None:
+        return (
+            "no interval",
+            f"{told} has no interval, as its pairs lie in one group: judge pairs of another prompt or group.",
+        )
+    if low <= chance:
+        return "not shown to beat guessing", f"{told} is not shown to be better than one half."
+    over = dig(metrics, ("held_out", "pairs", "over_length"))
+    if over is None or over.get("high") is None:
+        return "", f"{told} is better than one half."
+    difference = f"{over['value']:+.3f} ({over['low']:+.3f} to {over['high']:+.3f})"
+    if over["high"] < 0:
+        return (
+            "below “the longer one wins”",
+            f"{told} is below “the longer one wins” on the same pairs, by {difference}.",
+        )
+    return (
+        "",
+        f"{told} is better than one half and not below “the longer one wins” on the same pairs ({difference}).",
+    )
+
+
+def _against(
+    metrics: dict[str, Any], serving: ModelVersion, max_drop: float, same_rows: Difference | None
+) -> tuple[bool, str]:
+    """Whether it is about as good as the serving version at least, and the sentence on it."""
+    if same_rows is not None and same_rows.n:
+        value, low, high, n = same_rows
+        good = value >= -max_drop or (high is not None and high >= 0)
+        interval = "" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})"
+        return good, (
+            f"On the same {counted(n, 'held-out judgement')} it is {value:+.3f}{interval} against the serving "
+            f"v{serving.number}: {'not clearly' if good else 'clearly'} worse."
+        )
+    for path, name, _ in (PAIRS, LEVELS):
+        new, old = dig(metrics, path), dig(serving.metrics, path)
+        if new is not None and old is not None:
+            good = new["value"] >= old["value"] - max_drop
+            allowed = "at most" if good else "more than the allowed"
+            return good, (
+                f"{name.capitalize()} {new['value']:.3f} against {old['value']:.3f} of the serving v{serving.number}, "
+                f"each on its own rows: {allowed} {max_drop:.3f} lower."
+            )
     return False, f"No held-out metric that it shares with the serving v{serving.number}: an admin decides."
+
+
+def _told(name: str, measured: dict[str, Any]) -> str:
+    low, high = measured.get("low"), measured.get("high")
+    interval = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+    return f"{name.capitalize()} {measured['value']:.3f}{interval}"
+
+
+def _not_known(metrics: dict[str, Any]) -> str:
+    """The parts of the gate that this metrics.json has no figure for."""
+    wanted = [(("spread",), "spread of scores"), (("training", "loss", "first"), "fall of the loss")]
+    if dig(metrics, PAIRS[0]) is not None:
+        wanted.append((("held_out", "pairs", "over_length"), "difference from “the longer one wins”"))
+    missing = [name for path, name in wanted if dig(metrics, path) is None]
+    return f" Not known: {', '.join(missing)}." if missing else ""
+
+
+def _continues(metrics: dict[str, Any]) -> bool:
+    """Whether it went on from another version's weights, whose loss has fallen already."""
+    config = metrics.get("config")
+    return isinstance(config, dict) and str(config.get("base_model", "")).startswith("version:")
 
 
 def _cannot_tell_apart(metrics: dict[str, Any]) -> str:
@@ -82,7 +203,7 @@ def _cannot_tell_apart(metrics: dict[str, Any]) -> str:
                     "What the model could not read, and what helps, stands below."
                 )
             break
-    judgements = (dig(metrics, MEASURES[0][0]) or {}).get("n", 0)
+    judgements = (dig(metrics, PAIRS[0]) or {}).get("n", 0)
     ties = (dig(metrics, ("held_out", "pairs", "model_ties")) or {}).get("value", 0)
     if judgements and ties > MOST_ALIKE * judgements:
         return (

@@ -31,6 +31,7 @@ _ROWS = (
     # Name, path in metrics.json, in percent?, help
     ("Pair accuracy", ("held_out", "pairs", "accuracy"), True),
     ("Accuracy of “the longer one wins”", ("held_out", "pairs", "length_baseline"), True),
+    ("Better than “the longer one wins” by", ("held_out", "pairs", "over_length"), True),
     ("Pair accuracy, nearly equal length", ("held_out", "pairs", "near_equal_length"), True),
     ("Human ceiling (leave one out)", ("held_out", "pairs", "human_ceiling"), True),
     ("Log loss against vote shares (NLL)", ("held_out", "pairs", "nll"), False),

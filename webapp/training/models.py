@@ -11,11 +11,14 @@ from django.conf import settings
 from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.functional import cached_property
 
 from webapp.corpus.base_models import base_model_public
 from webapp.corpus.models import Method, Project
 from webapp.jobs import ACTIVE, Job, JobQuerySet, State
 from webapp.snapshots.models import Snapshot
+from webapp.training import phases
+from webapp.training.gate import shortfall
 
 ARTIFACT_NAME = "reward_config.json"
 ARCHIVE_FORMAT = 2  # 1 could hold a path
@@ -66,6 +69,8 @@ class TrainingRun(Job):
     )
     tokens_per_second = models.FloatField(null=True, blank=True)
     loss = models.FloatField(null=True, blank=True)
+    # Percent over all phases; it never falls within an attempt.
+    overall = models.PositiveSmallIntegerField(default=0)
     metrics = models.JSONField(default=dict, blank=True)
 
     objects: ClassVar[Any] = RunQuerySet.as_manager()
@@ -86,6 +91,27 @@ class TrainingRun(Job):
             self.request_cancel()
             return False
         return super().claim()
+
+    def beat(self, **progress: Any) -> bool:
+        if "phase" in progress and "overall" not in progress:
+            reached = phases.overall(
+                progress["phase"], progress.get("step", 0), progress.get("total", 0), self._shares
+            )
+            progress["overall"] = max(self.overall, reached)
+        return super().beat(**progress)
+
+    @cached_property
+    def _shares(self) -> dict[str, float]:
+        """What each phase is worth: what it took in the newest finished run of the kind. One query."""
+        same = {f"config__{name}": self.config.get(name) for name in ("tuning", "base_model")}
+        past = TrainingRun.objects.filter(state=State.DONE, method=self.method, same_as=None, **same).first()
+        tuning = str(self.config.get("tuning"))
+        return phases.fixed_shares(tuning) if past is None else phases.shares_of(past.folder, tuning)
+
+    @property
+    def percent(self) -> int | None:
+        """Of all phases, in whole percent; None before it has begun."""
+        return None if self.started_at is None else 100 if self.state == State.DONE else self.overall
 
     def hand_back(self) -> bool:
         """RUNNING -> QUEUED; LOST if the same training already waits there."""
@@ -147,6 +173,11 @@ class ModelVersion(models.Model):
     @property
     def path(self) -> Path:
         return settings.DATA_DIR / "runs" / str(self.run_id) / "model"
+
+    @property
+    def gate_mark(self) -> str:
+        """What it falls short of although it may serve, for an amber badge in place of the green one."""
+        return shortfall(self.metrics)[0]
 
     @property
     def start_name(self) -> str:

@@ -27,11 +27,20 @@ class Promotion:
         return self.entry.action == Action.VERSION_ROLLED_BACK
 
     @property
+    def against_the_gate(self) -> bool:
+        """A person let it serve although it was held at the gate."""
+        return self.entry.detail.get("gate_passed") is False
+
+    @property
     def by(self) -> str:
         """Who did it: a person's name, or why Caliper did."""
         if self.entry.actor is not None:
             return self.entry.actor.display_name
-        return "Caliper, as it passed the gate" if self.entry.actor_name == ITSELF else self.entry.actor_name
+        if self.entry.actor_name != ITSELF:
+            return self.entry.actor_name
+        if mark := self.entry.detail.get("gate_mark"):
+            return f"Caliper, as none that does better was there ({mark})"
+        return "Caliper, as it passed the gate"
 
 
 @dataclass(frozen=True)

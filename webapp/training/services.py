@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from webapp.corpus.base_models import (
     STARTER,
     base_model_folder,
     base_model_named,
+    folder_backbone,
     version_named,
 )
 from webapp.corpus.models import Project
@@ -36,6 +38,7 @@ from webapp.jobs import State
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.training.gate import gate_check
 from webapp.training.models import ModelExport, ModelVersion, TrainingRun
+from webapp.training.same_rows import same_rows
 from webapp.words import counted
 
 CONFIG_FORMAT = 1
@@ -124,12 +127,20 @@ def base_folder(project: Project, name: str) -> Path | None:
 
 
 def _backbone(project: Project, base_model: str) -> str | None:
-    """ "encoder" or "causal" where it is known without loading the model. Raises RunRefused as base_folder."""
+    """ "encoder" or "causal" where it is known without loading the model. Raises RunRefused as base_folder.
+
+    Of a hub id it is known once a version was made from it.
+    """
     if base_model in ENCODERS:
         return "encoder"
     if base_model == STARTER:
         return "causal"
+    if base_model.startswith(FOLDER):
+        folder = base_model_folder(base_model)
+        return folder_backbone(folder) if folder is not None else None
     version = version_start(project, base_model)
+    if version is None:
+        version = ModelVersion.objects.filter(run__config__base_model=base_model).first()
     backbone = version.artifact.get("backbone") if version is not None else None
     return backbone if backbone in ("encoder", "causal") else None
 
@@ -270,15 +281,25 @@ def project_lock(project: Project) -> Project:
 
 
 @transaction.atomic
-def version_publish(*, run: TrainingRun, metrics: dict[str, Any], artifact: dict[str, Any]) -> ModelVersion:
+def version_publish(
+    *,
+    run: TrainingRun,
+    metrics: dict[str, Any],
+    artifact: dict[str, Any],
+    held_out: Mapping[str, float] | None = None,
+) -> ModelVersion:
     """The version of a run that has just ended well, with the gate's word on it; not yet serving.
 
-    `artifact` is model/reward_config.json.
+    `artifact` is model/reward_config.json, `held_out` the scores of the responses that were held out, by id.
     """
     project_lock(run.project)
     versions = ModelVersion.objects.filter(project=run.project, method=run.method)
-    passed, reason = gate_check(
-        metrics, serving=versions.filter(is_serving=True).first(), max_drop=run.project.gate_max_drop
+    serving = versions.filter(is_serving=True).first()
+    word = gate_check(
+        metrics,
+        serving=serving,
+        max_drop=run.project.gate_max_drop,
+        same_rows=same_rows(held_out, serving) if held_out and serving is not None else None,
     )
     return ModelVersion.objects.create(
         project=run.project,
@@ -290,8 +311,8 @@ def version_publish(*, run: TrainingRun, metrics: dict[str, Any], artifact: dict
         temperature=artifact.get("temperature", 1.0),
         digest=artifact["digest"],
         metrics=metrics,
-        gate_passed=passed,
-        gate_reason=reason,
+        gate_passed=word.passed,
+        gate_reason=word.reason,
     )
 
 
@@ -330,6 +351,7 @@ def version_promote(*, version: ModelVersion, actor: User | None = None) -> bool
                 "version": version.number,
                 "instead_of": replaced.number if replaced else None,
                 "gate_passed": version.gate_passed,
+                "gate_mark": version.gate_mark,
             },
         )
     return moved

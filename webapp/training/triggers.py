@@ -1,17 +1,19 @@
 """Retraining without anybody's click: after enough new labels, and on a schedule."""
 
 import logging
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from webapp.corpus.models import Project
+from webapp.corpus.models import Method, Project
 from webapp.jobs import State
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.training.models import TrainingRun
-from webapp.training.services import RunRefused, label_counts, project_lock, run_start
+from webapp.training.services import RunRefused, label_counts, project_lock, run_refusal, run_start
+from webapp.words import counted, duration
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,58 @@ def due_trigger(project: Project, method: str) -> str:
         ):
             return Trigger.SCHEDULE
     return ""
+
+
+@dataclass(frozen=True)
+class Next:
+    """When a training of these methods (names) comes by itself, in words; `at`: the schedule's time, if it has one."""
+
+    methods: list[str]
+    words: str
+    at: datetime | None
+
+
+def next_trainings(project: Project) -> list[Next]:
+    """What `due_trigger` waits for, methods with the same words together; empty for a project that does not retrain."""
+    if not (project.retrain_after_labels or project.retrain_every_hours) or project.archived_at is not None:
+        return []
+    found: list[Next] = []
+    labels = sum(label_counts(project))
+    for method in project.methods:
+        words, at = _next(project, method, labels)
+        name = str(Method(method).label)
+        if found and found[-1].words == words:
+            found[-1].methods.append(name)
+        else:
+            found.append(Next([name], words, at))
+    return found
+
+
+def _next(project: Project, method: str, labels: int) -> tuple[str, datetime | None]:
+    runs = TrainingRun.objects.filter(project=project, method=method)
+    newest = runs.first()
+    if newest is not None and (newest.is_active or runs.active().exists()):
+        return "a training of it waits or runs already.", None
+    parts = []
+    if project.retrain_after_labels:
+        missing = project.retrain_after_labels - (labels - (newest.labels_seen if newest else 0))
+        parts.append(
+            f"after {counted(missing, 'more label')}" if missing > 0 else "now: enough labels are new"
+        )
+    at = None
+    if project.retrain_every_hours:
+        last = newest.queued_at if newest else project.created_at
+        at = last + timedelta(hours=project.retrain_every_hours)
+        rest = at - timezone.now()
+        changed = newest is None or newest.state != State.DONE or _labels_changed(newest, labels)
+        if rest > timedelta():
+            parts.append(f"in {duration(rest)}, if labels have changed by then")
+        else:
+            parts.append("now: the schedule's time has come" if changed else "as soon as a label changes")
+    words = ", or ".join(parts) + "."
+    if refusal := run_refusal(project, method):
+        words += f" As things stand it would be refused: {refusal}"
+    return words, at
 
 
 def _labels_changed(run: TrainingRun, labels: int) -> bool:

@@ -19,6 +19,7 @@ from webapp.corpus.models import Method, Project
 from webapp.http import HtmxHttpRequest
 from webapp.jobs import State
 from webapp.labels.names import annotator_names
+from webapp.parameters import int_parameter
 from webapp.paths import without_paths
 from webapp.training import reports, services
 from webapp.training.charts import loss_chart, reliability_chart
@@ -27,7 +28,10 @@ from webapp.training.metrics import headline, metric_rows
 from webapp.training.models import ModelExport, ModelVersion, TrainingRun, public_config
 from webapp.training.progress import read_log, read_progress
 from webapp.training.promotions import promotions, story_of
+from webapp.training.queue import Place, left, places
+from webapp.training.triggers import next_trainings
 from webapp.waiting import change_token, unless_seen, waiting_for_worker
+from webapp.words import duration
 
 PAGE_SIZE = 25
 
@@ -47,7 +51,9 @@ def waiting_reason(run: TrainingRun) -> str:
 def runs(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug, "read")
     if not request.htmx:
-        return _runs_page(request, project, RunForm(project=project))
+        key = int_parameter(request.GET, "from")
+        earlier = project.runs.filter(pk=key).first() if key is not None else None
+        return _runs_page(request, project, RunForm(project=project, earlier=earlier))
     context = _list_context(request, project)
     return unless_seen(request, context["token"], "training/runs.html#list", context)
 
@@ -56,14 +62,28 @@ def _list_context(request: HtmxHttpRequest, project: Project) -> dict[str, Any]:
     page = Paginator(project.runs.with_versions(), PAGE_SIZE).get_page(request.GET.get("page"))
     waits = [run for run in page if run.state == State.QUEUED]
     waiting = waiting_reason(waits[-1]) if waits else ""
-    seen = [(run.pk, run.state, run.percent, bool(getattr(run, "version", None))) for run in page]
+    found = places(list(page), request.user)
+    upcoming = next_trainings(project)
+    seen: list[Any] = [
+        (run.pk, run.state, run.phase, run.percent, bool(getattr(run, "version", None))) for run in page
+    ]
+    seen += [*_seen_of(found), *((each.methods, each.words) for each in upcoming)]
     return {
         "page": page,
-        "rows": [(run, headline(run.metrics)) for run in page],
+        "rows": [(run, headline(run.metrics), found.get(run.pk)) for run in page],
+        "upcoming": upcoming,
         "waiting": waiting,
         "active": any(run.is_active for run in page),
         "token": change_token(seen, waiting),
     }
+
+
+def _seen_of(found: dict[int, Place]) -> list[Any]:
+    """What a page shows of places in the queue, times in the steps in which they are told."""
+    return [
+        (pk, place.position, len(place.running), [duration(each) for each in (place.begins, place.takes)])
+        for pk, place in found.items()
+    ]
 
 
 def _runs_page(
@@ -125,7 +145,14 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
     log = read_log(run.folder)
     end = run.finished_at or timezone.now()
     waiting = waiting_reason(run)
+    place = places([run], request.user).get(run.pk)
+    rest = left(run) if run.state == State.RUNNING else None
+    # A page of a run that waits is sent anew now and then, so that its times don't stand still.
+    waited = (timezone.now() - run.queued_at) // timedelta(seconds=10) if run.state == State.QUEUED else 0
     seen = [
+        waited,
+        _seen_of({run.pk: place} if place else {}),
+        run.percent,
         run.state,
         run.phase,
         run.step,
@@ -154,6 +181,8 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
         "story": story_of(version, serving, acts) if version is not None else None,
         "other_story": story_of(other, serving, acts) if other is not None else None,
         "waiting": waiting,
+        "place": place,
+        "rest": rest,
         "early": early,
         "chart": loss_chart(
             progress.points,

@@ -160,7 +160,11 @@ class TestPairs:
         assert pairs["accuracy"]["value"] == pytest.approx((1 + 1 + 0.5) / 3)
         assert pairs["accuracy"]["n"] == 3
         assert pairs["model_ties"] == 1
+        assert pairs["model_tie_share"] == {"value": pytest.approx(1 / 3), "n": 3}
         assert pairs["length_baseline"]["value"] == pytest.approx((0 + 0 + 0.5) / 3)
+        assert pairs["over_length"]["value"] == pytest.approx(2 / 3)
+        # every draw of the two groups: both the first, both the second, one of each
+        assert (pairs["over_length"]["low"], pairs["over_length"]["high"]) == (0.0, 1.0)
         assert pairs["near_equal_length"] == pairs["accuracy"] | {"max_difference": 60}
         assert pairs["human_ties"] == {"n": 1, "mean_p_tie": None}  # plain Bradley-Terry knows no ties
         # 1 and 2 agree on p; on (r, s) the other vote leans nowhere.
@@ -473,6 +477,35 @@ class TestLevels:
         assert found["auroc_good_bad"] is None
 
 
+class TestWhatTheGateAsks:
+    def test_over_length_is_paired(self) -> None:
+        """Right and wrong with length on the same judgements: a difference of nothing, without any spread."""
+        rows, judged, _, _ = random_rows(3)
+        by_length = {row["response_id"]: float(len(row["text"])) for row in rows}
+        pairs = run(rows, judged, scores=by_length)["pairs"]
+        decisive = sum(row["verdict"] in ("a", "b") for row in judged)
+        assert pairs["over_length"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": decisive}
+        opposite = run(rows, judged, scores={name: -value for name, value in by_length.items()})["pairs"]
+        assert opposite["over_length"]["value"] == pytest.approx(
+            opposite["accuracy"]["value"] - opposite["length_baseline"]["value"]
+        )
+
+    def test_spread(self) -> None:
+        p, other = [0.0] * 8 + [1.0], [1.0] + [0.0] * 8
+        rows = [{"score": 1.0, "p": p}, {"score": 3.0, "p": p}]
+        assert metrics.score_spread(rows) == {"value": 1.0, "n": 2, "ratings": 1}
+        assert metrics.score_spread([*rows, {"score": 2.0, "p": other}])["ratings"] == 2
+        assert metrics.score_spread([{"score": 1.0, "p": None}]) == {"value": 0.0, "n": 1, "ratings": None}
+        assert metrics.score_spread([]) == {"value": None, "n": 0, "ratings": None}
+        assert metrics.score_spread([{"score": float("nan"), "p": None}])["value"] is None
+
+    def test_first_and_last_tenth_of_the_losses(self) -> None:
+        assert metrics.first_and_last([]) is metrics.first_and_last([0.7]) is None
+        assert metrics.first_and_last([0.7, 0.6, 0.5]) == {"first": 0.7, "last": 0.5}
+        thirty = metrics.first_and_last([3.0, 2.0, 1.0, *[0.5] * 24, 0.3, 0.2, 0.1])
+        assert thirty == {"first": pytest.approx(2.0), "last": pytest.approx(0.2)}
+
+
 class TestWhatCannotBeComputed:
     def test_no_rows(self) -> None:
         assert run([], [], scores={}) == {"pairs": None, "levels": None, "auroc_good_bad": None}
@@ -483,7 +516,8 @@ class TestWhatCannotBeComputed:
         )["pairs"]
         nothing = {"value": None, "low": None, "high": None, "n": 0}
         assert pairs["accuracy"] == nothing
-        assert pairs["length_baseline"] == nothing
+        assert pairs["length_baseline"] == pairs["over_length"] == nothing
+        assert pairs["model_tie_share"] == {"value": None, "n": 0}
         assert pairs["near_equal_length"] is None
         assert pairs["human_ceiling"] is None
         assert pairs["nll"]["n"] == 1

@@ -65,6 +65,9 @@ def test_stopped_twice_equals_straight(
     assert weights(broken) == weights(straight)
     assert metrics["held_out"] == expected["held_out"]
     assert metrics["training"]["tokens"] == expected["training"]["tokens"]
+    assert metrics["training"]["loss"] == expected["training"]["loss"]
+    assert set(metrics["training"]["loss"]) == {"first", "last"}
+    assert metrics["spread"] == expected["spread"]
     lines = [json.loads(line) for line in (broken / "progress.jsonl").read_text().splitlines()]
     assert any((line["message"] or "").startswith("resumed at step") for line in lines)
 

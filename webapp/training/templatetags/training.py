@@ -6,23 +6,12 @@ from django import template
 from django.utils import timezone
 
 from webapp.training.models import TrainingRun
+from webapp.words import duration
 
 register = template.Library()
 
 
-@register.filter
-def duration(span: timedelta | None) -> str:
-    """A span of time in its two largest units, an en dash for None."""
-    if span is None:
-        return "–"
-    seconds = max(0, round(span.total_seconds()))
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, seconds = divmod(seconds, 60)
-    if minutes < 60:
-        return f"{minutes} min {seconds} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
+register.filter(duration)
 
 
 @register.filter

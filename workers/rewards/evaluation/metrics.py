@@ -284,8 +284,9 @@ def evaluate_run(
     `temperature` belong to scalar rewards, one number or one for each group (cross-fitted calibration); an
     ordinal distribution is taken as it is.
 
-    - Accuracies are over decisive judgements (a or b); equal scores, or lengths, count 0.5 and model_ties
-      says how often. Intervals are clustered by group. Ties of people are scored apart, by the model's mean
+    - Accuracies are over decisive judgements (a or b); equal scores, or lengths, count 0.5; model_ties and
+      model_tie_share say how often. over_length is accuracy minus length_baseline, judgement by judgement.
+      Intervals are clustered by group. Ties of people are scored apart, by the model's mean
       P(tie); both_bad says nothing about the order and enters the vote shares alone.
     - nll, brier and ece are over pairs, against the share q of votes for one response (tie and both_bad half
       to each): -q log p - (1-q) log(1-p), and q (1-p)^2 + (1-q) p^2. Their floor is what p = q would get: the
@@ -309,6 +310,29 @@ def evaluate_run(
         "levels": _evaluate_levels(levels, ratings, partition) if levels and ratings is not None else None,
         "auroc_good_bad": _evaluate_extremes(levels, scores),
     }
+
+
+def score_spread(predictions: Sequence[Row]) -> dict[str, Any]:
+    """How far apart a model's scores lie: {"value": their standard deviation, "n", "ratings"}.
+
+    `predictions`: rows with `score` and `p`. `ratings` counts the ratings that are the most probable one of some
+    response (None for scalar rewards). A collapsed model has a spread of about 0, or one rating for all.
+    """
+    scores = np.array([row["score"] for row in predictions], dtype=np.float64)
+    ratings = {int(np.argmax(row["p"])) for row in predictions if row["p"] is not None}
+    return {
+        "value": _finite(scores.std()) if len(scores) else None,
+        "n": len(scores),
+        "ratings": len(ratings) or None,
+    }
+
+
+def first_and_last(losses: Sequence[float]) -> dict[str, float] | None:
+    """The mean loss of the first and of the last tenth of the steps (one step at least); None below two steps."""
+    if len(losses) < 2:
+        return None
+    tenth = max(1, len(losses) // 10)
+    return {"first": float(np.mean(losses[:tenth])), "last": float(np.mean(losses[-tenth:]))}
 
 
 def _evaluate_pairs(
@@ -360,7 +384,9 @@ def _evaluate_pairs(
         "groups": len(np.unique(cluster)),
         "accuracy": accuracy(right),
         "model_ties": int(np.sum(difference[pair_of] == 0)),
+        "model_tie_share": {"value": _mean((difference[pair_of] == 0).astype(np.float64)), "n": len(pair_of)},
         "length_baseline": accuracy(right_by_length),
+        "over_length": accuracy(right - right_by_length),
         "near_equal_length": {**accuracy(right, near), "max_difference": NEAR_EQUAL_LENGTH}
         if near.any()
         else None,

@@ -28,11 +28,12 @@ class Afresh(Exception):
 
 @dataclass
 class Position:
-    """Steps done, tokens encoded and seconds spent in them so far; `extra` is further state by name."""
+    """Steps done, tokens encoded, seconds spent and each step's loss so far; `extra` is further state by name."""
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -46,6 +47,7 @@ def save_checkpoint(
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{key}": value for key, value in state.items()}
     tensors |= {f"extra.{name}": value for name, value in position.extra.items()}
+    tensors["losses"] = torch.tensor(position.losses, dtype=torch.float64)
     header = {
         "format": FORMAT,
         "code": CODE_VERSION,
@@ -107,4 +109,5 @@ def load_checkpoint(
     extra = {
         name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")
     }
-    return Position(int(header["step"]), int(header["tokens"]), float(header["seconds"]), extra)
+    losses = tensors["losses"].tolist() if "losses" in tensors else []
+    return Position(int(header["step"]), int(header["tokens"]), float(header["seconds"]), losses, extra)

@@ -11,6 +11,7 @@ from ..data.judgements import assert_apart
 from ..data.snapshot import Snapshot
 from ..data.split import held_out_rows
 from ..evaluation.calibrate import calibrate
+from ..evaluation.metrics import first_and_last, score_spread
 from ..evaluation.robustness import measure, model_scorer
 from ..files import write_text
 from ..models.base_models import public_name
@@ -76,6 +77,7 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
         "held_out": held_out_metrics,
         "crossfit": crossfit,
         "robustness": robustness,
+        "spread": score_spread(predicted),
         "split": {
             "unit": labels.split.unit,
             "held_out": sorted(labels.split.held_out),
@@ -155,6 +157,7 @@ def training_figures(run: Run, position: Position) -> dict[str, Any]:
         "truncated": sum(row.truncated for row in texts.rows[: texts.count]),
         "processes": run.team.size,
         "steps": len(run.steps),
+        "loss": first_and_last(position.losses) if len(position.losses) == position.step else None,
         "tokens": position.tokens,
         "seconds": round(position.seconds, 3),
         "judgements_per_second": round(uses / seconds, 1),

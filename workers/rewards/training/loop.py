@@ -92,13 +92,14 @@ def loop(run: Run) -> Position:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         position.step += 1
+        position.losses.append(loss.item())
         position.tokens += sum(lengths[response] for response in step.responses)
         position.seconds += time.monotonic() - started
         progress.say(
             "training",
             position.step,
             len(steps),
-            loss=round(loss.item(), 6),
+            loss=round(position.losses[-1], 6),
             tokens_per_second=round(position.tokens / max(position.seconds, 1e-9), 1),
         )
         if watch and team.first and position.step in look_after:
