@@ -18,8 +18,9 @@ from ..config import CODE_VERSION, Refused, RunConfig
 from ..files import save_tensors
 from ..models.reward_model import RewardModel
 
-FORMAT = 1
+FORMAT = 2  # 2: epochs are planned one by one
 NAME = "state.safetensors"
+COUNTED = ("step", "epoch", "within", "total", "tokens", "seconds")  # of a position, in the header
 
 
 class Afresh(Exception):
@@ -28,9 +29,15 @@ class Afresh(Exception):
 
 @dataclass
 class Position:
-    """Steps done, tokens encoded and seconds spent in them so far; `extra` is further state by name."""
+    """Steps done, tokens encoded and seconds spent in them so far; `extra` is further state by name.
+
+    `within` of the steps are of `epoch`; `total`: steps of all epochs, were the coming ones as long as this one.
+    """
 
     step: int = 0
+    epoch: int = 0
+    within: int = 0
+    total: int = 0
     tokens: int = 0
     seconds: float = 0.0
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -49,9 +56,7 @@ def save_checkpoint(
     header = {
         "format": FORMAT,
         "code": CODE_VERSION,
-        "step": position.step,
-        "tokens": position.tokens,
-        "seconds": position.seconds,
+        **{key: getattr(position, key) for key in COUNTED},
         "config": config.to_json(),
     }
     save_tensors(folder / NAME, tensors, {"caliper": json.dumps(header)})
@@ -107,4 +112,4 @@ def load_checkpoint(
     extra = {
         name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")
     }
-    return Position(int(header["step"]), int(header["tokens"]), float(header["seconds"]), extra)
+    return Position(**{key: header[key] for key in COUNTED}, extra=extra)
