@@ -83,7 +83,7 @@ def test_a_response_is_whole_before_its_prompt_and_a_longer_one_loses_its_middle
     template = Template(encoder, backbone="encoder", ordinal=False, max_length=64)
     mark = encoder("[...]", add_special_tokens=False)["input_ids"]
     room = 64 - 3  # without [CLS] and two [SEP]
-    words = ["water", "light", "soil", "fern", "pot", "sun"]
+    words = ["water", "light", "weekly", "give", "no", "idea"]
 
     def text(count: int) -> str:
         return " ".join(words[number % 6] for number in range(count))
@@ -98,7 +98,7 @@ def test_a_response_is_whole_before_its_prompt_and_a_longer_one_loses_its_middle
         assert not encoded.cut
         assert len(encoded) == 64
         assert list(encoded.ids[encoded.start : -1]) == whole[:count]
-        assert list(encoded.ids[1 : 1 + len(mark)]) == mark[: room - count]
+        assert list(encoded.ids[1 : encoded.start - 1])[: len(mark)] == mark[: room - count]
     for prompt in ("how do i keep plant alive " * 20, "how do i"):
         (encoded,) = template.encode([row(text(200), prompt)])
         assert encoded.truncated

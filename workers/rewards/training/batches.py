@@ -21,8 +21,8 @@ import torch
 # A connected set of responses up to this many budgets stays one step: to split it would encode many of them again
 # (UKPConvArg1: 1.5 times the tokens per epoch), while activations grow with the budget and no further.
 WHOLE = 2
-PER_STEP = 512  # judgements and levels of a drawn step
-AT_LEAST = 16  # drawn steps an epoch, so that a small project is not one step
+PER_STEP = 2048  # judgements and levels of a drawn step
+AT_LEAST = 4  # drawn steps an epoch, so that a small project is not one step
 
 
 @dataclass(frozen=True)
