@@ -19,7 +19,7 @@ from benchmarks.quality.figures import (
     compared,
     robust,
 )
-from benchmarks.quality.methods import FROZEN, FROZEN_LARGE, FROZEN_VOTES
+from benchmarks.quality.methods import FROZEN, FROZEN_LARGE
 from workers.rewards.evaluation import metrics
 
 
@@ -94,7 +94,7 @@ def reliability(plan: Plan) -> Section:
                 ("without", {"reliability": False}),
                 ("majority", {"reliability": False, "votes": "majority"}),
             ):
-                settings = {"method": method, **FROZEN_VOTES, **config}
+                settings = {"method": method, **FROZEN_LARGE, **config}
                 variants.append(plan.variant(f"{method}{label}, {name}", data, 3, settings))
 
     def conclude(results: Results) -> list[str]:

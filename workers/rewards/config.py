@@ -62,11 +62,9 @@ class RunConfig:
     # data
     holdout: float = 0.2  # share of the labelled groups that is kept for measuring
     held_out_groups: tuple[str, ...] | None = None  # these groups instead of a drawn share
-    split_salt: str | None = (
-        None  # a project's own, so that all its runs hold out the same groups; None: the seed's
-    )
+    split_salt: str | None = None  # a project's own: all its runs hold out the same groups; None: by the seed
     crossfit: int | None = None  # folds for predictions of trained responses, 0 or 5; frozen alone
-    max_length: int | None = None  # tokens of prompt, response and template together
+    max_length: int | None = None  # tokens of prompt, response and template; the base model may have fewer
 
     votes: str = "each"  # each judgement a term of its own | one term a pair with the majority's verdict
     reliability: bool = True  # weigh each annotator's judgements by a fitted error rate (reliability.py)
@@ -93,7 +91,7 @@ class RunConfig:
     warmup: float = 0.1  # share of the steps, then a straight line down to zero
     weight_decay: float = 0.01
     clip_norm: float = 1.0
-    token_budget: int | None = None  # tokens of distinct responses in one step; None: see with_budget
+    token_budget: int | None = None  # of distinct responses in a step (not frozen); None: see with_budget
     micro_batch_tokens: int | None = None  # tokens of one forward pass; None: see with_budget
     head_hidden: int | None = None  # width of a hidden layer before the head, 0 for none
     lora_rank: int = 16
@@ -271,13 +269,13 @@ TUNED_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "epochs": 40,
         "learning_rate": 0.0,
         "head_learning_rate": 1e-3,
-        "max_length": 256,
+        "max_length": 512,
         "head_hidden": 256,
     },
     ("encoder", "tuned"): {
         "epochs": 3,
         "head_learning_rate": 1e-3,
-        "max_length": 256,
+        "max_length": 512,
         "head_hidden": 0,
     },
     ("causal", "tuned"): {

@@ -1,6 +1,7 @@
 """Up to 0.3.0 models were made that read responses without what they say of their own grade.  They still score."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,39 @@ def test_a_model_that_left_claims_out_scores_whole_responses(
     path.write_text(json.dumps(config))
     with pytest.raises(ArtifactError, match="builds differently"):
         load_model(folder / "model")
+
+
+def test_a_model_that_read_the_ends_of_long_texts_goes_on_so(
+    make_run: Callable[..., Path], tiny_encoder: Path, tmp_path: Path
+) -> None:
+    folder = make_run(tiny_encoder, "bt", epochs=1)
+    metrics = train(folder)
+    path = folder / "model" / "reward_config.json"
+    config = json.loads(path.read_text())
+    long = "water it weekly and give it light " * 20  # of 128 positions
+    rows = [
+        {"response_id": text[:8], "messages": [{"role": "user", "content": "how do i"}], "text": text}
+        for text in (long, "no idea " + long)
+    ]
+
+    def scores() -> list[float]:
+        model, template, _ = load_model(folder / "model")
+        return [row["score"] for row in score_responses(model, template, rows)]
+
+    def card() -> str:
+        export_model(folder / "model", tmp_path / "export", metrics)
+        return (tmp_path / "export" / "README.md").read_text()
+
+    head, other_head = scores()
+    assert head != other_head
+    assert "the prompt's beginning first, then the response's middle" in card()
+    assert config["template"].pop("cut") == "head and tail"
+    path.write_text(json.dumps(config))
+    end, same_end = scores()
+    assert end == same_end
+    assert end not in (head, other_head)
+    shutil.rmtree(tmp_path / "export")
+    assert "never the response's end" in card()
 
 
 def test_a_retired_key_of_config_json_means_nothing() -> None:

@@ -48,7 +48,7 @@ def test_every_cause_is_told_from_the_others(tiny_encoder: Path, tmp_path: Path)
             ("\U0001f44d", "\U0001f44e"),
             ("water it", "water it"),
             ("Water it", "water  it"),
-            ("light " + long, "idea " + long),
+            (long + "light " + long, long + "idea " + long),
             ("\U0001f44d", "\U0001f44d \U0001f44d"),
         ),
     )
@@ -71,7 +71,11 @@ def test_every_cause_is_told_from_the_others(tiny_encoder: Path, tmp_path: Path)
     assert found["held_out"] == {"n": 2, "equal": 0, "cut": 0, "unknown": 1, "spelling": 0}
     assert (found["responses"], found["truncated"], found["cut"], found["unknown"]) == (12, 2, 2, 5)
     assert found["tokens"] == sum(len(row) for row in rows)
-    assert [note.split(":")[0] for note in found["notes"]] == ["1 of 6 pairs read alike"] * 4
+    *of_pairs, of_cut = found["notes"]
+    assert [note.split(":")[0] for note in of_pairs] == ["1 of 6 pairs read alike"] * 4
+    assert of_cut.startswith(
+        "16.7% of the responses lost their middle, for they are longer than the 64 tokens"
+    )
     assert "raise max_length (this run read 64 tokens)" in found["notes"][1]
 
 

@@ -79,8 +79,53 @@ def test_text_cannot_forge_markers(text: str, lm: Any, encoder: Any) -> None:
                 assert decoded.replace("\\###", "").count("### Score") == int(ordinal)
 
 
-def test_truncation_keeps_the_responses_end_and_marks_what_is_missing(lm: Any) -> None:
-    template = Template(lm, backbone="causal", ordinal=True, max_length=96)
+def test_a_response_is_whole_before_its_prompt_and_a_longer_one_loses_its_middle(encoder: Any) -> None:
+    template = Template(encoder, backbone="encoder", ordinal=False, max_length=64)
+    mark = encoder("[...]", add_special_tokens=False)["input_ids"]
+    room = 64 - 3  # without [CLS] and two [SEP]
+    words = ["water", "light", "weekly", "give", "no", "idea"]
+
+    def text(count: int) -> str:
+        return " ".join(words[number % 6] for number in range(count))
+
+    def ids(count: int) -> list[int]:
+        return list(encoder(text(count), add_special_tokens=False)["input_ids"])
+
+    whole = ids(200)
+    for count in (room - 30, room - len(mark), room - 1, room):
+        (encoded,) = template.encode([row(text(count), "how do i keep plant alive " * 20)])
+        assert encoded.truncated
+        assert not encoded.cut
+        assert len(encoded) == 64
+        assert list(encoded.ids[encoded.start : -1]) == whole[:count]
+        assert list(encoded.ids[1 : encoded.start - 1])[: len(mark)] == mark[: room - count]
+    for prompt in ("how do i keep plant alive " * 20, "how do i"):
+        (encoded,) = template.encode([row(text(200), prompt)])
+        assert encoded.truncated
+        assert encoded.cut
+        assert len(encoded) == 64
+        kept = list(encoded.ids[encoded.start : -1])
+        assert len(kept) == room - min(room // 4, len(prompt.split()))
+        head = round((len(kept) - len(mark)) * 2 / 3)
+        tail = len(kept) - len(mark) - head
+        assert kept == whole[:head] + mark + whole[-tail:]
+    (alone,) = template.encode([row(text(200), None)])
+    assert len(alone) == 64
+    assert alone.start == 1
+
+
+def test_a_prompt_that_gave_way_is_not_pooled(encoder: Any) -> None:
+    template = Template(encoder, backbone="encoder", ordinal=False, max_length=64, pool_prompt=False)
+    (encoded,) = template.encode([row("water " * 61, "how do i")])
+    assert encoded.pooled == encoded.start == 2
+
+
+def test_models_of_earlier_versions_cut_as_they_did(lm: Any) -> None:
+    """What they read of a long text: its end, and of the prompt up to a quarter."""
+    now = Template(lm, backbone="causal", ordinal=True, max_length=96)
+    assert now.describe()["cut"] == "head and tail"
+    template = Template(lm, backbone="causal", ordinal=True, max_length=96, head_and_tail=False)
+    assert "cut" not in template.describe()
     long_prompt = "plant " * 200
     (encoded,) = template.encode([row("water " * 300 + "END", long_prompt)])
     text = lm.decode(encoded.ids)

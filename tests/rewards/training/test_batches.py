@@ -3,6 +3,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,19 +11,35 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.datasets import load_pl_humor
+from tests.conftest import shared_data
 from workers.rewards import objectives
 from workers.rewards.artifacts.save import load_model
 from workers.rewards.config import RunConfig
 from workers.rewards.data.judgements import training_data
-from workers.rewards.data.snapshot import read_snapshot
+from workers.rewards.data.snapshot import Snapshot, read_snapshot
 from workers.rewards.data.split import Split
 from workers.rewards.models.load import load_backbone, load_tokenizer
 from workers.rewards.models.packing import micro_batches, restore_order
 from workers.rewards.models.reward_model import RewardModel
-from workers.rewards.text.sections import Template, collate
-from workers.rewards.training.batches import WHOLE, Blocks, Step
+from workers.rewards.text.sections import Encoded, Template, collate
+from workers.rewards.training.batches import AT_LEAST, PER_STEP, WHOLE, Blocks, Draws, Step
 from workers.rewards.training.loop import train
 from workers.rewards.training.step import StepLoss
+
+
+class Scorer(torch.nn.Module):
+    """A scalar head alone, on features that are at hand."""
+
+    tie = bad_threshold = None
+
+    def __init__(self, head: torch.nn.Linear) -> None:
+        super().__init__()
+        self.head = head
+
+    def score(self, features: torch.Tensor) -> torch.Tensor:
+        return self.head(features)[:, 0]
+
 
 EDGES = st.lists(
     st.tuples(st.integers(0, 19), st.integers(0, 19)).filter(lambda p: p[0] != p[1]), max_size=80
@@ -59,6 +76,75 @@ def test_a_dense_topic_shares_encodings() -> None:
     pairs = [(a, b) for a in range(40) for b in range(a)]
     steps = Blocks(pairs, [], [10] * 40, 200).epoch(0, 0)
     assert sum(len(step.responses) for step in steps) < 2 * len(pairs) / 4
+
+
+def test_left_over_blocks_share_a_step() -> None:
+    """A web of pairs that no block covers at once: what is left over doesn't make steps of a pair each."""
+    draw = random.Random(0)
+    pairs = [(draw.randrange(150), draw.randrange(150, 300)) for _ in range(3000)]
+    steps = Blocks(pairs, [], [10] * 300, 400).epoch(0, 0)
+    tokens = [10 * len(step.responses) for step in steps]
+    assert max(tokens) <= 400
+    assert sum(tokens) / len(tokens) > 300
+    assert sorted(len(step.judgements) for step in steps)[1] > 5  # the last block may be small
+
+
+@settings(max_examples=30, deadline=None)
+@given(EDGES.filter(len), st.lists(st.integers(0, 24), max_size=20), st.integers(0, 5))
+def test_drawn_steps_use_every_label_once_and_have_equal_shares(
+    pairs: list[tuple[int, int]], level_rows: list[int], epoch: int
+) -> None:
+    first, second = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
+    draws = Draws(first, second, torch.tensor(level_rows, dtype=torch.int64))
+    steps = draws.epoch(7, epoch)
+    assert Counter(row for step in steps for row in step.judgements) == Counter(range(len(pairs)))
+    assert Counter(row for step in steps for row in step.levels) == Counter(range(len(level_rows)))
+    sizes = [len(step.judgements) + len(step.levels) for step in steps]
+    assert max(sizes) - min(sizes) <= 1
+    for step in steps:
+        sides = {side for row in step.judgements for side in pairs[row]}
+        assert step.responses == sorted(sides | {level_rows[row] for row in step.levels})
+    assert steps == draws.epoch(7, epoch)
+
+
+def test_drawn_steps_are_many_enough_and_small_enough() -> None:
+    for terms, steps in ((3, 3), (100, AT_LEAST), (PER_STEP * 100, 100)):
+        rows = torch.arange(terms)
+        assert len(Draws(rows, rows + 1, rows[:0]).epoch(0, 0)) == steps
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_an_epoch_adds_up_to_the_pairwise_mean(drawn: bool) -> None:
+    """On real votes: whatever a step holds, each vote moves the weights by the same share of an epoch."""
+    rows = load_pl_humor(shared_data("pl_humor"), held_out=0.0)
+    index = {row["response_id"]: number for number, row in enumerate(rows.responses)}
+    config = RunConfig.from_dict({"method": "bt", "reliability": False}).resolved("encoder", 8)
+    data = training_data(Snapshot(*rows), Split(frozenset(), "none"), config)
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 1).double()
+    features = torch.randn(len(index), 8, dtype=torch.float64)
+    model: Any = Scorer(head)
+    encoder: Any = SimpleNamespace(device=torch.device("cpu"))
+    loss = StepLoss(model, config, data, [Encoded((), 0, 0, False)] * len(index), features, encoder)
+    if drawn:
+        steps = Draws(data.first, data.second, data.level_response).epoch(0, 0)
+    else:
+        lengths = [len(row["text"]) // 4 + 4 for row in rows.responses]
+        pairs = list(zip(data.first.tolist(), data.second.tolist(), strict=True))
+        steps = Blocks(pairs, [], lengths, 2048).epoch(0, 0)
+        counts = [len(step.judgements) for step in steps]
+        assert max(counts) > 5 * min(counts), "steps of this web differ"
+    mean_weight = sum(map(loss.weight, steps)) / len(steps)
+    for step in steps:
+        (loss(step) / mean_weight).backward()
+    assert head.weight.grad is not None
+    epoch = head.weight.grad / len(steps)
+
+    head.weight.grad = None
+    reward = features @ head.weight[0] + head.bias
+    a, b = reward[data.first], reward[data.second]
+    (-torch.nn.functional.logsigmoid(a - b) + config.centring * (a + b) ** 2).mean().backward()
+    torch.testing.assert_close(epoch, head.weight.grad, rtol=1e-5, atol=0)
 
 
 def test_micro_batches_cover_sorted_by_length_and_restore_the_order() -> None:
@@ -101,7 +187,8 @@ def test_the_gradient_is_the_naive_pairwise_one(
     )
     levels = [r for r in range(len(data.level_response)) if data.level_response[r] < 9]
     step = dataclasses.replace(step, levels=levels)
-    loss = step_loss(model, config, data, rows, packing=packing)(step)
+    summed = step_loss(model, config, data, rows, packing=packing)
+    loss = summed(step) / summed.weight(step)
     loss.backward()
     shared = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -227,7 +314,7 @@ def test_haf_is_its_reward_loss_and_alpha_times_the_policy_loss(
             policy = objectives.dpo_terms(pi_a, pi_b, ref_a, ref_b, beta=0.1)
             term = term + 0.7 * policy
         terms.append(term)
-    torch.testing.assert_close(loss(step), torch.cat(terms).mean(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(loss(step), torch.cat(terms).sum(), rtol=1e-5, atol=1e-6)
 
 
 def given_reference(loss: StepLoss) -> torch.Tensor:

@@ -17,8 +17,10 @@ from workers.rewards.data.snapshot import read_snapshot
 from workers.rewards.data.split import Split, deal_folds
 from workers.rewards.scale import UNKNOWN
 from workers.rewards.training import crossfit
+from workers.rewards.training.batches import Draws
+from workers.rewards.training.hardening import SETS
 from workers.rewards.training.loop import loop, train
-from workers.rewards.training.prepare import prepare
+from workers.rewards.training.prepare import Plan, prepare
 from workers.rewards.training.progress import Stop, Stopped
 
 from ..conftest import BAD, GOOD
@@ -42,27 +44,29 @@ def test_no_head_sees_its_fold(
     taken_away: list[set[int]] = []
     real_without, real_head = crossfit.without, crossfit.train_head
 
-    def without(data: Any, judged: Any, steps: Any, left_out: set[int], count: int) -> Any:
+    def without(data: Any, judged: Any, left_out: set[int], copies: Any) -> Any:
         taken_away.append(left_out)
-        return real_without(data, judged, steps, left_out, count)
+        return real_without(data, judged, left_out, copies)
 
-    def train_head(run: Any, part: Any, steps: int, tick: Any) -> Any:
+    def train_head(run: Any, part: Any, share: float, tick: Any) -> Any:
         rows = part.data
         seen: set[int] = set()
-        for step in part.steps:
+        draws = Draws(part.judged.first, part.judged.second, part.judged.level_response)
+        plan = Plan(draws, run.config.seed, rows, run.plan.copies)
+        for step in [step for epoch in range(SETS) for step in plan.epoch(epoch)]:
             for row in step.judgements:
                 seen |= {int(rows.first[row]), int(rows.second[row])}
             seen |= {int(rows.level_response[row]) for row in step.levels}
             assert taken_away[-1].isdisjoint(step.responses)
-        assert seen == rows.trained_on
+        assert seen <= rows.trained_on
+        assert part.judged.trained_on <= seen
         assert seen.isdisjoint(taken_away[-1])
         assert all(rows.level[response] == UNKNOWN for response in taken_away[-1])
         # copies that hardening made of a fold's responses are gone with them
-        copies = {int(b): int(a) for a, b in zip(run.loss.data.first, run.loss.data.second, strict=True)}
         count = run.texts.count
-        assert {copies[copy] for copy in seen if copy >= count}.isdisjoint(taken_away[-1])
+        assert {run.plan.copies[copy - count].of for copy in seen if copy >= count}.isdisjoint(taken_away[-1])
         trained.append((part, seen))
-        return real_head(run, part, steps, tick)
+        return real_head(run, part, share, tick)
 
     monkeypatch.setattr(crossfit, "without", without)
     monkeypatch.setattr(crossfit, "train_head", train_head)
@@ -84,8 +88,8 @@ def test_a_head_without_folds_is_the_final_model(make_run: MakeRun, tiny_encoder
     run = prepare(make_run(tiny_encoder, "rgft", tuning="frozen", hardening=0.5), Stop())
     assert run is not None
     position = loop(run)
-    part = crossfit.without(run.loss.data, run.labels.data, run.steps, set(), run.texts.count)
-    head = crossfit.train_head(run, part, position.step, lambda step: None)
+    part = crossfit.without(run.loss.data, run.labels.data, set(), run.plan.copies)
+    head = crossfit.train_head(run, part, position.step / position.total, lambda step, steps: None)
     assert run.model.head is not None
     assert head.head is not None
     final = run.model.head.state_dict()

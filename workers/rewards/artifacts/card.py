@@ -256,6 +256,11 @@ def _use(config: Row, report: Row) -> str:
         if "pooled" in template
         else ""
     )
+    cut = (
+        "the prompt's beginning first, then the response's middle"
+        if "cut" in template
+        else "the beginnings of prompt and response, never the response's end"
+    )
     return (
         f"```python\n{usage(config, report)}```\n\n"
         "The tokenizer frames prompt and response by itself, and special tokens inside a text are read as plain text."
@@ -264,8 +269,7 @@ def _use(config: Row, report: Row) -> str:
         f"```text\n{template['text']}\n```\n\n"
         f"On {report['probes']} difficult texts the ids are equal to the training program's, and scores differ by at "
         f"most {report['max_difference']:.1e} (fp32). The model was trained on at most {config['max_length']} tokens. "
-        "The training program marks what it cuts off with `[...]`, the prompt's beginning first, and never the "
-        "response's end; this code refuses instead."
+        f"Of longer texts the training program cuts {cut}, and marks the place with `[...]`; this code refuses instead."
     )
 
 

@@ -16,6 +16,7 @@ from ..data.split import Split
 from .sections import Encoded
 
 Pair = tuple[str, str]
+CUT_SHARE = 0.05  # of the responses: from here on a person should know
 
 # Why two responses read alike, and what helps; each completes "3 of 20 pairs read alike: ...".
 CAUSES = {
@@ -91,6 +92,12 @@ def report(
         for cause, words in CAUSES.items()
         if of_all[cause]
     ]
+    if found["cut"] >= CUT_SHARE * len(rows):
+        found["notes"].append(
+            f"{found['cut'] / len(rows):.1%} of the responses lost their middle, for they are longer than the "
+            f"{max_length:,} tokens that this run read with the prompt; raise max_length, or choose a base model for "
+            "longer texts."
+        )
     share = found["unknown"] / max(1, found["tokens"])
     if share >= UNKNOWN_SHARE:
         found["notes"].append(

@@ -21,9 +21,9 @@ from .digits import score_suffix
 
 RESPONSE_HEADER = "\n\n### Response\n"
 CUT_MARK = " [...] "
-PROMPT_SHARE = (
-    4  # a prompt that must be cut keeps at least a quarter of the length, if the response needs the rest
-)
+PROMPT_SHARE = 4  # beside a response that has to be cut anyway, a prompt keeps up to a quarter of the length
+HEAD = 2 / 3  # of what is kept of a response that has to be cut; the rest is its tail
+HEAD_AND_TAIL = "head and tail"  # in a template's description
 
 _HASH, _NO_WIDTH = "#\uff03\ufe5f", "\u00ad\u200b-\u200f\u2060\ufeff"
 MARKER = re.compile(f"[{_HASH}](?:[{_NO_WIDTH}]*[{_HASH}]){{2,}}")
@@ -59,6 +59,11 @@ class Template:
     A message's tool calls follow its content, the tools that were offered are a section at the start (messages.py).
 
     Without `pool_prompt` an encoder's mean leaves the prompt's states out; the response has attended to it already.
+
+    What is longer than max_length is cut, with a mark where something is missing.  The prompt gives way first, from
+    its beginning.  A response that is still too long loses its middle: two thirds of what fits are its head, a third
+    its tail.  Without `head_and_tail`, as up to 0.4.0's models, it loses its beginning, and a prompt always keeps
+    up to a quarter.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Template:
         ordinal: bool,
         max_length: int,
         pool_prompt: bool = True,
+        head_and_tail: bool = True,
     ) -> None:
         """Raises Refused if the tokenizer can't do what the method needs."""
         if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -78,6 +84,7 @@ class Template:
         self.ordinal = ordinal
         self.max_length = max_length
         self.pool_prompt = pool_prompt or backbone != "encoder"
+        self.head_and_tail = head_and_tail
         self._header = RESPONSE_HEADER
         self.digit_ids: tuple[int, ...] | None = None
         self._cut_mark = self._ids(CUT_MARK)
@@ -110,6 +117,8 @@ class Template:
         described = self._described()
         if not self.pool_prompt:
             described["pooled"] = "response"
+        if self.head_and_tail:
+            described["cut"] = HEAD_AND_TAIL
         return described
 
     def _described(self) -> dict[str, Any]:
@@ -138,30 +147,32 @@ class Template:
         ]
 
     def _assemble(self, prompt: list[int], response: list[int]) -> Encoded:
-        middle = self._middle if prompt or self.backbone == "causal" else []
+        asked = bool(prompt)
+        middle = self._middle if asked or self.backbone == "causal" else []
         room = self.max_length - len(self._start) - len(middle) - len(self._end)
         truncated, whole = len(prompt) + len(response) > room, len(response)
         if truncated:
-            # The response goes first: its end is kept whole as far as it fits, the prompt gets the rest, and at
-            # least a quarter.
-            prompt_room = max(room - len(response), min(len(prompt), room // PROMPT_SHARE))
-            prompt = self._cut(prompt, prompt_room)
-            response = self._cut(response, room - len(prompt))
+            prompt_room = room - len(response)
+            if prompt_room < 0 or not self.head_and_tail:
+                prompt_room = max(prompt_room, min(len(prompt), room // PROMPT_SHARE))
+            prompt = self._cut(prompt, prompt_room, head=0)
+            response = self._cut(response, room - len(prompt), head=HEAD if self.head_and_tail else 0)
         head = [*self._start, *prompt, *middle]
         ids = (*head, *response, *self._end)
         # an end token right after the response is the response's own last word
         stop = len(head) + len(response) if self.ordinal else len(ids)
-        pooled = 0 if self.pool_prompt or not prompt else min(len(head), len(ids) - 1)
+        pooled = 0 if self.pool_prompt or not asked else min(len(head), len(ids) - 1)
         unknown = 0 if self._unknown is None else prompt.count(self._unknown) + response.count(self._unknown)
         return Encoded(ids, len(head), stop, truncated, pooled, unknown, len(response) < whole)
 
-    def _cut(self, ids: list[int], room: int) -> list[int]:
-        """The tail that fits, behind a mark that says that something is missing."""
+    def _cut(self, ids: list[int], room: int, *, head: float) -> list[int]:
+        """What fits: the share `head` from the beginning, a mark that says that something is missing, and the end."""
         if len(ids) <= room:
             return ids
         mark = self._cut_mark[:room]
         kept = room - len(mark)
-        return mark + (ids[-kept:] if kept else [])
+        first = round(head * kept)
+        return ids[:first] + mark + ids[len(ids) - (kept - first) :]
 
     def prompt_text(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
         """An encoder reads a lone turn bare; everything else has a section for each message, and one for the tools."""

@@ -1,18 +1,28 @@
 """Which responses stand together in a step, so that each is encoded once and used in all its pairs.
 
-A step is a block of the pair graph: a set of responses under a token budget, and every judgement among them that
-no earlier step of the epoch has used.  Prompt by prompt, since pairs are formed inside prompts.
+Blocks, where weights of the base model learn: a step is a part of the pair graph, a set of responses under a token
+budget, and every judgement among them that no earlier step of the epoch has used.  Prompt by prompt, since pairs are
+formed inside prompts.  Draws, where embeddings are at hand: a step is a random share of all judgements and levels.
+
+Steps differ in how many judgements they hold.  The loop divides all of an epoch by one number (step.py), so that each
+judgement weighs the same.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+
 # A connected set of responses up to this many budgets stays one step: to split it would encode many of them again
 # (UKPConvArg1: 1.5 times the tokens per epoch), while activations grow with the budget and no further.
 WHOLE = 2
+PER_STEP = 2048  # judgements and levels of a drawn step
+AT_LEAST = 4  # drawn steps an epoch, so that a small project is not one step
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,8 @@ class Blocks:
     """Covers every judgement and every level row exactly once per epoch.
 
     `pairs` are judgement rows (first, second) [P]; `level_rows` the response of each level row [L];
-    `lengths` tokens per response.  A connected set of up to WHOLE budgets makes a step; so does a pair, however long.
+    `lengths` tokens per response.  A connected set of up to WHOLE budgets stays in one step; so does a pair, however
+    long.  Small sets, and what is left over of large ones, are joined up to the budget.
     """
 
     def __init__(
@@ -57,38 +68,37 @@ class Blocks:
         components = list(self.components)
         order.shuffle(components)
         steps: list[Step] = []
-        waiting: list[int] = []  # whole components that still fit into one step together
+        waiting: set[int] = set()  # responses of the blocks that still fit into one step together
+        rows: list[int] = []
         used = 0
         levels_done: set[int] = set()
-
-        def flush() -> None:
-            nonlocal used
-            if waiting:
-                steps.append(self._step(waiting, self._rows_among(waiting), levels_done))
-                waiting.clear()
-                used = 0
-
-        for component in components:
-            size = sum(self.lengths[response] for response in component)
-            if size > WHOLE * self.budget and len(component) > 1:
-                for block, rows in self._cover(component, order):
-                    steps.append(self._step(block, rows, levels_done))
-                continue
-            if used + size > self.budget:
-                flush()
-            waiting.extend(component)
+        for block, block_rows in self._blocks(components, order):
+            size = sum(self.lengths[response] for response in block if response not in waiting)
+            if waiting and used + size > self.budget:
+                steps.append(self._step(waiting, rows, levels_done))
+                waiting, rows, used = set(), [], 0
+                size = sum(self.lengths[response] for response in block)
+            waiting.update(block)
+            rows += block_rows
             used += size
-        flush()
+        if waiting:
+            steps.append(self._step(waiting, rows, levels_done))
         order.shuffle(steps)
         return steps
 
-    def _step(self, responses: Sequence[int], judgements: list[int], levels_done: set[int]) -> Step:
-        levels = [
-            row
-            for response in responses
-            if response not in levels_done
-            for row in self.levels_of.get(response, [])
-        ]
+    def _blocks(
+        self, components: Sequence[list[int]], order: random.Random
+    ) -> Iterator[tuple[list[int], list[int]]]:
+        """Responses and judgement rows that stay together: a component, or a part of one that is too large."""
+        for component in components:
+            size = sum(self.lengths[response] for response in component)
+            if size > WHOLE * self.budget and len(component) > 1:
+                yield from self._cover(component, order)
+            else:
+                yield component, self._rows_among(component)
+
+    def _step(self, responses: set[int], judgements: list[int], levels_done: set[int]) -> Step:
+        levels = [row for response in responses - levels_done for row in self.levels_of.get(response, [])]
         levels_done.update(responses)
         return Step(sorted(responses), sorted(judgements), sorted(levels))
 
@@ -111,22 +121,32 @@ class Blocks:
         left = {response: set(self.neighbours[response]) for response in component}
         drawn = order.sample(component, len(component))
         rank = {response: number for number, response in enumerate(drawn)}
+        shortest = min(self.lengths[response] for response in component)
         for start in drawn:
             while left[start]:
-                block = [start]
+                block, newest = [start], start
                 inside = {start}
                 used = self.lengths[start]
-                gain = dict.fromkeys(left[start], 1)  # unused pairs between a candidate and the block
-                while gain:
-                    best = min(gain, key=lambda candidate: (-gain[candidate], rank[candidate]))
-                    del gain[best]
-                    if used + self.lengths[best] > self.budget and len(block) > 1:
-                        continue
+                passed: set[int] = set()  # too long for what is left of the budget
+                gain: dict[int, int] = {}  # unused pairs between a candidate and the block
+                heap: list[tuple[int, int, int]] = []  # (-gain, rank, candidate), old gains too
+                while len(block) == 1 or used + shortest <= self.budget:
+                    for other in left[newest] - inside - passed:
+                        gain[other] = gain.get(other, 0) + 1
+                        heapq.heappush(heap, (-gain[other], rank[other], other))
+                    while heap:
+                        more, _, best = heapq.heappop(heap)
+                        if best in inside or best in passed or -more != gain[best]:
+                            continue
+                        if used + self.lengths[best] <= self.budget or len(block) == 1:
+                            break
+                        passed.add(best)
+                    else:
+                        break  # no candidate is left
+                    newest = best
                     block.append(best)
                     inside.add(best)
                     used += self.lengths[best]
-                    for other in left[best] - inside:
-                        gain[other] = gain.get(other, 0) + 1
                 rows: list[int] = []
                 for a in block:
                     for b in sorted(left[a] & inside):
@@ -153,3 +173,27 @@ class Blocks:
                         stack.append(other)
             components.append(sorted(component))
         return components
+
+
+class Draws:
+    """Covers every judgement and every level row exactly once per epoch, equally many of them in each step.
+
+    `first` and `second` are the sides of each judgement [P], `level_rows` the response of each level row [L].
+    """
+
+    def __init__(self, first: torch.Tensor, second: torch.Tensor, level_rows: torch.Tensor) -> None:
+        self.first, self.second, self.level_rows = first, second, level_rows
+        terms = len(first) + len(level_rows)
+        self.count = max(1, min(terms, max(AT_LEAST, math.ceil(terms / PER_STEP))))
+
+    def epoch(self, seed: int, epoch: int) -> list[Step]:
+        """The steps of one epoch, drawn from seed and epoch alone."""
+        judgements = len(self.first)
+        draw = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order = torch.randperm(judgements + len(self.level_rows), generator=draw)
+        steps = []
+        for rows in order.tensor_split(self.count):
+            judged, levels = rows[rows < judgements], rows[rows >= judgements] - judgements
+            responses = torch.cat([self.first[judged], self.second[judged], self.level_rows[levels]]).unique()
+            steps.append(Step(responses.tolist(), judged.tolist(), levels.tolist()))
+        return steps

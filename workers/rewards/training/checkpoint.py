@@ -18,8 +18,9 @@ from ..config import CODE_VERSION, Refused, RunConfig
 from ..files import save_tensors
 from ..models.reward_model import RewardModel
 
-FORMAT = 1
+FORMAT = 2  # 2: epochs are planned one by one
 NAME = "state.safetensors"
+COUNTED = ("step", "epoch", "within", "total", "tokens", "seconds")  # of a position, in the header
 
 
 class Afresh(Exception):
@@ -28,9 +29,15 @@ class Afresh(Exception):
 
 @dataclass
 class Position:
-    """Steps done, tokens encoded, seconds spent and each step's loss so far; `extra` is further state by name."""
+    """Steps done, tokens encoded, seconds spent and each step's loss so far; `extra` is further state by name.
+
+    `within` of the steps are of `epoch`; `total`: steps of all epochs, were the coming ones as long as this one.
+    """
 
     step: int = 0
+    epoch: int = 0
+    within: int = 0
+    total: int = 0
     tokens: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
@@ -51,9 +58,7 @@ def save_checkpoint(
     header = {
         "format": FORMAT,
         "code": CODE_VERSION,
-        "step": position.step,
-        "tokens": position.tokens,
-        "seconds": position.seconds,
+        **{key: getattr(position, key) for key in COUNTED},
         "config": config.to_json(),
     }
     save_tensors(folder / NAME, tensors, {"caliper": json.dumps(header)})
@@ -110,4 +115,4 @@ def load_checkpoint(
         name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")
     }
     losses = tensors["losses"].tolist() if "losses" in tensors else []
-    return Position(int(header["step"]), int(header["tokens"]), float(header["seconds"]), losses, extra)
+    return Position(**{key: header[key] for key in COUNTED}, losses=losses, extra=extra)

@@ -1,7 +1,8 @@
 """Predictions of trained responses by heads that have not seen their labels.
 
-The training groups are dealt to folds, and a head is trained without each, on the cached features, by the steps, seed
-and rates of the final model.  What people judged is then always compared with a prediction that could have been wrong.
+The training groups are dealt to folds, and a head is trained without each, on the cached features, with the seed,
+rates and share of steps of the final model.  So what people judged is always compared with a prediction that could
+have been wrong.
 Nothing is kept between attempts: the folds of a resumed run are trained again, and are the same.
 """
 
@@ -21,10 +22,11 @@ from ..evaluation.metrics import evaluate_run
 from ..models.predict import distributions, predictions
 from ..models.reward_model import RewardModel
 from ..scale import UNKNOWN
-from .batches import Step
+from .batches import Draws
 from .checkpoint import Position
+from .hardening import Copy
 from .optimiser import make_optimizer, schedule
-from .prepare import Run, make_trainable
+from .prepare import Plan, Run, make_trainable
 from .reliability import Reliability
 from .step import StepLoss
 
@@ -35,12 +37,11 @@ Row = dict[str, Any]
 class Part:
     """The labels without those that touch a fold's responses.
 
-    judged: what people said.  data: that and hardening's terms.  steps: the final model's, less what was left out.
+    judged: what people said.  data: that and the rows of hardening's copies.
     """
 
     judged: TrainingData
     data: TrainingData
-    steps: list[Step]
 
 
 def cross_fit(run: Run, position: Position, predicted: list[Row]) -> dict[str, Any] | None:
@@ -59,21 +60,21 @@ def cross_fit(run: Run, position: Position, predicted: list[Row]) -> dict[str, A
     features = run.features[: len(responses)]
     folds = deal_folds(labels.learned, labels.split, config.split_salt or str(config.seed), config.crossfit)
     known = known_to(run)
-    steps = steps_to_keep(run, position)
+    share = share_to_keep(run, position)
     final = distributions(model, features)
     say = run.tick("cross-fitting")
 
-    def tick(before: int, total: int, step: int) -> None:
-        say(before + step, total)
+    def tick(fold: int, step: int, steps: int) -> None:
+        say(fold * steps + step, folds.count * steps)
 
     done: set[int] = set()
     for fold in range(folds.count):
         left_out = {number for number, row in enumerate(responses) if folds.fold(row) == fold}
-        part = without(run.loss.data, labels.data, run.steps, left_out, run.texts.count)
-        if not any(step.judgements or step.levels for step in part.steps):
+        part = without(run.loss.data, labels.data, left_out, run.plan.copies)
+        if not part.judged.trained_on:
             continue
         assert part.data.trained_on.isdisjoint(left_out), "a fold's head would see its labels"
-        head = train_head(run, part, steps, partial(tick, fold * steps, folds.count * steps))
+        head = train_head(run, part, share, partial(tick, fold))
         head.calibration = model.calibration
         scored = distributions(head, features)
         if head.kind == "scalar":
@@ -97,39 +98,28 @@ def known_to(run: Run) -> set[int]:
     return run.labels.data.trained_on | set(run.watch.responses if run.watch else ())
 
 
-def steps_to_keep(run: Run, position: Position) -> int:
-    """How many steps the final model's weights have had: up to the best where early stopping watched."""
+def share_to_keep(run: Run, position: Position) -> float:
+    """The share of its steps that the final model's weights have had: up to the best where early stopping watched."""
     best = run.watch.best_step if run.watch else None
-    return position.step if best is None else best
+    return (position.step if best is None else best) / position.total
 
 
 def without(
-    data: TrainingData, judged: TrainingData, steps: Sequence[Step], left_out: set[int], count: int
+    data: TrainingData, judged: TrainingData, left_out: set[int], copies: Sequence[Copy] = ()
 ) -> Part:
-    """The labels and steps of a training that knows nothing of these responses, nor of hardening's copies of them.
+    """The labels of a training that knows nothing of these responses, nor of hardening's copies of them.
 
-    `data` begins with the rows of `judged`; responses from `count` on are copies, each `second` of a term whose `first`
-    it was made from.
+    `data` begins with the rows of `judged`; the copies are its last responses.
     """
     out = torch.zeros(len(data.level), dtype=torch.bool)  # [N]
     out[sorted(left_out)] = True
-    copied = data.second >= count
-    out[data.second[copied]] = out[data.first[copied]]
+    count = len(data.level) - len(copies)
+    out[count:] = out[[copy.of for copy in copies]]
     rows, levels = ~(out[data.first] | out[data.second]), ~out[data.level_response]  # [P], [L]
     people = rows[: len(judged.first)]
-    gone, kept_row, kept_level = out.tolist(), rows.tolist(), levels.tolist()
-    new_row, new_level = ((torch.cumsum(kept, 0) - 1).tolist() for kept in (rows, levels))
     return Part(
         _some(judged, people, ~out[judged.level_response], out[: len(judged.level)]),
         _some(data, rows, levels, out),
-        [
-            Step(
-                [response for response in step.responses if not gone[response]],
-                [new_row[row] for row in step.judgements if kept_row[row]],
-                [new_level[row] for row in step.levels if kept_level[row]],
-            )
-            for step in steps
-        ],
     )
 
 
@@ -152,32 +142,37 @@ def _some(data: TrainingData, rows: torch.Tensor, levels: torch.Tensor, out: tor
     )
 
 
-def train_head(run: Run, part: Part, steps: int, tick: Callable[[int], None]) -> RewardModel:
-    """A new head, trained on the features by a part's steps as loop.py trains the final one."""
+def train_head(run: Run, part: Part, share: float, tick: Callable[[int, int], None]) -> RewardModel:
+    """A new head, trained on a part's labels as loop.py trains the final one, for a share of its steps."""
     config = run.config
     model = new_head(run, part.data)
     several = run.reliability is not None and len(part.judged.first) > 0
     reliability = Reliability(part.judged, sides_only=config.ordinal) if several else None
     loss_of = StepLoss(model, config, part.data, run.texts.rows, run.features, run.encoder, reliability)
+    draws = Draws(part.judged.first, part.judged.second, part.judged.level_response)
+    plan = Plan(draws, config.seed, part.data, run.plan.copies)
     optimizer = make_optimizer(model, config)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     model.train()
-    for number, step in enumerate(part.steps[:steps]):
-        if step.judgements or step.levels:
-            rate = schedule(number, len(part.steps), config.warmup)
-            for group, base in zip(optimizer.param_groups, base_rates, strict=True):
-                group["lr"] = base * rate
-            torch.manual_seed(config.seed * 1_000_003 + number)
-            loss = loss_of(step)
-            if not torch.isfinite(loss):
-                raise RuntimeError(
-                    f"the loss of a fold is {loss.item()} at step {number}; lower the learning rate"
-                )
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        tick(number + 1)
+    total = draws.count * config.epochs
+    stop_at = max(1, round(share * total))
+    for number in range(stop_at):
+        steps = plan.epoch(number // draws.count)
+        step = steps[number % draws.count]
+        rate = schedule(number, total, config.warmup)
+        for group, base in zip(optimizer.param_groups, base_rates, strict=True):
+            group["lr"] = base * rate
+        torch.manual_seed(config.seed * 1_000_003 + number)
+        loss = loss_of(step)
+        if not torch.isfinite(loss):
+            raise RuntimeError(
+                f"the loss of a fold is {loss.item()} at step {number}; lower the learning rate"
+            )
+        (loss * len(steps) / sum(map(loss_of.weight, steps))).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        tick(number + 1, stop_at)
     return model
 
 

@@ -126,10 +126,9 @@ class Watch:
         }
 
 
-def looks(steps: int, epochs: int) -> set[int]:
-    """After which steps to look: evenly, PER_EPOCH times an epoch, and after the last step."""
-    count = min(steps, epochs * PER_EPOCH)
-    return {round(steps * (number + 1) / count) for number in range(count)} if count else set()
+def looks(steps: int) -> set[int]:
+    """After which of an epoch's steps to look: evenly, PER_EPOCH times, the last of them at its end."""
+    return {round(steps * (number + 1) / PER_EPOCH) for number in range(PER_EPOCH)} - {0}
 
 
 def not_watched(patience: int, note: str) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def training_figures(run: Run, position: Position) -> dict[str, Any]:
     """The "training" object of metrics.json."""
     data, texts = run.labels.data, run.texts
     seconds = max(position.seconds, 1e-9)
-    uses = len(data.first) * run.config.epochs * position.step / len(run.steps)
+    uses = len(data.first) * run.config.epochs * position.step / position.total
     return {
         "judgements": len(data.first),
         "levels": len(data.level_response),
@@ -156,7 +156,7 @@ def training_figures(run: Run, position: Position) -> dict[str, Any]:
         "dropped": dict(data.dropped),
         "truncated": sum(row.truncated for row in texts.rows[: texts.count]),
         "processes": run.team.size,
-        "steps": len(run.steps),
+        "steps": position.total,
         "loss": first_and_last(position.losses) if len(position.losses) == position.step else None,
         "tokens": position.tokens,
         "seconds": round(position.seconds, 3),
@@ -171,4 +171,4 @@ def early_stopping(run: Run, position: Position) -> dict[str, Any] | None:
         return None
     if run.watch is None:
         return not_watched(run.config.patience, run.watch_note or "")
-    return run.watch.report(position.step if position.step < len(run.steps) else None)
+    return run.watch.report(position.step if position.epoch < run.config.epochs else None)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..models.embeddings import embed
+from .batches import PER_STEP, Step
 from .checkpoint import Afresh, Position, load_checkpoint, save_checkpoint
 from .early_stopping import looks
 from .finish import finish
@@ -47,6 +48,11 @@ def facts(run: Run) -> str:
     where = (
         f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
     )
+    sizes = (
+        f"{PER_STEP:,} judgements or fewer a step"
+        if run.features is not None
+        else f"{config.token_budget:,} tokens of distinct responses a step"
+    )
     reads = "cached embeddings" if run.features is not None else "packed" if run.encoder.packed else "padded"
     return "\n".join(
         (
@@ -54,8 +60,8 @@ def facts(run: Run) -> str:
             f"data: {len(data.first):,} judgements and {len(data.level_response):,} levels on "
             f"{len(data.trained_on):,} of {run.texts.count:,} responses, {sum(lengths):,} tokens, "
             f"longest {max(lengths):,} of {run.texts.template.max_length:,}",
-            f"steps: {len(run.steps):,} in {config.epochs} epochs, {config.token_budget:,} tokens of distinct "
-            f"responses a step, {config.micro_batch_tokens:,} a forward pass ({reads})",
+            f"steps: {len(run.plan.epoch(0)):,} in the first of {config.epochs} epochs, {sizes}, "
+            f"{config.micro_batch_tokens:,} tokens a forward pass ({reads})",
             f"weights: {sum(count for count, *_ in weights):,}, of which {learn:,} learn; "
             f"{held / 2**20:,.0f} MiB with gradients and optimiser, activations aside",
             f"device: {device} ({where}), {run.team.size} process{'es' if run.team.size > 1 else ''}",
@@ -69,16 +75,23 @@ def loop(run: Run) -> Position:
     With several processes each encodes a share of every step, and the first alone watches and writes.
     """
     config, team, model, optimizer, watch = run.config, run.team, run.model, run.optimizer, run.watch
-    steps, lengths, progress = run.steps, run.texts.lengths, run.progress
+    lengths, progress = run.texts.lengths, run.progress
     base_rates = [group["lr"] for group in optimizer.param_groups]
-    look_after = looks(len(steps), config.epochs) if watch else set()
     position = resume(run)
+    steps: list[Step] = []  # of the epoch
     saved_at = time.monotonic()
     model.train()
-    while position.step < len(steps) and not team.any(bool(watch and watch.done)):
+    while position.epoch < config.epochs and not team.any(bool(watch and watch.done)):
         started = time.monotonic()
-        step = steps[position.step]
-        rate = schedule(position.step, len(steps), config.warmup)
+        if not steps:
+            steps = run.plan.epoch(position.epoch)
+            mean_weight = sum(map(run.loss.weight, steps)) / len(steps)
+            left = len(steps) * (config.epochs - position.epoch)
+            position.total = position.step - position.within + left
+        step = steps[position.within]
+        # as if all epochs had as many steps as this one
+        done = len(steps) * position.epoch + position.within
+        rate = schedule(done, len(steps) * config.epochs, config.warmup)
         for group, base in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = base * rate
         # dropout; makes a resumed run the straight one
@@ -86,26 +99,31 @@ def loop(run: Run) -> Position:
         loss = run.loss(step)
         if not torch.isfinite(loss):
             raise RuntimeError(f"the loss is {loss.item()} at step {position.step}; lower learning_rate")
-        loss.backward()
+        (loss / mean_weight).backward()
         team.sum_gradients(model.parameters(), model.thresholds)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         position.step += 1
-        position.losses.append(loss.item())
+        position.losses.append(loss.item() / run.loss.weight(step))
+        position.within += 1
         position.tokens += sum(lengths[response] for response in step.responses)
         position.seconds += time.monotonic() - started
         progress.say(
             "training",
             position.step,
-            len(steps),
+            position.total,
             loss=round(position.losses[-1], 6),
             tokens_per_second=round(position.tokens / max(position.seconds, 1e-9), 1),
         )
-        if watch and team.first and position.step in look_after:
+        if watch and team.first and position.within in looks(len(steps)):
             nll, right = watch.look(position.step, watched_features(run), config.partition)
-            progress.say("training", position.step, len(steps), validation={"nll": nll, "accuracy": right})
+            progress.say(
+                "training", position.step, position.total, validation={"nll": nll, "accuracy": right}
+            )
             model.train()
+        if position.within == len(steps):
+            position.epoch, position.within, steps = position.epoch + 1, 0, []
         stopping = team.any(run.stop.wanted)
         if team.first and (stopping or time.monotonic() - saved_at >= config.checkpoint_seconds):
             checkpoint(run, position)
@@ -126,13 +144,14 @@ def resume(run: Run) -> Position:
     except Afresh as reason:
         # nothing was restored, and the next checkpoint replaces this one
         words = f"started afresh from step 0: {reason}"
-        run.progress.say("training", 0, len(run.steps), message=words)
+        run.progress.say("training", message=words)
         if run.team.first:
             print(words, flush=True)
         return Position()
     if position is None:
         return Position()
-    run.progress.say("training", position.step, len(run.steps), message=f"resumed at step {position.step}")
+    words = f"resumed at step {position.step}"
+    run.progress.say("training", position.step, position.total, message=words)
     for part in (run.watch, run.reliability):
         if part is not None:
             part.load(position.extra)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ from ..models.load import backbone_kind, load_backbone, load_tokenizer
 from ..models.reward_model import RewardModel, longest_text, set_dropout
 from ..text.readable import readable, reads_alike, report
 from ..text.sections import Encoded, Template
-from .batches import Blocks, Step
+from .batches import Blocks, Draws, Step
 from .early_stopping import Watch
-from .hardening import SETS, harden, joined
+from .hardening import SETS, Copy, harden, joined
 from .optimiser import make_optimizer
 from .progress import Progress, Stop
 from .reliability import Reliability
@@ -68,6 +68,26 @@ class Texts:
 
 
 @dataclass
+class Plan:
+    """The steps of each epoch, from its number and the seed alone; hardening's copies join them."""
+
+    steps: Blocks | Draws
+    seed: int
+    data: TrainingData
+    copies: Sequence[Copy] = ()
+    _last: tuple[int, list[Step]] | None = None
+
+    def epoch(self, number: int) -> list[Step]:
+        """An epoch's steps; the last one asked for is kept."""
+        if self._last is None or self._last[0] != number:
+            steps = self.steps.epoch(self.seed, number)
+            if self.copies:
+                steps = joined(steps, self.copies, self.data, number % SETS)
+            self._last = number, steps
+        return self._last[1]
+
+
+@dataclass
 class Run:
     """A run before its first step."""
 
@@ -79,7 +99,7 @@ class Run:
     source: Source
     labels: Labels
     texts: Texts
-    steps: list[Step]
+    plan: Plan
     model: RewardModel
     encoder: ResponseEncoder
     features: torch.Tensor | None  # [N, H] of a frozen encoder
@@ -140,10 +160,10 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     )
     stop.check()
 
-    # Read the texts, leave out what reads alike, plan the steps
+    # Read the texts, leave out what reads alike, group them into steps
     texts = read(template, labels, config)
     judged = labels.data
-    data, steps, config = plan(texts, labels, config)
+    data, planned, config = plan(texts, labels, config)
 
     # Build the model; seeded before the head is made
     torch.manual_seed(config.seed)
@@ -194,7 +214,7 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
         source=source,
         labels=labels,
         texts=texts,
-        steps=steps,
+        plan=planned,
         model=model,
         encoder=encoder,
         features=features,
@@ -233,27 +253,27 @@ def read(template: Template, labels: Labels, config: ResolvedConfig) -> Texts:
     return Texts(template, rows, len(rows), reading)
 
 
-def plan(
-    texts: Texts, labels: Labels, config: ResolvedConfig
-) -> tuple[TrainingData, list[Step], ResolvedConfig]:
-    """The steps of all epochs, each a block of the pair graph, with hardening's copies where they are asked for.
+def plan(texts: Texts, labels: Labels, config: ResolvedConfig) -> tuple[TrainingData, Plan, ResolvedConfig]:
+    """What the steps of an epoch are drawn from, with hardening's copies where they are asked for.
 
     Returns the data with the copies' terms, and the config with its budgets.  The copies' rows join `texts`.
     """
     judged = labels.data
     lengths = texts.lengths
     config = config.with_budget(sum(lengths[response] for response in judged.trained_on))
-    pairs = list(zip(judged.first.tolist(), judged.second.tolist(), strict=True))
-    blocks = Blocks(pairs, judged.level_response.tolist(), lengths, config.token_budget)
-    epochs = [blocks.epoch(config.seed, epoch) for epoch in range(config.epochs)]
+    steps: Blocks | Draws
+    if config.tuning == "frozen":
+        steps = Draws(judged.first, judged.second, judged.level_response)
+    else:
+        pairs = list(zip(judged.first.tolist(), judged.second.tolist(), strict=True))
+        steps = Blocks(pairs, judged.level_response.tolist(), lengths, config.token_budget)
     if not config.hardening:
-        return judged, [step for epoch in epochs for step in epoch], config
+        return judged, Plan(steps, config.seed, judged), config
     copies, encoded, data = harden(
         labels.snapshot.responses, texts.rows, judged, texts.template.encode, config
     )
     texts.rows += encoded
-    steps = [step for n, epoch in enumerate(epochs) for step in joined(epoch, copies, data, n % SETS)]
-    return data, steps, config
+    return data, Plan(steps, config.seed, data, copies), config
 
 
 def make_trainable(model: RewardModel, config: ResolvedConfig, data: TrainingData) -> None:

@@ -1,4 +1,4 @@
-"""One optimiser step: which parameters learn how fast, and the mean loss over a step's judgements and levels."""
+"""The loss of one optimiser step: a term for each of its judgements and levels, by weight."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ class Rows:
 
 
 class StepLoss:
-    """The mean loss of a step: each distinct response is encoded once, judgements are formed from its scores.
+    """The summed loss of a step: each distinct response is encoded once, judgements are formed from its scores.
 
-    The gradient is that of encoding both sides of every judgement and averaging (tests/rewards/test_batches.py).
+    The gradient is that of encoding both sides of every judgement and adding up.  The loop divides it by the mean of
+    `weight` over the epoch's steps, one number for all: an epoch's steps then add up to the gradient of the pairwise
+    mean, times their number, however many judgements each step holds (tests/rewards/training/test_batches.py).
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class StepLoss:
         self.reference[chosen] = log_pi
 
     def __call__(self, step: Step) -> torch.Tensor:
-        """Mean over the step's judgement and level terms by weight, with its graph.  []"""
+        """Sum of the step's judgement and level terms by weight, with its graph.  []"""
         scores, log_pi = self._scores(step.responses)
         rows = self._rows(step)
         terms = self._reward_terms(scores, rows)  # [P]
@@ -86,8 +88,11 @@ class StepLoss:
             log_p = objectives.log_ratings(scores)
             not_both = objectives.log_not_both_bad(log_p[rows.a], log_p[rows.b], self.masks[0])
             terms = terms - (rows.outcome != objectives.BOTH_BAD) * not_both
-        total = (rows.weight * terms).sum() + self._level_terms(scores, step.levels).sum()
-        return total / (rows.weight.sum() + len(step.levels))
+        return (rows.weight * terms).sum() + self._level_terms(scores, step.levels).sum()
+
+    def weight(self, step: Step) -> float:
+        """The weight of the step's terms together; a level's is 1."""
+        return float(self.data.weight[step.judgements].sum()) + len(step.levels)
 
     def _rows(self, step: Step) -> Rows:
         """The step's judgements, their sides as places among its responses."""
