@@ -153,7 +153,7 @@ def preferences(version: ModelVersion, state: str) -> dict[int, tuple[float, boo
     Pairs nobody has judged are left out: there is nobody to disagree with.
     """
 
-    def make() -> dict[int, float]:
+    def make() -> dict[int, tuple[float, bool]]:
         rows = list(version.predictions.values_list("response_id", "score", "p", "split"))
         ratings = {response: (score, p) for response, score, p, _ in rows}
         seen = {response for response, _, _, split in rows if split == Prediction.Split.TRAIN}
