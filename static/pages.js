@@ -65,6 +65,14 @@
   });
   for (const button of document.querySelectorAll("button[data-copy]")) button.hidden = false;
 
+  // One of a list: j is the next, k the one before.
+  document.addEventListener("keydown", (event) => {
+    if (event.defaultPrevented || event.isComposing || event.altKey || event.ctrlKey || event.metaKey || event.repeat) return;
+    if (event.target.matches("textarea, select, input:not([type=radio], [type=checkbox])") || event.target.isContentEditable) return;
+    const rel = { j: "next", k: "prev" }[event.key];
+    if (rel) document.querySelector(`.place a[rel=${rel}]`)?.click();
+  });
+
   // The address of a new project follows its name until somebody writes one.
   const address = document.querySelector("input[data-address-of]");
   const name = address && document.getElementById(address.dataset.addressOf);

@@ -79,6 +79,20 @@ def test_only_staff_make_projects(
     assert Membership.objects.get(project__slug="rivers").role == "admin"
 
 
+@pytest.mark.parametrize(("asks", "method"), [("pairs", "oprm"), ("both", "rgft"), ("levels", "rgft")])
+def test_a_new_project_begins_with_the_method_of_its_labels(
+    asks: str, method: str, make_user: Callable[..., User], client_of: ClientOf
+) -> None:
+    client = client_of(make_user("sid", is_staff=True))
+    client.post("/new/", {"name": "Rivers", "slug": "rivers", "asks": asks, "overlap": 2})
+    project = Project.objects.get(slug="rivers")
+    assert (project.methods, project.main_method) == ([method], method)
+    page = client.get("/p/rivers/settings/").content.decode()
+    assert f'<option value="{method}" selected>' in page
+    # A project that was there before and named none keeps what it had.
+    assert Project(slug="old", name="Old", asks=asks).main_method == "oprm"
+
+
 def settings_of(project: Project, **changes: object) -> dict[str, object]:
     names = [
         "name", "description", "guidelines", "asks", "overlap", "reservation_minutes", "bad_to", "normal_to",

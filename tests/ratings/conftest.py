@@ -35,7 +35,8 @@ METRICS: dict[str, Any] = {
         },
         "levels": {"n": 120, "accuracy": 0.63, "quadratic_kappa": 0.58, "rps": 0.14, "coverage": 0.84},
         "auroc_good_bad": {"value": 0.88, "n": 80},
-    }
+    },
+    "training": {"judgements": 400, "levels": 240, "levelled": 120},
 }
 
 
@@ -67,6 +68,7 @@ def make_version(db: None) -> Callable[..., ModelVersion]:
         split: str = Prediction.Split.HELD_OUT,
         snapshot_at: datetime | None = None,
         is_serving: bool = True,
+        metrics: dict[str, Any] = METRICS,
         **fields: Any,
     ) -> ModelVersion:
         kind = "scalar" if method in ("bt", "clf", "haf") else "ordinal"
@@ -81,7 +83,7 @@ def make_version(db: None) -> Callable[..., ModelVersion]:
             snapshot=snapshot,
         )  # fmt: skip
         version = ModelVersion.objects.create(
-            project=project, run=run, method=method, number=number, kind=kind, digest=str(number), metrics=METRICS,
+            project=project, run=run, method=method, number=number, kind=kind, digest=str(number), metrics=metrics,
             is_serving=is_serving, **fields,
         )  # fmt: skip
         responses, values = list(ratings), list(ratings.values())

@@ -3,10 +3,13 @@
 from datetime import date, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from webapp.ratings.charts import (
-    TOP,
+    TOPS,
     Rated,
+    axis_top,
     day_bars,
     mirrored_strip,
     outcome_bar,
@@ -30,9 +33,12 @@ def test_a_strip_has_nine_bars_three_bands_and_one_scale() -> None:
     assert [len(band.dots) for band in half.bands] == [2, 0, 1]
     # Half the scale is half the height, wherever the strip stands.
     full = half.baseline - half.edge
-    assert half.bars[3].height == pytest.approx(full * 0.3 / TOP, abs=0.1)
-    small = sparkline(Rated(p=P), BOUNDS).halves[0]
-    assert small.bars[3].height == pytest.approx((small.baseline - small.edge) * 0.3 / TOP, abs=0.1)
+    assert strip.top == 0.5
+    assert [line.label for line in half.grid] == ["10 %", "20 %", "30 %", "40 %", "50 %"]
+    assert half.grid[-1].position == half.edge
+    assert half.bars[3].height == pytest.approx(full * 0.3 / strip.top, abs=0.1)
+    small = sparkline(Rated(p=P), BOUNDS, top=1.0).halves[0]
+    assert small.bars[3].height == pytest.approx((small.baseline - small.edge) * 0.3, abs=0.1)
     # Bands and bars fill the same columns, side by side.
     assert half.bands[0].x == strip.left
     assert half.bands[2].x + half.bands[2].width == pytest.approx(strip.right)
@@ -52,13 +58,52 @@ def test_the_mark_stands_at_the_mean_and_its_spread_stays_on_the_axis() -> None:
     assert edge.high == strip.right
 
 
-def test_a_bar_beyond_the_scale_is_cut_and_says_so() -> None:
-    sure = [0.0] * 8 + [1.0]
-    half = rating_strip(Rated(p=sure, expected=9.0, spread=0.0), BOUNDS).halves[0]
-    assert half.bars[8].cut
-    assert half.bars[8].height == half.baseline - half.edge
+def distributions() -> st.SearchStrategy[list[float]]:
+    """Nine probabilities of every shape: flat, peaked, with zeros."""
+    weights = st.lists(st.floats(0, 1e6), min_size=9, max_size=9).filter(lambda found: sum(found) > 1e-6)
+    return weights.map(lambda found: [weight / sum(found) for weight in found])
+
+
+@given(a=distributions(), b=distributions(), bounds=st.sampled_from([BOUNDS, None]))
+def test_no_bar_is_cut_and_the_axis_ends_at_the_next_round_number(
+    a: list[float], b: list[float], bounds: dict[str, tuple[int, int]] | None
+) -> None:
+    pair, one = mirrored_strip(Rated(p=a), Rated(p=b), bounds), rating_strip(Rated(p=a), bounds)
+    for strip, highest in ((pair, max(*a, *b)), (one, max(a))):
+        assert strip.top in TOPS
+        assert highest <= strip.top + 1e-6
+        assert all(top < highest for top in TOPS if top < strip.top), (
+            "the first round number that is high enough"
+        )
+        for half in strip.halves:
+            unit = abs(half.baseline - half.edge)
+            for bar in half.bars:
+                assert bar.height == pytest.approx(unit * bar.value / strip.top, abs=0.1)
+                assert 0 <= bar.height <= unit
+                assert 0 < bar.label_y < strip.height
+            assert half.grid[-1].label == f"{100 * strip.top:.0f} %"
+
+
+def test_strips_that_stand_together_share_an_axis_and_nothing_taller_is_drawn_on_it() -> None:
+    flat, sure = Rated(p=[1 / 9] * 9), Rated(p=[0.0] * 8 + [1.0])
+    assert [axis_top(rated) for rated in ([flat], [sure], [flat, sure], [Rated()])] == [0.2, 1.0, 1.0, 0.05]
+    assert mirrored_strip(flat, sure, BOUNDS).top == 1.0
+    with pytest.raises(ValueError, match="does not fit under"):
+        rating_strip(sure, BOUNDS, top=0.5)
+    half = rating_strip(sure, BOUNDS).halves[0]
+    assert half.bars[8].inside
     assert half.edge < half.bars[8].label_y < half.baseline  # its number stands inside
-    assert not any(bar.cut for bar in half.bars[:8])
+    assert not any(bar.inside for bar in half.bars[:8])
+
+
+def test_a_model_that_saw_no_level_is_drawn_without_bands() -> None:
+    said = Rated(p=P, expected=4.75, spread=1.5, people={"bad": 2})
+    for strip in (rating_strip(said, None), mirrored_strip(said, said, None), sparkline(said, None, top=0.5)):
+        for half in strip.halves:
+            assert half.bands == ()
+            assert {bar.kind for bar in half.bars} == {""}
+            assert half.marker is not None
+    assert "People: 2 bad." in rating_strip(said, None).title
 
 
 def test_bands_follow_the_projects_partition() -> None:

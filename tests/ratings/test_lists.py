@@ -12,11 +12,15 @@ from webapp.ratings.lists import (
     PAIR_SORTS,
     PAIR_STATES,
     RESPONSE_SORTS,
+    Place,
     Query,
+    pair_keys,
     pair_page,
+    place_in,
     response_page,
     sort_links,
 )
+from webapp.ratings.models import Prediction
 from webapp.training.models import ModelVersion
 
 
@@ -83,13 +87,14 @@ def test_pairs_sort_by_disagreement_among_people(project: Project, pairs: dict[s
 def test_pairs_sort_by_disagreement_with_the_model(
     project: Project, pairs: dict[str, Pair], version: ModelVersion
 ) -> None:
+    # One vote is no comparison: "once" comes after all that have more, in either direction.
     page = pair_page(project, asking(sort="-model"), version)
-    assert names(page) == ["agreed", "split", "once", "nearly", "nobody"]
+    assert names(page) == ["agreed", "split", "nearly", "once", "nobody"]
     assert [row.gap for row in page.object_list][:4] == [
-        pytest.approx(gap, abs=1e-3) for gap in (1.0, 0.5, 0.269, 0.25)
+        pytest.approx(gap, abs=1e-3) for gap in (1.0, 0.5, 0.25, 0.269)
     ]
     assert names(pair_page(project, asking(sort="model"), version)) == [
-        "nearly", "once", "split", "agreed", "nobody",
+        "nearly", "split", "agreed", "once", "nobody",
     ]  # fmt: skip
     # Without a model nothing can be compared, and the page still has all pairs.
     assert len(names(pair_page(project, asking(sort="-model"), None))) == 5
@@ -104,7 +109,25 @@ def test_a_new_vote_moves_a_pair_at_once(
 ) -> None:
     assert names(pair_page(project, asking(sort="-model"), version))[-1] == "nobody"
     judge(pairs["nobody"], people[0], "b")
+    assert names(pair_page(project, asking(sort="-model"), version))[3] == "nobody"
+    judge(pairs["nobody"], people[1], "b")
     assert names(pair_page(project, asking(sort="-model"), version))[1] == "nobody"
+
+
+def test_what_the_model_was_trained_on_comes_after_what_it_was_not(
+    project: Project, pairs: dict[str, Pair], version: ModelVersion
+) -> None:
+    version.predictions.filter(response=pairs["agreed"].response_a).update(split=Prediction.Split.TRAIN)
+    assert names(pair_page(project, asking(sort="-model"), version))[:3] == ["split", "nearly", "agreed"]
+
+
+def test_a_place_in_a_list_has_its_neighbours(project: Project, pairs: dict[str, Pair]) -> None:
+    query = asking(sort="-judged", state="split")
+    first, last = pair_keys(project, query, None)
+    assert place_in([first, last], first) == Place(number=1, total=2, previous=None, next=last)
+    assert place_in([first, last], last) == Place(number=2, total=2, previous=first, next=None)
+    assert place_in([first, last], pairs["nobody"].pk) is None
+    assert Place(number=21, total=40, previous=1, next=3).page == 2
 
 
 def test_pairs_sort_by_judgements_and_by_time(project: Project, pairs: dict[str, Pair]) -> None:

@@ -9,6 +9,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from tests.ratings.conftest import METRICS
 from webapp.accounts.models import User
 from webapp.corpus.models import Pair, Project, Prompt
 from webapp.ratings.models import Prediction
@@ -44,7 +45,7 @@ def text_of(page: Any) -> str:
 # --- Who ---
 
 
-@pytest.mark.parametrize("name", ["project", "responses", "response", "pairs", "pair"])
+@pytest.mark.parametrize("name", ["project", "responses", "response", "response-methods", "pairs", "pair"])
 def test_researchers_and_admins_see_it_and_nobody_else(
     name: str,
     project: Project,
@@ -56,7 +57,9 @@ def test_researchers_and_admins_see_it_and_nobody_else(
     stranger: User,
     client_of: Callable[[User], Client],
 ) -> None:
-    arguments = {"response": [pair.response_a_id], "pair": [pair.pk]}.get(name, [])
+    arguments = {
+        "response": [pair.response_a_id], "response-methods": [pair.response_a_id], "pair": [pair.pk],
+    }.get(name, [])  # fmt: skip
     address = url(name, project, *arguments)
     assert client_of(researcher).get(address).status_code == 200
     assert client_of(admin).get(address).status_code == 200
@@ -76,6 +79,7 @@ def test_a_response_or_pair_of_another_project_is_not_found(
     researcher.memberships.create(project=other, role="researcher")
     client = client_of(researcher)
     assert client.get(url("response", other, pair.response_a_id)).status_code == 404
+    assert client.get(url("response-methods", other, pair.response_a_id)).status_code == 404
     assert client.get(url("pair", other, pair.pk)).status_code == 404
     assert client.get(url("pair", project, 10**9)).status_code == 404
 
@@ -184,7 +188,7 @@ def test_each_method_has_a_tab_and_the_main_one_comes_first(
     client = client_of(researcher)
     address = url("response", project, responses[0].pk)
     page = client.get(address)
-    assert page.context["versions"] == [version, bt]
+    assert page.context["shown"].serving == [version, bt]
     assert page.context["version"] == version
     assert "?method=bt" in text_of(page)
 
@@ -247,6 +251,181 @@ def test_a_response_newer_than_the_model_is_not_rated(
     )
     pair = Pair.objects.get(response_a=late)
     assert "not rated" in text_of(client_of(researcher).get(url("pair", project, pair.pk)))
+
+
+# --- Which version, and which neighbours ---
+
+
+RELATIVE = "Ratings here are relative: this model saw no levels."
+
+
+@pytest.mark.parametrize(
+    ("method", "training", "saw"),
+    [
+        ("oprm", {"levels": 0, "levelled": 0}, False),
+        ("oprm", {}, False),
+        ("oprm", {"levels": 12, "levelled": 12}, True),
+        ("bt", {"levels": 0}, False),
+        ("haf", {"levels": 0, "levelled": 0}, False),
+        ("rgft", {"levels": 0}, True),  # before `levelled` was counted: it refused to start without
+        ("rgft", {"levels": 0, "levelled": 7}, True),  # the paper's preset: levels in the regions alone
+        ("rgft", {"levels": 0, "levelled": 0}, False),
+    ],
+)
+def test_a_version_knows_whether_it_saw_levels(method: str, training: dict[str, int], saw: bool) -> None:
+    assert ModelVersion(method=method, metrics={"training": training}).saw_levels is saw
+    assert not ModelVersion(method="oprm", metrics={"training": None}).saw_levels
+
+
+def test_a_version_that_saw_no_levels_has_no_bands_on_any_page(
+    project: Project,
+    pair: Pair,
+    annotator: User,
+    researcher: User,
+    client_of: Callable[[User], Client],
+    make_version: Callable[..., ModelVersion],
+    rate: Callable[..., Any],
+) -> None:
+    ratings = {pair.response_a: 7.5, pair.response_b: 3.0}
+    told = {**METRICS, "training": {"levels": 0, "levelled": 0}}
+    relative = make_version(project, ratings, metrics=told)
+    make_version(project, ratings, method="rgft")
+    rate(pair.response_a, annotator, "good")
+    client = client_of(researcher)
+    for name, arguments in (
+        ("response", [pair.response_a_id]),
+        ("response-methods", [pair.response_a_id]),
+        ("pair", [pair.pk]),
+        ("responses", []),
+        ("pairs", []),
+    ):
+        page = client.get(url(name, project, *arguments), {"method": "oprm"})
+        assert text_of(page).count(RELATIVE) == 1, name
+        # The comparison has the other version's bands: of one strip.
+        bands = page.content.decode().count('<g class="band')
+        assert bands == (3 if name == "response-methods" else 0), name
+        assert "good" in text_of(page)  # what people said stands there in words all the same
+        banded = client.get(url(name, project, *arguments), {"method": "rgft"})
+        assert RELATIVE not in text_of(banded) or name == "response-methods"
+        assert '<g class="band' in banded.content.decode()
+    overview = text_of(client.get(url("project", project)))
+    assert "none: this model saw no levels, so its ratings are relative" in overview
+    assert overview.count("63.0 %") == 1  # the level accuracy of RgFT alone
+    # What nobody rated yet has people's own scale.
+    relative.predictions.all().delete()
+    assert '<g class="band' in client.get(url("response", project, pair.response_a_id)).content.decode()
+
+
+def test_any_version_can_be_chosen_and_stays_in_the_address(
+    project: Project,
+    pair: Pair,
+    version: ModelVersion,
+    researcher: User,
+    client_of: Callable[[User], Client],
+    make_version: Callable[..., ModelVersion],
+) -> None:
+    old = make_version(project, {pair.response_a: 2.0, pair.response_b: 8.0}, is_serving=False)
+    other = Project.objects.create(slug="elsewhere", name="Elsewhere")
+    foreign = make_version(other, {}, is_serving=False)
+    client = client_of(researcher)
+    asked = {"version": old.address}
+    for name, arguments in (
+        ("response", [pair.response_a_id]),
+        ("pair", [pair.pk]),
+        ("responses", []),
+        ("pairs", []),
+    ):
+        page = client.get(url(name, project, *arguments), asked)
+        assert page.context["version"] == old, name
+        body = text_of(page)
+        assert f'<option value="{old.address}" selected>' in body
+        assert f"v{old.number} does not serve" in body
+        assert f"version={old.address}" in body  # the links from here keep it
+        for nothing in (foreign.address, "oprm-99999", "oprm-", "\x00"):
+            assert (
+                client.get(url(name, project, *arguments), {"version": nothing}).context["version"] == version
+            )
+    page = client.get(url("pair", project, pair.pk), asked)
+    assert [row["version"] for row in page.context["outcomes"]] == [old, version]
+    # A serving one chosen in the list is the one of its tab.
+    page = client.get(url("responses", project), {"version": version.address})
+    assert (page.context["version"], page.context["shown"].asked) == (version, "method=oprm")
+
+
+def test_methods_stand_side_by_side_on_one_scale(
+    project: Project,
+    prompt: Prompt,
+    version: ModelVersion,
+    annotator: User,
+    researcher: User,
+    client_of: Callable[[User], Client],
+    make_version: Callable[..., ModelVersion],
+    rate: Callable[..., Any],
+) -> None:
+    response = prompt.responses.order_by("pk")[0]
+    sharp = make_version(project, {response: 5.0}, method="rgft", split=Prediction.Split.TRAIN)
+    Prediction.objects.filter(version=sharp).update(p=[0.0] * 4 + [0.9, 0.1] + [0.0] * 3)
+    bt = make_version(project, {response: 1.25}, method="bt")
+    old = make_version(project, {response: 2.0}, is_serving=False)
+    late = make_version(project, {}, method="haf")
+    rate(response, annotator, "good")
+    client = client_of(researcher)
+    assert url("response-methods", project, response.pk) in text_of(
+        client.get(url("response", project, response.pk))
+    )
+    page = client.get(url("response-methods", project, response.pk), {"version": old.address})
+    rows = {row["version"]: row for row in page.context["rows"]}
+    assert list(rows)[:2] == [old, version]
+    assert set(rows) == {old, version, sharp, bt, late}
+    assert {rows[each]["strip"].top for each in (old, version, sharp)} == {1.0}
+    assert rows[bt]["histogram"].places[0].score == 1.25
+    body = text_of(page)
+    for each in (version, sharp, old):
+        prediction = each.predictions.get(response=response)
+        assert f"{prediction.expected:.1f}</span> <span>± {prediction.spread:.1f} of 1–9" in body
+    assert body.count("Trained on this response&#x27;s labels") == 1
+    assert body.count("Held out of training") == 3
+    assert "Not rated: the response came in after that training." in body
+    assert "1 of 1, 100 %" in body
+    # Without the older one the serving ones alone.
+    page = client.get(url("response-methods", project, response.pk))
+    assert old not in [row["version"] for row in page.context["rows"]]
+
+
+def test_previous_and_next_stay_within_the_list_one_came_from(
+    project: Project,
+    prompt: Prompt,
+    version: ModelVersion,
+    researcher: User,
+    client_of: Callable[[User], Client],
+) -> None:
+    client = client_of(researcher)
+    asked = {"sort": "-added", "q": "i"}  # "It is Lyon." and "I will not say."; the newest first
+    listed = client.get(url("responses", project), asked)
+    keys = [row["row"].response.pk for row in listed.context["rows"]]
+    assert f"{url('response', project, keys[0])}?sort=-added&amp;q=i" in text_of(listed)
+    for name in ("response", "response-methods"):
+        first, last = (client.get(url(name, project, keys[index]), asked) for index in (0, -1))
+        assert first.context["place"].next == keys[1]
+        assert f'<a rel="next" href="{url(name, project, keys[1])}?sort=-added&amp;q=i">' in text_of(first)
+        assert 'rel="prev"' not in first.content.decode()
+        assert f'<a rel="prev" href="{url(name, project, keys[-2])}?sort=-added&amp;q=i">' in text_of(last)
+        assert 'rel="next"' not in last.content.decode()
+        assert f"{url('responses', project)}?sort=-added&amp;q=i&amp;page=1" in text_of(first)
+    nowhere = client.get(url("response", project, keys[0]), {"q": "no text says this"})
+    assert nowhere.context["place"] is None
+    assert "The list" in text_of(nowhere)
+
+    listed = client.get(url("pairs", project), {"sort": "added"})
+    keys = [row["row"].pair.pk for row in listed.context["rows"]]
+    middle = client.get(url("pair", project, keys[1]), {"sort": "added"})
+    assert (middle.context["place"].previous, middle.context["place"].next) == (keys[0], keys[2])
+    # From a response one walks through its own pairs.
+    response = prompt.responses.order_by("pk")[0]
+    page = client.get(url("response", project, response.pk))
+    link = f"{url('pair', project, keys[0])}?response={response.pk}&amp;sort=-judged"
+    assert link in text_of(page)
+    assert client.get(link.replace("&amp;", "&")).context["place"].total == 2
 
 
 # --- Pair ---
@@ -371,7 +550,7 @@ def test_metrics_that_a_run_could_not_compute_are_not_shown_as_zero(
         {"held_out": None},
         {"held_out": {"pairs": None, "levels": None, "auroc_good_bad": None}},
     ):
-        ModelVersion.objects.update(metrics=metrics)
+        ModelVersion.objects.update(metrics={**metrics, "training": {"levels": 1}})
         body = text_of(client_of(researcher).get(url("project", project)))
         assert "no held-out judgement" in body
         assert "no held-out level" in body
@@ -463,26 +642,31 @@ def test_query_counts_do_not_grow_with_the_rows(
     client = client_of(researcher)
     visitor = 4  # session, user, project, roles
     expected = {
-        url("responses", project): visitor + 6,
-        url("responses", project) + "?sort=-level&q=one": visitor + 6,
-        url("pairs", project): visitor + 9,
-        url("pairs", project) + "?sort=-model": visitor + 10,
-        url("pairs", project) + "?sort=judged&state=split&q=one": visitor + 8,
-        url("pairs", project) + "?sort=judged&state=enough": visitor + 7,
-        url("response", project, pair.response_a_id): visitor + 6,
-        url("pair", project, pair.pk): visitor + 5,
+        url("responses", project): visitor + 7,
+        url("responses", project) + "?sort=-level&q=one": visitor + 7,
+        url("pairs", project): visitor + 10,
+        url("pairs", project) + "?sort=-model": visitor + 11,
+        url("pairs", project) + "?sort=judged&state=split&q=one": visitor + 9,
+        url("pairs", project) + "?sort=judged&state=enough": visitor + 8,
+        # The list that it was opened from is read for its neighbours: keys alone.
+        url("response", project, pair.response_a_id): visitor + 8,
+        url("response", project, pair.response_a_id) + "?version=oprm-1": visitor + 8,
+        # Levels and neighbours, and the scores of the scalar version that its histogram is made of.
+        url("response-methods", project, pair.response_a_id): visitor + 7,
+        url("pair", project, pair.pk): visitor + 9,
+        url("pair", project, pair.pk) + "?sort=added": visitor + 7,
         url("project", project): visitor + 16,
     }
     for address, queries in expected.items():
         with django_assert_num_queries(queries):
             assert client.get(address).status_code == 200
     # What is added up from all labels and predictions is kept until the next label.
-    with django_assert_num_queries(visitor + 8):
+    with django_assert_num_queries(visitor + 9):
         client.get(url("pairs", project) + "?sort=-model")
     with django_assert_num_queries(visitor + 9):
         client.get(url("project", project))
     judge(pair, make_user("p4"), "tie")
-    with django_assert_num_queries(visitor + 11):
+    with django_assert_num_queries(visitor + 12):
         client.get(url("pairs", project) + "?sort=-model")
 
 
@@ -500,7 +684,7 @@ def test_a_response_in_many_pairs_shows_the_most_judged_and_links_to_all(
         for number, other in enumerate(others)
     )
     client = client_of(researcher)
-    with django_assert_num_queries(4 + 6):  # one of them asks whether there is any version, as none serves
+    with django_assert_num_queries(4 + 8):  # one of them asks whether there is any version, as none serves
         page = client.get(url("response", project, first.pk))
     assert len(page.context["pairs"]) == 50
     assert f"?response={first.pk}" in text_of(page)

@@ -107,6 +107,7 @@ def test_a_metric_that_could_not_be_computed_is_absent_not_zero() -> None:
             "auroc_good_bad": {"value": 0.9, "n": 4},
         },
         "crossfit": {"folds": 5, "pairs": {"n": 9, "accuracy": {"value": 0.6, "n": 7}}, "levels": None},
+        "training": {"levels": 8},
     }
     rows = {row.name: row.new for row in metric_rows(metrics, {"held_out": None})}
     assert rows["Pair accuracy"].value == 0.0
@@ -115,3 +116,10 @@ def test_a_metric_that_could_not_be_computed_is_absent_not_zero() -> None:
     crossed = rows["Pair accuracy, cross-fitted on the other groups"]
     assert (crossed.value, crossed.n) == (0.6, 7)
     assert len(rows) == 4
+    # A version that saw no level agrees with none: where its bad ends is chance. The old one keeps its number.
+    told = {**metrics, "training": {"levels": 0, "levelled": 0}}
+    rows_of = {row.name: row for row in metric_rows(told, metrics)}
+    assert rows_of["Level accuracy"].new.value is None
+    assert rows_of["Level accuracy"].old is not None
+    assert rows_of["Level accuracy"].old.value == 0.75
+    assert "Level accuracy" not in {row.name for row in metric_rows(told)}

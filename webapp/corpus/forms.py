@@ -48,7 +48,8 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
     main_method = forms.ChoiceField(
         choices=Method.choices,
         label="Main method",
-        help_text="Whose predictions lists and the overview show first.",
+        help_text="Whose predictions lists and the overview show first. RgFT learns from levels, so that its ratings "
+        "are bad, normal or good; where people give no levels choose OPRM, whose ratings are relative.",
     )
     reason_tags = TagsField(
         required=False,

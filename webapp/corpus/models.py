@@ -176,6 +176,11 @@ class Project(models.Model):
         return self.asks != self.Asks.PAIRS
 
     @property
+    def first_method(self) -> str:
+        """The main method of a new project: RgFT, whose ratings have levels, where people give some; else OPRM."""
+        return Method.RGFT.value if self.asks_levels else Method.OPRM.value
+
+    @property
     def main_method(self) -> str:
         return self.methods[0] if self.methods else Method.OPRM.value
 

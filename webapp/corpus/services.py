@@ -26,6 +26,7 @@ class InvitationGone(ValueError):
 @transaction.atomic
 def project_create(*, project: Project, created_by: User) -> Project:
     """Save a new project; who makes it is its first admin."""
+    project.methods = project.methods or [project.first_method]
     project.save()
     Membership.objects.create(project=project, user=created_by, role=Membership.Role.ADMIN)
     audit(

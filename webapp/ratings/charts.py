@@ -1,22 +1,25 @@
 """Numbers into coordinates: what templates/charts.html draws as inline SVG. Pure functions, no database.
 
 The signature picture is the rating strip: nine bars over the 1..9 axis, three shaded bands (bad, normal, good), a
-mark at E[s] with its spread, and one dot per person above the band of the level that they gave. Its scale never
-changes: one column per rating, and probability 0 to TOP upwards. A taller bar is cut at the top and carries its
-number, so that pictures can be compared by eye, large, mirrored or as a sparkline.
+mark at E[s] with its spread, and one dot per person above the band of the level that they gave. Upwards it runs from 0
+to a round number above the highest bar (TOPS), labelled; no bar is cut. Strips that stand beside each other share that
+number: the two of a pair, those of a comparison, the sparklines of a list. A model that saw no level has no bands
+(`bounds` None): where bad ends on its axis, nobody knows.
 
 Coordinates are rounded to a tenth of the picture's own unit; the template scales the whole picture by its viewBox.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
 from webapp.ratings.probabilities import RATINGS
 from webapp.words import counted
 
-TOP = 0.6  # the probability at the upper edge of every strip; uniform is 0.11, and sharp models reach 0.5
+# What a strip's axis may end at, with the step of its grid. Few, so that most strips have the same scale.
+TOPS = {0.05: 0.01, 0.1: 0.02, 0.2: 0.05, 0.25: 0.05, 0.5: 0.1, 1.0: 0.25}
+ROUNDING = 1e-6  # float32 sums to 1 give or take this
 
 Bounds = Mapping[str, tuple[int, int]]  # level -> lowest and highest rating
 
@@ -33,7 +36,7 @@ class Rated:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar with its value; `cut` where it is taller than the scale."""
+    """One bar with its value; `inside` where its number has no room above it."""
 
     name: str
     value: float
@@ -44,7 +47,7 @@ class Bar:
     middle: float
     label_y: float
     kind: str = ""
-    cut: bool = False
+    inside: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class Strip:
     height: float
     left: float
     right: float
+    top: float  # the probability at the outer edge of each half
     halves: tuple[Half, ...]
     ratings: tuple[Line, ...]
     ratings_y: float
@@ -119,7 +123,7 @@ class _Frame:
 
     left: float
     column: float
-    unit: float  # height of TOP
+    unit: float  # height of the axis
     dot: float  # radius
     gap: float  # between the centres of two dots
     rows: int
@@ -138,18 +142,26 @@ _MIRRORED = _Frame(left=48, column=46.5, unit=105, dot=4.5, gap=12, rows=2)
 _SPARK = _Frame(left=0, column=12, unit=24, dot=1.8, gap=5, rows=1)
 
 
-def rating_strip(rated: Rated, bounds: Bounds) -> Strip:
-    """The large strip of one response: 480 x 274 units.
+def axis_top(strips: Iterable[Rated]) -> float:
+    """The smallest of TOPS that no bar of these strips is higher than."""
+    highest = max((max(rated.p) for rated in strips if rated.p), default=0.0)
+    return next((top for top in TOPS if highest <= top + ROUNDING), 1.0)
 
-    `bounds`: lowest and highest rating of each level. Raises ValueError unless p has nine values.
+
+def rating_strip(rated: Rated, bounds: Bounds | None, *, top: float | None = None) -> Strip:
+    """The large strip of one response: 480 x 274 units, 480 x 212 without bands.
+
+    `bounds`: lowest and highest rating of each level, None for a model that saw no levels. `top`: what the axis ends
+    at where several strips share it. Raises ValueError unless p has nine values, none above `top`.
     """
-    frame, header = _LARGE, 50.0
+    frame, header = _LARGE, 50.0 if bounds else 20.0
     baseline = header + frame.unit
     half = _half(
         "",
         rated,
         bounds,
         frame,
+        top=top or axis_top([rated]),
         edge=header,
         baseline=baseline,
         dots_y=27,
@@ -157,40 +169,34 @@ def rating_strip(rated: Rated, bounds: Bounds) -> Strip:
         marker_y=baseline + 12,
     )
     return Strip(
-        width=480, height=baseline + 74, left=frame.left, right=frame.right, halves=(half,), ratings=_ratings(frame),
-        ratings_y=baseline + 38, names_y=baseline + 61, dot=frame.dot, title=half.title,
+        width=480, height=baseline + (74 if bounds else 42), left=frame.left, right=frame.right,
+        top=top or axis_top([rated]), halves=(half,), ratings=_ratings(frame), ratings_y=baseline + 38,
+        names_y=baseline + 61, dot=frame.dot, title=half.title,
     )  # fmt: skip
 
 
-def mirrored_strip(a: Rated, b: Rated, bounds: Bounds) -> Strip:
-    """Two strips back to back, a above the axis and b below it, on the same scale: 480 x 378 units."""
-    frame, header = _MIRRORED, 40.0
+def mirrored_strip(a: Rated, b: Rated, bounds: Bounds | None) -> Strip:
+    """Two strips back to back, a above the axis and b below it, on one scale: 480 x 378 units, 351 without bands."""
+    frame, header, top = _MIRRORED, 40.0 if bounds else 36.0, axis_top([a, b])
     upper = header + frame.unit
-    lower = upper + 88
+    lower = upper + (88 if bounds else 69)
     edge = lower + frame.unit
     above = _half(
-        "A", a, bounds, frame, edge=header, baseline=upper, dots_y=16, reach=(4, upper), marker_y=upper + 12
-    )
+        "A", a, bounds, frame, top=top, edge=header, baseline=upper, dots_y=16, reach=(4, upper), marker_y=upper + 12
+    )  # fmt: skip
     below = _half(
-        "B",
-        b,
-        bounds,
-        frame,
-        edge=edge,
-        baseline=lower,
-        dots_y=edge + 16,
-        reach=(lower, edge + 36),
+        "B", b, bounds, frame, top=top, edge=edge, baseline=lower, dots_y=edge + 16, reach=(lower, edge + 36),
         marker_y=lower - 12,
-    )
+    )  # fmt: skip
     return Strip(
-        width=480, height=edge + header, left=frame.left, right=frame.right, halves=(above, below),
+        width=480, height=edge + header, left=frame.left, right=frame.right, top=top, halves=(above, below),
         ratings=_ratings(frame), ratings_y=upper + 40, names_y=upper + 61, dot=frame.dot,
         title=f"{above.title} {below.title}",
     )  # fmt: skip
 
 
-def sparkline(rated: Rated, bounds: Bounds) -> Strip:
-    """The strip for lists: 108 x 36 units, the same columns and the same scale without letters."""
+def sparkline(rated: Rated, bounds: Bounds | None, *, top: float) -> Strip:
+    """The strip for lists: 108 x 36 units, the same columns without letters; `top` is that of the whole list."""
     frame, header = _SPARK, 6.0
     baseline = header + frame.unit
     half = _half(
@@ -198,6 +204,7 @@ def sparkline(rated: Rated, bounds: Bounds) -> Strip:
         rated,
         bounds,
         frame,
+        top=top,
         edge=header,
         baseline=baseline,
         dots_y=3,
@@ -205,7 +212,7 @@ def sparkline(rated: Rated, bounds: Bounds) -> Strip:
         marker_y=baseline + 3,
     )
     return Strip(
-        width=108, height=baseline + 6, left=frame.left, right=frame.right, halves=(half,), ratings=(),
+        width=108, height=baseline + 6, left=frame.left, right=frame.right, top=top, halves=(half,), ratings=(),
         ratings_y=0, names_y=0, dot=frame.dot, title=half.title,
     )  # fmt: skip
 
@@ -213,9 +220,10 @@ def sparkline(rated: Rated, bounds: Bounds) -> Strip:
 def _half(
     name: str,
     rated: Rated,
-    bounds: Bounds,
+    bounds: Bounds | None,
     frame: _Frame,
     *,
+    top: float,
     edge: float,
     baseline: float,
     dots_y: float,
@@ -226,28 +234,31 @@ def _half(
     p = rated.p
     if p is not None and len(p) != RATINGS:
         raise ValueError(f"a rating distribution has {RATINGS} values, not {len(p)}")
+    if p is not None and max(p) > top + ROUNDING:
+        raise ValueError(f"a bar of {max(p)} does not fit under {top}")
     up = edge < baseline
-    level_of = {rating: level for level, (low, high) in bounds.items() for rating in range(low, high + 1)}
+    levels = bounds or {}
+    level_of = {rating: level for level, (low, high) in levels.items() for rating in range(low, high + 1)}
     bars = []
     for rating, value in enumerate(p or (), start=1):
-        height = _round(frame.unit * min(max(value, 0.0), TOP) / TOP)
-        cut = value > TOP
+        height = _round(frame.unit * min(max(value, 0.0), top) / top)
+        inside = height > frame.unit - 15
         if up:
-            label_y = edge + 15 if cut else baseline - height - 5
+            label_y = baseline - height + (15 if inside else -5)
         else:
-            label_y = edge - 6 if cut else baseline + height + 14
+            label_y = baseline + height + (-6 if inside else 14)
         bars.append(
             Bar(
                 name=str(rating), value=value, x=_round(frame.x(rating) - 0.39 * frame.column),
                 y=_round(baseline - height) if up else baseline, width=_round(0.78 * frame.column), height=height,
-                middle=frame.x(rating), label_y=_round(label_y), kind=level_of[rating], cut=cut,
+                middle=frame.x(rating), label_y=_round(label_y), kind=level_of.get(rating, ""), inside=inside,
             )
         )  # fmt: skip
     bands = tuple(
         _band(
             level, low, high, rated.people.get(level, 0), frame, top=reach[0], bottom=reach[1], dots_y=dots_y
         )
-        for level, (low, high) in bounds.items()
+        for level, (low, high) in levels.items()
     )
     marker = None
     if rated.expected is not None:
@@ -260,9 +271,9 @@ def _half(
             label=f"mean rating {rated.expected:.2f} ± {spread:.2f}",
         )
     side = -1 if up else 1
+    lines = [count * TOPS[top] for count in range(1, round(top / TOPS[top]) + 1)] if p else []
     grid = tuple(
-        Line(_round(baseline + side * frame.unit * share / TOP), f"{100 * share:.0f} %")
-        for share in (0.2, 0.4, 0.6)
+        Line(_round(baseline + side * frame.unit * share / top), f"{100 * share:.0f} %") for share in lines
     )
     return Half(
         name=name, bars=tuple(bars), bands=bands, marker=marker, grid=grid, edge=edge, baseline=baseline, dots_y=dots_y,

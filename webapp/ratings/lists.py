@@ -5,7 +5,7 @@ that are shown. COUNT and ORDER BY never see a text (label-studio's lists of 10,
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,22 +178,29 @@ def pair_page(project: Project, query: Query, version: ModelVersion | None) -> P
     pair, which is kept until the next label: on 17,000 pairs with 84,000 votes a third of what GROUP BY with ORDER BY
     over the same counts takes, and nearly nothing on the next page.
     """
-    matching = pairs_matching(project, query)
-    if query.sort in ("people", "model") or query.state in VOTE_STATES:
-        keys: Any = _by_votes(project, matching, query, version)
-    else:
-        column = F({"judged": "judged", "added": "pk"}[query.sort])
-        first = column.desc() if query.descending else column.asc()
-        keys = matching.order_by(first, "pk").values_list("pk", flat=True)
-    page = Paginator(keys, PER_PAGE).get_page(query.page)
+    page = Paginator(pair_keys(project, query, version), PER_PAGE).get_page(query.page)
     page.object_list = pair_rows(project, list(page.object_list), version)
     return page
+
+
+def pair_keys(project: Project, query: Query, version: ModelVersion | None) -> Any:
+    """Primary keys of the pairs that a list has, in its order: a list, or a query set that was not yet asked."""
+    matching = pairs_matching(project, query)
+    if query.sort in ("people", "model") or query.state in VOTE_STATES:
+        return _by_votes(project, matching, query, version)
+    column = F({"judged": "judged", "added": "pk"}[query.sort])
+    first = column.desc() if query.descending else column.asc()
+    return matching.order_by(first, "pk").values_list("pk", flat=True)
 
 
 def _by_votes(
     project: Project, matching: QuerySet[Pair], query: Query, version: ModelVersion | None
 ) -> list[int]:
-    """Keys of the pairs, sorted; more judgements first among equals, and last the pairs without a value."""
+    """Keys of the pairs, sorted; more judgements first among equals, and last the pairs without a value.
+
+    "Model against people" begins with what is a fair comparison: two votes or more, on labels that the model has not
+    seen. Of one vote, or of what it was trained on, a distance says little; those come after.
+    """
     state = labels_state(project)
     votes = tallies(project, state)
     predicted = preferences(version, state) if query.sort == "model" and version else {}
@@ -202,7 +209,7 @@ def _by_votes(
         if query.sort == "people":
             return said.disagreement
         if query.sort == "model":
-            return None if said.share is None or pk not in predicted else abs(said.share - predicted[pk])
+            return None if said.share is None or pk not in predicted else abs(said.share - predicted[pk][0])
         return said.total if query.sort == "judged" else pk
 
     known, unknown = [], []
@@ -215,9 +222,10 @@ def _by_votes(
         if found is None:
             unknown.append(pk)
         else:
-            known.append((-found if query.descending else found, -said.total, pk))
+            unfair = query.sort == "model" and (said.total < 2 or predicted[pk][1])
+            known.append((unfair, -found if query.descending else found, -said.total, pk))
     known.sort()
-    return [pk for _, _, pk in known] + unknown
+    return [pk for *_, pk in known] + unknown
 
 
 def pair_rows(project: Project, keys: Sequence[int], version: ModelVersion | None) -> list[PairRow]:
@@ -269,6 +277,20 @@ def responses_matching(project: Project, text: str) -> QuerySet[Response]:
 
 def response_page(project: Project, query: Query, version: ModelVersion | None) -> Page[Any]:
     """One page of responses as rows. At most five queries, however many responses there are."""
+    page = Paginator(response_keys(project, query, version), PER_PAGE).get_page(query.page)
+    keys = list(page.object_list)
+    found = Response.objects.of(project).select_related("prompt").in_bulk(keys)
+    predictions, levels = predictions_of(version, keys), level_counts(keys)
+    page.object_list = [
+        ResponseRow(response=found[pk], prediction=predictions.get(pk), levels=levels.get(pk, Levels()))
+        for pk in keys
+        if pk in found
+    ]
+    return page
+
+
+def response_keys(project: Project, query: Query, version: ModelVersion | None) -> QuerySet[Any]:
+    """Primary keys of the responses that a list has, in its order."""
     responses: QuerySet[Any] = responses_matching(project, query.text)
     if query.sort in ("score", "spread") and version is not None:
         rated = FilteredRelation("predictions", condition=Q(predictions__version=version))
@@ -280,15 +302,37 @@ def response_page(project: Project, query: Query, version: ModelVersion | None) 
     else:
         column = F("pk")
     first = column.desc(nulls_last=True) if query.descending else column.asc(nulls_last=True)
-    page = Paginator(responses.order_by(first, "pk").values_list("pk", flat=True), PER_PAGE).get_page(
-        query.page
+    return responses.order_by(first, "pk").values_list("pk", flat=True)
+
+
+# --- One of a list ---
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one response or pair stands in the list that it was opened from, and its neighbours' keys there."""
+
+    number: int
+    total: int
+    previous: int | None
+    next: int | None
+
+    @property
+    def page(self) -> int:
+        """The page of the list that shows it."""
+        return (self.number - 1) // PER_PAGE + 1
+
+
+def place_in(keys: Iterable[int], pk: int) -> Place | None:
+    """The place of a key among the keys of a list; None if the list hasn't got it. One query, over keys alone."""
+    ordered = list(keys)
+    try:
+        index = ordered.index(pk)
+    except ValueError:
+        return None
+    return Place(
+        number=index + 1,
+        total=len(ordered),
+        previous=ordered[index - 1] if index else None,
+        next=ordered[index + 1] if index + 1 < len(ordered) else None,
     )
-    keys = list(page.object_list)
-    found = Response.objects.of(project).select_related("prompt").in_bulk(keys)
-    predictions, levels = predictions_of(version, keys), level_counts(keys)
-    page.object_list = [
-        ResponseRow(response=found[pk], prediction=predictions.get(pk), levels=levels.get(pk, Levels()))
-        for pk in keys
-        if pk in found
-    ]
-    return page

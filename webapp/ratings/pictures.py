@@ -19,15 +19,37 @@ def rated(prediction: Prediction | None, levels: Levels | None) -> charts.Rated:
     return charts.Rated(p=prediction.p, expected=prediction.expected, spread=prediction.spread, people=people)
 
 
-def strip_of(project: Project, prediction: Prediction | None, levels: Levels | None) -> charts.Strip:
-    return charts.rating_strip(rated(prediction, levels), project.level_bounds)
+def bounds_of(
+    project: Project, version: ModelVersion | None, prediction: Prediction | None
+) -> charts.Bounds | None:
+    """The bands of a strip: None under the ratings of a version that saw no levels. People's dots alone have theirs."""
+    relative = prediction is not None and version is not None and not version.saw_levels
+    return None if relative else project.level_bounds
 
 
-def spark_of(project: Project, prediction: Prediction | None, levels: Levels | None) -> charts.Strip | None:
+def strip_of(
+    project: Project,
+    version: ModelVersion | None,
+    prediction: Prediction | None,
+    levels: Levels | None,
+    *,
+    top: float | None = None,
+) -> charts.Strip:
+    return charts.rating_strip(rated(prediction, levels), bounds_of(project, version, prediction), top=top)
+
+
+def spark_of(
+    project: Project,
+    version: ModelVersion | None,
+    prediction: Prediction | None,
+    levels: Levels | None,
+    *,
+    top: float,
+) -> charts.Strip | None:
     """The sparkline; None where there is neither a distribution nor a level from people."""
     if (prediction is None or not prediction.p) and not (levels and levels.total):
         return None
-    return charts.sparkline(rated(prediction, levels), project.level_bounds)
+    return charts.sparkline(rated(prediction, levels), bounds_of(project, version, prediction), top=top)
 
 
 def track_of(prediction: Prediction | None) -> charts.Track | None:

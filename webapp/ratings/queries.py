@@ -5,7 +5,7 @@ Django's cache, and the key names the version and the newest labels. The key has
 databases with one cache never take each other's entries.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -47,11 +47,54 @@ def serving_versions(project: Project) -> list[ModelVersion]:
     return sorted(versions, key=lambda version: order.index(version.method))
 
 
-def chosen_version(versions: list[ModelVersion], method: str) -> ModelVersion | None:
-    """The version of the method that was asked for, else the main one; None if nothing serves."""
-    return next(
-        (version for version in versions if version.method == method), versions[0] if versions else None
+@dataclass(frozen=True)
+class Shown:
+    """Which version a page shows, beside those it offers. The choice is in the address bar: method or version."""
+
+    serving: list[ModelVersion]
+    version: ModelVersion | None
+    every: list[ModelVersion]  # all of the project, the newest of each method first
+
+    @property
+    def older(self) -> ModelVersion | None:
+        """The version in sight where it doesn't serve."""
+        return None if self.version in self.serving else self.version
+
+    @property
+    def compared(self) -> list[ModelVersion]:
+        """The serving versions, after the older one in sight."""
+        return [self.older, *self.serving] if self.older else self.serving
+
+    @property
+    def parameter(self) -> tuple[str, str]:
+        """What an address says to show the same version: its name and value, both empty without one."""
+        if self.version is None:
+            return "", ""
+        return ("version", self.version.address) if self.older else ("method", self.version.method)
+
+    @property
+    def asked(self) -> str:
+        name, value = self.parameter
+        return f"{name}={value}" if name else ""
+
+
+def shown_version(project: Project, parameters: Mapping[str, str]) -> Shown:
+    """The version that was asked for, else the serving one of the method asked for, else the main one.
+
+    Two queries, three for a version that doesn't serve.
+    """
+    serving = serving_versions(project)
+    every = list(
+        project.versions.only("method", "number", "is_serving", "project").order_by("method", "-number")
     )
+    wanted = parameters.get("version", "")
+    known = next((version for version in every if version.address == wanted), None)
+    if known is not None and not known.is_serving:
+        found = project.versions.select_related("run__snapshot").filter(pk=known.pk).first()
+    else:
+        method = known.method if known else parameters.get("method", "")
+        found = next((version for version in serving if version.method == method), None)
+    return Shown(serving, found or next(iter(serving), None), every)
 
 
 def predictions_of(version: ModelVersion | None, responses: Iterable[int]) -> dict[int, Prediction]:
@@ -103,23 +146,25 @@ def tallies(project: Project, state: str) -> dict[int, Votes]:
     return kept(f"tallies:{state}", lambda: vote_tallies(project))
 
 
-def preferences(version: ModelVersion, state: str) -> dict[int, float]:
-    """P(a preferred) of every judged pair of the version's project, by pair id. Two queries, then kept.
+def preferences(version: ModelVersion, state: str) -> dict[int, tuple[float, bool]]:
+    """P(a preferred) of every judged pair of the version's project, and whether the version was trained on labels of
+    one of the two, by pair id. Two queries, then kept.
 
     Pairs nobody has judged are left out: there is nobody to disagree with.
     """
 
-    def make() -> dict[int, float]:
-        rows = version.predictions.values_list("response_id", "score", "p")
-        ratings = {response: (score, p) for response, score, p in rows}
+    def make() -> dict[int, tuple[float, bool]]:
+        rows = list(version.predictions.values_list("response_id", "score", "p", "split"))
+        ratings = {response: (score, p) for response, score, p, _ in rows}
+        seen = {response for response, _, _, split in rows if split == Prediction.Split.TRAIN}
         judged = Pair.objects.filter(project_id=version.project_id, judged__gt=0)
         found = {}
         for pair, a, b in judged.values_list("pk", "response_a_id", "response_b_id"):
             if a in ratings and b in ratings:
-                found[pair] = _outcome(version, ratings[a], ratings[b]).preferred
+                found[pair] = _outcome(version, ratings[a], ratings[b]).preferred, a in seen or b in seen
         return found
 
-    return kept(f"preferences:{_identity(version)}:{state}", make)
+    return kept(f"preferences-seen:{_identity(version)}:{state}", make)
 
 
 def _outcome(version: ModelVersion, a: tuple[float, Any], b: tuple[float, Any]) -> Outcome:

@@ -113,7 +113,7 @@ def version_metrics(versions: Sequence[ModelVersion]) -> list[VersionMetrics]:
             VersionMetrics(
                 version=version,
                 pairs=pairs,
-                levels=held_out.get("levels"),
+                levels=held_out.get("levels") if version.saw_levels else None,
                 auroc=held_out.get("auroc_good_bad"),
                 over_length=over,
                 calibration=reports.calibration(version.metrics or {}),

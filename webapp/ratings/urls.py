@@ -9,6 +9,7 @@ urlpatterns = [
     path("", views.overview, name="project"),
     path("responses/", views.responses, name="responses"),
     path("responses/<key:pk>/", views.response_detail, name="response"),
+    path("responses/<key:pk>/methods/", views.response_methods, name="response-methods"),
     path("pairs/", views.pairs, name="pairs"),
     path("pairs/<key:pk>/", views.pair_detail, name="pair"),
 ]

@@ -22,11 +22,12 @@ from webapp.ratings import charts, lists, pictures, summaries
 from webapp.ratings.lists import ResponseRow, SideRow
 from webapp.ratings.models import Prediction
 from webapp.ratings.queries import (
-    chosen_version,
+    Shown,
     outcome_of,
     predictions_by_version,
     predictions_of,
     serving_versions,
+    shown_version,
 )
 from webapp.training.models import ModelVersion
 from webapp.training.triggers import next_trainings
@@ -82,14 +83,15 @@ def overview(request: HtmxHttpRequest, slug: str) -> HttpResponse:
 def responses(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """All responses with what the chosen version predicts and which levels people gave."""
     project = project_for(request, slug, "read")
-    versions = serving_versions(project)
-    version = chosen_version(versions, request.GET.get("method", ""))
+    shown = shown_version(project, request.GET)
+    version = shown.version
     query = lists.Query.of(request.GET, sorts=list(lists.RESPONSE_SORTS))
     page = lists.response_page(project, query, version)
-    rows = [{"row": row, **_small_pictures(project, version, row)} for row in page.object_list]
+    top = charts.axis_top(pictures.rated(row.prediction, None) for row in page.object_list)
+    rows = [{"row": row, **_small_pictures(project, version, row, top)} for row in page.object_list]
     context = {
-        "versions": versions,
-        "version": version,
+        **_choice(request, shown),
+        "top": top,
         "query": query,
         "sorts": lists.sort_links(query, lists.RESPONSE_SORTS),
         "page": page,
@@ -102,8 +104,8 @@ def response_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespons
     """One response: the predicted distribution, people's levels, and every pair that it stands in."""
     project = project_for(request, slug, "read")
     response = get_object_or_404(project.responses.select_related("prompt"), pk=pk)
-    versions = serving_versions(project)
-    version = chosen_version(versions, request.GET.get("method", ""))
+    shown = shown_version(project, request.GET)
+    version = shown.version
 
     labels = list(
         response.quality_labels.current()
@@ -122,10 +124,11 @@ def response_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespons
     )
     prediction = predictions.get(response.pk)
 
+    query = lists.Query.of(request.GET, sorts=list(lists.RESPONSE_SORTS))
     context = {
+        **_choice(request, shown),
         "response": response,
-        "versions": versions,
-        "version": version,
+        "place": lists.place_in(lists.response_keys(project, query, version), response.pk),
         "prediction": prediction,
         "provenance": _provenance(version, prediction, [label.created_at for label in labels]),
         "labels": labels,
@@ -138,29 +141,65 @@ def response_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespons
             pictures.histogram_of(version, {"this response": prediction.score}) if prediction else None
         )
     elif prediction is not None or levels.total:
-        context["strip"] = pictures.strip_of(project, prediction, levels)
+        context["strip"] = pictures.strip_of(project, version, prediction, levels)
     return _partial(request, "ratings/response.html", "rating", context)
+
+
+def response_methods(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
+    """One response as each method's serving version rates it, on one scale, and as an older one did if asked."""
+    project = project_for(request, slug, "read")
+    response = get_object_or_404(project.responses.select_related("prompt"), pk=pk)
+    shown = shown_version(project, request.GET)
+    levels = level_counts([pk]).get(pk, Levels())
+    found = predictions_by_version(shown.compared, [pk])
+    predictions = {version: found.get(version.pk, {}).get(pk) for version in shown.compared}
+    top = charts.axis_top(pictures.rated(prediction, None) for prediction in predictions.values())
+    query = lists.Query.of(request.GET, sorts=list(lists.RESPONSE_SORTS))
+    context = {
+        **_choice(request, shown),
+        "response": response,
+        "levels": levels,
+        "top": top,
+        "place": lists.place_in(lists.response_keys(project, query, shown.version), pk),
+        "rows": [
+            {
+                "version": version,
+                "prediction": prediction,
+                "strip": prediction
+                and prediction.p
+                and pictures.strip_of(project, version, prediction, levels, top=top),
+                "histogram": prediction
+                and not prediction.p
+                and pictures.histogram_of(version, {"this response": prediction.score}),
+            }
+            for version, prediction in predictions.items()
+        ],
+    }
+    return _partial(request, "ratings/methods.html", "rating", context)
 
 
 def pairs(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """All pairs, sortable by disagreement among people and between people and the chosen version."""
     project = project_for(request, slug, "read")
-    versions = serving_versions(project)
-    version = chosen_version(versions, request.GET.get("method", ""))
+    shown = shown_version(project, request.GET)
+    version = shown.version
     query = lists.Query.of(request.GET, sorts=list(lists.PAIR_SORTS), states=list(lists.PAIR_STATES))
     page = lists.pair_page(project, query, version)
+    top = charts.axis_top(
+        pictures.rated(side.prediction, None) for row in page.object_list for side in row.sides
+    )
     rows = [
         {
             "row": row,
             "votes_bar": pictures.votes_bar(row.votes),
             "outcome_bar": pictures.outcome_bar(row.outcome),
-            "sides": [{"side": side, **_small_pictures(project, version, side)} for side in row.sides],
+            "sides": [{"side": side, **_small_pictures(project, version, side, top)} for side in row.sides],
         }
         for row in page.object_list
     ]
     context = {
-        "versions": versions,
-        "version": version,
+        **_choice(request, shown),
+        "top": top,
         "query": query,
         "sorts": lists.sort_links(query, lists.PAIR_SORTS),
         "states": lists.PAIR_STATES,
@@ -174,21 +213,22 @@ def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     """One pair: both strips back to back, every judgement, and the predicted outcomes of each method."""
     project = project_for(request, slug, "read")
     pair = get_object_or_404(project.pairs.with_texts(), pk=pk)
-    versions = serving_versions(project)
-    version = chosen_version(versions, request.GET.get("method", ""))
+    shown = shown_version(project, request.GET)
+    version = shown.version
     a, b = pair.response_a_id, pair.response_b_id
 
     judgements = list(pair.judgements.select_related("annotator").order_by("-created_at", "-pk"))
     current = [judgement for judgement in judgements if judgement.is_current and not judgement.retraction]
     votes = Votes(**_counted(judgement.verdict for judgement in current if judgement.verdict != Verdict.SKIP))
     levels = level_counts([a, b])
-    by_version = predictions_by_version(versions, [a, b])
+    by_version = predictions_by_version(shown.compared, [a, b])
     chosen = by_version.get(version.pk, {}) if version else {}
 
+    query = lists.Query.of(request.GET, sorts=list(lists.PAIR_SORTS), states=list(lists.PAIR_STATES))
     context = {
+        **_choice(request, shown),
         "pair": pair,
-        "versions": versions,
-        "version": version,
+        "place": lists.place_in(lists.pair_keys(project, query, version), pair.pk),
         "sides": [
             SideRow("A", pair.response_a, chosen.get(a), levels.get(a, Levels())),
             SideRow("B", pair.response_b, chosen.get(b), levels.get(b, Levels())),
@@ -197,7 +237,7 @@ def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
         "votes_bar": pictures.votes_bar(votes),
         "current": current,
         "earlier": [judgement for judgement in judgements if judgement not in current],
-        "outcomes": [_predicted(each, by_version.get(each.pk, {}), a, b) for each in versions],
+        "outcomes": [_predicted(each, by_version.get(each.pk, {}), a, b) for each in shown.compared],
     }
     if version is not None and _scalar(version):
         places = {name: chosen[key].score for name, key in (("A", a), ("B", b)) if key in chosen}
@@ -206,7 +246,7 @@ def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
         context["strip"] = charts.mirrored_strip(
             pictures.rated(chosen.get(a), levels.get(a)),
             pictures.rated(chosen.get(b), levels.get(b)),
-            project.level_bounds,
+            pictures.bounds_of(project, version, chosen.get(a) or chosen.get(b)),
         )
     return _partial(request, "ratings/pair.html", "rating", context)
 
@@ -215,11 +255,23 @@ def _scalar(version: ModelVersion | None) -> bool:
     return version is not None and version.kind == "scalar"
 
 
+def _choice(request: HtmxHttpRequest, shown: Shown) -> dict[str, Any]:
+    """What parts.html#methods needs: the versions, the one in sight, and what an address keeps when it changes."""
+    chosen = ("method", "version", "page")
+    return {
+        "shown": shown,
+        "version": shown.version,
+        "kept": [(name, value) for name, value in request.GET.items() if value and name not in chosen],
+    }
+
+
 def _small_pictures(
-    project: Project, version: ModelVersion | None, row: ResponseRow | SideRow
+    project: Project, version: ModelVersion | None, row: ResponseRow | SideRow, top: float
 ) -> dict[str, Any]:
     """What stands beside a response in a list: its sparkline, or its percentile where the version is scalar."""
-    spark = None if _scalar(version) else pictures.spark_of(project, row.prediction, row.levels)
+    spark = None
+    if not _scalar(version):
+        spark = pictures.spark_of(project, version, row.prediction, row.levels, top=top)
     return {"spark": spark, "track": pictures.track_of(row.prediction)}
 
 

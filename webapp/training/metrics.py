@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from webapp.training.gate import dig
+from webapp.training.models import saw_levels
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ _ROWS = (
 
 
 def _cell(metrics: dict[str, Any], path: tuple[str, ...]) -> Cell:
+    if path[1] == "levels" and not _told_levels(metrics):
+        return Cell()
     found = dig(metrics, path)
     if found is None and path == ("held_out", "auroc_good_bad"):
         found = dig(metrics, ("auroc_good_bad",))
@@ -55,6 +58,12 @@ def _cell(metrics: dict[str, Any], path: tuple[str, ...]) -> Cell:
     parent = metrics[path[0]].get(path[1]) if isinstance(metrics.get(path[0]), dict) else None
     n = found.get("n", parent.get("n") if isinstance(parent, dict) and len(path) > 2 else None)
     return Cell(found["value"], found.get("low"), found.get("high"), n)
+
+
+def _told_levels(metrics: dict[str, Any]) -> bool:
+    """Whether agreement with people's levels says anything: a version that saw none rates on a scale of its own."""
+    config = metrics.get("config")
+    return saw_levels(metrics, config.get("method", "") if isinstance(config, dict) else "")
 
 
 def metric_rows(metrics: dict[str, Any], old: dict[str, Any] | None = None) -> list[Row]:

@@ -31,6 +31,20 @@ def public_config(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "base_model": base_model_public(config.get("base_model", "unknown"))}
 
 
+def saw_levels(metrics: dict[str, Any], method: str) -> bool:
+    """Whether a training learnt from people's levels.
+
+    metrics.training counts them: `levels` that were terms of the loss, and `levelled` responses whose level drew a
+    pair's region (RgFT's preset of the paper has only these). Trainings from before `levelled` was counted: RgFT alone
+    read levels, and refused to start without.
+    """
+    training = metrics.get("training")
+    training = training if isinstance(training, dict) else {}
+    if method == Method.RGFT and "levelled" not in training:
+        return True
+    return bool(training.get("levels") or training.get("levelled"))
+
+
 class RunQuerySet(JobQuerySet):
     def with_versions(self) -> "RunQuerySet":
         """With what the pages show beside a run, and the version that it made."""
@@ -180,9 +194,24 @@ class ModelVersion(models.Model):
         return shortfall(self.metrics)[0]
 
     @property
+    def address(self) -> str:
+        """Its name in an address bar."""
+        return f"{self.method}-{self.number}"
+
+    @property
+    def short_method(self) -> str:
+        """Its method in one word, for where several stand in a row: “Ordinal (OPRM)” is OPRM."""
+        return str(Method(self.method).label).rpartition("(")[2].rstrip(")")
+
+    @property
     def start_name(self) -> str:
         """The name under which a run of the same project may start from it."""
-        return f"version:{self.method}-{self.number}"
+        return f"version:{self.address}"
+
+    @property
+    def saw_levels(self) -> bool:
+        """Whether bad, normal and good mean something on its scale."""
+        return saw_levels(self.metrics, self.method)
 
     @property
     def is_there(self) -> bool:

@@ -60,6 +60,7 @@ def test_a_run_writes_what_the_contract_says(
     assert 0 <= metrics["held_out"]["pairs"]["accuracy"]["value"] <= 1
     assert (metrics["held_out"]["levels"] is not None) == ordinal
     assert metrics["training"]["judgements"] == 60  # 10 of 12 prompts, 6 each
+    assert (metrics["training"]["levelled"] > 0) == (method == "rgft")
     assert metrics["training"]["truncated"] == 0
 
     snapshot = read_snapshot(folder / "snapshot")

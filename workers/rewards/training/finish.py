@@ -17,6 +17,7 @@ from ..files import write_text
 from ..models.base_models import public_name
 from ..models.embeddings import embed
 from ..models.predict import distributions, predictions, write_predictions
+from ..scale import UNKNOWN
 from .checkpoint import Position
 from .crossfit import cross_fit, known_to
 from .early_stopping import not_watched
@@ -151,6 +152,8 @@ def training_figures(run: Run, position: Position) -> dict[str, Any]:
     return {
         "judgements": len(data.first),
         "levels": len(data.level_response),
+        # Responses whose level drew the region of their pairs, whether it was a term of its own or not.
+        "levelled": int((data.level != UNKNOWN).sum()),
         "responses": len(data.trained_on),
         "hardening_copies": len(texts.rows) - texts.count,
         "dropped": dict(data.dropped),
