@@ -85,7 +85,7 @@ def alone(model: RewardModel, rows: list[Encoded]) -> torch.Tensor:
         )
 
 
-# -- the position that is read --
+# --- The position that is read ---
 
 
 @kinds
@@ -140,7 +140,7 @@ def test_a_tokenizer_that_pads_or_cuts_elsewhere_gives_the_same_ids(
         assert other.encode([row]) == template.encode([row])  # nor does it depend on the neighbours
 
 
-# -- batches --
+# --- Batches ---
 
 
 @kinds
@@ -166,7 +166,7 @@ def test_losses_and_metrics_do_not_depend_on_micro_batches(
     make_run: MakeRun,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Averaging micro-batch means would weigh short ones more.  With rates of 0 all runs hold the same weights."""
+    """Averaging micro-batch means would weigh short ones more. With rates of 0 all runs hold the same weights."""
     losses: list[float] = []
     say = Progress.say
 
@@ -198,7 +198,7 @@ def test_losses_and_metrics_do_not_depend_on_micro_batches(
     assert found[1] == pytest.approx(found[2], abs=1e-5)
 
 
-# -- LoRA and the new head --
+# --- LoRA and the new head ---
 
 
 @pytest.mark.slow
@@ -246,7 +246,7 @@ def test_a_lora_model_saved_merged_and_loaded_by_a_fresh_process_scores_the_same
     assert [row["score"] for row in got] == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-# -- truncation --
+# --- Truncation ---
 
 
 @pytest.mark.parametrize(("base", "method"), [("tiny_encoder", "bt"), ("tiny_lm", "oprm")])
@@ -284,7 +284,7 @@ def test_truncation_is_counted_drops_nothing_and_keeps_the_responses_end(
     assert (scores[0] - scores[1]).abs().max() > 0
 
 
-# -- splits --
+# --- Splits ---
 
 
 def test_a_split_never_puts_a_prompt_on_both_sides(make_run: MakeRun, rows: Any) -> None:

@@ -40,7 +40,7 @@ def written(folder: Path, data: bytes | str | list[Any], name: str = "texts.json
     return path
 
 
-# --- the cases --------------------------------------------------------------------------------------------------
+# --- The cases ---
 
 
 def test_a_mark_and_carriage_returns_are_no_part_of_a_row() -> None:
@@ -84,7 +84,7 @@ def test_content_that_is_no_text_costs_its_row(model: Path, capsys: pytest.Captu
     assert [line[:8] for line in said.err.splitlines()] == ["refused:", "refused:", "note: 40"]
 
 
-# --- others of their kind ---------------------------------------------------------------------------------------
+# --- Others of their kind ---
 
 
 @pytest.mark.parametrize(

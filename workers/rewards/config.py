@@ -41,12 +41,12 @@ RETIRED: dict[str, tuple[Any, ...] | None] = {
 
 
 class Refused(Exception):
-    """The run cannot start as asked.  The message is one line that names what is wrong and what to do."""
+    """The run cannot start as asked. The message is one line that names what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """config.json of a run folder.  None means: the default for this backbone and tuning, see TUNED_DEFAULTS."""
+    """config.json of a run folder. None means: the default for this backbone and tuning, see TUNED_DEFAULTS."""
 
     format: int = FORMAT
     method: str = "bt"  # bt | clf | oprm | rgft | haf
@@ -69,7 +69,7 @@ class RunConfig:
     # objective
     region: str = "intersect"  # rgft: flood | intersect | rectangle | none
     level_terms: str = "all"  # rgft: whose levels teach on their own, beside the region masks
-    # Strength m: bt, haf add strength_margin a step above 1; ordinal i - j >= m.  None: scalar rewards alone.
+    # Strength m: bt, haf add strength_margin a step above 1; ordinal i - j >= m. None: scalar rewards alone.
     use_strength: bool | None = None
     strength_margin: float = 1.0
     centring: float = 0.01  # bt, haf: weight of (r_a + r_b)^2
@@ -120,7 +120,7 @@ class RunConfig:
 
     @classmethod
     def read(cls, path: Path) -> RunConfig:
-        """Read config.json.  Raises Refused."""
+        """Read config.json. Raises Refused."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -133,7 +133,7 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Check keys, types and ranges.  Raises Refused with the key's name."""
+        """Check keys, types and ranges. Raises Refused with the key's name."""
         for key, meant in RETIRED.items():
             if meant is not None and key in values and values[key] not in meant:
                 raise Refused(f"config.json: {key} is no option any more; leave it out")
@@ -178,7 +178,7 @@ class RunConfig:
     def resolved(self, backbone: str, hidden_size: int, device: str = "cpu") -> ResolvedConfig:
         """Every default filled for this backbone ("encoder" or "causal") and width, but for those of the texts.
 
-        with_budget fills those.  Raises Refused if backbone, method and tuning don't fit.
+        with_budget fills those. Raises Refused if backbone, method and tuning don't fit.
         """
         if self.method == "haf" and backbone != "causal":
             raise Refused(
@@ -192,7 +192,7 @@ class RunConfig:
                 f"{'a text encoder' if backbone == 'encoder' else 'a causal language model'}; use {fitting}"
             )
         defaults = dict(TUNED_DEFAULTS[backbone, self.tuning])
-        # Wider models want smaller steps, about as 1/width.  Encoders: 1.5e-4 at MiniLM's 384.  Causal models: 1e-5 at
+        # Wider models want smaller steps, about as 1/width. Encoders: 1.5e-4 at MiniLM's 384. Causal models: 1e-5 at
         # 4096, 1.6e-4 for the starter's 256; LoRA's usual ten times more.
         per_width = {("encoder", "tuned"): 0.0576, ("causal", "tuned"): 0.041, ("causal", "lora"): 0.41}
         if (backbone, self.tuning) in per_width:
@@ -227,8 +227,8 @@ class ResolvedConfig(RunConfig):
     def with_budget(self, tokens: int) -> ResolvedConfig:
         """Fill token_budget from the tokens of all trained responses: a sixteenth, within BUDGET_BOUNDS.
 
-        A small project would otherwise be one step an epoch.  A large one gains nothing from larger blocks, since most
-        pairs already meet inside one.  A CPU's micro-batches are half the budget, 512 to 1,024; larger ones gain
+        A small project would otherwise be one step an epoch. A large one gains nothing from larger blocks, since most
+        pairs already meet inside one. A CPU's micro-batches are half the budget, 512 to 1,024; larger ones gain
         little.
         """
         low, high = BUDGET_BOUNDS
@@ -301,7 +301,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 
 def _typed(key: str, annotation: str, value: Any) -> Any:
-    """The value as its field's type, or Refused.  Annotations are strings here (postponed evaluation)."""
+    """The value as its field's type, or Refused. Annotations are strings here (postponed evaluation)."""
     optional = annotation.endswith(" | None")
     kind = annotation.removesuffix(" | None")
     if value is None and optional:

@@ -2,7 +2,7 @@
 
 Reads config.json and snapshot/; writes progress.jsonl, checkpoint/, model/, predictions.parquet, metrics.json.
 Exit status 0 done, 2 refused, 1 crashed (both with error.json), 143 stopped with a checkpoint written; starting it
-again in the same folder goes on from there.  The steps stand in the order in which they run.
+again in the same folder goes on from there. The steps stand in the order in which they run.
 
 On several GPUs: `accelerate launch --multi_gpu --module workers.rewards.train RUN_DIR` (see distributed.py).
 """

@@ -146,7 +146,7 @@ def test_collate_pads_on_the_right(encoder: Any) -> None:
     assert "pooled" not in causal.describe()
 
 
-# --- Text as hostile as it can be ---------------------------------------------------------------------------
+# --- Text as hostile as it can be ---
 
 
 def wordpiece_like_bert() -> Any:

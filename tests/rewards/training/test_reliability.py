@@ -54,7 +54,7 @@ def judged(
     )
 
 
-# -- the gradient --
+# --- The gradient ---
 
 
 def test_the_weighted_gradient_is_that_of_the_joint_likelihood() -> None:
@@ -162,7 +162,7 @@ def test_base_is_a_distribution_over_the_verdicts(seed: int) -> None:
     assert ((reliability.error > 0) & (reliability.error < 1)).all()
 
 
-# -- what EM finds when the model is right --
+# --- What EM finds when the model is right ---
 
 
 def crowd(
@@ -250,7 +250,7 @@ def test_only_the_first_two_hundred_are_reported_but_all_are_counted() -> None:
     assert report["annotator_count"] == 250
 
 
-# -- trained with the model --
+# --- Trained with the model ---
 
 WORDS = "water it weekly and give light no idea how do keep plant alive score the 1 2 3 4 5 6 7 8 9".split()  # noqa: SIM905
 CARELESS = ("random0", "random1", "random2", "lefty")
@@ -261,8 +261,8 @@ LABELLED, FRESH = 100, 100  # prompts
 def noisy_project(seed: int) -> tuple[Rows, Rows, dict[str, float]]:
     """Four answers a prompt, good by the sum of their words' values; three of twenty people judge each pair.
 
-    A fifth is careless: three click anywhere, one always left.  The others choose by Bradley-Terry.  Prompts beyond
-    LABELLED have no judgement.  Returns responses, judgements and the true rewards.
+    A fifth is careless: three click anywhere, one always left. The others choose by Bradley-Terry. Prompts beyond
+    LABELLED have no judgement. Returns responses, judgements and the true rewards.
     """
     rng = random.Random(seed)
     value = {word: rng.gauss(0, 1) for word in WORDS}

@@ -188,7 +188,7 @@ def test_ordinal_scores_are_the_digit_rows_of_the_lm_head(tiny_lm: Path) -> None
     torch.testing.assert_close(model(ids, lengths, torch.zeros_like(lengths)), expected, rtol=1e-4, atol=1e-5)
 
 
-# -- refusals --
+# --- Refusals ---
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_a_crash_leaves_a_readable_error(make_run: MakeRun, tiny_encoder: Path) 
     assert error["message"].startswith(("NotADirectoryError", "FileExistsError"))
 
 
-# -- split and labels --
+# --- Split and labels ---
 
 
 def test_the_split_is_by_group_and_independent_of_row_order(make_run: MakeRun, rows: Any) -> None:
@@ -438,7 +438,7 @@ def test_schedule() -> None:
     assert values[-1] == pytest.approx(1 / 90)
 
 
-# -- artifacts and scoring --
+# --- Artifacts and scoring ---
 
 
 def test_a_damaged_model_gives_one_readable_line(

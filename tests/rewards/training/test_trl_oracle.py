@@ -1,7 +1,7 @@
 """The loss and gradients of TRL's RewardTrainer on the same ids, pairs and weights: fp32 to 1e-6, float64 to 1e-12.
 
 TRL pads chosen and rejected to one rectangle and encodes a response once for each of its pairs; here each is encoded
-once, and only the pairs meet.  TRL is the oracle, never a dependency.
+once, and only the pairs meet. TRL is the oracle, never a dependency.
 """
 
 from collections.abc import Callable

@@ -8,7 +8,7 @@
 
 The template lives in the exported tokenizer's post-processor, so `tokenizer(prompt, response)` gives the ids that the
 model was trained on: each text is tokenised on its own, special tokens inside text stay text, and the frame around
-them is a list of ids.  Before the folder appears it is loaded again, and its ids and scores on difficult texts are
+them is a list of ids. Before the folder appears it is loaded again, and its ids and scores on difficult texts are
 compared with this program's; a folder that would score otherwise is never written.
 """
 
@@ -70,7 +70,7 @@ def export_model(
     """Write OUT_DIR whole or not at all; `metrics` is the run's metrics.json, for the model card, as are `words`.
 
     Returns what was made: auto_class, architecture, trust_remote_code, probes and the largest difference of a score
-    on them, and name, bytes and sha256 of every file.  Raises ExportError or ArtifactError.
+    on them, and name, bytes and sha256 of every file. Raises ExportError or ArtifactError.
     """
     model, template, config = load_model(model_dir)
     _check_exportable(model, config)
@@ -158,7 +158,7 @@ def _about(config: dict[str, Any], metrics: dict[str, Any] | None) -> dict[str, 
     }
 
 
-# -- tokenizer --
+# --- Tokenizer ---
 
 
 def _tokenizer(template: Template, model_dir: Path) -> Any:
@@ -210,7 +210,7 @@ def _tokenizer(template: Template, model_dir: Path) -> Any:
     )
 
 
-# -- the three kinds --
+# --- The three kinds ---
 
 
 def _encoder(model: RewardModel, template: Template, about: dict[str, Any]) -> Any:
@@ -293,7 +293,7 @@ def _make_room(exported: Any, tokenizer: Any) -> None:
         exported.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
-# -- the proof --
+# --- The proof ---
 
 
 def probes(tokenizer: Any) -> list[dict[str, Any]]:

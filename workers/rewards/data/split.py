@@ -44,9 +44,9 @@ def split_groups(snapshot: Snapshot, config: RunConfig) -> Split:
 
     Groups that hold the same prompt are held out together or not at all: first those whose prompts begin with the same
     user turn (white space, case and forms of letters aside), else, where that leaves fewer than
-    five, those with a prompt that is the same but for white space.  So no prompt stands on both sides.  The same names
-    and seed give the same split whatever the order of rows, and a group that is added later moves few others.  Fewer
-    than five labelled groups are split by prompt; fewer than five prompts not at all.  Raises Refused for a
+    five, those with a prompt that is the same but for white space. So no prompt stands on both sides. The same names
+    and seed give the same split whatever the order of rows, and a group that is added later moves few others. Fewer
+    than five labelled groups are split by prompt; fewer than five prompts not at all. Raises Refused for a
     held_out_groups entry that no response has, or if it leaves nothing to train on.
     """
     units = _units(snapshot)
@@ -77,7 +77,7 @@ def split_groups(snapshot: Snapshot, config: RunConfig) -> Split:
 def split_watched(snapshot: Snapshot, split: Split, config: RunConfig) -> Split:
     """The groups to watch for early stopping: drawn from the labelled training groups, never from the held-out ones.
 
-    By the same unit as `split` (by group, or else prompt, where nothing is held out).  Fewer than five such units
+    By the same unit as `split` (by group, or else prompt, where nothing is held out). Fewer than five such units
     could not spare one: none is watched, and the note says so.
     """
     left: list[frozenset[str]] = []

@@ -40,7 +40,7 @@ SMALLEST_P = 1e-12
 _VOTE_FOR_A = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
 
 
-# --- Votes on pairs -----------------------------------------------------------------------------------------
+# --- Votes on pairs ---
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def human_ceiling(judgements: Sequence[Row], pairs: PairVotes | None = None) -> 
     return {"value": float(np.mean(agreed)), "n": int(np.sum(scored))}
 
 
-# --- Scores -------------------------------------------------------------------------------------------------
+# --- Scores ---
 
 
 def clustered_mean(
@@ -261,7 +261,7 @@ def level_masses(p: ArrayLike, partition: tuple[int, int]) -> Floats:
     return np.add.reduceat(normalised(p), [0, bad, normal], axis=1)
 
 
-# --- A run's held-out rows ----------------------------------------------------------------------------------
+# --- A run's held-out rows ---
 
 
 def evaluate_run(
@@ -412,7 +412,7 @@ def _level_number(row: Row) -> int:
 
 
 def _by_group(value: float | Mapping[str, float], names: Iterable[str]) -> Floats:
-    """One value for each group.  [G]"""
+    """One value for each group. [G]"""
     each = [value[name] if isinstance(value, Mapping) else value for name in names]
     return np.array(each, dtype=np.float64)
 

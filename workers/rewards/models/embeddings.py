@@ -34,7 +34,7 @@ def cache_folder() -> Path:
 def embed(
     encoder: ResponseEncoder, rows: Sequence[Encoded], tick: Callable[[int, int], None]
 ) -> torch.Tensor:
-    """Pooled features, in eval mode; `tick(done, total)` after each micro-batch.  [N, H] fp32"""
+    """Pooled features, in eval mode; `tick(done, total)` after each micro-batch. [N, H] fp32"""
     encoder.model.eval()
     return encoder(rows, tick=tick)[0].float()
 
@@ -42,7 +42,7 @@ def embed(
 def embed_cached(
     encoder: ResponseEncoder, rows: Sequence[Encoded], tick: Callable[[int, int], None]
 ) -> torch.Tensor:
-    """Like embed, reading and adding to the cache.  A damaged or unwritable cache costs time, never the run."""
+    """Like embed, reading and adding to the cache. A damaged or unwritable cache costs time, never the run."""
     folder = cache_folder() / "embeddings" / weights_digest(encoder.model.backbone)[:32]
     keys = [_key(row) for row in rows]
     known: dict[bytes, torch.Tensor] = {}

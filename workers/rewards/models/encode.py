@@ -32,8 +32,8 @@ class ResponseEncoder:
     """Runs a model's backbone over responses.
 
     packing "auto" and "packed" pack where the architecture is seen to give the same hidden states packed as alone;
-    "sorted" pads.  A causal model computes a prompt once for all its responses in a micro-batch.  For the gradient the
-    activations of at most `kept_tokens` are kept.  Those of the other micro-batches are computed again, so memory
+    "sorted" pads. A causal model computes a prompt once for all its responses in a micro-batch. For the gradient the
+    activations of at most `kept_tokens` are kept. Those of the other micro-batches are computed again, so memory
     doesn't grow with a step.
     """
 
@@ -78,7 +78,7 @@ class ResponseEncoder:
         log_probs: bool = False,
         tick: Callable[[int, int], None] = lambda done, total: None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Pooled features in the order of `rows`, and log pi(response) if asked.  [N, H], [N] or None
+        """Pooled features in the order of `rows`, and log pi(response) if asked. [N, H], [N] or None
 
         With a graph unless gradients are off; `tick(done, total)` after each micro-batch.
         """
@@ -128,7 +128,7 @@ class ResponseEncoder:
         log_probs: bool = False,
         tick: Callable[[int, int], None] = lambda done, total: None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Scores (the head stays out of autocast) and log pi(response) if asked.  [N] or [N, 9], [N] or None
+        """Scores (the head stays out of autocast) and log pi(response) if asked. [N] or [N, 9], [N] or None
 
         Each process of the group encodes its share, and all have the result.
         """

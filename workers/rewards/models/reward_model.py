@@ -52,8 +52,8 @@ def longest_text(backbone: nn.Module) -> int | None:
 class RewardModel(nn.Module):
     """Backbone and head.
 
-    kind "scalar": r [B].  kind "ordinal": nine logits [B, 9]: a linear layer on an encoder, the LM head's nine
-    digit rows on a causal model (no new parameters, OPRM).  `tie` and `bad` are the raw thresholds of
+    kind "scalar": r [B]. kind "ordinal": nine logits [B, 9]: a linear layer on an encoder, the LM head's nine
+    digit rows on a causal model (no new parameters, OPRM). `tie` and `bad` are the raw thresholds of
     Rao-Kupper ties and of "both bad"; they stay None unless the labels hold such verdicts.
     """
 
@@ -92,7 +92,7 @@ class RewardModel(nn.Module):
         self.bad_threshold: nn.Parameter | None = None
         self.calibration = Calibration()  # applied by score.distributions
 
-    # -- thresholds of the scalar likelihood --
+    # --- Thresholds of the scalar likelihood ---
 
     def add_thresholds(self, *, ties: bool, both_bad: bool) -> None:
         """Learn the thresholds that the labels need; eta starts at softplus(0) = 0.69, close to a third of ties."""
@@ -126,7 +126,7 @@ class RewardModel(nn.Module):
         """Parameters of the likelihood alone, which no text passes through."""
         return [value for value in (self.tie_raw, self.bad_threshold) if value is not None]
 
-    # -- LoRA --
+    # --- LoRA ---
 
     def add_lora(self, config: RunConfig) -> None:
         """Freeze the backbone and put adapters on its linear layers; the head outside stays trainable."""
@@ -152,7 +152,7 @@ class RewardModel(nn.Module):
         """Context in which the backbone is the starting model (LoRA: adapters off)."""
         return nullcontext() if self._lora is None else self._lora.disable_adapter()
 
-    # -- forward --
+    # --- Forward ---
 
     @property
     def _body(self) -> Any:
@@ -163,13 +163,13 @@ class RewardModel(nn.Module):
         return functools.partial(body, use_cache=False)
 
     def hidden(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Last hidden states of a padded batch.  [B, L], [B] -> [B, L, H]"""
+        """Last hidden states of a padded batch. [B, L], [B] -> [B, L, H]"""
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)  # [B, L]
         output: torch.Tensor = self._body(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return output
 
     def hidden_packed(self, packed: Packed) -> torch.Tensor:
-        """Last hidden states of a packed row.  [T, H]"""
+        """Last hidden states of a packed row. [T, H]"""
         output: torch.Tensor = self._body(
             input_ids=packed.ids.unsqueeze(0),
             position_ids=packed.positions.unsqueeze(0),
@@ -193,7 +193,7 @@ class RewardModel(nn.Module):
         return total / (lengths - pooled).unsqueeze(1)
 
     def pool_packed(self, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
-        """The same from what hidden_packed returns.  [T, H] -> [B, H]"""
+        """The same from what hidden_packed returns. [T, H] -> [B, H]"""
         whole = self.backbone_kind == "encoder" and len(packed.pooled) == len(hidden)
         states = hidden if whole else hidden[packed.pooled]  # [Q, H]
         if self.backbone_kind == "causal":
@@ -203,7 +203,7 @@ class RewardModel(nn.Module):
         return total / packed.counts.unsqueeze(1)
 
     def score(self, features: torch.Tensor) -> torch.Tensor:
-        """Scores from pooled features, fp32 at least.  [B, H] -> [B] (scalar) or [B, 9] (ordinal logits)"""
+        """Scores from pooled features, fp32 at least. [B, H] -> [B] (scalar) or [B, 9] (ordinal logits)"""
         if self.head is None:
             rows = self.lm_head_weight[self.digits]  # [9, H]: nine rows, never the whole vocabulary
             exact = torch.promote_types(rows.dtype, torch.float32)
@@ -212,13 +212,13 @@ class RewardModel(nn.Module):
         return scores.squeeze(-1) if self.kind == "scalar" else scores
 
     def forward(self, ids: torch.Tensor, lengths: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-        """What templates.collate makes of rows.  [B, L], [B], [B] -> [B] or [B, 9]"""
+        """What templates.collate makes of rows. [B, L], [B], [B] -> [B] or [B, 9]"""
         return self.score(self.pool(self.hidden(ids, lengths), lengths, pooled))
 
     def token_log_probs(
         self, states: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor, count: int
     ) -> torch.Tensor:
-        """log pi(response | prompt): the sum over its tokens, each from the state before it.  [R, H], [R], [R] -> [B]
+        """log pi(response | prompt): the sum over its tokens, each from the state before it. [R, H], [R], [R] -> [B]
 
         The LM head runs on these positions alone, a part at a time when the vocabulary makes them large.
         """

@@ -2,7 +2,7 @@
 
 Structure is built from ids, never from one joined string: every piece of text is tokenised on its own, with
 special tokens read as plain text ("[SEP]", "<|im_end|>" in a response are just characters), and a run of ###,
-the marker of the causal template, is escaped inside text.  So "### Score: 9" in a response stays a quotation.
+the marker of the causal template, is escaped inside text. So "### Score: 9" in a response stays a quotation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MARKER = re.compile(f"[{_HASH}](?:[{_NO_WIDTH}]*[{_HASH}]){{2,}}")
 class Encoded:
     """One response with its prompt as ids; `start` is the first token of the response, `stop` one past its last.
 
-    An encoder's head reads the mean over the tokens from `pooled` to the end.  `unknown` of the text's tokens stand
+    An encoder's head reads the mean over the tokens from `pooled` to the end. `unknown` of the text's tokens stand
     for characters that the base model doesn't know; `cut`: the response itself was shortened, not the prompt alone.
     """
 
@@ -190,7 +190,7 @@ class Template:
 
 
 def collate(rows: Sequence[Encoded], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Right-padded ids, lengths, and where an encoder's mean begins.  [B, L], [B], [B]
+    """Right-padded ids, lengths, and where an encoder's mean begins. [B, L], [B], [B]
 
     Which id pads doesn't matter, since masks come from lengths.
     """

@@ -1,7 +1,7 @@
 """What hardening puts into training: additions that say nothing, and answers without content.
 
 The additions come from a grammar with tens of thousands of sentences, since a model that saw a few dozen knows those
-and no others.  None is one of attacks.OTHER_WORDS, and no text of attacks.ATTACKS is here.
+and no others. None is one of attacks.OTHER_WORDS, and no text of attacks.ATTACKS is here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which responses stand together in a step, so that each is encoded once and used in all its pairs.
 
 A step is a block of the pair graph: a set of responses under a token budget, and every judgement among them that
-no earlier step of the epoch has used.  Prompt by prompt, since pairs are formed inside prompts.
+no earlier step of the epoch has used. Prompt by prompt, since pairs are formed inside prompts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Blocks:
     """Covers every judgement and every level row exactly once per epoch.
 
     `pairs` are judgement rows (first, second) [P]; `level_rows` the response of each level row [L];
-    `lengths` tokens per response.  A connected set of up to WHOLE budgets makes a step; so does a pair, however long.
+    `lengths` tokens per response. A connected set of up to WHOLE budgets makes a step; so does a pair, however long.
     """
 
     def __init__(

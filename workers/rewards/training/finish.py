@@ -94,7 +94,7 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
 
 
 def sides(run: Run) -> list[str]:
-    """train, held_out or unlabelled, for each response; what chose the weights counts as trained on.  [N]"""
+    """train, held_out or unlabelled, for each response; what chose the weights counts as trained on. [N]"""
     snapshot, split = run.labels.snapshot, run.labels.split
     labelled = {row[side] for row in snapshot.judgements for side in ("response_a", "response_b")}
     labelled |= {row["response_id"] for row in snapshot.levels}

@@ -2,13 +2,13 @@
 
 Two kinds, both built from the training side of the split and used in training alone:
 
-- an *attacked copy* of a response has text added that says nothing (additions.py).  Its score is drawn to that of its
+- an *attacked copy* of a response has text added that says nothing (additions.py). Its score is drawn to that of its
   response, minus DROP: a score that moves up and down by nothing on average still passes its nearest neighbours half
-  of the time.  The epochs take turns with SETS copies of each response: more wordings for no more work.
+  of the time. The epochs take turns with SETS copies of each response: more wordings for no more work.
 - a *degenerate answer* (empty, punctuation, an opener, the prompt again, one word repeated) to a prompt loses to a
   real response at full strength, and for an ordinal model is labelled bad.
 
-A copy joins the step of its response, so what people judged makes the same steps with and without hardening.  No
+A copy joins the step of its response, so what people judged makes the same steps with and without hardening. No
 verdict of a person is repeated, so what is said about annotators stays theirs.
 """
 
@@ -47,8 +47,8 @@ Row = dict[str, Any]
 class Hardened:
     """Copies of responses, and the training data with their terms.
 
-    copies: response rows; the first has index `responses`.  data: what people judged (its first `judged` rows), then
-    the copies' terms (`first` a response, `second` its copy) and levels.  sets: the set of each of the copies' terms.
+    copies: response rows; the first has index `responses`. data: what people judged (its first `judged` rows), then
+    the copies' terms (`first` a response, `second` its copy) and levels. sets: the set of each of the copies' terms.
     alike: the terms whose copy reads like its response (what was added was cut off, say): they teach nothing.
     """
 
@@ -165,7 +165,7 @@ def harden(
 
 
 def alike_terms(response: torch.Tensor, copy: torch.Tensor) -> torch.Tensor:
-    """How far each attacked copy is from DROP below its response, in E[s] or r; the response stays put.  [P] -> [P]"""
+    """How far each attacked copy is from DROP below its response, in E[s] or r; the response stays put. [P] -> [P]"""
     return F.smooth_l1_loss(copy, response.detach() - DROP, reduction="none", beta=BEND)
 
 

@@ -1,6 +1,6 @@
 """Everything that the loop needs, made once from a run folder: refuse, load, read, build, compute once.
 
-The functions stand in the order in which they run.  Cheap refusals come before anything expensive.
+The functions stand in the order in which they run. Cheap refusals come before anything expensive.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Run:
 
 
 def prepare(run_dir: Path, stop: Stop) -> Run | None:
-    """The run, or None in a process that has no part in it.  Raises Refused and Stopped."""
+    """The run, or None in a process that has no part in it. Raises Refused and Stopped."""
     # Refuse what can't work
     asked = RunConfig.read(run_dir / "config.json")
     (run_dir / "error.json").unlink(missing_ok=True)
@@ -207,7 +207,7 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
 
 
 def divide(snapshot: Snapshot, config: RunConfig) -> Labels:
-    """Held-out, watched and training sides.  Raises Refused where there is nothing to train on."""
+    """Held-out, watched and training sides. Raises Refused where there is nothing to train on."""
     check_labels(snapshot, config)
     split = split_groups(snapshot, config)
     watched = split_watched(snapshot, split, config) if config.patience else NOTHING
@@ -216,7 +216,7 @@ def divide(snapshot: Snapshot, config: RunConfig) -> Labels:
 
 
 def read(template: Template, labels: Labels, config: ResolvedConfig) -> Texts:
-    """The snapshot's texts as ids; the judgements of pairs that read alike leave `labels`, counted.  Raises Refused."""
+    """The snapshot's texts as ids; the judgements of pairs that read alike leave `labels`, counted. Raises Refused."""
     snapshot = labels.snapshot
     rows = template.encode(snapshot.responses)
     alike = reads_alike(snapshot, rows)
@@ -238,7 +238,7 @@ def plan(
 ) -> tuple[TrainingData, list[Step], ResolvedConfig]:
     """The steps of all epochs, each a block of the pair graph, with hardening's copies where they are asked for.
 
-    Returns the data with the copies' terms, and the config with its budgets.  The copies' rows join `texts`.
+    Returns the data with the copies' terms, and the config with its budgets. The copies' rows join `texts`.
     """
     judged = labels.data
     lengths = texts.lengths

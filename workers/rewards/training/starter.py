@@ -1,6 +1,6 @@
 """A tiny causal language model from a project's own texts.
 
-It lets ratings be read from digits, and HaF-RM and LoRA run, where no model hub is reachable.  It has seen a few
+It lets ratings be read from digits, and HaF-RM and LoRA run, where no model hub is reachable. It has seen a few
 hundred texts for half a minute and knows next to nothing: no figure measured with it says how good a method is.
 """
 
@@ -47,7 +47,7 @@ def build_starter_lm(
     """Train tokenizer and model on rows with `text` and optional `messages`; save both to `out_dir`.
 
     Training ends after `epochs` passes or `seconds`, whichever comes first; `tick(done, loss)` gets the share of
-    that, 0..1.  Returns the parameters, steps, seconds and last loss (nats per token).  Raises Refused without texts.
+    that, 0..1. Returns the parameters, steps, seconds and last loss (nats per token). Raises Refused without texts.
     """
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
