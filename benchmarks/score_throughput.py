@@ -59,32 +59,39 @@ def bare(backbone: Any, batches: Sequence[torch.Tensor]) -> None:
         body(input_ids=ids, **({"use_cache": False} if causal else {}))
 
 
-def plain_backbone(path: str, kind: str) -> Any:
+def plain_backbone(path: str, architecture: str) -> Any:
     from transformers import AutoModel, AutoModelForCausalLM
 
-    loader = AutoModelForCausalLM if kind == "causal" else AutoModel
+    loader = AutoModelForCausalLM if architecture == "causal" else AutoModel
     return loader.from_pretrained(path, use_safetensors=True, dtype=torch.float32).eval()
 
 
 def measure(
-    name: str, path: str, kind: str, data: Rows, *, responses: int, rounds: int, clock: Callable[[], float]
+    name: str,
+    path: str,
+    architecture: str,
+    data: Rows,
+    *,
+    responses: int,
+    rounds: int,
+    clock: Callable[[], float],
 ) -> float:
     """Prints one line; returns scoring's speed as a share of the faster bare forward."""
-    backbone = load_backbone(name, path, kind)
-    limit = 256 if kind == "encoder" else 1024
+    backbone = load_backbone(name, path, architecture)
+    limit = 256 if architecture == "encoder" else 1024
     template = Template(
         load_tokenizer(name, path),
-        backbone=kind,
+        architecture=architecture,
         ordinal=False,
         max_length=limit,
         pool_prompt=RunConfig().pool_prompt,
     )
-    model = RewardModel(backbone, backbone_kind=kind, kind="scalar").eval()
+    model = RewardModel(backbone, architecture=architecture, kind="scalar").eval()
     some = data.responses[:responses]
     rows = template.encode([{"messages": [], **row} for row in some])
     tokens = sum(map(len, rows))
     batches = equal_batches(rows)
-    plain = plain_backbone(path, kind)
+    plain = plain_backbone(path, architecture)
     legs: dict[str, Callable[[], Any]] = {
         "scoring": lambda: score_encoded(model, template, some, rows, CPU),
         "bare": lambda: bare(model.backbone, batches),

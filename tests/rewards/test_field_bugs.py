@@ -46,7 +46,7 @@ def reward_model(path: Path, backbone: str, kind: str, max_length: int = 128) ->
     """A model whose head is not near zero, so that a wrong position shows in the score."""
     template = Template(
         load_tokenizer("tiny", str(path)),
-        backbone=backbone,
+        architecture=backbone,
         ordinal=kind == "ordinal",
         max_length=max_length,
         pool_prompt=False,
@@ -54,7 +54,7 @@ def reward_model(path: Path, backbone: str, kind: str, max_length: int = 128) ->
     torch.manual_seed(1)
     model = RewardModel(
         load_backbone("tiny", str(path), backbone),
-        backbone_kind=backbone,
+        architecture=backbone,
         kind=kind,
         digit_ids=template.digit_ids,
     )
@@ -132,7 +132,7 @@ def test_a_tokenizer_that_pads_or_cuts_elsewhere_gives_the_same_ids(
     tokenizer.backend_tokenizer.enable_padding(length=60, direction="left")
     tokenizer.backend_tokenizer.enable_truncation(7)
     other = Template(
-        tokenizer, backbone=backbone, ordinal=kind == "ordinal", max_length=128, pool_prompt=False
+        tokenizer, architecture=backbone, ordinal=kind == "ordinal", max_length=128, pool_prompt=False
     )
     rows = texts(template)
     assert [row.ids for row in other.encode(rows)] == [row.ids for row in template.encode(rows)]

@@ -24,10 +24,10 @@ from workers.rewards.text.sections import Template
 def model(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scorer") / "model"
     template = Template(
-        load_tokenizer("tiny", str(tiny_encoder)), backbone="encoder", ordinal=False, max_length=64
+        load_tokenizer("tiny", str(tiny_encoder)), architecture="encoder", ordinal=False, max_length=64
     )
     backbone = load_backbone("tiny", str(tiny_encoder), "encoder")
-    network = RewardModel(backbone, backbone_kind="encoder", kind="scalar")
+    network = RewardModel(backbone, architecture="encoder", kind="scalar")
     save_model(folder, network, template, method="bt", partition=(3, 6), base_model="tiny")
     return folder
 

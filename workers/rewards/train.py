@@ -58,11 +58,13 @@ def _readable(error: Exception) -> str:
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
-def _fail(run_dir: Path, kind: str, message: str) -> None:
+def _fail(run_dir: Path, error_type: str, message: str) -> None:
     if (run_dir / "error.json").exists():
         return  # of several processes the first to fail knows why
     try:
-        write_text(run_dir / "error.json", json.dumps({"kind": kind, "message": message}, ensure_ascii=False))
+        write_text(
+            run_dir / "error.json", json.dumps({"kind": error_type, "message": message}, ensure_ascii=False)
+        )
     except OSError as error:
         print(f"error.json can't be written: {error}", file=sys.stderr)
 

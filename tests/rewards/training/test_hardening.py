@@ -212,10 +212,10 @@ def test_a_step_adds_the_copies_terms_to_the_peoples(make_run: MakeRun, tiny_enc
     hardened = harden(snapshot.responses, before, share=0.5, seed=0, ordinal=False)
     copies, data = hardened.copies, hardened.data
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
-    template = Template(tokenizer, backbone="encoder", ordinal=False, max_length=128)
+    template = Template(tokenizer, architecture="encoder", ordinal=False, max_length=128)
     encoded = template.encode([*snapshot.responses, *copies])
     model = RewardModel(
-        load_backbone("tiny", str(tiny_encoder), "encoder"), backbone_kind="encoder", kind="scalar"
+        load_backbone("tiny", str(tiny_encoder), "encoder"), architecture="encoder", kind="scalar"
     )
     model.eval()
     judgements = [0, 1, 2, *range(len(before.first), len(data.first))]

@@ -95,11 +95,14 @@ def test_a_steps_gradient_is_that_of_the_joint_likelihood(
     snapshot = read_snapshot(make_run(tiny_encoder, method, judgements=judgements) / "snapshot")
     data = training_data(snapshot, Split(frozenset(), "none"), config)
     template = Template(
-        load_tokenizer("tiny", str(tiny_encoder)), backbone="encoder", ordinal=config.ordinal, max_length=64
+        load_tokenizer("tiny", str(tiny_encoder)),
+        architecture="encoder",
+        ordinal=config.ordinal,
+        max_length=64,
     )
     encoded = template.encode(snapshot.responses)
     backbone = load_backbone("tiny", str(tiny_encoder), "encoder")
-    model = RewardModel(backbone, backbone_kind="encoder", kind=config.kind)
+    model = RewardModel(backbone, architecture="encoder", kind=config.kind)
     model.add_thresholds(ties=method == "bt", both_bad=method == "bt")
     model = model.double().eval()
     reliability = Reliability(data, PRIOR, sides_only=config.ordinal)

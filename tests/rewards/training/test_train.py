@@ -139,7 +139,7 @@ def test_ties_and_both_bad_train_thresholds_that_are_saved(
 def test_the_lora_reference_is_the_starting_model(tiny_lm: Path) -> None:
     torch.manual_seed(0)
     backbone = load_backbone("tiny", str(tiny_lm), "causal")
-    model = RewardModel(backbone, backbone_kind="causal", kind="scalar").eval()
+    model = RewardModel(backbone, architecture="causal", kind="scalar").eval()
     ids, lengths = torch.randint(10, 200, (2, 9)), torch.tensor([9, 6])
     start = model.hidden(ids, lengths)
     model.add_lora(RunConfig(lora_rank=2))
@@ -164,7 +164,7 @@ def test_response_log_probs_are_those_of_the_whole_vocabulary(
         "workers.rewards.models.reward_model.LOGITS_AT_ONCE", at_once
     )  # in parts, and all together
     backbone: Any = load_backbone("tiny", str(tiny_lm), "causal")
-    model = RewardModel(backbone, backbone_kind="causal", kind="scalar").eval()
+    model = RewardModel(backbone, architecture="causal", kind="scalar").eval()
     ids = torch.randint(10, 200, (2, 9))
     rows = [Encoded(tuple(ids[0].tolist()), 4, 9, False), Encoded(tuple(ids[1, :6].tolist()), 2, 5, False)]
     encoder = ResponseEncoder(model, torch.device("cpu"), 64, longest=9, packing=packing)
@@ -181,7 +181,7 @@ def test_response_log_probs_are_those_of_the_whole_vocabulary(
 def test_ordinal_scores_are_the_digit_rows_of_the_lm_head(tiny_lm: Path) -> None:
     backbone: Any = load_backbone("tiny", str(tiny_lm), "causal")
     digits = tuple(range(20, 29))
-    model = RewardModel(backbone, backbone_kind="causal", kind="ordinal", digit_ids=digits).eval()
+    model = RewardModel(backbone, architecture="causal", kind="ordinal", digit_ids=digits).eval()
     ids, lengths = torch.randint(10, 200, (2, 9)), torch.tensor([9, 6])
     whole = backbone(input_ids=ids).logits
     expected = torch.stack([whole[0, 8, list(digits)], whole[1, 5, list(digits)]])

@@ -195,8 +195,8 @@ def _base(config: Row) -> str:
         return on_hub + (f", revision `{revision}`" if revision else "")
     if name == STARTER:
         return "a tiny language model made from the project's own texts"
-    kind, _, rest = name.partition(":")
-    return {"folder": f"{rest} (a local model)", "version": f"{rest} of the same project"}.get(kind, name)
+    prefix, _, rest = name.partition(":")
+    return {"folder": f"{rest} (a local model)", "version": f"{rest} of the same project"}.get(prefix, name)
 
 
 def _what(config: Row, run: Row, report: Row | None, title: str | None, made: str | None) -> str:

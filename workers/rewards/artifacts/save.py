@@ -65,7 +65,7 @@ def save_model(
         "format": FORMAT,
         "method": method,
         "kind": model.kind,
-        "backbone": model.backbone_kind,
+        "backbone": model.architecture,
         "partition": list(partition),
         "template": template.describe(),
         "max_length": template.max_length,
@@ -107,7 +107,7 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
         ordinal = config["kind"] == "ordinal"
         template = Template(
             tokenizer,
-            backbone=config["backbone"],
+            architecture=config["backbone"],
             ordinal=ordinal,
             max_length=config["max_length"],
             pool_prompt="pooled" not in config["template"],
@@ -122,7 +122,7 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
             )
         model = RewardModel(
             backbone,
-            backbone_kind=config["backbone"],
+            architecture=config["backbone"],
             kind=config["kind"],
             head_hidden=config["head_hidden"],
             digit_ids=template.digit_ids,

@@ -207,8 +207,8 @@ def _sample(
         predicted = np.array([scores[name] for name in pairs.ids], dtype=np.float64)
         if tie is not None:
             verdict = np.array([row["verdict"] for row in judgements])
-            kinds = (pairs.vote == 1.0, verdict == "tie", pairs.vote == 0.0)
-            counts = [np.bincount(pairs.pair_of, weights=kind, minlength=len(share)) for kind in kinds]
+            outcomes = (pairs.vote == 1.0, verdict == "tie", pairs.vote == 0.0)
+            counts = [np.bincount(pairs.pair_of, weights=each, minlength=len(share)) for each in outcomes]
             share = np.stack(counts, axis=1) / pairs.votes[:, None]
     else:
         predicted = np.array([probs[name] for name in pairs.ids], dtype=np.float64).reshape(-1, RATINGS)

@@ -22,13 +22,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..models.preference import Floats, normalised, ordinal_probabilities, scalar_probabilities
+from ..scale import LEVELS, RATINGS
 
 Ints = NDArray[np.int64]
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
-LEVELS = ("bad", "normal", "good")
-RATINGS = 9
 CALIBRATION_BINS = 10
 NEAR_EQUAL_LENGTH = 60  # characters: the cut below which "longer wins" says next to nothing
 CENTRAL_MASS = 0.8

@@ -1,8 +1,8 @@
 """What moves a score that should not: injected text, empty answers, order, padding, length, style, template.
 
-The suite of METHODS.md section 7 as one function, `measure`. It asks a scorer for the scores of changed responses
-and knows nothing of the network behind it. Shifts are in ratings (E[s]) for an ordinal model, in standard
-deviations of the real scores for a scalar one.
+The suite is one function, `measure` (docs/methods.md, "What is held out, and how it is measured"). It asks a scorer
+for the scores of changed responses and knows nothing of the network behind it. Shifts are in ratings (E[s]) for an
+ordinal model, in standard deviations of the real scores for a scalar one.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ def model_scorer(
     micro_batch_tokens: int | None = None,
     *,
     cached: bool = False,
-    tick: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scorer:
-    """A model's scorer; `cached` for a frozen encoder. `tick(done, total)` after micro-batches may raise, to stop."""
+    """A model's scorer; `cached` for a frozen encoder. `progress(done, total)` may raise, to stop."""
 
     tokens = micro_batch_tokens or MICRO_BATCH_TOKENS[device.type]
     usual = ResponseEncoder(model, device, tokens, longest=template.max_length)
@@ -103,7 +103,7 @@ def model_scorer(
         def score(rows: Sequence[Row]) -> Scored:
             changed = [{"response_id": "", **change(row)} for row in rows]
             encoded = chosen.encode(changed)
-            features = (embed_cached if cached else embed)(encoder, encoded, tick)
+            features = (embed_cached if cached else embed)(encoder, encoded, progress)
             made = predictions(changed, encoded, distributions(model, features))
             scores = np.array([row["score"] for row in made], dtype=np.float64)
             ordinal = model.kind == "ordinal"
@@ -115,7 +115,7 @@ def model_scorer(
         "without_prompt": through(template, usual, lambda row: {**row, "messages": [], "tools": []}),
         "another_role": through(template, usual, _renamed_roles),
     }
-    if template.backbone == "causal":
+    if template.architecture == "causal":
         variants["another_header"] = through(template.with_header("\n\n### Answer\n"), usual)
     return Scorer(
         score=through(template, usual),

@@ -14,7 +14,7 @@ from .base_models import unloadable
 _MARKER = re.compile(r"<\S+>|\[\S+\]|\{\S+\}|<\|.+\|>")
 
 
-def backbone_kind(name: str, path: str, revision: str | None = None) -> str:
+def architecture_of(name: str, path: str, revision: str | None = None) -> str:
     """ "causal" if the base model's configuration names a causal language model, else "encoder". Raises Refused."""
     try:
         config = _config(path, revision)
@@ -61,14 +61,14 @@ def load_tokenizer(name: str, path: str, revision: str | None = None) -> Any:
 
 
 def load_backbone(
-    name: str, path: str, kind: str, dtype: torch.dtype = torch.float32, revision: str | None = None
+    name: str, path: str, architecture: str, dtype: torch.dtype = torch.float32, revision: str | None = None
 ) -> nn.Module:
     """The base model, from safetensors only. Raises Refused."""
     from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    loader = AutoModelForCausalLM if kind == "causal" else AutoModel
+    loader = AutoModelForCausalLM if architecture == "causal" else AutoModel
     try:
         model: Any = loader.from_pretrained(
             path,

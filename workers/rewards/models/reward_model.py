@@ -61,14 +61,14 @@ class RewardModel(nn.Module):
         self,
         backbone: nn.Module,
         *,
-        backbone_kind: str,
+        architecture: str,
         kind: str,
         head_hidden: int = 0,
         digit_ids: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.backbone_kind = backbone_kind
+        self.architecture = architecture
         self.kind = kind
         self.head_hidden = head_hidden
         self._lora: Any = None
@@ -86,7 +86,7 @@ class RewardModel(nn.Module):
         else:
             # no bias on a causal model: transformers' sequence classifiers have none, so the head can be exported
             self.head = _head(
-                self.hidden_size, head_hidden, outputs, bias=backbone_kind == "encoder" or head_hidden > 0
+                self.hidden_size, head_hidden, outputs, bias=architecture == "encoder" or head_hidden > 0
             )
         self.tie_raw: nn.Parameter | None = None
         self.bad_threshold: nn.Parameter | None = None
@@ -157,7 +157,7 @@ class RewardModel(nn.Module):
     @property
     def _body(self) -> Any:
         """The backbone without an LM head: a call that returns last hidden states."""
-        if self.backbone_kind == "encoder":
+        if self.architecture == "encoder":
             return self.backbone
         body: Any = self.backbone.base_model
         return functools.partial(body, use_cache=False)
@@ -185,7 +185,7 @@ class RewardModel(nn.Module):
     def pool(self, hidden: torch.Tensor, lengths: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
         """Mean over the tokens from `pooled` to the end (encoder), or the last one (causal).
         [B, L, H], [B], [B] -> [B, H]"""
-        if self.backbone_kind == "causal":
+        if self.architecture == "causal":
             return hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1]
         token = torch.arange(hidden.shape[1], device=hidden.device)
         mask = (token >= pooled.unsqueeze(1)) & (token < lengths.unsqueeze(1))
@@ -194,9 +194,9 @@ class RewardModel(nn.Module):
 
     def pool_packed(self, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
         """The same from what hidden_packed returns. [T, H] -> [B, H]"""
-        whole = self.backbone_kind == "encoder" and len(packed.pooled) == len(hidden)
+        whole = self.architecture == "encoder" and len(packed.pooled) == len(hidden)
         states = hidden if whole else hidden[packed.pooled]  # [Q, H]
-        if self.backbone_kind == "causal":
+        if self.architecture == "causal":
             return states
         text = torch.repeat_interleave(packed.counts)  # [Q]
         total = states.new_zeros(len(packed.counts), states.shape[1]).index_add(0, text, states)

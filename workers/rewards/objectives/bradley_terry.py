@@ -35,7 +35,7 @@ def bt_terms(
 ) -> torch.Tensor:
     """Bradley-Terry with margin, ties and "both bad"; scores, outcome and margin [P] -> terms [P].
 
-    WIN is -logsigmoid(r_a - r_b - margin) (METHODS.md 2), TIE the Rao-Kupper tie. `tie` and `bad_threshold` are
+    WIN is -logsigmoid(r_a - r_b - margin), TIE the Rao-Kupper tie. `tie` and `bad_threshold` are
     scalars and needed only when such outcomes occur; without them this is plain Bradley-Terry.
 
     BOTH_BAD speaks of absolute quality, of which a difference knows nothing. Decided: the person first sees

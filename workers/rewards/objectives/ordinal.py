@@ -21,7 +21,7 @@ def region_mask(
     """Cells (i, j) of the rating matrix in which a WIN of a over b may fall. [9, 9] bool, i rows (a), j columns (b)
 
     `flood`: lo(b) <= j < i <= hi(a); `intersect`: j < i within both levels; `rectangle`: both levels, whatever
-    the order; `none`: j < i (RgFT, arXiv 2602.12660 Eq. 8; METHODS.md says which reading is open). UNKNOWN stands
+    the order; `none`: j < i (RgFT, arXiv 2602.12660 Eq. 8; docs/methods.md says how it was read). UNKNOWN stands
     for all ratings. Strength m keeps i - j >= m, or the widest gap that the region still has. Levels too narrow
     to hold any order (one rating each, both the same) say nothing about it, and the mask is that of `none`.
     """

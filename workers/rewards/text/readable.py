@@ -1,7 +1,7 @@
 """What a base model can read of a snapshot: which judged pairs are the same to it, what it doesn't know, what was cut.
 
 Two texts that give the same token ids get the same score, whatever people said of them: nothing can be learned from
-such a pair or measured on it. It is left out, counted by cause, and said in plain words (METHODS.md section 8).
+such a pair or measured on it. It is left out, counted by cause, and said in plain words (docs/methods.md).
 """
 
 from __future__ import annotations

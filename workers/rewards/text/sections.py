@@ -2,7 +2,7 @@
 
 Structure is built from ids, never from one joined string: every piece of text is tokenised on its own, with
 special tokens read as plain text ("[SEP]", "<|im_end|>" in a response are just characters), and a run of ###,
-the marker of the causal template, is escaped inside text. So "### Score: 9" in a response stays a quotation.
+the marker of the causal template, is escaped inside text. So "### Score: 9" in a response stays part of its text.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Template:
         self,
         tokenizer: Any,
         *,
-        backbone: str,
+        architecture: str,
         ordinal: bool,
         max_length: int,
         pool_prompt: bool = True,
@@ -74,15 +74,15 @@ class Template:
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise Refused("the base model has no fast tokenizer (tokenizer.json); choose another base model")
         self.tokenizer = tokenizer
-        self.backbone = backbone
+        self.architecture = architecture
         self.ordinal = ordinal
         self.max_length = max_length
-        self.pool_prompt = pool_prompt or backbone != "encoder"
+        self.pool_prompt = pool_prompt or architecture != "encoder"
         self._header = RESPONSE_HEADER
         self.digit_ids: tuple[int, ...] | None = None
         self._cut_mark = self._ids(CUT_MARK)
         self._unknown: int | None = tokenizer.unk_token_id
-        if backbone == "encoder":
+        if architecture == "encoder":
             self._start = _present(tokenizer.cls_token_id, tokenizer.bos_token_id)
             self._middle = self._end = _present(tokenizer.sep_token_id, tokenizer.eos_token_id)
         else:
@@ -113,7 +113,7 @@ class Template:
         return described
 
     def _described(self) -> dict[str, Any]:
-        if self.backbone == "encoder":
+        if self.architecture == "encoder":
             return {"name": "encoder-1", "text": "[CLS] {prompt} [SEP] {response} [SEP]"}
         end = self.tokenizer.decode(self._end)
         digits = list(self.digit_ids) if self.digit_ids else None
@@ -138,7 +138,7 @@ class Template:
         ]
 
     def _assemble(self, prompt: list[int], response: list[int]) -> Encoded:
-        middle = self._middle if prompt or self.backbone == "causal" else []
+        middle = self._middle if prompt or self.architecture == "causal" else []
         room = self.max_length - len(self._start) - len(middle) - len(self._end)
         truncated, whole = len(prompt) + len(response) > room, len(response)
         if truncated:
@@ -165,7 +165,7 @@ class Template:
 
     def prompt_text(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
         """An encoder reads a lone turn bare; everything else has a section for each message, and one for the tools."""
-        if self.backbone == "encoder" and not tools and is_bare(messages):
+        if self.architecture == "encoder" and not tools and is_bare(messages):
             return plain(messages[0]["content"])
         sections = list(zip(headings(messages), map(spoken, messages), strict=True))
         if tools:

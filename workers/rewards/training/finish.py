@@ -32,7 +32,9 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
     # Calibrate on the held-out groups, with the weights as they will be saved (adapters merged)
     model.merge_lora()
     features = run.features
-    features = embed(run.encoder, rows, run.tick("scoring")) if features is None else features[: len(rows)]
+    features = (
+        embed(run.encoder, rows, run.on_progress("scoring")) if features is None else features[: len(rows)]
+    )
     say("evaluating")
     measured = held_out_rows(labels.learned, labels.split)
     assert_apart(snapshot, labels.data, measured)
@@ -121,7 +123,7 @@ def measure_robustness(
         run.team.device,
         config.micro_batch_tokens,
         cached=run.features is not None,
-        tick=run.tick("evaluating"),
+        progress=run.on_progress("evaluating"),
     )
     found = measure(
         scorer,

@@ -1,4 +1,4 @@
-"""How far each annotator can be relied on, fitted together with the model (METHODS.md 2).
+"""How far each annotator can be relied on, fitted together with the model (docs/methods.md, Objectives).
 
 Annotator u gives verdict v with
 
@@ -50,8 +50,8 @@ class Reliability:
         self.names = data.annotators
         self.annotator = data.annotator  # [P]
         side = torch.where(data.first_left == 1, LEFT, torch.where(data.first_left == 0, RIGHT, NO_SIDE))
-        kind = torch.where(data.outcome == TIE, NEITHER, torch.where(data.outcome == BOTH_BAD, BOTH, side))
-        self.cell = data.annotator * CLICKS + kind  # [P] (annotator, click)
+        click = torch.where(data.outcome == TIE, NEITHER, torch.where(data.outcome == BOTH_BAD, BOTH, side))
+        self.cell = data.annotator * CLICKS + click  # [P] (annotator, click)
         self.weight = data.weight.double()  # [P]
         self.failures, self.successes = PRIOR
         self.clicks = self._by_cell(self.weight)  # [U, 5]

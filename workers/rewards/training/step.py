@@ -66,13 +66,13 @@ class StepLoss:
         self.reference: torch.Tensor | None = None
 
     @torch.no_grad()
-    def keep_reference(self, tick: Any) -> None:
+    def keep_reference(self, progress: Any) -> None:
         """Log-probabilities of all trained responses under the starting weights, once (LoRA: adapters off)."""
         self.model.eval()
         chosen = sorted(self.data.trained_on)
         self.reference = torch.zeros(len(self.rows), device=self.device)
         with self.model.reference():
-            _, log_pi = self.encoder.scores([self.rows[r] for r in chosen], log_probs=True, tick=tick)
+            _, log_pi = self.encoder.scores([self.rows[r] for r in chosen], log_probs=True, progress=progress)
         assert log_pi is not None
         self.reference[chosen] = log_pi
 
