@@ -78,8 +78,8 @@ METHODS: dict[str, Fit] = {
 def embedded(rows: Rows) -> Floats:
     """MiniLM's mean-pooled embeddings, standardised. [N, 384]"""
     path = resolve_base_model(PACKAGED)
-    model = RewardModel(load_backbone(PACKAGED, path, "encoder"), backbone_kind="encoder", kind="scalar")
-    template = Template(load_tokenizer(PACKAGED, path), backbone="encoder", ordinal=False, max_length=256)
+    model = RewardModel(load_backbone(PACKAGED, path, "encoder"), architecture="encoder", kind="scalar")
+    template = Template(load_tokenizer(PACKAGED, path), architecture="encoder", ordinal=False, max_length=256)
     cpu = torch.device("cpu")
     encoder = ResponseEncoder(model, cpu, MICRO_BATCH_TOKENS["cpu"], longest=template.max_length)
     encoded = template.encode([{"messages": [], **row} for row in rows.responses])

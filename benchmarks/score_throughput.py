@@ -73,12 +73,12 @@ def measure(
     limit = 256 if kind == "encoder" else 1024
     template = Template(
         load_tokenizer(name, path),
-        backbone=kind,
+        architecture=kind,
         ordinal=False,
         max_length=limit,
         pool_prompt=RunConfig().pool_prompt,
     )
-    model = RewardModel(backbone, backbone_kind=kind, kind="scalar").eval()
+    model = RewardModel(backbone, architecture=kind, kind="scalar").eval()
     some = data.responses[:responses]
     rows = template.encode([{"messages": [], **row} for row in some])
     tokens = sum(map(len, rows))

@@ -223,7 +223,7 @@ def scoring(job: dict[str, Any]) -> dict[str, Any]:
     device = torch.device(job["device"])
     config, model, rows, _ = setting(job)
     model.eval()
-    template = Template(tokenizer(), backbone="causal", ordinal=False, max_length=config.max_length)
+    template = Template(tokenizer(), architecture="causal", ordinal=False, max_length=config.max_length)
     responses = read_snapshot(Path(job["folder"]) / "run" / "snapshot").responses
     tokens = sum(map(len, rows))
     score_responses(model, template, responses[:64], device)
@@ -262,11 +262,11 @@ def setting(job: dict[str, Any]) -> tuple[ResolvedConfig, RewardModel, list[Enco
     backbone: Any = load_backbone(asked.base_model, asked.base_model, "causal")
     backbone.set_attn_implementation("sdpa")
     config = asked.resolved("causal", backbone.config.hidden_size, job["device"])
-    model = RewardModel(backbone, backbone_kind="causal", kind="scalar", head_hidden=config.head_hidden)
+    model = RewardModel(backbone, architecture="causal", kind="scalar", head_hidden=config.head_hidden)
     if config.tuning == "lora":
         model.add_lora(config)
     model.to(job["device"])
-    template = Template(tokenizer(), backbone="causal", ordinal=False, max_length=config.max_length)
+    template = Template(tokenizer(), architecture="causal", ordinal=False, max_length=config.max_length)
     rows = template.encode(snapshot.responses)
     index = snapshot.index
     pairs = [(index[row["response_a"]], index[row["response_b"]]) for row in snapshot.judgements]

@@ -13,7 +13,7 @@ from benchmarks.datasets import Rows, load_hh_rlhf, load_qa_feedback, load_ukp_s
 from workers.rewards.config import RunConfig
 from workers.rewards.data.snapshot import read_snapshot, write_snapshot
 from workers.rewards.models.base_models import PACKAGED
-from workers.rewards.models.load import backbone_kind, load_tokenizer
+from workers.rewards.models.load import architecture_of, load_tokenizer
 from workers.rewards.text.sections import Encoded, Template
 from workers.rewards.training.batches import Blocks
 
@@ -51,11 +51,13 @@ def prepare(
     write_snapshot(folder / "snapshot", rows.responses, judgements)
     responses = read_snapshot(folder / "snapshot").responses
     base = PACKAGED if model == "minilm" else path
-    kind = backbone_kind(base, path)
+    architecture = architecture_of(base, path)
     tokenizer = load_tokenizer(base, path)
 
     def encode(max_length: int) -> list[Encoded]:
-        return Template(tokenizer, backbone=kind, ordinal=False, max_length=max_length).encode(responses)
+        return Template(tokenizer, architecture=architecture, ordinal=False, max_length=max_length).encode(
+            responses
+        )
 
     max_length = MAX_LENGTH[model]
     encoded = encode(max_length)
@@ -80,7 +82,11 @@ def prepare(
     if data in UPDATE:
         config["token_budget"] = round(UPDATE[data] * trained / len(pairs))
     config |= extra
-    filled = RunConfig.from_dict(config).resolved(kind, 256 if model == "qwen2" else 384).with_budget(trained)
+    filled = (
+        RunConfig.from_dict(config)
+        .resolved(architecture, 256 if model == "qwen2" else 384)
+        .with_budget(trained)
+    )
     config["token_budget"] = budget = filled.token_budget
     update = len(pairs) / len(Blocks(pairs, [], sizes, budget).epoch(0, 0))
     table = {

@@ -55,7 +55,9 @@ def test_both_programs_get_the_same_pairs_and_ids(rows: Rows, tiny_lm: str, tmp_
     case = prepare(tmp_path, "qa_feedback", "qwen2", tiny_lm, rows, {"max_length": 64})
     assert (case.about["pairs"], case.about["ties_left_out"], case.about["trl_would_drop"]) == (12, 6, 0)
     assert pq.read_table(tmp_path / "snapshot" / "judgements.parquet").num_rows == 12
-    template = Template(load_tokenizer(tiny_lm, tiny_lm), backbone="causal", ordinal=False, max_length=1024)
+    template = Template(
+        load_tokenizer(tiny_lm, tiny_lm), architecture="causal", ordinal=False, max_length=1024
+    )
     encoded = template.encode(rows.responses)
     ids = {row["response_id"]: list(one.ids) for row, one in zip(rows.responses, encoded, strict=True)}
     pairs = pq.read_table(tmp_path / "pairs.parquet").to_pylist()

@@ -9,13 +9,18 @@ from hypothesis import strategies as st
 
 from tests.conftest import shared_case
 from webapp.corpus import rendering
-from webapp.corpus.rendering import Images, look_alike, plain_sides, plain_text, render_markdown
+from webapp.corpus.rendering import Images, plain_sides, plain_text, render_markdown
+from webapp.corpus.turns import answer_of
 from webapp.corpus.written import as_written, likeness
 
 
 def case(name: str) -> list[dict[str, str]]:
     path = shared_case(f"{name}.jsonl")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def look_alike(first: str, second: str) -> bool:
+    return answer_of({"text": first}, {"text": second}).alike
 
 
 def words(html: str) -> str:

@@ -115,7 +115,7 @@ def test_ratings_become_levels_or_pairs() -> None:
     assert votes(by_difference(row)) == [("a", None)]
     assert votes(by_difference(row | {"sx": 2})) == [("tie", None)]
     assert votes(by_difference(row | {"sx": 3})) == []
-    with pytest.raises(RowError, match="sx: is 'high'"):
+    with pytest.raises(RowError, match="sx: is “high”"):
         by_difference(row | {"sx": "high"})
 
 

@@ -104,6 +104,8 @@ def test_undoing_leaves_what_was_before(project: Project, admin: User, bring: Ca
     assert AuditEntry.objects.filter(action="import-undone", actor=admin).count() == 1
     with pytest.raises(UndoRefused, match="undone before"):
         import_undo(import_row=row)
+    again = bring([*caliper("p", "one", "two", "three", votes=more), *caliper("q", "x", "y"), *level])
+    assert again.report["counts"]["votes"]["changed"] + again.report["counts"]["votes"]["new"] == 3
 
 
 def test_what_a_person_judged_stays(
@@ -186,6 +188,8 @@ def test_a_pair_by_hand(client_of: Callable[[User], Client], admin: User, projec
     assert set(Response.objects.values_list("text", "author")) == {(" One\n ", ""), ("Two", "m")}
     again = client.post(address, typed, follow=True).content.decode()
     assert "a pair already" in again
+    assert Pair.objects.get().wanted == project.overlap
+    assert client.post(address, {**typed, "text_b": ""}).status_code == 400
     prompt = Prompt.objects.get()
     assert f"?prompt={prompt.pk}" in client.get(f"{address}?q=why").content.decode()
     one = Response.objects.order_by("pk")[0]

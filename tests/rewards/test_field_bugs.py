@@ -46,7 +46,7 @@ def reward_model(path: Path, backbone: str, kind: str, max_length: int = 128) ->
     """A model whose head is not near zero, so that a wrong position shows in the score."""
     template = Template(
         load_tokenizer("tiny", str(path)),
-        backbone=backbone,
+        architecture=backbone,
         ordinal=kind == "ordinal",
         max_length=max_length,
         pool_prompt=False,
@@ -54,7 +54,7 @@ def reward_model(path: Path, backbone: str, kind: str, max_length: int = 128) ->
     torch.manual_seed(1)
     model = RewardModel(
         load_backbone("tiny", str(path), backbone),
-        backbone_kind=backbone,
+        architecture=backbone,
         kind=kind,
         digit_ids=template.digit_ids,
     )
@@ -85,7 +85,7 @@ def alone(model: RewardModel, rows: list[Encoded]) -> torch.Tensor:
         )
 
 
-# -- the position that is read --
+# --- The position that is read ---
 
 
 @kinds
@@ -132,7 +132,7 @@ def test_a_tokenizer_that_pads_or_cuts_elsewhere_gives_the_same_ids(
     tokenizer.backend_tokenizer.enable_padding(length=60, direction="left")
     tokenizer.backend_tokenizer.enable_truncation(7)
     other = Template(
-        tokenizer, backbone=backbone, ordinal=kind == "ordinal", max_length=128, pool_prompt=False
+        tokenizer, architecture=backbone, ordinal=kind == "ordinal", max_length=128, pool_prompt=False
     )
     rows = texts(template)
     assert [row.ids for row in other.encode(rows)] == [row.ids for row in template.encode(rows)]
@@ -140,7 +140,7 @@ def test_a_tokenizer_that_pads_or_cuts_elsewhere_gives_the_same_ids(
         assert other.encode([row]) == template.encode([row])  # nor does it depend on the neighbours
 
 
-# -- batches --
+# --- Batches ---
 
 
 @kinds
@@ -166,7 +166,7 @@ def test_losses_and_metrics_do_not_depend_on_micro_batches(
     make_run: MakeRun,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Averaging micro-batch means would weigh short ones more.  With rates of 0 all runs hold the same weights."""
+    """Averaging micro-batch means would weigh short ones more. With rates of 0 all runs hold the same weights."""
     losses: list[float] = []
     say = Progress.say
 
@@ -198,7 +198,7 @@ def test_losses_and_metrics_do_not_depend_on_micro_batches(
     assert found[1] == pytest.approx(found[2], abs=1e-5)
 
 
-# -- LoRA and the new head --
+# --- LoRA and the new head ---
 
 
 @pytest.mark.slow
@@ -246,7 +246,7 @@ def test_a_lora_model_saved_merged_and_loaded_by_a_fresh_process_scores_the_same
     assert [row["score"] for row in got] == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-# -- truncation --
+# --- Truncation ---
 
 
 @pytest.mark.parametrize(("base", "method"), [("tiny_encoder", "bt"), ("tiny_lm", "oprm")])
@@ -284,7 +284,7 @@ def test_truncation_is_counted_drops_nothing_and_keeps_the_responses_end(
     assert (scores[0] - scores[1]).abs().max() > 0
 
 
-# -- splits --
+# --- Splits ---
 
 
 def test_a_split_never_puts_a_prompt_on_both_sides(make_run: MakeRun, rows: Any) -> None:

@@ -24,10 +24,10 @@ from workers.rewards.text.sections import Template
 def model(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scorer") / "model"
     template = Template(
-        load_tokenizer("tiny", str(tiny_encoder)), backbone="encoder", ordinal=False, max_length=64
+        load_tokenizer("tiny", str(tiny_encoder)), architecture="encoder", ordinal=False, max_length=64
     )
     backbone = load_backbone("tiny", str(tiny_encoder), "encoder")
-    network = RewardModel(backbone, backbone_kind="encoder", kind="scalar")
+    network = RewardModel(backbone, architecture="encoder", kind="scalar")
     save_model(folder, network, template, method="bt", partition=(3, 6), base_model="tiny")
     return folder
 
@@ -40,7 +40,7 @@ def written(folder: Path, data: bytes | str | list[Any], name: str = "texts.json
     return path
 
 
-# --- the cases --------------------------------------------------------------------------------------------------
+# --- The cases ---
 
 
 def test_a_mark_and_carriage_returns_are_no_part_of_a_row() -> None:
@@ -84,7 +84,7 @@ def test_content_that_is_no_text_costs_its_row(model: Path, capsys: pytest.Captu
     assert [line[:8] for line in said.err.splitlines()] == ["refused:", "refused:", "note: 40"]
 
 
-# --- others of their kind ---------------------------------------------------------------------------------------
+# --- Others of their kind ---
 
 
 @pytest.mark.parametrize(

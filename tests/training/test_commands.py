@@ -55,6 +55,7 @@ def test_a_failed_training_fails_the_command(labelled: Project, fake: Callable[[
         ({"project": "nowhere", "method": "bt"}, "There is no project “nowhere”. Projects: capitals."),
         ({"project": "capitals", "method": "rgft"}, "RgFT learns from quality levels"),
         ({"project": "capitals", "method": "bt", "epochs": 0}, "epochs is 0"),
+        ({"project": "capitals", "method": "bt", "set": ["warmpu=0.1"]}, "Did you mean warmup"),
     ],
 )
 def test_refusals_are_clear(labelled: Project, options: dict[str, Any], text: str) -> None:
@@ -67,10 +68,13 @@ def test_refusals_are_clear(labelled: Project, options: dict[str, Any], text: st
 def test_more_options_reach_the_config(labelled: Project) -> None:
     labelled.training_options = {"hardening": 0.5, "votes": "majority"}
     labelled.save()
-    arguments = "--project capitals --method bt --hardening 0.2 --patience 2 --no-reliability"
-    call_command("train", *arguments.split())
+    arguments = (
+        "--project capitals --method bt --hardening 0.2 --patience 2 --no-reliability --set warmup=0.05"
+    )
+    call_command("train", *arguments.split(), "--set", 'backbone="encoder"')
     config = TrainingRun.objects.get().config
     assert (config["hardening"], config["patience"], config["reliability"]) == (0.2, 2, False)
+    assert (config["warmup"], config["backbone"]) == (0.05, "encoder")
     assert config["votes"] == "majority", "the project's"
     with pytest.raises(CommandError, match="haf_head is an option of Hybrid"):
         call_command("train", "--project", "capitals", "--method", "bt", "--haf-head", "ordinal")

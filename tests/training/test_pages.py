@@ -179,6 +179,17 @@ def test_more_options_reach_the_config(labelled: Project, admin_client: Client) 
 
 
 @pytest.mark.usefixtures("sent")
+def test_further_settings_reach_the_config_and_the_runs_page(labelled: Project, admin_client: Client) -> None:
+    data = {"method": "bt", "further": "warmup = 0.05\r\n\r\ndropout = null\r\n"}
+    assert admin_client.post(url("run-start"), data).status_code == 302
+    run = TrainingRun.objects.get()
+    assert (run.config["warmup"], run.config["dropout"]) == (0.05, None)
+    page = admin_client.get(url("run", run.pk)).content.decode()
+    assert "<dt>warmup</dt><dd>0.05</dd>" in page
+    assert "<dt>dropout</dt><dd>null</dd>" in page
+
+
+@pytest.mark.usefixtures("sent")
 def test_the_form_begins_with_the_projects_options(labelled: Project, admin_client: Client) -> None:
     labelled.training_options = {"reliability": True, "votes": "majority", "hardening": 0.2, "patience": 3}
     labelled.save()
@@ -200,6 +211,9 @@ def test_the_form_begins_with_the_projects_options(labelled: Project, admin_clie
         ({"method": "haf", "haf_head": "magic"}, "Select a valid choice."),
         ({"method": "rgft"}, "RgFT learns from quality levels"),
         ({"method": "haf", "base_model": "all-MiniLM-L6-v2"}, "HaF-RM needs a causal language model"),
+        ({"method": "bt", "further": "warmpu = 0.1"}, "Did you mean warmup?"),
+        ({"method": "bt", "further": "warmup = 2"}, "warmup is 2; it must lie between 0 and 1."),
+        ({"method": "bt", "further": "beta = 0.2"}, "beta is an option of Hybrid (HaF-RM) alone"),
         ({"method": "bt", "epochs": "0"}, "greater than or equal to 1"),
         ({"method": "bt", "seed": "many"}, "Enter a whole number."),
         ({"method": "magic"}, "Select a valid choice."),

@@ -1,5 +1,7 @@
 """Starting runs, the gate, promoting and rolling back."""
 
+import dataclasses
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +13,21 @@ from tests.training.conftest import metrics_of
 from webapp import celery
 from webapp.accounts.models import User
 from webapp.corpus.models import Project, Prompt
-from webapp.corpus.options import BOUNDS, CHOICES, FLAGS, Method, Tuning
+from webapp.corpus.options import (
+    BOUNDS,
+    CHOICES,
+    FLAGS,
+    FURTHER,
+    NAMED,
+    NULL_MEANS,
+    OPTIONS,
+    WHOLE,
+    Method,
+    Tuning,
+    further_settings,
+)  # fmt: skip
 from webapp.jobs import State
+from webapp.training.forms import RunForm
 from webapp.training.models import ModelVersion, TrainingRun
 from webapp.training.services import (
     RunRefused,
@@ -270,21 +285,81 @@ def test_many_starts_at_once_queue_one_run(labelled: Project, sent: list[Any]) -
 # --- What the form offers and what the trainer takes are written down twice, since web code loads no PyTorch ---
 
 
-def test_the_trainer_takes_whatever_the_form_offers() -> None:
+def test_the_form_and_the_trainer_know_the_same_settings() -> None:
     trainer = pytest.importorskip("workers.rewards.config")
-    for name, bounds in BOUNDS.items():
-        for value in bounds:
-            trainer.RunConfig.from_dict({name: value})
-    for offered, known in (
-        (Method.values, trainer.METHODS),
-        (Tuning.values, trainer.TUNINGS),
-        (CHOICES["votes"], trainer.VOTES),
-        (CHOICES["region"], trainer.REGIONS),
-        (CHOICES["haf_head"], trainer.HAF_HEADS),
-    ):
-        assert sorted(offered) == sorted(known)
+    fields = {field.name: str(field.type) for field in dataclasses.fields(trainer.RunConfig)}
+    not_for_people = {"format", "method", "partition", "snapshot_digest", "code_version", "held_out_groups"}
+    not_for_people.add("split_salt")
+    assert set(OPTIONS) == set(fields) - not_for_people
+    assert len(OPTIONS) == len(set(OPTIONS)) == len(NAMED) + len(FURTHER)
+    assert set(RunForm.base_fields) == {"method", "further", *NAMED}
+    for name, (low, high) in BOUNDS.items():
+        assert fields[name].removesuffix(" | None") == ("int" if name in WHOLE else "float"), name
+        for value in (low, high):
+            trainer.RunConfig.from_dict({name: value, "tuning": "frozen"})
+        if name in FURTHER:
+            with pytest.raises(trainer.Refused):
+                trainer.RunConfig.from_dict({name: high * 2})
+    for name in FLAGS:
+        assert fields[name].removesuffix(" | None") == "bool", name
+    for name, known in {
+        "votes": trainer.VOTES,
+        "region": trainer.REGIONS,
+        "haf_head": trainer.HAF_HEADS,
+        "backbone": trainer.ARCHITECTURES,
+        "level_terms": trainer.LEVEL_TERMS,
+    }.items():
+        assert sorted(CHOICES[name]) == sorted(known)
+        assert CHOICES[name][0] == getattr(trainer.RunConfig(), name)
+    assert len(CHOICES) == 5
+    assert sorted(Method.values) == sorted(trainer.METHODS)
+    assert sorted(Tuning.values) == sorted(trainer.TUNINGS)
+    # null is told apart only where it means something other than leaving the setting out.
+    nullable = {name for name in FURTHER if fields[name].endswith("| None")}
     defaults = trainer.RunConfig()
-    assert {name: offered[0] for name, offered in CHOICES.items()} == {
-        name: getattr(defaults, name) for name in CHOICES
-    }
-    assert all(getattr(defaults, name) is True for name in FLAGS)
+    assert set(NULL_MEANS) == {name for name in nullable if getattr(defaults, name) is not None}
+    assert defaults.reliability is True
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["warmup 0.05"], "“warmup 0.05” is no setting. Write KEY = VALUE"),
+        (["warmpu = 0.05"], "Unknown setting 'warmpu' (= 0.05). Did you mean warmup?"),
+        (["magic=1"], "Unknown setting 'magic' (= 1). Known: "),
+        (["snapshot_digest = 1"], "Unknown setting 'snapshot_digest'"),
+        (["epochs = 3"], "epochs has a field of its own (--epochs)"),
+        (["warmup = .05"], "warmup is .05, which is no JSON. Write a number from 0 to 1, or null."),
+        (["warmup = NaN"], "warmup is NaN, which is no JSON"),
+        (
+            ["backbone = causal"],
+            'backbone is causal, which is no JSON. Write one of "auto", "encoder", "causal"',
+        ),
+        (["pool_prompt = yes"], "pool_prompt is yes, which is no JSON. Write true or false"),
+        (["warmup = 2"], "warmup is 2; it must lie between 0 and 1"),
+        (["warmup = 1e999"], "warmup is inf; it must lie between 0 and 1"),
+        (["lora_rank = 1" + "0" * 400], "lora_rank is too large; it must lie between 1 and 4096"),
+        (["lora_rank = 2.5"], "lora_rank must be a whole number, not 2.5"),
+        (["pool_prompt = 1"], "pool_prompt must be true or false, not 1"),
+        (['level_terms = "some"'], "level_terms is 'some'; choose one of all, unpaired, none"),
+        (['warmup = ""'], "warmup must be a number, not ''"),
+        (["warmup = 0.1", "warmup=0.2"], "warmup is set twice"),
+    ],
+)
+def test_a_further_setting_is_refused_with_key_value_and_remedy(lines: list[str], words: str) -> None:
+    with pytest.raises(RunRefused, match=re.escape(words)):
+        further_settings(lines)
+
+
+def test_further_settings_reach_the_trainers_config(labelled: Project) -> None:
+    found = further_settings(
+        ["warmup = 0.05", "", "dropout=null", 'backbone = "encoder"', "head_hidden = null"]
+    )
+    assert found == {"warmup": 0.05, "dropout": None, "backbone": "encoder", "head_hidden": None}
+    config = run_config(labelled, "bt", found)
+    assert (config["warmup"], config["dropout"], config["backbone"]) == (0.05, None, "encoder")
+    assert "head_hidden" not in config
+    trainer = pytest.importorskip("workers.rewards.config")
+    assert trainer.RunConfig.from_dict(config).dropout is None
+    with pytest.raises(RunRefused, match=r"alpha is an option of Hybrid \(HaF-RM\) alone"):
+        run_config(labelled, "bt", further_settings(["alpha = 0.5"]))

@@ -1,7 +1,8 @@
 """What a training can be told: its method, and its options with their bounds."""
 
-import math
-from collections.abc import Mapping
+import difflib
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.db import models
@@ -31,21 +32,51 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "holdout": (0.0, 0.9),
     "hardening": (0.0, 1.0),
     "patience": (0, 1000),
+    "crossfit": (0, 5),
+    "strength_margin": (0.0, 100.0),
+    "centring": (0.0, 100.0),
+    "alpha": (0.0, 100.0),
+    "beta": (1e-6, 100.0),
+    "head_learning_rate": (0.0, 1.0),
+    "warmup": (0.0, 1.0),
+    "weight_decay": (0.0, 1.0),
+    "clip_norm": (1e-6, 1e6),
+    "token_budget": (1, 100_000_000),
+    "micro_batch_tokens": (1, 100_000_000),
+    "head_hidden": (0, 65_536),
+    "lora_rank": (1, 4096),
+    "lora_alpha": (1, 65_536),
+    "dropout": (0.0, 0.9),
+    "checkpoint_seconds": (0.0, 86_400.0),
 }
-"""The numbers that a person may set, with their bounds; the others keep the trainer's defaults."""
+"""The numbers that a person may set, with their bounds."""
 
-WHOLE = ("seed", "epochs", "max_length", "patience")
+WHOLE = (
+    "seed", "epochs", "max_length", "patience", "token_budget", "micro_batch_tokens", "head_hidden", "lora_rank",
+    "lora_alpha", "crossfit",
+)  # fmt: skip
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "votes": ("each", "majority"),
     "region": ("intersect", "flood", "rectangle", "none"),
     "haf_head": ("scalar", "ordinal"),
+    "backbone": ("auto", "encoder", "causal"),
+    "level_terms": ("all", "unpaired", "none"),
 }
 """The words that a person may choose, the trainer's default first."""
 
-FLAGS = ("reliability",)
+FLAGS = ("reliability", "use_strength", "pool_prompt", "gradient_checkpointing")
 
-METHOD_OF = {"region": Method.RGFT, "haf_head": Method.HAF}
+NULL_MEANS = ("dropout",)
+"""Options for which null is a value of its own: the base model's own dropout. For the others it is the default."""
+
+METHOD_OF = {
+    "region": Method.RGFT,
+    "level_terms": Method.RGFT,
+    "haf_head": Method.HAF,
+    "alpha": Method.HAF,
+    "beta": Method.HAF,
+}
 """Options that only one method knows."""
 
 TRAINER_OPTIONS = (*BOUNDS, *FLAGS, *CHOICES)
@@ -53,6 +84,15 @@ TRAINER_OPTIONS = (*BOUNDS, *FLAGS, *CHOICES)
 
 OPTIONS = ("base_model", "tuning", *TRAINER_OPTIONS)
 """What may be set by the form, by `manage.py train` and by run_start."""
+
+NAMED = (
+    "base_model", "tuning", "seed", "epochs", "learning_rate", "max_length", "holdout", "hardening", "patience",
+    "reliability", "votes", "region", "haf_head",
+)  # fmt: skip
+"""Those with a form field and a command-line option of their own."""
+
+FURTHER = tuple(name for name in OPTIONS if name not in NAMED)
+"""The others: lines KEY = VALUE of the form, `--set KEY=VALUE` of the command."""
 
 PROJECT_OPTIONS = ("reliability", "votes", "hardening", "patience")
 """What a project's settings offer of TRAINER_OPTIONS: every method knows these."""
@@ -68,7 +108,58 @@ class RunRefused(Exception):
 
 def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that say something: no empty fields."""
-    return {name: value for name, value in options.items() if value not in (None, "")}
+    return {
+        name: value
+        for name, value in options.items()
+        if value not in (None, "") or (value is None and name in NULL_MEANS)
+    }
+
+
+def further_settings(lines: Iterable[str]) -> dict[str, Any]:
+    """Lines KEY = VALUE, of which VALUE is JSON, as options. Raises RunRefused for the field “further”."""
+    found: dict[str, Any] = {}
+    for line in lines:
+        if not line.strip():
+            continue
+        key, equals, text = (part.strip() for part in line.partition("="))
+        if not equals or not key:
+            raise RunRefused(
+                f"“{line.strip()[:80]}” is no setting. Write KEY = VALUE: warmup = 0.05.", "further"
+            )
+        if key in NAMED:
+            raise RunRefused(
+                f"{key} has a field of its own (--{key.replace('_', '-')}). Set it there.", "further"
+            )
+        if key not in FURTHER:
+            near = difflib.get_close_matches(key, FURTHER, 1)
+            hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(FURTHER)}."
+            raise RunRefused(f"Unknown setting {key[:80]!r} (= {text[:80]}). {hint}", "further")
+        if key in found:
+            raise RunRefused(f"{key} is set twice. Keep one of the lines.", "further")
+        try:
+            value = json.loads(text, parse_constant=_no_json)
+        except (ValueError, RecursionError):
+            raise RunRefused(
+                f"{key} is {text[:80] or 'empty'}, which is no JSON. {_wanted(key)}, or null.", "further"
+            ) from None
+        if value is not None:
+            _check_value(key, value)
+        found[key] = value
+    return found
+
+
+def _no_json(word: str) -> None:
+    raise ValueError(word)  # NaN and Infinity, which Python's reader takes
+
+
+def _wanted(name: str) -> str:
+    """What to write for a further setting."""
+    if name in CHOICES:
+        return "Write one of " + ", ".join(f'"{word}"' for word in CHOICES[name])
+    if name in FLAGS:
+        return "Write true or false"
+    low, high = BOUNDS[name]
+    return f"Write a {'whole ' if name in WHOLE else ''}number from {low:g} to {high:g}"
 
 
 def check_options(method: str, given: Mapping[str, Any]) -> None:
@@ -76,24 +167,34 @@ def check_options(method: str, given: Mapping[str, Any]) -> None:
     unknown = sorted(set(given) - set(OPTIONS))
     if unknown:
         raise RunRefused(f"Unknown option {unknown[0]!r}. Known: {', '.join(OPTIONS)}.")
-    for name, (low, high) in BOUNDS.items():
-        value = given.get(name)
-        if value is None:
-            continue
-        whole = name in WHOLE
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            raise RunRefused(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}.", name)
-        if not (math.isfinite(value) and low <= value <= high):
-            raise RunRefused(f"{name} is {value:g}; it must lie between {low:g} and {high:g}.", name)
-    for name, words in CHOICES.items():
-        if (value := given.get(name)) is not None and value not in words:
-            raise RunRefused(f"{name} is {value!r}; choose one of {', '.join(words)}.", name)
-    for name in FLAGS:
-        if (value := given.get(name)) is not None and not isinstance(value, bool):
-            raise RunRefused(f"{name} must be true or false, not {value!r}.", name)
+    for name, value in given.items():
+        if value is not None:
+            _check_value(name, value)
     for name, owner in METHOD_OF.items():
         if name in given and method != owner:
             raise RunRefused(
                 f"{name} is an option of {owner.label} alone. Leave it at its default for {Method(method).label}.",
                 name,
             )
+
+
+def _check_value(name: str, value: Any) -> None:
+    if name in BOUNDS:
+        low, high = BOUNDS[name]
+        whole = name in WHOLE
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise RunRefused(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}.", name)
+        if not low <= value <= high:
+            raise RunRefused(f"{name} is {_shown(value)}; it must lie between {low:g} and {high:g}.", name)
+    elif name in CHOICES and value not in CHOICES[name]:
+        raise RunRefused(f"{name} is {value!r}; choose one of {', '.join(CHOICES[name])}.", name)
+    elif name in FLAGS and not isinstance(value, bool):
+        raise RunRefused(f"{name} must be true or false, not {value!r}.", name)
+
+
+def _shown(number: float) -> str:
+    """A number for a message; a whole one may be too large for a float."""
+    try:
+        return f"{number:g}"
+    except OverflowError:
+        return "too large"

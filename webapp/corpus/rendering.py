@@ -34,7 +34,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
-from webapp.corpus.written import INVISIBLE, as_written, likeness, look, may_look_alike, skeleton
+from webapp.corpus.written import INVISIBLE, as_written, likeness, skeleton
 
 # A formula longer than this, or code longer than that, is shown as written: both are drawn while somebody waits.
 FORMULA_LENGTH = 4000
@@ -128,11 +128,6 @@ def render_markdown(text: str, images: Images | None = None) -> SafeString:
     if _marked(text) != _marked(read) or (text and not _visible(read)):
         return as_written(text)
     return mark_safe(html)  # noqa: S308 - _clean sanitised it
-
-
-def look_alike(first: str, second: str) -> bool:
-    """Whether two different texts would be drawn alike ("* a" and "- a"), so that nobody could tell them apart."""
-    return may_look_alike(first, second) and look(render_markdown(first)) == look(render_markdown(second))
 
 
 def plain_text(text: str, words: int) -> str:

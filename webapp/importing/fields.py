@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.utils.duration import duration_iso_string
 
 from webapp.importing.cells import parsed_cell
-from webapp.importing.sources import Row, Unreadable, json_kind
+from webapp.importing.sources import Row, Unreadable, json_type
 
 MAX_ID = 200
 MAX_NAME = 80
@@ -47,7 +47,13 @@ def is_visible(text: str) -> bool:
 
 
 def is_given(value: Any) -> bool:
-    """Whether a field says something: null, a blank cell and NaN don't."""
+    """Whether a value says anything: null, NaN, white space alone, and an empty list or object don't."""
+    blank = isinstance(value, str) and not value.strip()
+    return _is_present(value) and not blank and value != [] and value != {}
+
+
+def _is_present(value: Any) -> bool:
+    """Whether a field has a value, if only of white space: a comment of a space is kept, an id of one is refused."""
     return value is not None and value != "" and not (isinstance(value, float | Decimal) and value != value)
 
 
@@ -59,10 +65,10 @@ def refuse_unreadable(field: str, value: Any) -> None:
 def check_text(field: str, value: Any, *, limit: int, empty: bool = False) -> str:
     """The value, if it is a text that both databases can keep: no NUL, no half surrogates, at most `limit` bytes."""
     refuse_unreadable(field, value)
-    if not is_given(value) and value != "":
+    if not _is_present(value) and value != "":
         raise RowError(field, "is empty (null).", "Give it a text, or leave the row out.")
     if not isinstance(value, str):
-        raise RowError(field, f"is {json_kind(value)} instead of text.", "Put the text in quotes.")
+        raise RowError(field, f"is {json_type(value)} instead of text.", "Put the text in quotes.")
     if "\x00" in value:
         raise RowError(field, "holds a NUL character.", "Remove \\u0000 from the text.")
     try:
@@ -112,7 +118,7 @@ def _control_character(text: str) -> tuple[int, str] | None:
 def id_of(row: Row, field: str) -> str:
     """An id or a name: text (or a whole number) of at most 200 characters without control characters."""
     value = row.get(field)
-    if not is_given(value):
+    if not _is_present(value):
         raise RowError(field, "is missing.", "Add it.")
     # pandas turns a column of whole numbers into 1.0, 2.0 when one is missing.
     if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
@@ -145,20 +151,20 @@ def name_of(row: Row, field: str) -> str:
 
 def optional(row: Row, field: str, read: Callable[[Row, str], str]) -> str:
     """`read` of the field, or "" where it is absent or not given."""
-    return read(row, field) if is_given(row.get(field)) else ""
+    return read(row, field) if _is_present(row.get(field)) else ""
 
 
 def comment_of(row: Row, field: str) -> str:
     value = row.get(field)
-    return check_text(field, value, limit=settings.MAX_TEXT_BYTES, empty=True) if is_given(value) else ""
+    return check_text(field, value, limit=settings.MAX_TEXT_BYTES, empty=True) if _is_present(value) else ""
 
 
 def choice_of(row: Row, field: str, choices: Sequence[str]) -> str:
     value = row.get(field)
-    if not is_given(value):
+    if not _is_present(value):
         raise RowError(field, "is missing.", f"Write one of: {', '.join(choices)}.")
     if value not in choices:
-        shown = f"“{value[:40]}”" if isinstance(value, str) else json_kind(value)
+        shown = f"“{value[:40]}”" if isinstance(value, str) else json_type(value)
         raise RowError(field, f"is {shown}.", f"Write one of: {', '.join(choices)}.")
     return str(value)
 
@@ -176,12 +182,14 @@ _NUMBER = re.compile(
     r"[+-]?(\d+)(?:([.,])(\d*))?(?:[eE][+-]?\d{1,4})?|[+-]?[.,]\d+(?:[eE][+-]?\d{1,4})?", re.ASCII
 )
 MAX_NUMBER_LENGTH = 400
+ANY_NUMBER = 1e300
+"""A bound for numbers that need none; whatever is larger is no rating of anybody's."""
 _TRUE = frozenset(("true", "yes", "1", "1.0"))
 _FALSE = frozenset(("false", "no", "0", "0.0"))
 
 
 def _is_no_number(value: Any) -> bool:
-    return not is_given(value) or (isinstance(value, str) and value.strip().lower() in _NO_NUMBER)
+    return not _is_present(value) or (isinstance(value, str) and value.strip().lower() in _NO_NUMBER)
 
 
 def number_from(field: str, value: Any, low: float, high: float) -> float | None:
@@ -192,7 +200,8 @@ def number_from(field: str, value: Any, low: float, high: float) -> float | None
     refuse_unreadable(field, value)
     if _is_no_number(value):
         return None
-    remedy = f"Write a number from {low:g} to {high:g}, or leave the field out."
+    bounds = f" from {low:g} to {high:g}" if high < ANY_NUMBER else ""
+    remedy = f"Write a number{bounds}, or leave the field out."
     number: float | None = None
     if isinstance(value, str):
         text = value.strip()
@@ -208,7 +217,7 @@ def number_from(field: str, value: Any, low: float, high: float) -> float | None
             number = int(text) if text.lstrip("+-").isdecimal() else float(text.replace(",", "."))
         shown = f"“{value[:40]}”"
     elif isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        shown = json_kind(value)
+        shown = json_type(value)
     else:
         number = float(value) if isinstance(value, Decimal) else value
         shown = short_number(number)
@@ -242,7 +251,7 @@ def boolean_of(row: Row, field: str) -> bool | None:
         return bool(value)
     if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
         return value.strip().lower() in _TRUE
-    shown = f"“{value[:40]}”" if isinstance(value, str) else json_kind(value)
+    shown = f"“{value[:40]}”" if isinstance(value, str) else json_type(value)
     raise RowError(field, f"is {shown}.", "Write true or false.")
 
 
@@ -268,10 +277,10 @@ def time_of(row: Row, field: str) -> str:
 def metadata_of(row: Row, field: str) -> dict[str, Any]:
     value = parsed_cell(row.get(field))
     refuse_unreadable(field, value)
-    if not is_given(value):
+    if not _is_present(value):
         return {}
     if not isinstance(value, dict):
-        raise RowError(field, f"is {json_kind(value)}.", "Write an object: {…}.")
+        raise RowError(field, f"is {json_type(value)}.", "Write an object: {…}.")
     kept: dict[str, Any] = json_value(field, value)
     if len(json.dumps(kept, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
         raise RowError(field, f"is longer than {MAX_METADATA_BYTES // 1024} KB.", "Shorten it.")
@@ -315,7 +324,7 @@ def json_value(field: str, value: Any, depth: int = 0, limit: int = MAX_METADATA
         return str(value)
     if isinstance(value, timedelta):
         return value.isoformat() if hasattr(value, "isoformat") else duration_iso_string(value)
-    raise RowError(field, f"holds {json_kind(value)}.", "Write it as text.")
+    raise RowError(field, f"holds {json_type(value)}.", "Write it as text.")
 
 
 def short_digest(*parts: str) -> str:

@@ -82,7 +82,7 @@ class _Footer:
         if self._each(lambda place: self._number()) not in (0, most + 1):
             raise BadFooterError("a column's size statistics have another depth")
 
-    # The protocol
+    # --- The protocol ---
 
     def _byte(self) -> int:
         value = self._data[self._at]
@@ -101,7 +101,7 @@ class _Footer:
                 raise BadFooterError("its footer holds a broken number")
 
     def _fields(self) -> Iterator[tuple[int, int]]:
-        """(number, kind) of each field of a struct; its value has to be read before the next."""
+        """(number, type_code) of each field of a struct; its value has to be read before the next."""
         number = 0
         while header := self._byte():
             step = header >> 4
@@ -115,12 +115,12 @@ class _Footer:
     def _struct(self, wanted: dict[int, Callable[[], object]]) -> set[int]:
         """Read a struct: the wanted fields by their readers, which expect Parquet's types; others are skipped."""
         seen = set()
-        for number, kind in self._fields():
+        for number, type_code in self._fields():
             seen.add(number)
-            if number in wanted and kind in (_STRUCT, _LIST, 5, 6):
+            if number in wanted and type_code in (_STRUCT, _LIST, 5, 6):
                 wanted[number]()
             else:
-                self._skip(kind, 0)
+                self._skip(type_code, 0)
         return seen
 
     def _each(self, read: Callable[[int], object]) -> int:
@@ -135,36 +135,36 @@ class _Footer:
         count = header >> 4
         return (self._number() if count == 15 else count), header & 0x0F
 
-    def _skip(self, kind: int, depth: int) -> None:
+    def _skip(self, type_code: int, depth: int) -> None:
         if depth > MAX_DEPTH:
             raise BadFooterError("its footer is nested too deeply")
-        if kind in (_TRUE, _FALSE):
+        if type_code in (_TRUE, _FALSE):
             return
-        if kind in (_BYTE, _DOUBLE, _UUID, _BINARY):
-            size = {_BYTE: 1, _DOUBLE: 8, _UUID: 16}.get(kind) or self._number()
+        if type_code in (_BYTE, _DOUBLE, _UUID, _BINARY):
+            size = {_BYTE: 1, _DOUBLE: 8, _UUID: 16}.get(type_code) or self._number()
             self._at += size
-        elif kind in (_LIST, _SET):
+        elif type_code in (_LIST, _SET):
             count, inner = self._list_header()
             self._skip_many(inner, count, depth)
-        elif kind == _MAP:
+        elif type_code == _MAP:
             if count := self._number():
-                kinds = self._byte()
+                codes = self._byte()
                 for _ in range(count):
-                    self._skip_many(kinds >> 4, 1, depth)
-                    self._skip_many(kinds & 0x0F, 1, depth)
-        elif kind == _STRUCT:
+                    self._skip_many(codes >> 4, 1, depth)
+                    self._skip_many(codes & 0x0F, 1, depth)
+        elif type_code == _STRUCT:
             for _, inner in self._fields():
                 self._skip(inner, depth + 1)
-        elif kind in (4, 5, 6):
+        elif type_code in (4, 5, 6):
             self._number()
         else:
             raise BadFooterError("its footer holds an unknown kind of value")
         if self._at > len(self._data):
             raise BadFooterError("its footer breaks off")
 
-    def _skip_many(self, kind: int, count: int, depth: int) -> None:
-        if kind in (_TRUE, _FALSE):  # inside lists and maps a byte each
+    def _skip_many(self, type_code: int, count: int, depth: int) -> None:
+        if type_code in (_TRUE, _FALSE):  # inside lists and maps a byte each
             self._at += count
             return
         for _ in range(count):
-            self._skip(kind, depth + 1)
+            self._skip(type_code, depth + 1)

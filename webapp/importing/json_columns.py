@@ -16,10 +16,14 @@ def decoded(row: Row, schema: pyarrow.Schema) -> Row:
     import pyarrow as pa
 
     for field in schema:
-        kind, value = field.type, row[field.name]
-        if isinstance(kind, pa.JsonType):
+        column_type, value = field.type, row[field.name]
+        if isinstance(column_type, pa.JsonType):
             row[field.name] = _read(value)
-        elif pa.types.is_list(kind) and isinstance(kind.value_type, pa.JsonType) and isinstance(value, list):
+        elif (
+            pa.types.is_list(column_type)
+            and isinstance(column_type.value_type, pa.JsonType)
+            and isinstance(value, list)
+        ):
             row[field.name] = [_read(one) for one in value]
     return row
 

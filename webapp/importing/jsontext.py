@@ -19,7 +19,7 @@ from webapp.importing.sources import (
     Row,
     Source,
     Unreadable,
-    json_kind,
+    json_type,
 )
 
 # A row of a megabyte may be one long text; as a list of two-byte values it would need a hundred times the memory.
@@ -79,12 +79,12 @@ def too_many_values(text: str, position: int = 0) -> bool:
     """Whether the JSON value that begins there holds too many values, as far as the text goes. It is not decoded."""
     depth = values = 0
     for token in _TOKEN.finditer(text, position):
-        kind = token[0] if token.end() - token.start() == 1 else ""
-        if kind == '"':
+        sign = token[0] if token.end() - token.start() == 1 else ""
+        if sign == '"':
             return False  # a text that has not ended yet
-        if kind:
-            values += kind in ",[{"
-            depth += (kind in "[{") - (kind in "]}")
+        if sign:
+            values += sign in ",[{"
+            depth += (sign in "[{") - (sign in "]}")
             if values > MAX_ROW_VALUES:
                 return True
             if depth <= 0:
@@ -96,14 +96,14 @@ def _end_of_value(text: str, position: int) -> int | None:
     """Where a value that cannot be decoded ends, by its brackets and quotes; None if that isn't seen yet."""
     depth = 0
     for token in _TOKEN.finditer(text, position):
-        kind = token[0] if token.end() - token.start() == 1 else ""
-        if kind == '"':
+        sign = token[0] if token.end() - token.start() == 1 else ""
+        if sign == '"':
             return None
-        if kind and kind in ",]}" and depth == 0:
-            return token.start() if kind != "}" else token.end()
-        if kind:
-            depth += (kind in "[{") - (kind in "]}")
-            if depth == 0 and kind != ",":
+        if sign and sign in ",]}" and depth == 0:
+            return token.start() if sign != "}" else token.end()
+        if sign:
+            depth += (sign in "[{") - (sign in "]}")
+            if depth == 0 and sign != ",":
                 return token.end()
     return None
 
@@ -113,7 +113,7 @@ def _as_row(source: Source, number: int, value: Any) -> Row | Problem:
         return value
     if isinstance(value, Unreadable):
         return Problem(source.name, number, "", f"is {value.what}.", value.remedy)
-    message = f"is {json_kind(value)} instead of a JSON object."
+    message = f"is {json_type(value)} instead of a JSON object."
     return Problem(source.name, number, "", message, "Write {…} with named fields.")
 
 

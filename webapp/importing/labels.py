@@ -129,9 +129,11 @@ class LabelWriter:
             "annotator__kind",
             *what,
         )
-        for pk, key, created_at, retraction, user, username, kind, *values in rows:
+        for pk, key, created_at, retraction, user, username, account_type, *values in rows:
             words = ("retracted",) if retraction else tuple(values)
-            said[key, username] = _Said(pk, words, created_at, user, by_person=kind == User.Kind.PERSON)
+            said[key, username] = _Said(
+                pk, words, created_at, user, by_person=account_type == User.Kind.PERSON
+            )
         return said
 
     def _before(self, said: dict[tuple[int, str], _Said], key: int, name: str) -> _Said | None:
@@ -182,7 +184,7 @@ class LabelWriter:
             return None
         return "changed"
 
-    # Votes
+    # --- Votes ---
 
     def write_votes(self, chunk: list[tuple[Where, VoteRecord]]) -> None:
         corpus = self.corpus
@@ -275,7 +277,7 @@ class LabelWriter:
             model._default_manager.filter(pk__in=pks).update(is_current=False)
         model._default_manager.bulk_create(rows)
 
-    # Levels
+    # --- Levels ---
 
     def write_levels(self, chunk: list[tuple[Where, LevelRecord]]) -> None:
         corpus = self.corpus
@@ -328,7 +330,7 @@ class LabelWriter:
                 )
         self._store(QualityLabel, fresh)
 
-    # Counters
+    # --- Counters ---
 
     def write_counters(self) -> None:
         """Add what was imported to the queue's counters, last, so that their rows are locked only briefly.

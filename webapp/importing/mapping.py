@@ -17,12 +17,21 @@ from django.conf import settings
 from webapp.corpus.conversations import Message
 from webapp.corpus.models import messages_digest
 from webapp.importing.cells import parsed_cell
-from webapp.importing.fields import RowError, check_text, comment_of, id_of, name_of, short_digest
-from webapp.importing.reading import Row, json_kind
+from webapp.importing.fields import (
+    ANY_NUMBER,
+    RowError,
+    check_text,
+    comment_of,
+    id_of,
+    is_given,
+    name_of,
+    number_from,
+    short_digest,
+)
+from webapp.importing.reading import Row, json_type
 from webapp.importing.shapes.making import Answer, answer_of
 from webapp.importing.shapes.messages import messages_of
 from webapp.importing.shapes.records import (
-    LEVELS,
     MAX_VOTES,
     LevelRecord,
     PairRecord,
@@ -31,6 +40,7 @@ from webapp.importing.shapes.records import (
     ResponseRecord,
     VoteRecord,
 )
+from webapp.labels.models import LEVELS
 
 ROLES = {
     "prompt": "prompt",
@@ -124,8 +134,8 @@ class Mapping:
         for one, other in (("a", "b"), ("b", "a"), ("chosen", "rejected"), ("rejected", "chosen")):
             if one in roles and other not in roles:
                 found["roles"] = f"Say which column is the {ROLES[other]} as well."
-        kinds = [kind for kind in ({"a", "b"}, {"chosen", "rejected"}, {"response"}) if roles & kind]
-        if len(kinds) > 1:
+        layouts = [one for one in ({"a", "b"}, {"chosen", "rejected"}, {"response"}) if roles & one]
+        if len(layouts) > 1:
             found["roles"] = (
                 "Responses are either A and B, or chosen and rejected, or several: not two of these."
             )
@@ -173,19 +183,10 @@ def value_key(value: Any) -> str:
     if isinstance(value, int | float):
         return str(int(value)) if abs(value) < 1e15 and value == int(value) else repr(value)
     if not isinstance(value, str):
-        raise ValueError(f"is {json_kind(value)}.")
+        raise ValueError(f"is {json_type(value)}.")
     key = value.strip().casefold()
     head, dot, zeros = key.partition(".")
     return head if dot and zeros and not zeros.strip("0") and head.lstrip("-").isdecimal() else key
-
-
-def blank(value: Any) -> bool:
-    """Null, NaN, and a text of white space alone are “not given”."""
-    return (
-        value is None
-        or (isinstance(value, float) and math.isnan(value))
-        or (isinstance(value, str) and not value.strip())
-    )
 
 
 def conversation(column: str, value: Any) -> list[Message]:
@@ -197,7 +198,7 @@ def conversation(column: str, value: Any) -> list[Message]:
         value = [value]
     if not isinstance(value, list):
         raise RowError(
-            column, f"is {json_kind(value)}.", "Write a text, or a list of {role, content} messages."
+            column, f"is {json_type(value)}.", "Write a text, or a list of {role, content} messages."
         )
     return messages_of(column, value)
 
@@ -232,7 +233,7 @@ class Reader:
 
     def __call__(self, row: Row) -> list[Record]:
         for column, value in row.items():
-            if column not in self._used and not blank(value):
+            if column not in self._used and is_given(value):
                 self._unused[column] = self._unused.get(column, 0) + 1
         answers = self._answers(row)
         messages = self._messages(row)
@@ -260,13 +261,13 @@ class Reader:
     def _value(self, row: Row, role: str) -> Any:
         column = self.mapping.column(role)
         value = row.get(column) if column else None
-        return None if blank(value) else value
+        return value if is_given(value) else None
 
     def _id(self, row: Row, role: str) -> str:
         column = self.mapping.column(role)
-        return "" if column is None or blank(row.get(column)) else _named(row, column)
+        return "" if column is None or not is_given(row.get(column)) else _named(row, column)
 
-    # Prompt and responses
+    # --- Prompt and responses ---
 
     def _messages(self, row: Row) -> list[Message]:
         messages: list[Message] = []
@@ -302,7 +303,7 @@ class Reader:
         found = []
         for role, side in ((first, "a"), (second, "b")):
             column = mapping.column(role) or ""
-            if blank(row.get(column)) and role in ("a", "b"):
+            if not is_given(row.get(column)) and role in ("a", "b"):
                 continue  # a row of one response
             author = mapping.column(f"author_{side}")
             rated = mapping.column(f"rating_{side}")
@@ -310,7 +311,7 @@ class Reader:
                 _Answer(
                     column,
                     _answer_in(column, row.get(column)),
-                    _named(row, author) if author and not blank(row.get(author)) else "",
+                    _named(row, author) if author and is_given(row.get(author)) else "",
                     row.get(rated) if rated else None,
                 )
             )
@@ -329,11 +330,11 @@ class Reader:
         else:
             found = []
             for place, column in enumerate(columns):
-                if blank(row.get(column)):
+                if not is_given(row.get(column)):
                     continue
                 author = authors[place] if place < len(authors) else None
                 rated = row.get(ratings[place]) if place < len(ratings) else None
-                name = _named(row, author) if author and not blank(row.get(author)) else ""
+                name = _named(row, author) if author and is_given(row.get(author)) else ""
                 found.append(_Answer(column, _answer_in(column, row[column]), name, rated))
         if not found:
             raise RowError(columns[0], "is empty.", "Give the row a response, or leave it out.")
@@ -348,7 +349,7 @@ class Reader:
         for place, item in enumerate(listed, start=1):
             name = f"{column}[{place}]"
             if isinstance(item, dict):
-                of = {key: item[key] for key in item if not blank(item[key])}
+                of = {key: item[key] for key in item if is_given(item[key])}
                 text = _first_of(
                     of, ("text", "response", "content", "answer", "completion", "output", "value")
                 )
@@ -369,17 +370,17 @@ class Reader:
                         "Give each response one.",
                     )
                 for answer, value in zip(found, beside, strict=True):
-                    if not blank(value):
+                    if is_given(value):
                         setattr(
                             answer, attribute, value if role == "rating" else id_of({other: value}, other)
                         )
         return found
 
-    # Labels
+    # --- Labels ---
 
     def _annotator(self, row: Row) -> str:
         column = self.mapping.column("annotator")
-        if column is None or blank(row.get(column)):
+        if column is None or not is_given(row.get(column)):
             return self.mapping.annotator
         return name_of({column: _number_as_text(row[column])}, column)
 
@@ -458,22 +459,11 @@ class Reader:
     def _rating(self, answer: _Answer) -> float | str | None:
         """A number, a level by its name, or None where it is not given."""
         value = answer.rating
-        if blank(value):
+        if isinstance(value, str) and (word := value.strip().casefold()) in LEVELS:
+            return word
+        if not is_given(value):
             return None
-        if isinstance(value, str):
-            word = value.strip().casefold()
-            if word in LEVELS:
-                return word
-            value = word.replace(",", ".") if word.count(",") == 1 and "." not in word else word
-        try:
-            number = float(value) if not isinstance(value, bool) else math.nan
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise RowError(
-                self._rating_column(answer), f"is {str(value)[:40]!r}.", "Write a number, or clear it."
-            )
-        return number
+        return number_from(self._rating_column(answer), value, -ANY_NUMBER, ANY_NUMBER)
 
     def _rating_column(self, answer: _Answer) -> str:
         for role in ("a", "b", "chosen", "rejected"):

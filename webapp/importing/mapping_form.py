@@ -87,7 +87,7 @@ class MappingForm:
         kept = ("tie", "both_bad", "skip", "none", "row")
         return best | {name: MEANINGS[name] for name in kept}
 
-    # What the template reads
+    # --- What the template reads ---
 
     def columns(self) -> list[dict[str, Any]]:
         return [

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
-    from webapp.importing.sources import Row, Source, Tick
+    from webapp.importing.sources import OnPosition, Row, Source
 
 BATCH_ROWS = 200
 BATCH_BYTES = 16 * 1024 * 1024
@@ -44,7 +44,7 @@ SMALL_COLUMN = 16 * 1024
 
 
 def rows(
-    source: Source, tick: Tick, path: Path, columns: Collection[str] | None
+    source: Source, on_progress: OnPosition, path: Path, columns: Collection[str] | None
 ) -> Iterator[tuple[int, Row | Problem]]:
     """(row number from 1, the row or why it cannot be read) of the Parquet file at `path`. Raises ImportRefused."""
     import pyarrow.parquet
@@ -62,10 +62,10 @@ def rows(
             footer.check(path, [_leaf(file.schema.column(place)) for place in range(len(file.schema))])
             _check_size(source, file, leaves)
             number = 0
-            for batch in _batches(source, path, file, leaves, wanted, tick):
+            for batch in _batches(source, path, file, leaves, wanted, on_progress):
                 yield from _batch_rows(source, batch, number)
                 number += batch.num_rows
-                tick(source.size * number // max(1, file.metadata.num_rows))
+                on_progress(source.size * number // max(1, file.metadata.num_rows))
     except MemoryError:
         raise
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError, footer.BadFooterError) as error:
@@ -111,13 +111,13 @@ def _batches(
     file: pyarrow.parquet.ParquetFile,
     leaves: list[int],
     wanted: list[str] | None,
-    tick: Tick,
+    on_progress: OnPosition,
 ) -> Iterator[pyarrow.RecordBatch]:
     """Batches of few enough rows that each stays small; columns whose lists repeat large values stay encoded."""
     import pyarrow.parquet
 
     for index in range(file.metadata.num_row_groups):
-        tick(0)
+        on_progress(0)
         group = file.metadata.row_group(index)
         if not group.num_rows:
             continue
@@ -186,7 +186,7 @@ def _largest_repeated(path: Path, index: int, column: Any, leaf: Any) -> int:
         elif isinstance(values, pyarrow.ListArray | pyarrow.LargeListArray):
             values = values.values
         else:
-            return whole  # of a kind that stays plain: its whole column is an upper bound
+            return whole  # of a type that stays plain: its whole column is an upper bound
     largest = pyarrow.compute.max(pyarrow.compute.binary_length(values.dictionary)).as_py()
     return int(largest or 0)
 
@@ -244,11 +244,15 @@ def _without_views(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, batch.schema.names)
 
 
-def _varies(kind: pyarrow.DataType) -> bool:
+def _varies(column_type: pyarrow.DataType) -> bool:
     """Whether values of the type differ in size."""
     import pyarrow.types as types
 
-    return bool(types.is_nested(kind) or types.is_dictionary(kind) or not types.is_primitive(kind))
+    return bool(
+        types.is_nested(column_type)
+        or types.is_dictionary(column_type)
+        or not types.is_primitive(column_type)
+    )
 
 
 def _row_bytes(array: pyarrow.Array) -> Any:

@@ -22,24 +22,24 @@ from webapp.importing import archives, jsontext, parquet, tables
 from webapp.importing.sources import (
     UNPACK_FACTOR,
     ImportRefused,
+    OnPosition,
     Problem,
     Row,
     Source,
-    Tick,
     Unreadable,
-    json_kind,
+    json_type,
     printable,
 )
 
 __all__ = [
     "ImportRefused",
+    "OnPosition",
     "Problem",
     "Row",
     "Source",
-    "Tick",
     "Unreadable",
     "expanded",
-    "json_kind",
+    "json_type",
     "printable",
     "read_as",
     "rows",
@@ -75,11 +75,12 @@ _FOREIGN = (
 class _Limited(io.RawIOBase):
     """Passes bytes on until there are too many; turns what a damaged gzip file raises into a refusal.
 
-    `tick` is called here, a block at a time, so that it is heard of whatever the bytes are: rows, blanks, one line.
+    `on_progress` is called here, a block at a time, whatever the bytes are: rows, blanks, one long line.
     """
 
-    def __init__(self, stream: Any, source: Source, limit: int, tick: Callable[[int], None]) -> None:
-        self.stream, self.source, self.limit, self.tick, self.seen = stream, source, limit, tick, 0
+    def __init__(self, stream: Any, source: Source, limit: int, on_progress: Callable[[int], None]) -> None:
+        self.stream, self.source, self.limit = stream, source, limit
+        self.on_progress, self.seen = on_progress, 0
 
     def readable(self) -> bool:
         return True
@@ -90,7 +91,7 @@ class _Limited(io.RawIOBase):
         except (*archives.DAMAGED, *archives.UNKNOWN_METHOD) as error:
             raise archives.damaged(self.source, error) from error
         self.seen += len(data)
-        self.tick(self.seen)
+        self.on_progress(self.seen)
         if self.seen > self.limit:
             raise ImportRefused(
                 f"{self.source.name} holds more than {self.limit // 2**20} MB once unpacked. Split it."
@@ -140,7 +141,7 @@ class _Recoded(io.RawIOBase):
 class Look:
     """What the beginning of a file says it is, and how its text is written."""
 
-    kind: str
+    container: str
     gzip: bool
     encoding: str = "utf-8"
     mark: int = 0
@@ -149,17 +150,17 @@ class Look:
     dialect: tables.Dialect | None = None
 
     def __str__(self) -> str:
-        words = [self.kind]
+        words = [self.container]
         if self.dialect:
             words.append(str(self.dialect))
-        if self.kind != "Parquet":
+        if self.container != "Parquet":
             words.append(self.shown_encoding)
         return ", ".join(words + ["gzip"] * self.gzip)
 
 
 @contextmanager
-def open_bytes(source: Source, tick: Tick) -> Iterator[tuple[io.BufferedReader, bool]]:
-    """The file's bytes, unpacked if it is a gzip file (and whether it is); `tick` hears of the position on disk."""
+def open_bytes(source: Source, on_progress: OnPosition) -> Iterator[tuple[io.BufferedReader, bool]]:
+    """The file's bytes, unpacked if it is a gzip file (and whether it is); `on_progress` gets the place on disk."""
     limit = UNPACK_FACTOR * settings.MAX_UPLOAD_BYTES
     with _stored(source) as (raw, size):
         try:
@@ -172,7 +173,7 @@ def open_bytes(source: Source, tick: Tick) -> Iterator[tuple[io.BufferedReader, 
 
         def heard(seen: int) -> None:
             # Inside a zip the place on disk is guessed from how much of the file was read.
-            tick(raw.tell() if source.member is None else source.packed * raw.tell() // max(1, size))
+            on_progress(raw.tell() if source.member is None else source.packed * raw.tell() // max(1, size))
 
         limited = _Limited(gzip.GzipFile(fileobj=raw) if packed else raw, source, limit, heard)
         yield io.BufferedReader(limited, BUFFER), packed
@@ -240,16 +241,16 @@ def _look(source: Source, stream: io.BufferedReader, packed: bool) -> Look:
     text = Look("", packed, encoding, mark, shown)
     first = head.lstrip("\ufeff \t\r\n")[:1]
     if first == "[":
-        return replace(text, kind="JSON list")
+        return replace(text, container="JSON list")
     if first == "{" and _runs_over_lines(head):
-        return replace(text, kind="JSON objects")
+        return replace(text, container="JSON objects")
     if first == "{" or source.suffixes & _JSON_SUFFIXES:
-        return replace(text, kind="JSON Lines", carriage_returns=returns)
+        return replace(text, container="JSON Lines", carriage_returns=returns)
     announced = bool(source.suffixes & _TABLE_SUFFIXES)
     if announced or "\x00" not in head:
         dialect = tables.sniff(head, whole=len(start) < BUFFER, announced=announced)
         if dialect is not None:
-            return replace(text, kind="TSV" if dialect.delimiter == "\t" else "CSV", dialect=dialect)
+            return replace(text, container="TSV" if dialect.delimiter == "\t" else "CSV", dialect=dialect)
     raise ImportRefused(
         f"{source.name} is neither JSON Lines, a JSON list, CSV, TSV nor Parquet, nor one of them as .gz or in a "
         "zip. Convert it to one of them; the formats are described on the import page."
@@ -286,9 +287,9 @@ def _runs_over_lines(head: str) -> bool:
 
 
 def rows(
-    source: Source, tick: Tick = lambda position: None, columns: Collection[str] | None = None
+    source: Source, on_progress: OnPosition = lambda position: None, columns: Collection[str] | None = None
 ) -> Iterator[tuple[int, Row | Problem]]:
-    """(row number from 1, the row or why it cannot be read) of a file; `tick` gets the position in bytes on disk.
+    """(row number from 1, the row or why it cannot be read) of a file; `on_progress` gets the place in bytes on disk.
 
     Rows of JSON Lines are numbered by line, of a JSON list by element, of tables as a spreadsheet does (the header is
     row 1, blank rows count), of Parquet from 1. Of `columns`, where given, Parquet files are read; other columns of
@@ -297,13 +298,13 @@ def rows(
     """
     if source.member is None and (source.path.is_dir() or archives.is_zip(source.path)):
         for inside in expanded([source])[0]:
-            yield from rows(inside, tick, columns)
+            yield from rows(inside, on_progress, columns)
         return
-    with open_bytes(source, tick) as (stream, packed):
+    with open_bytes(source, on_progress) as (stream, packed):
         seen = _look(source, stream, packed)
-        if seen.kind == "Parquet":
+        if seen.container == "Parquet":
             with _on_disk(source, stream, packed) as path:
-                yield from parquet.rows(source, tick, path, columns)
+                yield from parquet.rows(source, on_progress, path, columns)
             return
         stream.read(seen.mark)
         text: io.BufferedReader = stream
@@ -315,12 +316,12 @@ def rows(
             )
         if seen.dialect:
             found = tables.rows(source, text, seen.dialect, recoded=recoded)
-        elif seen.kind == "JSON Lines":
+        elif seen.container == "JSON Lines":
             found = jsontext.lines(source, text, errors=errors)
         else:
-            found = jsontext.elements(source, text, errors=errors, bare=seen.kind == "JSON objects")
+            found = jsontext.elements(source, text, errors=errors, bare=seen.container == "JSON objects")
         yield from found
-        tick(source.size)
+        on_progress(source.size)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ OWN_FILES = {ERRORS, PROGRESS, PREVIEW_FILE, SURVEY_FILE}
 
 @dataclass
 class Report:
-    """What an import found and did. `counts[kind]` has found, new, present (and changed, for labels)."""
+    """What an import found and did. `counts[record_type]` has found, new, present (and changed, for labels)."""
 
     format: str = ""
     dry_run: bool = True
@@ -42,12 +42,12 @@ class Report:
     preview: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
 
-    def count(self, kind: str, what: str, number: int = 1) -> None:
-        counts = self.counts.setdefault(kind, {"found": 0, "new": 0, "present": 0, "changed": 0})
+    def count(self, record_type: str, what: str, number: int = 1) -> None:
+        counts = self.counts.setdefault(record_type, {"found": 0, "new": 0, "present": 0, "changed": 0})
         counts[what] += number
 
-    def say(self, kind: str, what: str) -> None:
-        said = self.says.setdefault(kind, {})
+    def say(self, record_type: str, what: str) -> None:
+        said = self.says.setdefault(record_type, {})
         said[what] = said.get(what, 0) + 1
 
     @property

@@ -268,10 +268,10 @@ def _walk(corpus: CorpusWriter, spool: Spool, report: Report, total: int, progre
         ("levels", labels.write_levels),
     ]
     done = 0
-    for kind, step in steps:
-        if kind == "votes":
+    for record_type, step in steps:
+        if record_type == "votes":
             corpus.pair_the_lone()
-        for chunk in spool.chunks(kind):
+        for chunk in spool.chunks(record_type):
             step(chunk)
             done += len(chunk)
             progress("writing" if corpus.write else "checking", done, total)

@@ -14,7 +14,7 @@ MAX_COLUMNS = 1000
 UNPACK_FACTOR = 5
 
 Row = dict[str, Any]
-Tick = Callable[[int], None]
+OnPosition = Callable[[int], None]
 
 
 class ImportRefused(JobFailed):
@@ -101,7 +101,7 @@ class Unreadable:
     remedy: str
 
 
-def json_kind(value: Any) -> str:
+def json_type(value: Any) -> str:
     """What a JSON value is, in words that fit behind “is”."""
     if value is None:
         return "null"
@@ -112,4 +112,6 @@ def json_kind(value: Any) -> str:
     names: tuple[tuple[type | tuple[type, ...], str], ...] = (
         (str, "text"), ((int, float), "a number"), (list, "a list"), (dict, "an object"), (bytes, "binary data"),
     )  # fmt: skip
-    return next((name for kind, name in names if isinstance(value, kind)), f"a {type(value).__name__}")
+    return next(
+        (name for python_type, name in names if isinstance(value, python_type)), f"a {type(value).__name__}"
+    )

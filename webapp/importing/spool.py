@@ -25,7 +25,7 @@ class Where(NamedTuple):
     row: int
 
 
-KINDS: dict[str, Callable[..., Record]] = {
+RECORD_TYPES: dict[str, Callable[..., Record]] = {
     "prompts": PromptRecord,
     "responses": ResponseRecord,
     "pairs": PairRecord,
@@ -35,7 +35,7 @@ KINDS: dict[str, Callable[..., Record]] = {
 }
 
 
-def _kind(record: Record) -> str:
+def _record_type(record: Record) -> str:
     match record:
         case PromptRecord():
             return "prompts"
@@ -51,31 +51,33 @@ def _kind(record: Record) -> str:
 
 
 class Spool:
-    """The records of an import in files, one for each kind, so that memory stays small."""
+    """The records of an import in files, one for each type, so that memory stays small."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files = {kind: (folder / kind).open("w", encoding="utf-8") for kind in KINDS}
-        self.sizes = dict.fromkeys(KINDS, 0)
+        self._files = {
+            record_type: (folder / record_type).open("w", encoding="utf-8") for record_type in RECORD_TYPES
+        }
+        self.sizes = dict.fromkeys(RECORD_TYPES, 0)
 
     def add(self, where: Where, record: Record) -> None:
-        kind = _kind(record)
-        self._files[kind].write(json.dumps([*where, *record]) + "\n")
-        self.sizes[kind] += 1
+        record_type = _record_type(record)
+        self._files[record_type].write(json.dumps([*where, *record]) + "\n")
+        self.sizes[record_type] += 1
 
     def close(self) -> None:
         for file in self._files.values():
             file.close()
 
-    def read(self, kind: str) -> Iterator[tuple[Where, Any]]:
-        make = KINDS[kind]
-        with (self._folder / kind).open(encoding="utf-8") as file:
+    def read(self, record_type: str) -> Iterator[tuple[Where, Any]]:
+        make = RECORD_TYPES[record_type]
+        with (self._folder / record_type).open(encoding="utf-8") as file:
             for line in file:
                 values = json.loads(line)
                 yield Where(values[0], values[1]), make(*values[2:])
 
-    def chunks(self, kind: str, size: int = CHUNK) -> Iterator[list[tuple[Where, Any]]]:
-        yield from in_chunks(self.read(kind), size)
+    def chunks(self, record_type: str, size: int = CHUNK) -> Iterator[list[tuple[Where, Any]]]:
+        yield from in_chunks(self.read(record_type), size)
 
 
 def in_chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from webapp.importing.cells import parsed_cell
-from webapp.importing.mapping import Mapping, blank, value_key
+from webapp.importing.fields import is_given
+from webapp.importing.mapping import Mapping, value_key
 from webapp.importing.reading import Source, expanded, printable, rows
 from webapp.importing.report import SURVEY_FILE, shorten
 
@@ -43,7 +44,7 @@ def _column() -> dict[str, Any]:
 
 
 def _note(found: dict[str, Any], value: Any) -> None:
-    if blank(value):
+    if not is_given(value):
         return
     found["filled"] += 1
     inside = parsed_cell(value)
@@ -82,7 +83,7 @@ def survey_read(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-# Guesses -----------------------------------------------------------------------------------------------------
+# --- Guesses ---
 
 _ANSWER = r"(response|answer|output|completion|reply|generation|candidate|assistant|text|option|summary|translation)s?"
 _FIRST, _SECOND = r"(a|1|one|left|first)", r"(b|2|two|right|second)"

@@ -33,13 +33,13 @@ class UndoRefused(ValueError):
 
 
 def written_by(import_row: Import) -> dict[str, int]:
-    """How many rows of each kind the import wrote and would take back."""
-    counts = {kind: _own(kind, import_row).count() for kind in reversed(MODELS)}
-    return {kind: count for kind, count in counts.items() if count}
+    """How many rows of each type the import wrote and would take back."""
+    counts = {record_type: _own(record_type, import_row).count() for record_type in reversed(MODELS)}
+    return {record_type: count for record_type, count in counts.items() if count}
 
 
-def _own(kind: str, import_row: Import) -> QuerySet[Any]:
-    return MODELS[kind]._default_manager.filter(origin=import_row)
+def _own(record_type: str, import_row: Import) -> QuerySet[Any]:
+    return MODELS[record_type]._default_manager.filter(origin=import_row)
 
 
 def undo_obstacles(import_row: Import) -> list[str]:
@@ -116,13 +116,13 @@ def _built(what: str, rows: QuerySet[Any]) -> list[str]:
 
 @transaction.atomic
 def import_undo(*, import_row: Import, actor: User | None = None) -> dict[str, int]:
-    """Take back every row that the import wrote; how many of each kind. Raises UndoRefused, and nothing changed."""
+    """Take back every row that the import wrote; how many of each type. Raises UndoRefused, and nothing changed."""
     project = Project.objects.select_for_update(no_key=True).get(pk=import_row.project_id)
     check_not_archived(project)
     import_row = Import.objects.select_for_update().get(pk=import_row.pk)
     # Whoever is judging one of them ends first, or finds it gone.
-    for kind in ("pairs", "responses"):
-        list(_own(kind, import_row).order_by("pk").select_for_update().values_list("pk", flat=True))
+    for record_type in ("pairs", "responses"):
+        list(_own(record_type, import_row).order_by("pk").select_for_update().values_list("pk", flat=True))
     if obstacles := undo_obstacles(import_row):
         raise UndoRefused(" ".join(obstacles))
     counts = written_by(import_row)
@@ -132,20 +132,20 @@ def import_undo(*, import_row: Import, actor: User | None = None) -> dict[str, i
     }
     annotators = {
         pk
-        for kind in ("votes", "levels")
-        for pk in _own(kind, import_row).order_by().values_list("annotator", flat=True).distinct()
+        for record_type in ("votes", "levels")
+        for pk in _own(record_type, import_row).order_by().values_list("annotator", flat=True).distinct()
     }
-    for kind in ("levels", "votes"):
+    for record_type in ("levels", "votes"):
         replaced = [
-            pk for pk in _own(kind, import_row).values_list("supersedes", flat=True) if pk is not None
+            pk for pk in _own(record_type, import_row).values_list("supersedes", flat=True) if pk is not None
         ]
-        rows = _own(kind, import_row)
+        rows = _own(record_type, import_row)
         # Nothing points at them any more (that was looked up above), so the collector has nothing to collect.
         rows._raw_delete(rows.db)
         for pks in in_chunks(replaced, CHUNK):
-            MODELS[kind]._default_manager.filter(pk__in=pks).update(is_current=True)
-    for kind in ("pairs", "responses", "prompts"):
-        _own(kind, import_row).delete()
+            MODELS[record_type]._default_manager.filter(pk__in=pks).update(is_current=True)
+    for record_type in ("pairs", "responses", "prompts"):
+        _own(record_type, import_row).delete()
     _recount(project, touched)
     _annotators_without_labels(annotators).delete()
     Import.objects.filter(pk=import_row.pk).update(undone_at=timezone.now())

@@ -27,7 +27,7 @@ PAGE_SIZE = 25
 MAX_FILES = 10
 FORMATS = Path(__file__).with_name("FORMATS.md")
 
-_KINDS = {
+_RECORD_NAMES = {
     "prompts": "prompts",
     "responses": "responses",
     "pairs": "pairs",
@@ -127,10 +127,17 @@ def _context(project: Project, pk: int) -> dict[str, Any]:
         "percent": min(100, 100 * step // total) if total else None,
         "waiting": waiting,
         "report": row.report,
-        "counts": [(name, counts[kind]) for kind, name in _KINDS.items() if kind in counts],
+        "counts": [
+            (name, counts[record_type])
+            for record_type, name in _RECORD_NAMES.items()
+            if record_type in counts
+        ],
         "says": [
-            (_KINDS[kind], [(labels.get(what, what), number) for what, number in sorted(found.items())])
-            for kind, found in row.report.get("says", {}).items()
+            (
+                _RECORD_NAMES[record_type],
+                [(labels.get(what, what), number) for what, number in sorted(found.items())],
+            )
+            for record_type, found in row.report.get("says", {}).items()
         ],
         "preview": [] if row.is_active else preview_read(settings.DATA_DIR / row.folder),
         "asks": row.wants_mapping,

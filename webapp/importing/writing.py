@@ -68,22 +68,24 @@ class CorpusWriter:
         self._stand_in = 0
         self.preview_pairs: list[Known] = []
 
-    # Shared steps
+    # --- Shared steps ---
 
     def problem(self, where: Where, field: str, message: str, remedy: str) -> None:
         self.problems.add(Problem(self.sources[where.file].name, where.row, field, message, remedy))
 
-    def unknown(self, where: Where, field: str, kind: str, id: str) -> None:
+    def unknown(self, where: Where, field: str, record_type: str, id: str) -> None:
         """Report a reference to something that is neither in the files nor in the project."""
-        if culprit := self._left_out.get((kind, id)):
+        if culprit := self._left_out.get((record_type, id)):
             place = f"{self.sources[culprit.file].name}, row {culprit.row}"
-            self.problem(where, field, f"names the {kind} “{id}”, which was left out.", f"Mend {place}.")
+            self.problem(
+                where, field, f"names the {record_type} “{id}”, which was left out.", f"Mend {place}."
+            )
         else:
-            remedy = f"Add a row for that {kind}, or mend the id."
+            remedy = f"Add a row for that {record_type}, or mend the id."
             self.problem(
                 where,
                 field,
-                f"names the {kind} “{id}”, which is neither in the files nor in the project.",
+                f"names the {record_type} “{id}”, which is neither in the files nor in the project.",
                 remedy,
             )
 
@@ -98,21 +100,21 @@ class CorpusWriter:
             self._stand_in -= 1
             known.pk = self._stand_in
 
-    def met(self, kind: str, known: Known) -> None:
+    def met(self, record_type: str, known: Known) -> None:
         """Count a thing once, however many rows speak of it."""
         if not known.counted:
             known.counted = True
-            self.report.count(kind, "found")
-            self.report.count(kind, "new" if known.fresh else "present")
+            self.report.count(record_type, "found")
+            self.report.count(record_type, "new" if known.fresh else "present")
 
-    def look_up(self, kind: str, known: dict[str, Known], ids: Iterable[str]) -> None:
+    def look_up(self, record_type: str, known: dict[str, Known], ids: Iterable[str]) -> None:
         """Load those of the ids that the project has and that aren't known yet."""
         missing = sorted({id for id in ids if id not in known})
         for chunk in in_chunks(missing, CHUNK):
             for pk, external_id, *key in (
-                self._existing(kind)
+                self._existing(record_type)
                 .filter(external_id__in=chunk)
-                .values_list("pk", "external_id", *self._KEYS[kind])
+                .values_list("pk", "external_id", *self._KEYS[record_type])
             ):
                 known[external_id] = Known(external_id, pk, tuple(key), fresh=False)
 
@@ -122,15 +124,15 @@ class CorpusWriter:
         "pairs": ("response_a_id", "response_b_id"),
     }
 
-    def _existing(self, kind: str) -> QuerySet[Any]:
+    def _existing(self, record_type: str) -> QuerySet[Any]:
         models: dict[str, QuerySet[Any]] = {
             "prompts": self.project.prompts.all(),
             "responses": self.project.responses.all(),
             "pairs": self.project.pairs.all(),
         }
-        return models[kind]
+        return models[record_type]
 
-    # Prompts and responses
+    # --- Prompts and responses ---
 
     def write_prompts(self, chunk: list[tuple[Where, PromptRecord]]) -> None:
         self.look_up("prompts", self.prompts, (record.id for _, record in chunk))
@@ -161,10 +163,12 @@ class CorpusWriter:
             self.met("prompts", known)
         self.create(Prompt, new)
 
-    def _contradicts(self, where: Where, field: str, kind: str, known: Known, what: str) -> None:
+    def _contradicts(self, where: Where, field: str, record_type: str, known: Known, what: str) -> None:
         place = "earlier in the files" if known.fresh else "in the project already"
-        message = f"differs: the {kind} “{known.id}” is {place} with another {what}."
-        self.problem(where, field, message, f"Give this {kind} another id, or make the {what} the same.")
+        message = f"differs: the {record_type} “{known.id}” is {place} with another {what}."
+        self.problem(
+            where, field, message, f"Give this {record_type} another id, or make the {what} the same."
+        )
 
     def write_responses(self, chunk: list[tuple[Where, ResponseRecord]]) -> None:
         self.look_up("prompts", self.prompts, (record.prompt for _, record in chunk))
@@ -208,7 +212,7 @@ class CorpusWriter:
             self.met("responses", known)
         self.create(Response, new)
 
-    # Pairs
+    # --- Pairs ---
 
     def write_pairs(self, chunk: list[tuple[Where, PairRecord]]) -> None:
         self.look_up("responses", self.responses, (id for _, record in chunk for id in (record.a, record.b)))

@@ -8,7 +8,7 @@ from django import forms
 from webapp.corpus.base_models import base_model_choices, base_model_named, base_model_public
 from webapp.corpus.models import Project
 from webapp.corpus.option_fields import BaseModelInput, TrainingOptionsForm, choice_field, number_field
-from webapp.corpus.options import OPTIONS, Method, RunRefused, Tuning
+from webapp.corpus.options import FURTHER, NAMED, Method, RunRefused, Tuning, further_settings
 from webapp.training.models import ModelVersion, TrainingRun, public_config
 
 MOST_VERSIONS = 50
@@ -17,7 +17,7 @@ MOST_VERSIONS = 50
 class RunForm(TrainingOptionsForm):
     """Few options in sight; the template puts those of MORE under “More options”."""
 
-    MORE = OPTIONS
+    MORE = NAMED
 
     method = forms.ChoiceField(choices=Method.choices)
     base_model = forms.CharField(
@@ -36,6 +36,13 @@ class RunForm(TrainingOptionsForm):
     holdout = number_field("holdout", "Held-out share", "Of the groups, 0 to 0.9. Default 0.2.")
     region = choice_field("region", "Region masks (RgFT)", "Which ratings a preference with levels allows.")
     haf_head = choice_field("haf_head", "Reward head (HaF)", "With ratings it also predicts levels.")
+    further = forms.CharField(
+        required=False,
+        max_length=4000,
+        label="Further settings",
+        widget=forms.Textarea({"rows": 3, "spellcheck": "false", "placeholder": "warmup = 0.05"}),
+        help_text=f"One KEY = VALUE a line, VALUE as JSON. Keys: {', '.join(FURTHER)}.",
+    )
 
     def __init__(
         self, *args: Any, project: Project, earlier: TrainingRun | None = None, **kwargs: Any
@@ -72,6 +79,17 @@ class RunForm(TrainingOptionsForm):
         except RunRefused as refusal:
             raise forms.ValidationError(str(refusal)) from None
 
+    def clean_further(self) -> dict[str, Any]:
+        try:
+            return further_settings(self.cleaned_data["further"].splitlines())
+        except RunRefused as refusal:
+            raise forms.ValidationError(str(refusal)) from None
+
+    def refuse(self, refusal: RunRefused) -> None:
+        """Show why the run can't start beside the field that it is about."""
+        field = "further" if refusal.field in FURTHER else refusal.field
+        self.add_error(field if field in self.fields else None, str(refusal))
+
     def more_fields(self) -> list[forms.BoundField]:
         return [self[name] for name in self.MORE]
 
@@ -80,8 +98,11 @@ class RunForm(TrainingOptionsForm):
         """Whether something under “More options” was filled in or is wrong, or a run is started again."""
         if self.earlier is not None:
             return True
-        return self.is_bound and any(self.data.get(name) or self.errors.get(name) for name in self.MORE)
+        return self.is_bound and any(
+            self.data.get(name) or self.errors.get(name) for name in (*self.MORE, "further")
+        )
 
     def overrides(self) -> dict[str, Any]:
         """What was sent, for run_start: a field that was emptied asks for the trainer's default, not the project's."""
-        return {name: self.cleaned_data[name] for name in self.MORE if name in self.data}
+        named = {name: self.cleaned_data[name] for name in self.MORE if name in self.data}
+        return named | self.cleaned_data["further"]

@@ -128,7 +128,7 @@ def run_start(request: HtmxHttpRequest, slug: str) -> HttpResponse:
                 config=form.overrides(),
             )
         except services.RunRefused as refusal:
-            form.add_error(refusal.field if refusal.field in form.fields else None, str(refusal))
+            form.refuse(refusal)
         else:
             return redirect("training:run", project.slug, started.pk)
     return _runs_page(request, project, form, status=400)

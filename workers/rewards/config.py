@@ -18,7 +18,7 @@ CODE_VERSION = "0.5.0"
 METHODS = ("bt", "clf", "oprm", "rgft", "haf")
 ORDINAL_METHODS = ("oprm", "rgft")
 TUNINGS = ("frozen", "tuned", "lora")
-BACKBONES = ("auto", "encoder", "causal")
+ARCHITECTURES = ("auto", "encoder", "causal")
 LEVEL_TERMS = ("none", "unpaired", "all")
 VOTES = ("each", "majority")
 HAF_HEADS = ("scalar", "ordinal")
@@ -42,12 +42,12 @@ RETIRED: dict[str, tuple[Any, ...] | None] = {
 
 
 class Refused(Exception):
-    """The run cannot start as asked.  The message is one line that names what is wrong and what to do."""
+    """The run cannot start as asked. The message is one line that names what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """config.json of a run folder.  None means: the default for this backbone and tuning, see TUNED_DEFAULTS."""
+    """config.json of a run folder. None means: the default for this backbone and tuning, see TUNED_DEFAULTS."""
 
     format: int = FORMAT
     method: str = "bt"  # bt | clf | oprm | rgft | haf
@@ -72,7 +72,7 @@ class RunConfig:
     # objective
     region: str = "intersect"  # rgft: flood | intersect | rectangle | none
     level_terms: str = "all"  # rgft: whose levels teach on their own, beside the region masks
-    # Strength m: bt, haf add strength_margin a step above 1; ordinal i - j >= m.  None: scalar rewards alone.
+    # Strength m: bt, haf add strength_margin a step above 1; ordinal i - j >= m. None: scalar rewards alone.
     use_strength: bool | None = None
     strength_margin: float = 1.0
     centring: float = 0.01  # bt, haf: weight of (r_a + r_b)^2
@@ -128,7 +128,7 @@ class RunConfig:
 
     @classmethod
     def read(cls, path: Path) -> RunConfig:
-        """Read config.json.  Raises Refused."""
+        """Read config.json. Raises Refused."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -141,7 +141,7 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Check keys, types and ranges.  Raises Refused with the key's name."""
+        """Check keys, types and ranges. Raises Refused with the key's name."""
         for key, meant in RETIRED.items():
             if meant is not None and key in values and values[key] not in meant:
                 raise Refused(f"config.json: {key} is no option any more; leave it out")
@@ -162,7 +162,7 @@ class RunConfig:
         for key, choices in {
             "method": METHODS,
             "tuning": TUNINGS,
-            "backbone": BACKBONES,
+            "backbone": ARCHITECTURES,
             "region": REGIONS,
             "level_terms": LEVEL_TERMS,
             "votes": VOTES,
@@ -190,28 +190,28 @@ class RunConfig:
                 "seen the labels; set it to 0"
             )
 
-    def resolved(self, backbone: str, hidden_size: int, device: str = "cpu") -> ResolvedConfig:
-        """Every default filled for this backbone ("encoder" or "causal") and width, but for those of the texts.
+    def resolved(self, architecture: str, hidden_size: int, device: str = "cpu") -> ResolvedConfig:
+        """Every default filled for this architecture ("encoder" or "causal") and width, but for those of the texts.
 
-        with_budget fills those.  Raises Refused if backbone, method and tuning don't fit.
+        with_budget fills those. Raises Refused if architecture, method and tuning don't fit.
         """
-        if self.method == "haf" and backbone != "causal":
+        if self.method == "haf" and architecture != "causal":
             raise Refused(
                 f"method haf needs a causal language model, but {self.base_model} is a text encoder; "
                 "choose another base model (manage.py build_starter_lm makes a small one) or another method"
             )
-        if (backbone, self.tuning) not in TUNED_DEFAULTS:
-            fitting = " or ".join(tuning for kind, tuning in TUNED_DEFAULTS if kind == backbone)
+        if (architecture, self.tuning) not in TUNED_DEFAULTS:
+            fitting = " or ".join(tuning for key, tuning in TUNED_DEFAULTS if key == architecture)
             raise Refused(
                 f"config.json: tuning is {self.tuning!r}, but {self.base_model} is "
-                f"{'a text encoder' if backbone == 'encoder' else 'a causal language model'}; use {fitting}"
+                f"{'a text encoder' if architecture == 'encoder' else 'a causal language model'}; use {fitting}"
             )
-        defaults = dict(TUNED_DEFAULTS[backbone, self.tuning])
-        # Wider models want smaller steps, about as 1/width.  Encoders: 1.5e-4 at MiniLM's 384.  Causal models: 1e-5 at
+        defaults = dict(TUNED_DEFAULTS[architecture, self.tuning])
+        # Wider models want smaller steps, about as 1/width. Encoders: 1.5e-4 at MiniLM's 384. Causal models: 1e-5 at
         # 4096, 1.6e-4 for the starter's 256; LoRA's usual ten times more.
         per_width = {("encoder", "tuned"): 0.0576, ("causal", "tuned"): 0.041, ("causal", "lora"): 0.41}
-        if (backbone, self.tuning) in per_width:
-            defaults["learning_rate"] = per_width[backbone, self.tuning] / hidden_size
+        if (architecture, self.tuning) in per_width:
+            defaults["learning_rate"] = per_width[architecture, self.tuning] / hidden_size
         if device != "cpu":
             defaults["micro_batch_tokens"] = 16384  # a GPU wants to be filled
         chosen = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -219,7 +219,7 @@ class RunConfig:
         chosen |= {key: chosen[key] or 0 for key in ("token_budget", "micro_batch_tokens")}
         if self.crossfit is None:
             chosen["crossfit"] = FOLDS if self.can_crossfit else 0
-        return ResolvedConfig(**{**chosen, "backbone": backbone})
+        return ResolvedConfig(**{**chosen, "backbone": architecture})
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that from_dict reads back."""
@@ -245,8 +245,8 @@ class ResolvedConfig(RunConfig):
     def with_budget(self, tokens: int) -> ResolvedConfig:
         """Fill token_budget from the tokens of all trained responses: a sixteenth, within BUDGET_BOUNDS.
 
-        A small project would otherwise be one step an epoch.  A large one gains nothing from larger blocks, since most
-        pairs already meet inside one.  A CPU's micro-batches are half the budget, 512 to 1,024; larger ones gain
+        A small project would otherwise be one step an epoch. A large one gains nothing from larger blocks, since most
+        pairs already meet inside one. A CPU's micro-batches are half the budget, 512 to 1,024; larger ones gain
         little.
         """
         low, high = BUDGET_BOUNDS
@@ -319,33 +319,33 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 
 def _typed(key: str, annotation: str, value: Any) -> Any:
-    """The value as its field's type, or Refused.  Annotations are strings here (postponed evaluation)."""
+    """The value as its field's type, or Refused. Annotations are strings here (postponed evaluation)."""
     optional = annotation.endswith(" | None")
-    kind = annotation.removesuffix(" | None")
+    wanted = annotation.removesuffix(" | None")
     if value is None and optional:
         return None
-    if kind == "bool" and isinstance(value, bool):
+    if wanted == "bool" and isinstance(value, bool):
         return value
-    if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
+    if wanted == "int" and isinstance(value, int) and not isinstance(value, bool):
         return value
-    if kind == "float" and _is_number(value):
+    if wanted == "float" and _is_number(value):
         return float(value)
-    if kind == "str" and isinstance(value, str):
+    if wanted == "str" and isinstance(value, str):
         return value
     if isinstance(value, (list, tuple)):
-        if kind == "tuple[int, int]" and len(value) == 2 and all(type(item) is int for item in value):
+        if wanted == "tuple[int, int]" and len(value) == 2 and all(type(item) is int for item in value):
             return tuple(value)
-        if kind == "tuple[str, ...]" and all(isinstance(item, str) for item in value):
+        if wanted == "tuple[str, ...]" and all(isinstance(item, str) for item in value):
             return tuple(value)
-    wanted = {
+    words = {
         "bool": "true or false",
         "int": "a whole number",
         "float": "a number",
         "str": "a string",
         "tuple[int, int]": f"two rising ratings such as [3, 6] within 1..{RATINGS - 1}",
         "tuple[str, ...]": "a list of strings",
-    }[kind]
-    raise Refused(f"config.json: {key} is {value!r}; it must be {wanted}{' or null' if optional else ''}")
+    }[wanted]
+    raise Refused(f"config.json: {key} is {value!r}; it must be {words}{' or null' if optional else ''}")
 
 
 def _is_number(value: Any) -> bool:

@@ -28,7 +28,7 @@ def evaluate_saved(
 ) -> dict[str, Any]:
     """Metrics and robustness of a saved model on a snapshot's labels, or on those of some groups.
 
-    Nothing here knows what the model was trained on: name the groups that it was not.  Raises ArtifactError, Refused.
+    Nothing here knows what the model was trained on: name the groups that it was not. Raises ArtifactError, Refused.
     """
     model, template, config = load_model(model_dir)
     snapshot = read_snapshot(snapshot_dir)

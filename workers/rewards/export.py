@@ -19,7 +19,7 @@ from .artifacts.save import ArtifactError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; prints export_model's report as JSON.  Exit status 2: refused (one line on standard error)."""
+    """The command; prints export_model's report as JSON. Exit status 2: refused (one line on standard error)."""
     parser = argparse.ArgumentParser(prog="python -m workers.rewards.export", description=__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL_DIR")
     parser.add_argument("out", type=Path, metavar="OUT_DIR")

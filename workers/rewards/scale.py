@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 RATINGS = 9
 LEVELS = ("bad", "normal", "good")
@@ -45,7 +47,9 @@ class Partition:
         return 0 if rating <= self.bad_max else 1 if rating <= self.normal_max else 2
 
     def masks(self) -> torch.Tensor:
-        """Which ratings a level holds, one row per level and a last row of ones for UNKNOWN.  [4, 9] bool"""
+        """Which ratings a level holds, one row per level and a last row of ones for UNKNOWN. [4, 9] bool"""
+        import torch  # here, so that metrics can be computed where there is none
+
         ratings = torch.arange(1, RATINGS + 1)
         rows = [(ratings >= low) & (ratings <= high) for low, high in map(self.bounds, range(UNKNOWN + 1))]
         return torch.stack(rows)

@@ -1,7 +1,7 @@
 """Score responses with a saved model: `python -m workers.rewards.score MODEL_DIR RESPONSES [--out FILE]`.
 
 RESPONSES is Parquet or JSONL (UTF-8; either may be gzipped) with `text`, and optionally `response_id`, `messages` and
-`tools`.  Scores go to --out (.parquet or .jsonl), else as JSON lines to standard output.  A row that can't be read as
+`tools`. Scores go to --out (.parquet or .jsonl), else as JSON lines to standard output. A row that can't be read as
 it stands is refused by its line, the others are scored.
 """
 

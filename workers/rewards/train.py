@@ -2,7 +2,7 @@
 
 Reads config.json and snapshot/; writes progress.jsonl, checkpoint/, model/, predictions.parquet, metrics.json.
 Exit status 0 done, 2 refused, 1 crashed (both with error.json), 143 stopped with a checkpoint written; starting it
-again in the same folder goes on from there.  The steps stand in the order in which they run.
+again in the same folder goes on from there. The steps stand in the order in which they run.
 
 On several GPUs: `accelerate launch --multi_gpu --module workers.rewards.train RUN_DIR` (see distributed.py).
 """
@@ -58,11 +58,13 @@ def _readable(error: Exception) -> str:
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
-def _fail(run_dir: Path, kind: str, message: str) -> None:
+def _fail(run_dir: Path, error_type: str, message: str) -> None:
     if (run_dir / "error.json").exists():
         return  # of several processes the first to fail knows why
     try:
-        write_text(run_dir / "error.json", json.dumps({"kind": kind, "message": message}, ensure_ascii=False))
+        write_text(
+            run_dir / "error.json", json.dumps({"kind": error_type, "message": message}, ensure_ascii=False)
+        )
     except OSError as error:
         print(f"error.json can't be written: {error}", file=sys.stderr)
 

@@ -151,10 +151,10 @@ def packaged(folder: Path) -> Path:
     """MiniLM with a head of random weights; trained ones are no harder to export."""
     path = resolve_base_model(PACKAGED)
     tokenizer = load_tokenizer(PACKAGED, path)
-    template = Template(tokenizer, backbone="encoder", ordinal=False, max_length=256)
+    template = Template(tokenizer, architecture="encoder", ordinal=False, max_length=256)
     torch.manual_seed(0)
     model = RewardModel(
-        load_backbone(PACKAGED, path, "encoder"), backbone_kind="encoder", kind="scalar", head_hidden=16
+        load_backbone(PACKAGED, path, "encoder"), architecture="encoder", kind="scalar", head_hidden=16
     )
     save_model(folder / "model", model, template, method="bt", partition=(3, 6), base_model=PACKAGED)
     return folder / "model"
@@ -245,11 +245,11 @@ def test_the_cards_calibration_is_the_one_that_is_served(
     kind: str, tiny_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = load_tokenizer("tiny", str(tiny_lm))
-    template = Template(tokenizer, backbone="causal", ordinal=kind == "ordinal", max_length=256)
+    template = Template(tokenizer, architecture="causal", ordinal=kind == "ordinal", max_length=256)
     torch.manual_seed(0)
     model = RewardModel(
         load_backbone("tiny", str(tiny_lm), "causal"),
-        backbone_kind="causal",
+        architecture="causal",
         kind=kind,
         digit_ids=template.digit_ids,
     )

@@ -1,4 +1,4 @@
-"""Up to 0.3.0 models were made that read responses without what they say of their own grade.  They still score."""
+"""Up to 0.3.0 models were made that read responses without what they say of their own grade. They still score."""
 
 import json
 import shutil

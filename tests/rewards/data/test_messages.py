@@ -56,11 +56,11 @@ def exported(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Template, 
     """A template, and the function `encode` of the card of a model exported with it."""
     encoder = request.param == "encoder"
     base = resolve_base_model(PACKAGED) if encoder else str(request.getfixturevalue("tiny_lm"))
-    template = Template(load_tokenizer("tiny", base), backbone=request.param, ordinal=False, max_length=128)
-    torch.manual_seed(0)
-    model = RewardModel(
-        load_backbone("tiny", base, request.param), backbone_kind=request.param, kind="scalar"
+    template = Template(
+        load_tokenizer("tiny", base), architecture=request.param, ordinal=False, max_length=128
     )
+    torch.manual_seed(0)
+    model = RewardModel(load_backbone("tiny", base, request.param), architecture=request.param, kind="scalar")
     save_model(tmp_path / "model", model, template, method="bt", partition=(3, 6), base_model="tiny")
     export_model(tmp_path / "model", tmp_path / "out")
     (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.S)
@@ -95,7 +95,7 @@ def test_two_prompts_that_differ_in_a_call_have_other_ids(
     one, other = template.encode(rows)
     assert one.ids != other.ids
     assert tuple(encode(first["prompt"], answer["content"])["input_ids"]) == one.ids
-    if template.backbone == "causal":
+    if template.architecture == "causal":
         read = template.tokenizer.decode(one.ids)
         assert '### Assistant\n[call] weather {"city":"Oslo"}\n\n### Tool weather\n7 C' in read
 
@@ -110,7 +110,9 @@ def test_two_prompts_that_differ_in_a_call_have_other_ids(
     ],
 )
 def test_names_and_arguments_tell_prompts_apart(other: list[dict[str, Any]], tiny_lm: Path) -> None:
-    template = Template(load_tokenizer("tiny", str(tiny_lm)), backbone="causal", ordinal=True, max_length=256)
+    template = Template(
+        load_tokenizer("tiny", str(tiny_lm)), architecture="causal", ordinal=True, max_length=256
+    )
     this = [call("weather", "{}"), {"role": "tool", "name": "weather", "content": "7"}]
     one, two, tools = template.encode(
         [

@@ -339,7 +339,7 @@ class TestTheFigures:
         assert other == pytest.approx(one, abs=1e-6)
 
 
-# -- in a run --
+# --- In a run ---
 
 
 def many(rows: tuple[list[Row], list[Row], list[Row]]) -> dict[str, list[Row]]:

@@ -140,7 +140,7 @@ def test_a_scorer_that_obeys_fails_by_as_much_as_it_obeys() -> None:
 
 
 def test_only_the_lower_response_of_an_order_is_attacked() -> None:
-    """A scorer that punishes an attack flips nothing: nobody gains by it.  The shift still counts."""
+    """A scorer that punishes an attack flips nothing: nobody gains by it. The shift still counts."""
     effect = run(scorer(lambda text: worth(text) - 0.3 * ("Score: 9" in text)))["attacks"]["score_appended"]
     assert effect["flip_rate"] == 0
     assert effect["mean_shift"] == pytest.approx(-0.3)

@@ -44,7 +44,7 @@ def test_fully_tuned_models_take_the_varlen_kernel(name: str, monkeypatch: pytes
         attn_implementation=attention.ATTENTION,
     )
     backbone = getattr(transformers, model_type)(config)
-    model = RewardModel(backbone, backbone_kind="causal", kind="scalar", head_hidden=0).cuda().eval()
+    model = RewardModel(backbone, architecture="causal", kind="scalar", head_hidden=0).cuda().eval()
     draw = torch.Generator().manual_seed(0)
     prompt = torch.randint(1, 200, (30,), generator=draw).tolist()
     rows = []

@@ -70,19 +70,19 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RewardMo
     folders: dict[str, Path] = {}
 
     def load(name: str) -> RewardModel:
-        config, architecture, given, _ = FAMILIES[name]
+        config, network_class, given, _ = FAMILIES[name]
         if name not in folders:
             torch.manual_seed(0)
-            network = getattr(transformers, architecture)(getattr(transformers, config)(**given))
+            network = getattr(transformers, network_class)(getattr(transformers, config)(**given))
             for parameter in network.parameters():
                 if parameter.ndim == 2:
                     nn.init.normal_(parameter, std=0.2)
             folders[name] = tmp_path_factory.mktemp(name)
             network.save_pretrained(folders[name])
-        kind = "causal" if "LM" in architecture else "encoder"
+        architecture = "causal" if "LM" in network_class else "encoder"
         torch.manual_seed(1)
-        backbone = load_backbone(name, str(folders[name]), kind)
-        return RewardModel(backbone, backbone_kind=kind, kind="scalar").eval()
+        backbone = load_backbone(name, str(folders[name]), architecture)
+        return RewardModel(backbone, architecture=architecture, kind="scalar").eval()
 
     return load
 
@@ -111,7 +111,7 @@ def one_by_one(model: RewardModel, rows: list[Encoded]) -> tuple[torch.Tensor, t
     for row in rows:
         ids, lengths, pooled = collate([row], CPU)
         scores.append(model(ids, lengths, pooled))
-        if model.backbone_kind == "causal":
+        if model.architecture == "causal":
             table = backbone(input_ids=ids).logits[0].log_softmax(-1)
             log_pi.append(
                 sum((table[t - 1, row.ids[t]] for t in range(row.start, row.stop)), torch.zeros(()))
@@ -134,7 +134,7 @@ def gradients(
 
 def same(model: RewardModel, rows: list[Encoded], **options: Any) -> None:
     """Scores alone, with a causal model log-probabilities too."""
-    for policy in (False, True) if model.backbone_kind == "causal" else (False,):
+    for policy in (False, True) if model.architecture == "causal" else (False,):
         same_with(model, rows, policy, **options)
 
 
@@ -301,7 +301,7 @@ def test_other_kernels_see_the_same_boundaries(
 def test_attention_dropout_is_applied_in_training(tmp_path: Path) -> None:
     given = {**SMALL, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.3}
     transformers.BertModel(transformers.BertConfig(**given)).save_pretrained(tmp_path)
-    model = RewardModel(load_backbone("x", str(tmp_path), "encoder"), backbone_kind="encoder", kind="scalar")
+    model = RewardModel(load_backbone("x", str(tmp_path), "encoder"), architecture="encoder", kind="scalar")
     encoder = ResponseEncoder(model, CPU, 100, longest=20)
     rows = texts([(0, 5, 9), (1, 5, 3)])
     model.train()
@@ -333,7 +333,7 @@ def test_an_embedding_gradient_gathered_by_rows_is_the_dense_one(
             model.gather_embedding_gradient()
         # several micro-batches, some computed twice
         encoder = ResponseEncoder(model, CPU, 8, longest=16, kept_tokens=8)
-        scores = encoder.scores(rows, log_probs=model.backbone_kind == "causal")
+        scores = encoder.scores(rows, log_probs=model.architecture == "causal")
         both.append(gradients(model, *scores))
         assert not any(grad.is_sparse for grad in both[-1].values())
     assert both[0].keys() == both[1].keys()

@@ -27,7 +27,7 @@ def win_loss(region: str, level_a: int, level_b: int, strength: int = 1) -> floa
     return -o.log_mass(UNIFORM, UNIFORM, mask).item()
 
 
-# -- exact values at uniform p --
+# --- Exact values at uniform p ---
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_level_of_one_rating_says_nothing_about_order_inside_it() -> None:
     )
 
 
-# -- gradients and identities --
+# --- Gradients and identities ---
 
 
 def test_gradient_of_w_is_the_other_sides_tail_mass() -> None:
@@ -279,7 +279,7 @@ def test_dpo_terms() -> None:
     assert term == pytest.approx(math.log1p(math.exp(-beta * h)), abs=1e-6)
 
 
-# -- finite differences in float64 --
+# --- Finite differences in float64 ---
 
 
 def everything() -> dict[str, tuple[Callable[..., torch.Tensor], tuple[torch.Tensor, ...]]]:
@@ -375,7 +375,7 @@ def test_extreme_scores_stay_finite() -> None:
     assert torch.isfinite(logits.grad).all()
 
 
-# -- the scale --
+# --- The scale ---
 
 
 def test_partition_bounds_masks_and_levels() -> None:

@@ -54,7 +54,7 @@ def test_every_cause_is_told_from_the_others(tiny_encoder: Path, tmp_path: Path)
     )
     snapshot = read_snapshot(tmp_path)
     template = Template(
-        load_tokenizer("tiny", str(tiny_encoder)), backbone="encoder", ordinal=False, max_length=64
+        load_tokenizer("tiny", str(tiny_encoder)), architecture="encoder", ordinal=False, max_length=64
     )
     rows = template.encode(snapshot.responses)
     alike = reads_alike(snapshot, rows)
@@ -83,7 +83,7 @@ def test_unknown_tokens_are_said_from_five_percent(tiny_encoder: Path, tmp_path:
     write_snapshot(tmp_path, *pairs_of(("\u4f60\u597d \u5417 water", "no idea")))
     snapshot = read_snapshot(tmp_path)
     template = Template(
-        load_tokenizer("tiny", str(tiny_encoder)), backbone="encoder", ordinal=False, max_length=64
+        load_tokenizer("tiny", str(tiny_encoder)), architecture="encoder", ordinal=False, max_length=64
     )
     rows = template.encode(snapshot.responses)
     found = report(snapshot, rows, {}, Split(frozenset(), "none"), max_length=64, token="[UNK]")
@@ -94,7 +94,7 @@ def test_unknown_tokens_are_said_from_five_percent(tiny_encoder: Path, tmp_path:
 def test_special_tokens_spelt_in_a_text_are_no_unknown_ones(tiny_encoder: Path, tiny_lm: Path) -> None:
     for base, backbone in ((tiny_encoder, "encoder"), (tiny_lm, "causal")):
         template = Template(
-            load_tokenizer("tiny", str(base)), backbone=backbone, ordinal=False, max_length=64
+            load_tokenizer("tiny", str(base)), architecture=backbone, ordinal=False, max_length=64
         )
         (row,) = template.encode([{"messages": [], "text": "score [UNK"}])
         assert row.unknown == (

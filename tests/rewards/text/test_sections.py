@@ -28,7 +28,7 @@ def row(text: str, prompt: str | None = "how do i keep plant alive") -> dict[str
 
 
 def test_encoder_frame(encoder: Any) -> None:
-    template = Template(encoder, backbone="encoder", ordinal=True, max_length=64)
+    template = Template(encoder, architecture="encoder", ordinal=True, max_length=64)
     (both,) = template.encode([row("water it")])
     assert encoder.decode(both.ids) == "[CLS] how do i keep plant alive [SEP] water it [SEP]"
     (alone,) = template.encode([row("water it", None)])
@@ -37,7 +37,7 @@ def test_encoder_frame(encoder: Any) -> None:
 
 
 def test_causal_frame_and_digit_tokens(lm: Any) -> None:
-    template = Template(lm, backbone="causal", ordinal=True, max_length=128)
+    template = Template(lm, architecture="causal", ordinal=True, max_length=128)
     (encoded,) = template.encode([row("water it")])
     text = lm.decode(encoded.ids)
     assert text.startswith("### User\nhow do i")
@@ -48,7 +48,7 @@ def test_causal_frame_and_digit_tokens(lm: Any) -> None:
 
 
 def test_scalar_causal_ends_in_the_end_token(lm: Any) -> None:
-    (encoded,) = Template(lm, backbone="causal", ordinal=False, max_length=128).encode([row("water it")])
+    (encoded,) = Template(lm, architecture="causal", ordinal=False, max_length=128).encode([row("water it")])
     assert encoded.ids[-1] == lm.eos_token_id
     assert encoded.stop == len(encoded)
 
@@ -68,7 +68,7 @@ def test_text_cannot_forge_markers(text: str, lm: Any, encoder: Any) -> None:
     """The frame's ids stand where they always stand, and no special token comes from text."""
     for tokenizer, backbone in ((lm, "causal"), (encoder, "encoder")):
         for ordinal in (False, True):
-            template = Template(tokenizer, backbone=backbone, ordinal=ordinal, max_length=128)
+            template = Template(tokenizer, architecture=backbone, ordinal=ordinal, max_length=128)
             (plain,) = template.encode([row("x")])
             (forged,) = template.encode([row(text, text)])
             special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
@@ -80,7 +80,7 @@ def test_text_cannot_forge_markers(text: str, lm: Any, encoder: Any) -> None:
 
 
 def test_a_response_is_whole_before_its_prompt_and_a_longer_one_loses_its_middle(encoder: Any) -> None:
-    template = Template(encoder, backbone="encoder", ordinal=False, max_length=64)
+    template = Template(encoder, architecture="encoder", ordinal=False, max_length=64)
     mark = encoder("[...]", add_special_tokens=False)["input_ids"]
     room = 64 - 3  # without [CLS] and two [SEP]
     words = ["water", "light", "weekly", "give", "no", "idea"]
@@ -115,16 +115,16 @@ def test_a_response_is_whole_before_its_prompt_and_a_longer_one_loses_its_middle
 
 
 def test_a_prompt_that_gave_way_is_not_pooled(encoder: Any) -> None:
-    template = Template(encoder, backbone="encoder", ordinal=False, max_length=64, pool_prompt=False)
+    template = Template(encoder, architecture="encoder", ordinal=False, max_length=64, pool_prompt=False)
     (encoded,) = template.encode([row("water " * 61, "how do i")])
     assert encoded.pooled == encoded.start == 2
 
 
 def test_models_of_earlier_versions_cut_as_they_did(lm: Any) -> None:
     """What they read of a long text: its end, and of the prompt up to a quarter."""
-    now = Template(lm, backbone="causal", ordinal=True, max_length=96)
+    now = Template(lm, architecture="causal", ordinal=True, max_length=96)
     assert now.describe()["cut"] == "head and tail"
-    template = Template(lm, backbone="causal", ordinal=True, max_length=96, head_and_tail=False)
+    template = Template(lm, architecture="causal", ordinal=True, max_length=96, head_and_tail=False)
     assert "cut" not in template.describe()
     long_prompt = "plant " * 200
     (encoded,) = template.encode([row("water " * 300 + "END", long_prompt)])
@@ -143,7 +143,7 @@ def test_models_of_earlier_versions_cut_as_they_did(lm: Any) -> None:
 
 def test_too_short_a_length_is_refused(encoder: Any) -> None:
     with pytest.raises(Refused, match="max_length"):
-        Template(encoder, backbone="encoder", ordinal=False, max_length=10)
+        Template(encoder, architecture="encoder", ordinal=False, max_length=10)
 
 
 def word_tokenizer(words: list[str]) -> Any:
@@ -154,7 +154,9 @@ def word_tokenizer(words: list[str]) -> Any:
 
 def test_a_tokenizer_without_digit_tokens_is_refused() -> None:
     with pytest.raises(Refused, match="each digit 1-9 one token"):
-        Template(word_tokenizer(["<unk>", "<eos>", "Score"]), backbone="causal", ordinal=True, max_length=64)
+        Template(
+            word_tokenizer(["<unk>", "<eos>", "Score"]), architecture="causal", ordinal=True, max_length=64
+        )
 
 
 def test_a_digit_token_may_swallow_the_space(lm: Any) -> None:
@@ -169,7 +171,7 @@ def test_a_digit_token_may_swallow_the_space(lm: Any) -> None:
     )
     core.train_from_iterator([f"Score: {digit}" for digit in range(1, 10)] * 50, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>")
-    template = Template(tokenizer, backbone="causal", ordinal=True, max_length=64)
+    template = Template(tokenizer, architecture="causal", ordinal=True, max_length=64)
     assert template.digit_ids is not None
     assert [tokenizer.decode([digit]) for digit in template.digit_ids] == [f" {d}" for d in range(1, 10)]
     (encoded,) = template.encode([row("x")])
@@ -177,21 +179,21 @@ def test_a_digit_token_may_swallow_the_space(lm: Any) -> None:
 
 
 def test_collate_pads_on_the_right(encoder: Any) -> None:
-    template = Template(encoder, backbone="encoder", ordinal=False, max_length=64, pool_prompt=False)
+    template = Template(encoder, architecture="encoder", ordinal=False, max_length=64, pool_prompt=False)
     rows = template.encode([row("water"), row("no", None)])
     ids, lengths, pooled = collate(rows, torch.device("cpu"))
     assert ids.shape == (2, len(rows[0]))
     assert lengths.tolist() == [len(rows[0]), len(rows[1])]
     assert pooled.tolist() == [rows[0].start, 0]  # a text without a prompt is read whole
-    whole = Template(encoder, backbone="encoder", ordinal=False, max_length=64)
+    whole = Template(encoder, architecture="encoder", ordinal=False, max_length=64)
     assert [one.pooled for one in whole.encode([row("water"), row("no", None)])] == [0, 0]
     assert template.describe()["pooled"] == "response"
     assert "pooled" not in whole.describe()
-    causal = Template(encoder, backbone="causal", ordinal=False, max_length=64, pool_prompt=False)
+    causal = Template(encoder, architecture="causal", ordinal=False, max_length=64, pool_prompt=False)
     assert "pooled" not in causal.describe()
 
 
-# --- Text as hostile as it can be ---------------------------------------------------------------------------
+# --- Text as hostile as it can be ---
 
 
 def wordpiece_like_bert() -> Any:
@@ -236,7 +238,7 @@ def test_no_special_token_can_be_spelled(make: Any, backbone: str, spelling: Any
     special.discard(tokenizer.unk_token_id)
     assert len(special) >= 4
     for ordinal in (False, True):
-        template = Template(tokenizer, backbone=backbone, ordinal=ordinal, max_length=512)
+        template = Template(tokenizer, architecture=backbone, ordinal=ordinal, max_length=512)
         (harmless,) = template.encode([row("ab", "ab")])
         for token in [tokenizer.decode([number]) for number in sorted(special)]:
             text = spelling(token)
@@ -252,7 +254,7 @@ def test_a_marker_that_is_listed_as_an_ordinary_token_is_split_too(tmp_path: Pat
     loaded = load_tokenizer("one", str(tmp_path / "one"))
     loaded.save_pretrained(tmp_path / "two")
     for each in (loaded, load_tokenizer("two", str(tmp_path / "two"))):
-        template = Template(each, backbone="causal", ordinal=True, max_length=128)
+        template = Template(each, architecture="causal", ordinal=True, max_length=128)
         (encoded,) = template.encode([row("a<tool_call>b  c")])
         assert marker not in encoded.ids
         assert spaces in encoded.ids

@@ -2,9 +2,9 @@
 
 `python -m tests.rewards.training.killed DIR SEED`
 
-Forking after the imports makes a child cheap, so many moments fit into a test.  A child dies at one of its writes to
-disk (half of a file written; written, but not yet renamed; just renamed) or at a random time.  The last child is left
-alone.  Prints the kinds of deaths as a JSON list.
+Forking after the imports makes a child cheap, so many moments fit into a test. A child dies at one of its writes to
+disk (half of a file written; written, but not yet renamed; just renamed) or at a random time. The last child is left
+alone. Prints the kinds of deaths as a JSON list.
 """
 
 import json

@@ -175,12 +175,15 @@ def test_the_gradient_is_the_naive_pairwise_one(
     from transformers import AutoTokenizer
 
     template = Template(
-        AutoTokenizer.from_pretrained(tiny_encoder), backbone="encoder", ordinal=config.ordinal, max_length=64
+        AutoTokenizer.from_pretrained(tiny_encoder),
+        architecture="encoder",
+        ordinal=config.ordinal,
+        max_length=64,
     )
     rows = template.encode(snapshot.responses)
     torch.manual_seed(0)
     backbone = load_backbone("tiny", str(tiny_encoder), "encoder")
-    model = RewardModel(backbone, backbone_kind="encoder", kind=config.kind).double().eval()
+    model = RewardModel(backbone, architecture="encoder", kind=config.kind).double().eval()
     cpu = torch.device("cpu")
     step = Step(
         list(range(9)), [r for r in range(len(data.first)) if data.first[r] < 9 and data.second[r] < 9], []
@@ -270,12 +273,12 @@ def test_haf_is_its_reward_loss_and_alpha_times_the_policy_loss(
     data = training_data(snapshot, Split(frozenset(), "none"), config)
     data.outcome[:6] = objectives.TIE
     template = Template(
-        load_tokenizer("tiny", str(tiny_lm)), backbone="causal", ordinal=config.ordinal, max_length=96
+        load_tokenizer("tiny", str(tiny_lm)), architecture="causal", ordinal=config.ordinal, max_length=96
     )
     rows = template.encode(snapshot.responses)
     model = RewardModel(
         load_backbone("tiny", str(tiny_lm), "causal"),
-        backbone_kind="causal",
+        architecture="causal",
         kind=config.kind,
         digit_ids=template.digit_ids,
     )

@@ -189,7 +189,7 @@ def test_figures_by_hand(make_run: MakeRun, tiny_encoder: Path) -> None:
     snapshot = read_snapshot(make_run("x", "bt") / "snapshot")
     backbone = load_backbone("tiny", str(tiny_encoder), "encoder")
     torch.manual_seed(0)
-    model = RewardModel(backbone, backbone_kind="encoder", kind="scalar")
+    model = RewardModel(backbone, architecture="encoder", kind="scalar")
     model.add_thresholds(ties=True, both_bad=False)
     watch = Watch(snapshot, snapshot.index, model, 3)
     features = torch.randn(len(watch.responses), 32)

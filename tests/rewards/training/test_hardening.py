@@ -52,7 +52,7 @@ def hardened(
     snapshot: Snapshot, data: TrainingData, config: ResolvedConfig, base: Path, max_length: int = 128
 ) -> tuple[list[Copy], TrainingData]:
     tokenizer = load_tokenizer("tiny", str(base))
-    template = Template(tokenizer, backbone="encoder", ordinal=config.ordinal, max_length=max_length)
+    template = Template(tokenizer, architecture="encoder", ordinal=config.ordinal, max_length=max_length)
     read = template.encode(snapshot.responses)
     copies, encoded, after = harden(snapshot.responses, read, data, template.encode, config)
     assert [row.ids for row in encoded] == [row.ids for row in template.encode([copy.row for copy in copies])]

@@ -31,7 +31,6 @@ from workers.rewards.training.reliability import LEFT, NO_SIDE, RIGHT, Reliabili
 
 MakeRun = Callable[..., Path]
 Rows = list[dict[str, Any]]
-PRIOR = (0.5, 4.5)
 
 
 def judged(
@@ -54,7 +53,7 @@ def judged(
     )
 
 
-# -- the gradient --
+# --- The gradient ---
 
 
 def test_the_weighted_gradient_is_that_of_the_joint_likelihood() -> None:
@@ -70,7 +69,7 @@ def test_the_weighted_gradient_is_that_of_the_joint_likelihood() -> None:
     def terms() -> torch.Tensor:
         return o.bt_terms(inputs[0], inputs[1], data.outcome, tie=inputs[2], bad_threshold=inputs[3])
 
-    reliability = Reliability(data, PRIOR)
+    reliability = Reliability(data)
     rows = torch.arange(5)
     weight = reliability.trust(rows, -terms())
     weighted = torch.autograd.grad((weight.double() * terms()).sum(), inputs)
@@ -95,14 +94,17 @@ def test_a_steps_gradient_is_that_of_the_joint_likelihood(
     snapshot = read_snapshot(make_run(tiny_encoder, method, judgements=judgements) / "snapshot")
     data = training_data(snapshot, Split(frozenset(), "none"), config)
     template = Template(
-        load_tokenizer("tiny", str(tiny_encoder)), backbone="encoder", ordinal=config.ordinal, max_length=64
+        load_tokenizer("tiny", str(tiny_encoder)),
+        architecture="encoder",
+        ordinal=config.ordinal,
+        max_length=64,
     )
     encoded = template.encode(snapshot.responses)
     backbone = load_backbone("tiny", str(tiny_encoder), "encoder")
-    model = RewardModel(backbone, backbone_kind="encoder", kind=config.kind)
+    model = RewardModel(backbone, architecture="encoder", kind=config.kind)
     model.add_thresholds(ties=method == "bt", both_bad=method == "bt")
     model = model.double().eval()
-    reliability = Reliability(data, PRIOR, sides_only=config.ordinal)
+    reliability = Reliability(data, sides_only=config.ordinal)
     step = Step(list(range(len(encoded))), list(range(len(data.first))), [])
     step_loss(model, config, data, encoded, reliability)(step).backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -137,7 +139,7 @@ def test_a_steps_gradient_is_that_of_the_joint_likelihood(
 def test_honest_ties_make_nobody_careless() -> None:
     """An ordinal model gives a tie a ninth at first; people who say it three times in ten are not careless for that."""
     data = judged([o.WIN, o.TIE, o.WIN, o.WIN, o.TIE] * 20, [0, 1] * 50, [1, 0] * 50)
-    reliability = Reliability(data, PRIOR, sides_only=True)
+    reliability = Reliability(data, sides_only=True)
     told = torch.where(data.outcome == o.WIN, torch.tensor(0.9).log(), torch.nan)
     for _ in range(4):
         weight = reliability.trust(torch.arange(100), told)
@@ -154,7 +156,7 @@ def test_base_is_a_distribution_over_the_verdicts(seed: int) -> None:
     count = len(outcome)
     left = [rng.choice([0, 1]) for _ in range(30)] + [1, 0, 1, 1]
     data = judged(outcome, [rng.randrange(3) for _ in range(30)] + [2] * 4, left)
-    reliability = Reliability(data, PRIOR)
+    reliability = Reliability(data)
     reliability.trust(torch.arange(count), torch.tensor([-rng.random() * 3 for _ in outcome]))
     base = reliability.base()
     torch.testing.assert_close(base.sum(1) - base[:, NO_SIDE], torch.ones(3, dtype=torch.float64))
@@ -162,7 +164,7 @@ def test_base_is_a_distribution_over_the_verdicts(seed: int) -> None:
     assert ((reliability.error > 0) & (reliability.error < 1)).all()
 
 
-# -- what EM finds when the model is right --
+# --- What EM finds when the model is right ---
 
 
 def crowd(
@@ -188,7 +190,7 @@ def crowd(
 
 def test_error_rates_and_sides_are_recovered() -> None:
     data, log_p = crowd(0, 20, 100, {0: 0.5, 1: 0.5, 2: 1.0, 3: 0.1})
-    reliability = Reliability(data, PRIOR)
+    reliability = Reliability(data)
     for chunk in torch.arange(len(log_p)).split(50):  # as steps do; three epochs
         reliability.trust(chunk, log_p[chunk])
     for _ in range(2):
@@ -206,7 +208,7 @@ def test_error_rates_and_sides_are_recovered() -> None:
 def test_without_sides_a_and_b_are_even_and_no_share_is_reported() -> None:
     data, log_p = crowd(1, 4, 40, {0: 1.0})
     data = dataclasses.replace(data, first_left=torch.full_like(data.first_left, -1))
-    reliability = Reliability(data, PRIOR)
+    reliability = Reliability(data)
     reliability.trust(torch.arange(len(log_p)), log_p)
     base = reliability.base().flatten()[reliability.cell]
     torch.testing.assert_close(base, torch.full_like(base, 0.5))
@@ -215,7 +217,7 @@ def test_without_sides_a_and_b_are_even_and_no_share_is_reported() -> None:
 
 def test_a_model_that_knows_nothing_leaves_the_prior_alone() -> None:
     data = judged([o.WIN] * 40, [0, 1] * 20, [1, 0, 0, 1] * 10)
-    reliability = Reliability(data, PRIOR)
+    reliability = Reliability(data)
     even = torch.full((40,), 0.5).log()
     for _ in range(5):
         weight = reliability.trust(torch.arange(40), even)
@@ -224,7 +226,7 @@ def test_a_model_that_knows_nothing_leaves_the_prior_alone() -> None:
 
 def test_a_verdict_the_model_does_not_speak_of_teaches_nothing() -> None:
     data = judged([o.WIN, o.TIE] * 20, [0, 1] * 20)
-    reliability = Reliability(data, PRIOR)
+    reliability = Reliability(data)
     log_p = torch.tensor([-0.1, torch.nan] * 20)
     weight = reliability.trust(torch.arange(40), log_p)
     assert reliability.error[1].item() == pytest.approx(0.1)
@@ -233,10 +235,10 @@ def test_a_verdict_the_model_does_not_speak_of_teaches_nothing() -> None:
 
 def test_a_row_of_weight_three_is_three_rows() -> None:
     outcome, people, p = [o.WIN, o.WIN, o.TIE], [0, 1, 1], [-0.2, -2.0, -1.5]
-    heavy = Reliability(judged(outcome, people, weight=[1.0, 3.0, 1.0]), PRIOR)
+    heavy = Reliability(judged(outcome, people, weight=[1.0, 3.0, 1.0]))
     heavy.trust(torch.arange(3), torch.tensor(p))
     rows = [0, 1, 1, 1, 2]
-    repeated = Reliability(judged([outcome[r] for r in rows], [people[r] for r in rows]), PRIOR)
+    repeated = Reliability(judged([outcome[r] for r in rows], [people[r] for r in rows]))
     repeated.trust(torch.arange(5), torch.tensor([p[r] for r in rows]))
     torch.testing.assert_close(heavy.error, repeated.error)
     torch.testing.assert_close(heavy.shares, repeated.shares)
@@ -244,13 +246,13 @@ def test_a_row_of_weight_three_is_three_rows() -> None:
 
 def test_only_the_first_two_hundred_are_reported_but_all_are_counted() -> None:
     data = judged([o.WIN] * 251, [*range(250), 249])
-    report = Reliability(data, PRIOR).report()
+    report = Reliability(data).report()
     assert len(report["annotators"]) == 200
     assert report["annotators"][0]["annotator"] == "u249"
     assert report["annotator_count"] == 250
 
 
-# -- trained with the model --
+# --- Trained with the model ---
 
 WORDS = "water it weekly and give light no idea how do keep plant alive score the 1 2 3 4 5 6 7 8 9".split()  # noqa: SIM905
 CARELESS = ("random0", "random1", "random2", "lefty")
@@ -261,8 +263,8 @@ LABELLED, FRESH = 100, 100  # prompts
 def noisy_project(seed: int) -> tuple[Rows, Rows, dict[str, float]]:
     """Four answers a prompt, good by the sum of their words' values; three of twenty people judge each pair.
 
-    A fifth is careless: three click anywhere, one always left.  The others choose by Bradley-Terry.  Prompts beyond
-    LABELLED have no judgement.  Returns responses, judgements and the true rewards.
+    A fifth is careless: three click anywhere, one always left. The others choose by Bradley-Terry. Prompts beyond
+    LABELLED have no judgement. Returns responses, judgements and the true rewards.
     """
     rng = random.Random(seed)
     value = {word: rng.gauss(0, 1) for word in WORDS}

@@ -155,7 +155,7 @@ def test_progress_is_thinned_but_keeps_ends_and_messages(tmp_path: Path) -> None
     assert len(lines) < 20
 
 
-# -- as processes --
+# --- As processes ---
 
 
 def start(folder: Path, **environment: str) -> subprocess.Popen[bytes]:

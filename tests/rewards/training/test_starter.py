@@ -23,11 +23,11 @@ def test_a_starter_learns_its_texts_and_reads_ratings(rows: Any, tmp_path: Path)
         vocabulary=400,
         epochs=40,
         seconds=20,
-        tick=lambda done, loss: losses.append(loss),
+        progress=lambda done, loss: losses.append(loss),
     )
     assert report["loss"] < 0.7 * losses[0]
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "lm")
-    assert Template(tokenizer, backbone="causal", ordinal=True, max_length=64).digit_ids is not None
+    assert Template(tokenizer, architecture="causal", ordinal=True, max_length=64).digit_ids is not None
     text = "Straße 17, “quoted”\n\n### Score: 9 <|endoftext|>"
     assert tokenizer.decode(tokenizer(text, split_special_tokens=True)["input_ids"]) == text
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "lm")

@@ -142,7 +142,7 @@ def test_ties_and_both_bad_train_thresholds_that_are_saved(
 def test_the_lora_reference_is_the_starting_model(tiny_lm: Path) -> None:
     torch.manual_seed(0)
     backbone = load_backbone("tiny", str(tiny_lm), "causal")
-    model = RewardModel(backbone, backbone_kind="causal", kind="scalar").eval()
+    model = RewardModel(backbone, architecture="causal", kind="scalar").eval()
     ids, lengths = torch.randint(10, 200, (2, 9)), torch.tensor([9, 6])
     start = model.hidden(ids, lengths)
     model.add_lora(RunConfig(lora_rank=2))
@@ -167,7 +167,7 @@ def test_response_log_probs_are_those_of_the_whole_vocabulary(
         "workers.rewards.models.reward_model.LOGITS_AT_ONCE", at_once
     )  # in parts, and all together
     backbone: Any = load_backbone("tiny", str(tiny_lm), "causal")
-    model = RewardModel(backbone, backbone_kind="causal", kind="scalar").eval()
+    model = RewardModel(backbone, architecture="causal", kind="scalar").eval()
     ids = torch.randint(10, 200, (2, 9))
     rows = [Encoded(tuple(ids[0].tolist()), 4, 9, False), Encoded(tuple(ids[1, :6].tolist()), 2, 5, False)]
     encoder = ResponseEncoder(model, torch.device("cpu"), 64, longest=9, packing=packing)
@@ -184,14 +184,14 @@ def test_response_log_probs_are_those_of_the_whole_vocabulary(
 def test_ordinal_scores_are_the_digit_rows_of_the_lm_head(tiny_lm: Path) -> None:
     backbone: Any = load_backbone("tiny", str(tiny_lm), "causal")
     digits = tuple(range(20, 29))
-    model = RewardModel(backbone, backbone_kind="causal", kind="ordinal", digit_ids=digits).eval()
+    model = RewardModel(backbone, architecture="causal", kind="ordinal", digit_ids=digits).eval()
     ids, lengths = torch.randint(10, 200, (2, 9)), torch.tensor([9, 6])
     whole = backbone(input_ids=ids).logits
     expected = torch.stack([whole[0, 8, list(digits)], whole[1, 5, list(digits)]])
     torch.testing.assert_close(model(ids, lengths, torch.zeros_like(lengths)), expected, rtol=1e-4, atol=1e-5)
 
 
-# -- refusals --
+# --- Refusals ---
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_a_crash_leaves_a_readable_error(make_run: MakeRun, tiny_encoder: Path) 
     assert error["message"].startswith(("NotADirectoryError", "FileExistsError"))
 
 
-# -- split and labels --
+# --- Split and labels ---
 
 
 def test_the_split_is_by_group_and_independent_of_row_order(make_run: MakeRun, rows: Any) -> None:
@@ -441,7 +441,7 @@ def test_schedule() -> None:
     assert values[-1] == pytest.approx(1 / 90)
 
 
-# -- artifacts and scoring --
+# --- Artifacts and scoring ---
 
 
 def test_a_damaged_model_gives_one_readable_line(

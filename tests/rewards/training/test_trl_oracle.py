@@ -1,7 +1,7 @@
 """The loss and gradients of TRL's RewardTrainer on the same ids, pairs and weights: fp32 to 1e-6, float64 to 1e-12.
 
 TRL pads chosen and rejected to one rectangle and encodes a response once for each of its pairs; here each is encoded
-once, and only the pairs meet.  TRL is the oracle, never a dependency.
+once, and only the pairs meet. TRL is the oracle, never a dependency.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from workers.rewards.config import RunConfig
 from workers.rewards.data.judgements import TrainingData, training_data
 from workers.rewards.data.snapshot import Snapshot, read_snapshot
 from workers.rewards.data.split import Split
-from workers.rewards.models.load import backbone_kind, load_backbone, load_tokenizer
+from workers.rewards.models.load import architecture_of, load_backbone, load_tokenizer
 from workers.rewards.models.reward_model import RewardModel
 from workers.rewards.objectives.outcomes import WIN
 from workers.rewards.text.sections import Encoded, Template
@@ -36,9 +36,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def theirs(kind: str, path: Path, backbone: Any) -> Any:
+def theirs(architecture: str, path: Path, backbone: Any) -> Any:
     """The same backbone as TRL would train it: as a sequence classifier with one label."""
-    if kind == "causal":
+    if architecture == "causal":
         config = AutoConfig.from_pretrained(path, num_labels=1)
         other = Qwen2ForSequenceClassification(config)
         other.model.load_state_dict(backbone.model.state_dict())
@@ -91,8 +91,10 @@ def test_loss_and_gradients_are_those_of_trl(
     tmp_path: Path,
 ) -> None:
     path = request.getfixturevalue(base)
-    kind = backbone_kind("tiny", str(path))
-    config = RunConfig.from_dict({"method": "bt", "micro_batch_tokens": 90, **options}).resolved(kind, 32)
+    architecture = architecture_of("tiny", str(path))
+    config = RunConfig.from_dict({"method": "bt", "micro_batch_tokens": 90, **options}).resolved(
+        architecture, 32
+    )
     whole = read_snapshot(make_run(path, "bt") / "snapshot")
     chosen = [row for row in whole.responses if int(row["prompt_id"][1:]) < prompts]
     inside = {row["response_id"] for row in chosen}
@@ -106,17 +108,17 @@ def test_loss_and_gradients_are_those_of_trl(
         {**row, "text": " ".join([row["text"]] * (1 + number % 4))}
         for number, row in enumerate(snapshot.responses)
     ]
-    rows = Template(tokenizer, backbone=kind, ordinal=False, max_length=96).encode(responses)
+    rows = Template(tokenizer, architecture=architecture, ordinal=False, max_length=96).encode(responses)
 
     torch.manual_seed(0)
-    backbone: Any = load_backbone("tiny", str(path), kind)
-    ours = RewardModel(backbone, backbone_kind=kind, kind="scalar").to(dtype).eval()
+    backbone: Any = load_backbone("tiny", str(path), architecture)
+    ours = RewardModel(backbone, architecture=architecture, kind="scalar").to(dtype).eval()
     assert isinstance(ours.head, torch.nn.Linear)
     torch.nn.init.normal_(ours.head.weight, std=head_std)
-    other = theirs(kind, path, backbone).to(dtype)
-    head = other.score if kind == "causal" else other.head
+    other = theirs(architecture, path, backbone).to(dtype)
+    head = other.score if architecture == "causal" else other.head
     head.weight.data.copy_(ours.head.weight.data)
-    if kind == "encoder":
+    if architecture == "encoder":
         head.bias.data.zero_()
 
     step = Step(list(range(len(rows))), list(range(len(data.first))), [])
@@ -151,10 +153,10 @@ def test_loss_and_gradients_are_those_of_trl(
     assert loss.dtype == expected.dtype == dtype
     assert loss.item() == pytest.approx(expected.item(), abs=tolerance, rel=0)
     found = {name: parameter.grad for name, parameter in ours.backbone.named_parameters()}
-    body = other.model if kind == "causal" else other.backbone
+    body = other.model if architecture == "causal" else other.backbone
     compared = 0
     for parameter_name, parameter in body.named_parameters():
-        mine = found["model." + parameter_name if kind == "causal" else parameter_name]
+        mine = found["model." + parameter_name if architecture == "causal" else parameter_name]
         if mine is None:  # BERT's own pooler, which nobody reads
             assert parameter.grad is None or not parameter.grad.any()
             continue

@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from webapp.importing.fields import RowError
-from webapp.importing.reading import ImportRefused, Problem, Row, Source, Tick, look, printable, rows
+from webapp.importing.fields import RowError, is_given
+from webapp.importing.reading import ImportRefused, OnPosition, Problem, Row, Source, look, printable, rows
 from webapp.importing.shapes.arena import parse_arena, parse_kaggle
 from webapp.importing.shapes.caliper import CALIPER_FIELDS, parse_caliper
 from webapp.importing.shapes.helpsteer import parse_helpsteer, parse_helpsteer_preference
@@ -19,8 +19,6 @@ from webapp.importing.shapes.pandalm import parse_autoj, parse_pandalm
 from webapp.importing.shapes.prompts import COLUMNS
 from webapp.importing.shapes.qa_feedback import parse_qa_feedback
 from webapp.importing.shapes.records import (
-    LEVELS,
-    VERDICTS,
     LevelRecord,
     PairRecord,
     PromptRecord,
@@ -35,16 +33,14 @@ from webapp.importing.shapes.tools_of_others import (
     parse_label_studio,
     parse_potato,
 )
-from webapp.importing.shapes.tracking import ReadRow, Tally, given
+from webapp.importing.shapes.tracking import ReadRow, Tally
 from webapp.importing.shapes.transcripts import is_transcript
 from webapp.importing.shapes.trl import parse_hh, parse_sharegpt, parse_trl, parse_unpaired
 from webapp.importing.shapes.ukp import parse_ukp
 from webapp.importing.shapes.ultrafeedback import parse_ultrafeedback
 
 __all__ = [
-    "LEVELS",
     "PARSERS",
-    "VERDICTS",
     "LevelRecord",
     "NotRecognised",
     "PairRecord",
@@ -150,11 +146,11 @@ def _preference(row: Row) -> str:
     if all(isinstance(side, list) and side and not are_messages(side) for side in sides):
         return "rewardbench"
     turns = sides if all(isinstance(side, dict) for side in sides) else [row.get("conversations")]
-    if all(isinstance(one, dict) and "from" in one for one in sides) and given(row.get("conversations")):
+    if all(isinstance(one, dict) and "from" in one for one in sides) and is_given(row.get("conversations")):
         return "sharegpt"
     if are_messages(turns[0]) and "from" in turns[0][0]:  # type: ignore[index]
         return "sharegpt"
-    asks = any(given(row.get(name)) for name in COLUMNS)
+    asks = any(is_given(row.get(name)) for name in COLUMNS)
     return "hh-rlhf" if not asks and all(is_transcript(side) for side in sides) else "trl"
 
 
@@ -170,7 +166,7 @@ def samples(source: Source) -> dict[str, list[Any]]:
         if isinstance(row, dict):
             for name, value in row.items():
                 found = columns.setdefault(str(name), [])
-                if len(found) < SAMPLES and given(value) and value not in found:
+                if len(found) < SAMPLES and is_given(value) and value not in found:
                     found.append(value)
         if number >= LOOKED_AT:
             break
@@ -211,7 +207,7 @@ def recognise(sources: Sequence[Source]) -> str:
             raise ImportRefused(message)
         raise NotRecognised(message, source, columns)
     if len(set(found.values())) > 1:
-        listed = ", ".join(f"{name} ({kind})" for name, kind in found.items())
+        listed = ", ".join(f"{name} ({format_name})" for name, format_name in found.items())
         raise ImportRefused(f"The files are of different formats: {listed}. Import them one after the other.")
     return next(iter(found.values()))
 
@@ -229,7 +225,7 @@ def is_table(source: Source) -> bool:
 def records(
     source: Source,
     format_name: str,
-    tick: Tick = lambda position: None,
+    on_progress: OnPosition = lambda position: None,
     tally: Tally | None = None,
     parse: Parser | None = None,
 ) -> Iterator[tuple[int, list[Record] | Problem]]:
@@ -240,7 +236,7 @@ def records(
     """
     parse = parse or PARSERS[format_name]
     table = is_table(source)
-    for number, row in rows(source, tick):
+    for number, row in rows(source, on_progress):
         if isinstance(row, Problem):
             yield number, row
             continue

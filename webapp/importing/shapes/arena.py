@@ -6,14 +6,23 @@ from typing import Any
 from django.conf import settings
 
 from webapp.corpus.conversations import Message
-from webapp.importing.fields import RowError, check_text, id_of, integer_of, name_of, optional, time_of
-from webapp.importing.reading import Row, json_kind
+from webapp.importing.fields import (
+    RowError,
+    check_text,
+    id_of,
+    integer_of,
+    is_given,
+    name_of,
+    optional,
+    time_of,
+)
+from webapp.importing.reading import Row, json_type
 from webapp.importing.shapes.making import answer_of_messages, pair_records, said
 from webapp.importing.shapes.messages import list_in, messages_of, split, tools_of
 from webapp.importing.shapes.records import Record
-from webapp.importing.shapes.tracking import given, number_in
+from webapp.importing.shapes.tracking import number_in
 
-VERDICTS = {
+WINNERS = {
     "model_a": "a", "model_b": "b", "a": "a", "b": "b", "tie": "tie", "tie (bothbad)": "both_bad",
     "tie (both bad)": "both_bad", "both_bad": "both_bad", "bothbad": "both_bad", "both bad": "both_bad",
 }  # fmt: skip
@@ -21,9 +30,9 @@ VERDICTS = {
 
 def parse_arena(row: Row) -> list[Record]:
     winner = row.get("winner")
-    verdict = VERDICTS.get(winner.strip().lower()) if isinstance(winner, str) else None
+    verdict = WINNERS.get(winner.strip().lower()) if isinstance(winner, str) else None
     if verdict is None:
-        what = f"“{winner[:40]}”" if isinstance(winner, str) else json_kind(winner)
+        what = f"“{winner[:40]}”" if isinstance(winner, str) else json_type(winner)
         raise RowError("winner", f"is {what}.", "Write model_a, model_b, tie or tie (bothbad).")
     talks = []
     for field in ("conversation_a", "conversation_b"):
@@ -32,7 +41,7 @@ def parse_arena(row: Row) -> list[Record]:
             value = list_in(field, value) or value
         talks.append(messages_of(field, value, row=row))
     annotator = next(
-        (name_of(row, name) for name in ("judge", "judge_hash") if given(row.get(name))), "arena"
+        (name_of(row, name) for name in ("judge", "judge_hash") if is_given(row.get(name))), "arena"
     )
     return _battle(row, talks[0], talks[1], annotator, verdict, created_at=_moment(row))
 
@@ -64,10 +73,10 @@ def _battle(
 def _moment(row: Row) -> str:
     for name in ("tstamp", "timestamp"):
         value = row.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and given(value):
+        if isinstance(value, int | float) and not isinstance(value, bool) and is_given(value):
             seconds = number_in(row, name, 0, 1e11) or 0.0
             return time_of({name: datetime.fromtimestamp(seconds, UTC)}, name)
-        if given(value):
+        if is_given(value):
             if isinstance(value, str) and value.replace(".", "", 1).isdigit():
                 seconds = number_in(row, name, 0, 1e11) or 0.0
                 return time_of({name: datetime.fromtimestamp(seconds, UTC)}, name)

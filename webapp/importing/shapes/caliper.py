@@ -16,19 +16,18 @@ from webapp.importing.fields import (
     text_of,
     time_of,
 )
-from webapp.importing.reading import Row, json_kind
+from webapp.importing.reading import Row, json_type
 from webapp.importing.shapes.making import Answer, answer_of, prompt_record
 from webapp.importing.shapes.messages import messages_of, tools_of
 from webapp.importing.shapes.records import (
-    LEVELS,
     MAX_REASONS,
-    VERDICTS,
     LevelRecord,
     PairRecord,
     Record,
     ResponseRecord,
     VoteRecord,
 )
+from webapp.labels.models import LEVELS, Verdict
 
 CALIPER_FIELDS = {
     "prompt": {"type", "id", "messages", "text", "tools", "group"},
@@ -43,14 +42,16 @@ CALIPER_FIELDS = {
 
 
 def parse_caliper(row: Row) -> list[Record]:
-    kind = choice_of(row, "type", tuple(CALIPER_FIELDS))
+    record_type = choice_of(row, "type", tuple(CALIPER_FIELDS))
     given_fields = {name for name, value in row.items() if value is not None}
-    if unknown := sorted(given_fields - CALIPER_FIELDS[kind]):
-        known = ", ".join(sorted(CALIPER_FIELDS[kind]))
+    if unknown := sorted(given_fields - CALIPER_FIELDS[record_type]):
+        known = ", ".join(sorted(CALIPER_FIELDS[record_type]))
         raise RowError(
-            unknown[0][:60], f"is not a field of a {kind}.", f"Known: {known}. Remove it or mend its name."
+            unknown[0][:60],
+            f"is not a field of a {record_type}.",
+            f"Known: {known}. Remove it or mend its name.",
         )
-    if kind == "prompt":
+    if record_type == "prompt":
         if row.get("messages") is not None and row.get("text") is not None:
             raise RowError("text", "stands beside messages.", "Give the prompt either messages or text.")
         messages = (
@@ -60,7 +61,7 @@ def parse_caliper(row: Row) -> list[Record]:
         )
         group = optional(row, "group", id_of)
         return [prompt_record("", messages, tools=tools_of(row), group=group, id=id_of(row, "id"))]
-    if kind == "response":
+    if record_type == "response":
         author = optional(row, "author", id_of)
         metadata = metadata_of(row, "metadata")
         answer = _answer(row)
@@ -69,9 +70,9 @@ def parse_caliper(row: Row) -> list[Record]:
                 id_of(row, "id"), id_of(row, "prompt"), answer.text, author, metadata, answer.messages
             )
         ]
-    if kind == "pair":
+    if record_type == "pair":
         return [PairRecord(optional(row, "id", id_of), id_of(row, "a"), id_of(row, "b"))]
-    if kind == "level":
+    if record_type == "level":
         return [
             LevelRecord(
                 id_of(row, "response"), name_of(row, "annotator"), choice_of(row, "level", LEVELS),
@@ -98,7 +99,7 @@ def _caliper_vote(row: Row) -> list[Record]:
     pair, a, b = (id_of(row, "pair"), "", "") if named else ("", id_of(row, "a"), id_of(row, "b"))
     reasons = row.get("reasons") or []
     if not isinstance(reasons, list):
-        raise RowError("reasons", f"is {json_kind(reasons)}.", "Write a list of short texts.")
+        raise RowError("reasons", f"is {json_type(reasons)}.", "Write a list of short texts.")
     if len(reasons) > MAX_REASONS:
         raise RowError(
             "reasons", f"has {len(reasons):,} reasons, of {MAX_REASONS} allowed.", "Leave some out."
@@ -112,7 +113,7 @@ def _caliper_vote(row: Row) -> list[Record]:
         a=a,
         b=b,
         annotator=name_of(row, "annotator"),
-        verdict=choice_of(row, "verdict", VERDICTS),
+        verdict=choice_of(row, "verdict", Verdict.values),
         strength=integer_of(row, "strength", 1, 3),
         comment=comment_of(row, "comment"),
         reasons=reasons,

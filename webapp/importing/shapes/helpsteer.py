@@ -2,7 +2,7 @@
 
 import re
 
-from webapp.importing.fields import RowError, comment_of, integer_of, text_of
+from webapp.importing.fields import RowError, comment_of, integer_of, is_given, text_of
 from webapp.importing.reading import Row
 from webapp.importing.shapes.making import (
     Answer,
@@ -17,7 +17,7 @@ from webapp.importing.shapes.making import (
 from webapp.importing.shapes.messages import messages_of
 from webapp.importing.shapes.prompts import Asked, required
 from webapp.importing.shapes.records import Record, VoteRecord
-from webapp.importing.shapes.tracking import ReadRow, given, number_in, reading
+from webapp.importing.shapes.tracking import ReadRow, number_in, reading
 
 ASPECTS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 # Helpfulness: 0 and 1 are bad, 2 is normal, 3 and 4 are good.
@@ -62,7 +62,7 @@ def parse_helpsteer_preference(row: Row) -> list[Record]:
     overall = "preference_strength" if "preference_strength" in row else "overall_preference"
     strength = integer_of(row, overall, -3, 3)
     votes: list[VoteRecord] = []
-    if given(individual):
+    if is_given(individual):
         for place, one in enumerate(listed("individual_preference", individual, 100), start=1):
             votes.append(_individual(row, place, one))
         metadata = {} if strength is None else {overall: strength}

@@ -14,7 +14,7 @@ from django.conf import settings
 from webapp.corpus.conversations import Message, answer_text, is_plain
 from webapp.corpus.models import messages_digest
 from webapp.importing.fields import RowError, check_text, short_digest
-from webapp.importing.reading import json_kind
+from webapp.importing.reading import json_type
 from webapp.importing.shapes.messages import messages_of
 from webapp.importing.shapes.records import (
     LevelRecord,
@@ -172,7 +172,7 @@ def verdict_of(signed: float) -> str:
 
 def listed(name: str, value: Any, limit: int) -> list[Any]:
     if not isinstance(value, list):
-        raise RowError(name, f"is {json_kind(value)}.", "Write a list.")
+        raise RowError(name, f"is {json_type(value)}.", "Write a list.")
     if len(value) > limit:
         raise RowError(name, f"has {len(value):,} entries, of {limit:,} allowed.", "Split the row.")
     return value

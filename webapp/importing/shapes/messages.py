@@ -13,12 +13,13 @@ from webapp.importing.fields import (
     MAX_MESSAGES,
     RowError,
     check_text,
+    is_given,
     is_visible,
     json_value,
     refuse_unreadable,
 )
-from webapp.importing.shapes.tracking import ReadRow, given
-from webapp.importing.sources import Row, Unreadable, json_kind
+from webapp.importing.shapes.tracking import ReadRow
+from webapp.importing.sources import Row, Unreadable, json_type
 
 ROLES = {
     "system": ("system", "developer"),
@@ -80,7 +81,7 @@ def messages_of(
     Whatever else a message says is refused by name; numbers, flags and known bookkeeping are counted as not used.
     """
     if not isinstance(value, list) or (not value and not empty):
-        what = json_kind(value) if value else "empty"
+        what = json_type(value) if value else "empty"
         raise RowError(field, f"is {what}.", "Write a list of {role, content} messages.")
     if len(value) > MAX_MESSAGES:
         raise RowError(
@@ -96,7 +97,7 @@ def messages_of(
 
 def _message(name: str, given_message: Any, field: str, row: Row | None) -> Message:
     if not isinstance(given_message, dict):
-        raise RowError(name, f"is {json_kind(given_message)}.", "Write {role, content}.")
+        raise RowError(name, f"is {json_type(given_message)}.", "Write {role, content}.")
     said = {key: value for key, value in given_message.items() if value is not None}
     role = _role(name, said)
     key = "value" if "content" not in said and "value" in said else "content"
@@ -112,14 +113,14 @@ def _message(name: str, given_message: Any, field: str, row: Row | None) -> Mess
     if raw_role == "function_call" and not calls and content is not None:
         calls, content = _call_in_text(content)
     message: Message = {"role": role, "content": content}
-    if given(said.get("name")):
+    if is_given(said.get("name")):
         message["name"] = check_text(f"{name}.name", said["name"], limit=1024)
     if calls:
         message["tool_calls"] = calls
-    if given(said.get("tool_call_id")):
+    if is_given(said.get("tool_call_id")):
         message["tool_call_id"] = check_text(f"{name}.tool_call_id", said["tool_call_id"], limit=1024)
     for other in sorted(set(said) - _KNOWN, key=str):
-        if not given(said[other]):
+        if not is_given(said[other]):
             continue
         if other in _HARMLESS or isinstance(said[other], bool | int | float):
             if isinstance(row, ReadRow):
@@ -149,16 +150,16 @@ def _content(name: str, value: Any) -> str:
         parts = []
         for part in value:
             text = part.get("text") if isinstance(part, dict) else part
-            kind = part.get("type") if isinstance(part, dict) else None
+            part_type = part.get("type") if isinstance(part, dict) else None
             others = (
-                {key for key, inner in part.items() if given(inner)} - {"type", "text"}
+                {key for key, inner in part.items() if is_given(inner)} - {"type", "text"}
                 if isinstance(part, dict)
                 else set()
             )
-            if kind not in _TEXT_PARTS or not isinstance(text, str) or others:
+            if part_type not in _TEXT_PARTS or not isinstance(text, str) or others:
                 what = (
-                    f"a part of type “{str(kind)[:40]}”"
-                    if kind not in _TEXT_PARTS
+                    f"a part of type “{str(part_type)[:40]}”"
+                    if part_type not in _TEXT_PARTS
                     else "a part that is no text"
                 )
                 raise RowError(
@@ -178,19 +179,19 @@ def _calls(name: str, said: dict[str, Any]) -> list[Any]:
         calls = list_in(f"{name}.tool_calls", calls)
         if calls is None:
             raise RowError(f"{name}.tool_calls", "is text that holds no JSON list.", "Write a list of calls.")
-    if given(said.get("function_call")):
+    if is_given(said.get("function_call")):
         calls = [*(calls or []), {"type": "function", "function": said["function_call"]}]
-    if not given(calls):
+    if not is_given(calls):
         return []
     if not isinstance(calls, list):
-        raise RowError(f"{name}.tool_calls", f"is {json_kind(calls)}.", "Write a list of calls.")
+        raise RowError(f"{name}.tool_calls", f"is {json_type(calls)}.", "Write a list of calls.")
     return [_call(f"{name}.tool_calls[{place}]", call) for place, call in enumerate(calls, start=1)]
 
 
 def _call(name: str, call: Any) -> Any:
     remedy = "Write {type: function, function: {name, arguments}}."
     if not isinstance(call, dict):
-        raise RowError(name, f"is {json_kind(call)}.", remedy)
+        raise RowError(name, f"is {json_type(call)}.", remedy)
     kept = {key: value for key, value in call.items() if value is not None}
     function = kept.get("function", kept)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -219,12 +220,12 @@ def tools_of(row: Row, field: str = "tools") -> list[Any]:
         value = list_in(field, value)
         if value is None:
             raise RowError(field, "is text that holds no JSON list.", "Write a list of tools.")
-    if not given(value):
+    if not is_given(value):
         return []
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
-        raise RowError(field, f"is {json_kind(value)}.", "Write a list of tools.")
+        raise RowError(field, f"is {json_type(value)}.", "Write a list of tools.")
     if len(value) > MAX_TOOLS:
         raise RowError(field, f"has {len(value)} tools, of {MAX_TOOLS} allowed.", "Leave some out.")
     tools = json_value(field, value, limit=settings.MAX_TEXT_BYTES)

@@ -3,12 +3,12 @@
 import re
 from typing import Any
 
-from webapp.importing.fields import RowError, id_of, optional, text_of
+from webapp.importing.fields import RowError, id_of, is_given, optional, text_of
 from webapp.importing.reading import Row
 from webapp.importing.shapes.making import Answer, pair_records, said
 from webapp.importing.shapes.prompts import required
 from webapp.importing.shapes.records import Record
-from webapp.importing.shapes.tracking import given, number_in
+from webapp.importing.shapes.tracking import number_in
 
 
 def parse_pandalm(row: Row) -> list[Record]:
@@ -37,7 +37,7 @@ def _choice(row: Row, field: str, allowed: tuple[int, ...], remedy: str) -> int 
         number = None if isinstance(value, bool) else number_in(row, field)
     except RowError:
         number = -1
-    if (number is None and given(value)) or (number is not None and number not in allowed):
+    if (number is None and is_given(value)) or (number is not None and number not in allowed):
         raise RowError(field, f"is {str(value)[:40]!r}.", remedy)
     return None if number is None else int(number)
 
@@ -45,7 +45,7 @@ def _choice(row: Row, field: str, allowed: tuple[int, ...], remedy: str) -> int 
 def parse_autoj(row: Row) -> list[Record]:
     """label 0: the first is better, 1: the second, 2: a tie."""
     question = required(row)
-    metadata = {"scenario": id_of(row, "scenario")} if given(row.get("scenario")) else {}
+    metadata = {"scenario": id_of(row, "scenario")} if is_given(row.get("scenario")) else {}
     label = _choice(row, "label", (0, 1, 2), "Write 0 (the first), 1 (the second) or 2 (tie).")
     if label is None:
         raise RowError("label", "is missing.", "Write 0 (the first), 1 (the second) or 2 (tie).")

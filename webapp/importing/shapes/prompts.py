@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from django.conf import settings
 
 from webapp.corpus.conversations import Message
-from webapp.importing.fields import RowError, check_text, is_visible
-from webapp.importing.reading import Row, json_kind
+from webapp.importing.fields import RowError, check_text, is_given, is_visible
+from webapp.importing.reading import Row, json_type
 from webapp.importing.shapes.messages import are_messages, conversation_in, list_in, messages_of, tools_of
-from webapp.importing.shapes.tracking import ReadRow, given, reading
+from webapp.importing.shapes.tracking import ReadRow, reading
 
 SYSTEMS = ("system", "system_prompt")
 QUESTIONS = ("prompt", "question", "query", "instruction")
@@ -42,7 +42,7 @@ def _texts(row: Row, names: tuple[str, ...]) -> tuple[str, str]:
     found: tuple[str, str] = ("", "")
     for name in names:
         value = conversation_in(row, name)
-        if not given(value) or isinstance(value, list):
+        if not is_given(value) or isinstance(value, list):
             continue
         text = check_text(name, value, limit=settings.MAX_TEXT_BYTES)
         if found[0] and text != found[1]:
@@ -62,7 +62,7 @@ def asked(row: Row, *, beside: tuple[list[Message], ...] = (), answers: tuple[st
     extra = _texts(row, ("input",))[1]
     context = conversation_in(row, "context")
     before = ""
-    if given(context) and not isinstance(context, list):
+    if is_given(context) and not isinstance(context, list):
         before = check_text("context", context, limit=settings.MAX_TEXT_BYTES)
     plain = text if not (extra or before) else ""
     text = "\n\n".join(one for one in (before, text, extra) if one)
@@ -103,9 +103,9 @@ def _conversation(row: Row, beside: tuple[list[Message], ...]) -> tuple[str, lis
     found: tuple[str, list[Message]] = ("", [])
     for name in (*CONVERSATIONS, "context", *QUESTIONS, "input"):
         value = conversation_in(row, name)
-        if name in CONVERSATIONS and isinstance(value, str) and given(value):
+        if name in CONVERSATIONS and isinstance(value, str) and is_given(value):
             value = list_in(name, value) or value
-        if not given(value) or (isinstance(value, str) and name not in CONVERSATIONS):
+        if not is_given(value) or (isinstance(value, str) and name not in CONVERSATIONS):
             continue
         talk = messages_of(name, value, row=row)
         if talk in beside:
@@ -121,13 +121,13 @@ def _history(row: Row) -> list[Message]:
     value = row.get("history")
     if isinstance(value, str):
         value = list_in("history", value) or value
-    if not given(value):
+    if not is_given(value):
         return []
     if are_messages(value):
         return messages_of("history", value, row=row)
     remedy = "Write a list of [question, answer], or of messages."
     if not isinstance(value, list):
-        raise RowError("history", f"is {json_kind(value)}.", remedy)
+        raise RowError("history", f"is {json_type(value)}.", remedy)
     turns: list[Message] = []
     for place, pair in enumerate(value, start=1):
         if not isinstance(pair, list | tuple) or len(pair) != 2:

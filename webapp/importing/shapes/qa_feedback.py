@@ -5,18 +5,17 @@ from itertools import combinations
 
 from django.conf import settings
 
-from webapp.importing.fields import RowError, check_text, text_of
+from webapp.importing.fields import RowError, check_text, is_given, text_of
 from webapp.importing.reading import Row
 from webapp.importing.shapes.making import MAX_ANSWERS, Answer, listed, prompt_record, response_record
 from webapp.importing.shapes.prompts import user
 from webapp.importing.shapes.records import PairRecord, Record, VoteRecord
-from webapp.importing.shapes.tracking import given
 
 
 def parse_qa_feedback(row: Row) -> list[Record]:
     """The prompt is the passages (a sentence a line, an empty line between them), then the question."""
     read = []
-    if given(row.get("passages")):
+    if is_given(row.get("passages")):
         for place, passage in enumerate(listed("passages", row["passages"], 1000), start=1):
             lines = passage if isinstance(passage, list) else [passage]
             name = f"passages[{place}]"

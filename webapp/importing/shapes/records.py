@@ -5,11 +5,9 @@ from typing import Any, NamedTuple
 
 from webapp.corpus.conversations import Message
 
-VERDICTS = ("a", "b", "tie", "both_bad", "skip")
 # Far more than a project offers, or than people judge one pair.
 MAX_REASONS = 100
 MAX_VOTES = 1000
-LEVELS = ("bad", "normal", "good")
 
 
 class PromptRecord(NamedTuple):

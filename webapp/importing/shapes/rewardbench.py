@@ -2,19 +2,18 @@
 
 from typing import Any
 
-from webapp.importing.fields import RowError, id_of, optional
+from webapp.importing.fields import RowError, id_of, is_given, optional
 from webapp.importing.reading import Row
 from webapp.importing.shapes.making import Answer, answer_of, prompt_record, response_record
 from webapp.importing.shapes.messages import are_messages, conversation_in, list_in
 from webapp.importing.shapes.prompts import required
 from webapp.importing.shapes.records import MAX_VOTES, PairRecord, Record, VoteRecord
-from webapp.importing.shapes.tracking import given
 from webapp.importing.shapes.trl import parted
 
 
 def parse_rewardbench(row: Row) -> list[Record]:
     metadata: dict[str, Any] = {}
-    if given(row.get("subset")):
+    if is_given(row.get("subset")):
         metadata["subset"] = id_of(row, "subset")
     models = {side: optional(row, f"{side}_model", id_of) for side in ("chosen", "rejected")}
     lists = [_list(row, side) for side in ("chosen", "rejected")]

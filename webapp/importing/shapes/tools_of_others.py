@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
-from webapp.importing.fields import RowError, comment_of, id_of, name_of, time_of
-from webapp.importing.reading import Row, json_kind
+from webapp.importing.fields import RowError, comment_of, id_of, is_given, name_of, time_of
+from webapp.importing.reading import Row, json_type
 from webapp.importing.shapes.making import (
     Answer,
     answer_of,
@@ -31,7 +31,7 @@ from webapp.importing.shapes.records import (
     ResponseRecord,
     VoteRecord,
 )
-from webapp.importing.shapes.tracking import ReadRow, given, number_in, reading
+from webapp.importing.shapes.tracking import ReadRow, number_in, reading
 
 _ANSWER = re.compile(
     r"(?:response|answer|completion|generation|output|candidate|reply|text|txt|item|option)s?[-_ ]?(\d{1,2}|[a-h])",
@@ -48,11 +48,11 @@ SUGGESTIONS = "suggestions of models: not used"
 def answer_columns(row: Row) -> list[str]:
     """The columns that hold rival answers, in their order: chosen and rejected, left and right, or numbered ones."""
     for names in (("chosen", "rejected"), ("left", "right")):
-        if all(given(row.get(name)) for name in names):
+        if all(is_given(row.get(name)) for name in names):
             return list(names)
     found: dict[str, list[str]] = {}
     for name in row:
-        if (match := _ANSWER.fullmatch(name)) and given(row.get(name)):
+        if (match := _ANSWER.fullmatch(name)) and is_given(row.get(name)):
             found.setdefault(name[: match.start(1)].lower(), []).append(name)
     best = max(found.values(), key=len, default=[])
     return sorted(best, key=lambda name: (len(name), name.lower())) if len(best) > 1 else []
@@ -176,20 +176,20 @@ def _responses(row: ReadRow) -> dict[str, list[tuple[str, Any]]]:
             for answer in listed(f"responses.{question}", answers or [], MAX_VOTES):
                 if not isinstance(answer, dict):
                     raise RowError(
-                        f"responses.{question}", f"holds {json_kind(answer)}.", "Write {value, user_id}."
+                        f"responses.{question}", f"holds {json_type(answer)}.", "Write {value, user_id}."
                     )
                 if answer.get("status") in ("draft", "discarded"):
                     note(row, UNFINISHED)
                     continue
                 user = name_of({"user_id": answer.get("user_id") or "argilla"}, "user_id")
                 found.setdefault(question, []).append((user, answer.get("value")))
-        if given(row.get("suggestions")):
+        if is_given(row.get("suggestions")):
             note(row, SUGGESTIONS)
         return found
     for column in [name for name in row if name.endswith(".responses")]:
         values = row.get(column)
         users, states = row.get(f"{column}.users"), row.get(f"{column}.status")
-        if not given(values):
+        if not is_given(values):
             continue
         values = listed(column, values, MAX_VOTES)
         for place, value in enumerate(values):
@@ -200,7 +200,7 @@ def _responses(row: ReadRow) -> dict[str, list[tuple[str, Any]]]:
             question = column.removesuffix(".responses")
             found.setdefault(question, []).append((name_of({"user_id": user}, "user_id"), value))
     for column in row:
-        if ".suggestion" in column and given(row.get(column)):
+        if ".suggestion" in column and is_given(row.get(column)):
             note(row, SUGGESTIONS)
     return found
 
@@ -229,7 +229,7 @@ def _ranks(value: Any, names: Sequence[str]) -> list[float | None] | None:
     return places if any(place is not None for place in places) else None
 
 
-# Label Studio -------------------------------------------------------------------------------------------------
+# --- Label Studio ---
 
 
 def parse_label_studio(row: Row) -> list[Record]:
@@ -243,7 +243,7 @@ def parse_label_studio(row: Row) -> list[Record]:
     for place, value in enumerate(listed("annotations", row.get("annotations"), MAX_VOTES), start=1):
         name = f"annotations[{place}]"
         if not isinstance(value, dict):
-            raise RowError(name, f"is {json_kind(value)}.", "Write an annotation as Label Studio exports it.")
+            raise RowError(name, f"is {json_type(value)}.", "Write an annotation as Label Studio exports it.")
         votes += _annotation(row, name, value, names)
     a, b = (Answer(one.text, one.messages, one.author) for one in made)
     return pair_records(
@@ -293,17 +293,19 @@ def _turned(to_name: Any, names: Sequence[str]) -> int:
     return int(tags == [names[1], names[0]])
 
 
-# Potato -------------------------------------------------------------------------------------------------------
+# --- Potato ---
 
 
 def parse_potato(row: Row) -> list[Record]:
     """An item with its texts, somebody's annotation of one, or both in one row; the id joins them across files."""
     row = reading(row)
-    key = "instance_id" if given(row.get("instance_id")) else "id"
+    key = "instance_id" if is_given(row.get("instance_id")) else "id"
     item = id_of(row, key)
     pair = f"potato-{item}" if len(item) <= 190 else item
     records = _potato_item(row, item, pair)
-    labels = next((row[name] for name in ("label_annotations", "annotations") if given(row.get(name))), None)
+    labels = next(
+        (row[name] for name in ("label_annotations", "annotations") if is_given(row.get(name))), None
+    )
     if labels is None:
         own = {
             name: value for name, value in row.items() if isinstance(value, dict) and _potato_verdict(value)
@@ -314,7 +316,7 @@ def parse_potato(row: Row) -> list[Record]:
             raise RowError("label_annotations", "is missing.", "Add it, or the item's texts.")
         return records
     if not isinstance(labels, dict):
-        raise RowError("label_annotations", f"is {json_kind(labels)}.", "Write {question: {selection: A}}.")
+        raise RowError("label_annotations", f"is {json_type(labels)}.", "Write {question: {selection: A}}.")
     said_in = {name: found for name, value in labels.items() if (found := _potato_verdict(value))}
     comments = [text for name, value in labels.items() if name not in said_in for text in _potato_text(value)]
     if not said_in:
@@ -347,12 +349,12 @@ def _potato_item(row: ReadRow, item: str, pair: str) -> list[Record]:
 
 def _potato_verdict(value: Any) -> tuple[str, int | None] | None:
     if isinstance(value, dict):
-        if given(value.get("selection")):
+        if is_given(value.get("selection")):
             choice = _verdict(value["selection"], ("A", "B"))
             if choice is None:
                 raise RowError("selection", f"is {str(value['selection'])[:40]!r}.", "Write A, B or tie.")
             return ("ab"[choice] if isinstance(choice, int) else choice), None
-        if given(value.get("scale_value")):
+        if is_given(value.get("scale_value")):
             scale = number_in(value, "scale_value", -100, 100) or 0
             strength = abs(int(scale)) if scale == int(scale) and 1 <= abs(scale) <= 3 else None
             return verdict_of(scale), strength
@@ -365,13 +367,13 @@ def _potato_verdict(value: Any) -> tuple[str, int | None] | None:
 
 def _potato_text(value: Any) -> list[str]:
     texts = value.values() if isinstance(value, dict) else [value]
-    return [str(text) for text in texts if given(text)]
+    return [str(text) for text in texts if is_given(text)]
 
 
 def _potato_user(row: ReadRow) -> str:
     """Who judged: in the row, or the folder that Potato makes for each of them."""
     for name in ("user_id", "user", "annotator"):
-        if given(row.get(name)):
+        if is_given(row.get(name)):
             return name_of(row, name)
     folder = row.source.replace("\\", "/").rpartition("/")[0].rpartition("/")[2]
     return name_of({"user_id": folder}, "user_id") if folder else "potato"

@@ -1,21 +1,11 @@
 """A row that knows what was read of it, so that what an import leaves unused can be counted exactly."""
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from webapp.importing.fields import RowError, number_of
-from webapp.importing.reading import Row, json_kind
-
-
-def given(value: Any) -> bool:
-    """Whether a value says anything: null, blank text, NaN and empty lists don't."""
-    if isinstance(value, str):
-        return bool(value.strip())
-    if isinstance(value, float):
-        return not math.isnan(value)
-    return value is not None and value != [] and value != {}
+from webapp.importing.fields import ANY_NUMBER, RowError, is_given, number_of
+from webapp.importing.reading import Row, json_type
 
 
 class ReadRow(dict[str, Any]):
@@ -47,7 +37,7 @@ class ReadRow(dict[str, Any]):
         if key not in self:
             raise RowError(self.path + key, "is missing.", "Write an object: {…}.")
         if not isinstance(value, dict):
-            raise RowError(self.path + key, f"is {json_kind(value)}.", "Write an object: {…}.")
+            raise RowError(self.path + key, f"is {json_type(value)}.", "Write an object: {…}.")
         if key not in self.children:
             self.children[key] = ReadRow(
                 value, source=self.source, table=self.table, path=f"{self.path}{key}."
@@ -56,7 +46,7 @@ class ReadRow(dict[str, Any]):
 
     def unused(self) -> set[str]:
         """Fields that say something and that nobody read."""
-        found = {key for key, value in self.items() if key not in self.read and given(value)}
+        found = {key for key, value in self.items() if key not in self.read and is_given(value)}
         for child in self.children.values():
             found |= {f"{child.path}{key}" for key in child.unused()}
         return found | self.beside
@@ -81,7 +71,7 @@ class Tally:
         self.notes.update(row.all_notes())
 
 
-def number_in(row: Row, name: str, low: float = -1e300, high: float = 1e300) -> float | None:
+def number_in(row: Row, name: str, low: float = -ANY_NUMBER, high: float = ANY_NUMBER) -> float | None:
     """A number, also one that a table holds as text; None where it isn't given."""
     return number_of(row, name, low, high)
 

@@ -7,8 +7,8 @@ both (then it is stored once).
 from typing import Any
 
 from webapp.corpus.conversations import Message
-from webapp.importing.fields import RowError, check_text, text_of
-from webapp.importing.reading import Row, json_kind
+from webapp.importing.fields import RowError, check_text, is_given, text_of
+from webapp.importing.reading import Row, json_type
 from webapp.importing.shapes.making import (
     Answer,
     answer_of,
@@ -20,7 +20,7 @@ from webapp.importing.shapes.making import (
 from webapp.importing.shapes.messages import conversation_in, messages_of, split, tools_of
 from webapp.importing.shapes.prompts import Asked, asked, note, required
 from webapp.importing.shapes.records import Record, VoteRecord
-from webapp.importing.shapes.tracking import given, number_in, shown
+from webapp.importing.shapes.tracking import number_in, shown
 from webapp.importing.shapes.transcripts import ODD_FORM, is_transcript, part, prompt_turns
 
 _SCORES = (
@@ -68,7 +68,7 @@ def parted(row: Row) -> tuple[list[Message], list[Any], Answer, Answer]:
     if isinstance(values[0], list) != isinstance(values[1], list):
         raise RowError(
             "rejected",
-            f"is {json_kind(values[1])}, chosen is {json_kind(values[0])}.",
+            f"is {json_type(values[1])}, chosen is {json_type(values[0])}.",
             "Write both in the same way.",
         )
     if isinstance(values[0], list):
@@ -261,12 +261,12 @@ _TRUE = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0"
 
 def parse_unpaired(row: Row) -> list[Record]:
     """prompt, completion and a label: true is good, false is bad."""
-    if not given(row.get("completion")):
+    if not is_given(row.get("completion")):
         raise RowError("completion", "is missing.", "Add it.")
     label = row.get("label")
     fine = _TRUE.get(str(label).strip().lower()) if isinstance(label, bool | int | float | str) else None
     if fine is None:
-        what = f"“{label[:40]}”" if isinstance(label, str) else json_kind(label)
+        what = f"“{label[:40]}”" if isinstance(label, str) else json_type(label)
         raise RowError("label", f"is {what}.", "Write true (good) or false (bad).")
     value = conversation_in(row, "completion")
     if isinstance(value, list):

@@ -1,7 +1,7 @@
 """UKPConvArg1: two files, imported together."""
 
 from webapp.importing.fields import RowError, choice_of, comment_of, id_of, name_of, number_of, text_of
-from webapp.importing.reading import Row, json_kind
+from webapp.importing.reading import Row, json_type
 from webapp.importing.shapes.records import (
     MAX_VOTES,
     PairRecord,
@@ -23,7 +23,7 @@ def parse_ukp(row: Row) -> list[Record]:
     pair = id_of(row, "pair_id")
     votes = row.get("votes")
     if not isinstance(votes, list):
-        raise RowError("votes", f"is {json_kind(votes)}.", "Write a list of {annotator, choice, reason}.")
+        raise RowError("votes", f"is {json_type(votes)}.", "Write a list of {annotator, choice, reason}.")
     if len(votes) > MAX_VOTES:
         raise RowError("votes", f"has {len(votes):,} votes, of {MAX_VOTES:,} allowed.", "Split the row.")
     messages = [{"role": "user", "content": text_of(row, "prompt")}]
@@ -33,7 +33,7 @@ def parse_ukp(row: Row) -> list[Record]:
     ]
     for vote in votes:
         if not isinstance(vote, dict):
-            raise RowError("votes", f"holds {json_kind(vote)}.", "Write {annotator, choice, reason}.")
+            raise RowError("votes", f"holds {json_type(vote)}.", "Write {annotator, choice, reason}.")
         verdict = choice_of(vote, "choice", ("a", "b", "tie"))
         comment = comment_of(vote, "reason")
         records.append(

@@ -3,12 +3,12 @@
 from statistics import fmean
 from typing import Any
 
-from webapp.importing.fields import RowError, id_of, metadata_of, optional, text_of
+from webapp.importing.fields import RowError, id_of, is_given, metadata_of, optional, text_of
 from webapp.importing.reading import Row
 from webapp.importing.shapes.making import MAX_ANSWERS, Answer, listed, scored_records
 from webapp.importing.shapes.prompts import note, required
 from webapp.importing.shapes.records import Record
-from webapp.importing.shapes.tracking import ReadRow, given, number_in, reading
+from webapp.importing.shapes.tracking import ReadRow, number_in, reading
 
 UNSCORED = "completions without overall_score or ratings: stored as responses, their pairs have no vote"
 MEAN = "completions without overall_score: the mean of their aspects' ratings is used"
@@ -37,7 +37,7 @@ def parse_ultrafeedback(row: Row) -> list[Record]:
     models = row.get("models")
     if models == [answer.author for answer, _ in answers]:
         pass
-    elif given(models):
+    elif is_given(models):
         row.beside.add("models")
     return scored_records(
         "ultrafeedback", question.messages, answers, annotator="ultrafeedback", tools=question.tools
@@ -51,7 +51,7 @@ def _completion(row: Row, one: ReadRow) -> tuple[Answer, float | None]:
     if score is not None:
         metadata["overall_score"] = score
     ratings = []
-    if given(one.get("annotations")):
+    if is_given(one.get("annotations")):
         metadata |= {"annotations": metadata_of(one, "annotations")}
         for aspect in metadata["annotations"].values():
             rating: Any = aspect.get("Rating") if isinstance(aspect, dict) else None

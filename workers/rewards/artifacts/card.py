@@ -1,6 +1,6 @@
 """The model card of an exported model: what it is, how to use it, how good it was measured to be, and where not.
 
-Figures come from the run's metrics.json; what it doesn't hold, the card doesn't claim.  They have the names that they
+Figures come from the run's metrics.json; what it doesn't hold, the card doesn't claim. They have the names that they
 have on the version's page.
 """
 
@@ -152,7 +152,7 @@ With Caliper's `workers.rewards` (plain PyTorch):
 def model_card(
     config: Row, metrics: Row | None, report: Row | None, *, title: str | None = None, made: str | None = None
 ) -> str:
-    """README.md.  `config` is reward_config.json; `report` is export_model's, None for a model in Caliper's own format.
+    """README.md. `config` is reward_config.json; `report` is export_model's, None for a model in Caliper's own format.
 
     `title` and `made` (when, by which run) are the worker's, who knows project and version.
     """
@@ -195,8 +195,8 @@ def _base(config: Row) -> str:
         return on_hub + (f", revision `{revision}`" if revision else "")
     if name == STARTER:
         return "a tiny language model made from the project's own texts"
-    kind, _, rest = name.partition(":")
-    return {"folder": f"{rest} (a local model)", "version": f"{rest} of the same project"}.get(kind, name)
+    prefix, _, rest = name.partition(":")
+    return {"folder": f"{rest} (a local model)", "version": f"{rest} of the same project"}.get(prefix, name)
 
 
 def _what(config: Row, run: Row, report: Row | None, title: str | None, made: str | None) -> str:

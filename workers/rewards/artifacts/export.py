@@ -8,7 +8,7 @@
 
 The template lives in the exported tokenizer's post-processor, so `tokenizer(prompt, response)` gives the ids that the
 model was trained on: each text is tokenised on its own, special tokens inside text stay text, and the frame around
-them is a list of ids.  Before the folder appears it is loaded again, and its ids and scores on difficult texts are
+them is a list of ids. Before the folder appears it is loaded again, and its ids and scores on difficult texts are
 compared with this program's; a folder that would score otherwise is never written.
 """
 
@@ -70,7 +70,7 @@ def export_model(
     """Write OUT_DIR whole or not at all; `metrics` is the run's metrics.json, for the model card, as are `words`.
 
     Returns what was made: auto_class, architecture, trust_remote_code, probes and the largest difference of a score
-    on them, and name, bytes and sha256 of every file.  Raises ExportError or ArtifactError.
+    on them, and name, bytes and sha256 of every file. Raises ExportError or ArtifactError.
     """
     model, template, config = load_model(model_dir)
     _check_exportable(model, config)
@@ -80,14 +80,14 @@ def export_model(
     try:
         tokenizer = _tokenizer(template, model_dir)
         about = _about(config, metrics)
-        if model.backbone_kind == "encoder":
+        if model.architecture == "encoder":
             exported = _encoder(model, template, about)
         elif model.kind == "ordinal":
             exported = _language_model(model, about, tokenizer)
         else:
             exported = _sequence_classifier(model, about, tokenizer, model_dir)
         exported.save_pretrained(beside)
-        if model.backbone_kind == "encoder":
+        if model.architecture == "encoder":
             shutil.copy(str(modeling_caliper.__file__), beside / "modeling_caliper.py")
         tokenizer.save_pretrained(beside)
         architecture = type(exported).__name__
@@ -98,12 +98,12 @@ def export_model(
             "format": FORMAT,
             "method": config["method"],
             "kind": model.kind,
-            "backbone": model.backbone_kind,
+            "backbone": model.architecture,
             "auto_class": "AutoModelForCausalLM"
-            if (model.backbone_kind, model.kind) == ("causal", "ordinal")
+            if (model.architecture, model.kind) == ("causal", "ordinal")
             else "AutoModelForSequenceClassification",
             "architecture": architecture,
-            "trust_remote_code": model.backbone_kind == "encoder",
+            "trust_remote_code": model.architecture == "encoder",
             "probes": count,
             "max_difference": difference,
         }
@@ -130,7 +130,7 @@ def _check_exportable(model: RewardModel, config: dict[str, Any]) -> None:
             f"the template {config['template']['name']} is not a fixed frame around prompt and response, so a plain "
             "tokenizer can't build it; score this model with python -m workers.rewards.score"
         )
-    if model.backbone_kind == "causal" and model.head is not None:
+    if model.architecture == "causal" and model.head is not None:
         if model.head_hidden:
             raise ExportError(
                 f"transformers' sequence classifiers have a linear head, this model's has a hidden layer of "
@@ -158,7 +158,7 @@ def _about(config: dict[str, Any], metrics: dict[str, Any] | None) -> dict[str, 
     }
 
 
-# -- tokenizer --
+# --- Tokenizer ---
 
 
 def _tokenizer(template: Template, model_dir: Path) -> Any:
@@ -177,9 +177,9 @@ def _tokenizer(template: Template, model_dir: Path) -> Any:
         """Where the mean leaves the prompt out, it is over the parts from `pooled` on, which are of type 1."""
         first = len(parts) if template.pool_prompt else parts.index(pooled)
         kept = [(part, int(place >= first)) for place, part in enumerate(parts)]
-        return " ".join(f"{part}:{kind}" for part, kind in kept if part.startswith("$") or pieces[part])
+        return " ".join(f"{part}:{type_id}" for part, type_id in kept if part.startswith("$") or pieces[part])
 
-    alone = ("START", "$A", "END") if template.backbone == "encoder" else ("START", "MIDDLE", "$A", "END")
+    alone = ("START", "$A", "END") if template.architecture == "encoder" else ("START", "MIDDLE", "$A", "END")
     core.post_processor = processors.TemplateProcessing(
         single=rule(alone, "START"),
         pair=rule(("START", "$A", "MIDDLE", "$B", "END"), "$B"),
@@ -210,7 +210,7 @@ def _tokenizer(template: Template, model_dir: Path) -> Any:
     )
 
 
-# -- the three kinds --
+# --- The three kinds ---
 
 
 def _encoder(model: RewardModel, template: Template, about: dict[str, Any]) -> Any:
@@ -293,7 +293,7 @@ def _make_room(exported: Any, tokenizer: Any) -> None:
         exported.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
-# -- the proof --
+# --- The proof ---
 
 
 def probes(tokenizer: Any) -> list[dict[str, Any]]:
@@ -353,7 +353,7 @@ def _compare(model: RewardModel, template: Template, folder: Path) -> tuple[floa
             f"max_length {template.max_length} is too short for a comparison of scores; retrain with more"
         )
     # AutoTokenizer would ask at the terminal whether to trust modeling_caliper.py
-    loader = PreTrainedTokenizerFast if model.backbone_kind == "encoder" else AutoTokenizer
+    loader = PreTrainedTokenizerFast if model.architecture == "encoder" else AutoTokenizer
     tokenizer: Any = loader.from_pretrained(folder)
     read: list[Any] = []
     for row, ours in zip(rows, encoded, strict=True):
@@ -369,7 +369,7 @@ def _compare(model: RewardModel, template: Template, folder: Path) -> tuple[floa
     device = next(model.parameters()).device
     ours_scores = model(*collate(encoded, device)).reshape(len(rows), -1)
     batch = tokenizer.pad(read, return_tensors="pt").to(device)
-    if model.backbone_kind == "encoder":
+    if model.architecture == "encoder":
         exported: Any = modeling_caliper.CaliperRewardModel.from_pretrained(folder)
         scores = exported.to(device).eval()(**batch).logits
     elif model.kind == "scalar":

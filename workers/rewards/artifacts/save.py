@@ -1,6 +1,6 @@
 """Save and load a trained reward model: a folder of safetensors, tokenizer and reward_config.json.
 
-Format 1: the first.  The folder is written beside its place and renamed after fsync, so a reader sees a whole one
+Format 1: the first. The folder is written beside its place and renamed after fsync, so a reader sees a whole one
 or none; every file's sha256 stands in reward_config.json.
 """
 
@@ -65,7 +65,7 @@ def save_model(
         "format": FORMAT,
         "method": method,
         "kind": model.kind,
-        "backbone": model.backbone_kind,
+        "backbone": model.architecture,
         "partition": list(partition),
         "template": template.describe(),
         "max_length": template.max_length,
@@ -91,7 +91,7 @@ def save_model(
 
 
 def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
-    """The model in eval mode, its template and reward_config.json's object.  Raises ArtifactError."""
+    """The model in eval mode, its template and reward_config.json's object. Raises ArtifactError."""
     config = read_config(folder)
     for name, expected in config["files"].items():
         path = folder / name
@@ -107,7 +107,7 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
         ordinal = config["kind"] == "ordinal"
         template = Template(
             tokenizer,
-            backbone=config["backbone"],
+            architecture=config["backbone"],
             ordinal=ordinal,
             max_length=config["max_length"],
             pool_prompt="pooled" not in config["template"],
@@ -123,7 +123,7 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
             )
         model = RewardModel(
             backbone,
-            backbone_kind=config["backbone"],
+            architecture=config["backbone"],
             kind=config["kind"],
             head_hidden=config["head_hidden"],
             digit_ids=template.digit_ids,
@@ -143,7 +143,7 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
 
 
 def continue_head(model: RewardModel, folder: Path) -> bool:
-    """Give a new model a trained one's head, if that has one of the same shapes.  Raises Refused if it is damaged."""
+    """Give a new model a trained one's head, if that has one of the same shapes. Raises Refused if it is damaged."""
     path = folder / HEAD_NAME
     if model.head is None or not path.is_file():
         return False
@@ -160,7 +160,7 @@ def continue_head(model: RewardModel, folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """reward_config.json, checked for format and keys.  Raises ArtifactError."""
+    """reward_config.json, checked for format and keys. Raises ArtifactError."""
     path = folder / CONFIG_NAME
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

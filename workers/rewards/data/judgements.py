@@ -21,10 +21,10 @@ from .split import Split
 class TrainingData:
     """Judgements as index tensors, `first` preferred in a WIN; levels that teach on their own.
 
-    first, second, outcome, strength: [P] int64.  level: level index per response (3 = unknown), [N] int64.
+    first, second, outcome, strength: [P] int64. level: level index per response (3 = unknown), [N] int64.
     level_response, level_value: one row per absolute label that is a term of its own, [L] int64.
-    annotator: index into `annotators`, [P] int64.  first_left: 1 where `first` stood left, 0 where `second` did, -1
-    where nobody knows, [P] int64.  weight: votes that the row stands for, [P] fp32.
+    annotator: index into `annotators`, [P] int64. first_left: 1 where `first` stood left, 0 where `second` did, -1
+    where nobody knows, [P] int64. weight: votes that the row stands for, [P] fp32.
     """
 
     first: torch.Tensor
@@ -43,7 +43,7 @@ class TrainingData:
 
 
 def check_labels(snapshot: Snapshot, config: RunConfig) -> None:
-    """Refuse what cannot be trained, before a model is loaded.  Raises Refused."""
+    """Refuse what cannot be trained, before a model is loaded. Raises Refused."""
     if config.method == "rgft" and not snapshot.levels:
         raise Refused(
             "method rgft learns from levels, and this snapshot has none; "
@@ -62,7 +62,7 @@ def training_data(snapshot: Snapshot, split: Split, config: RunConfig) -> Traini
     A judgement across the split would show the model a held-out response, so it is dropped ("crosses_split").
     For rgft a response's level is the majority of its people's levels (unknown if they are split evenly), and
     judgements that contradict the levels are dropped, as in the paper ("contradicts_levels"): a preference for
-    the lower level, a tie of two different ones, "both bad" about one that is not.  With votes "majority" the
+    the lower level, a tie of two different ones, "both bad" about one that is not. With votes "majority" the
     judgements of a pair are first made one.
     """
     index = snapshot.index
@@ -142,7 +142,7 @@ def training_data(snapshot: Snapshot, split: Split, config: RunConfig) -> Traini
 def majority_judgements(judgements: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row a pair, whichever side its responses stood on: the verdict with most weight, a tie if two share it.
 
-    What annotators' disagreement would have taught is lost, so this is for comparison only (config.votes).  The
+    What annotators' disagreement would have taught is lost, so this is for comparison only (config.votes). The
     strength is the lower median of those who gave that verdict.
     """
     pairs: dict[tuple[str, str], list[dict[str, Any]]] = {}

@@ -1,7 +1,7 @@
 """Messages of a conversation: what may stand in one, and what a model without a chat template reads of it.
 
 A message is {role, content} and, where its source has them, `name`, `tool_calls` and `tool_call_id`, as in OpenAI's
-chat format and the chat templates of transformers, which get it unchanged.  `content` is a text, or None beside calls.
+chat format and the chat templates of transformers, which get it unchanged. `content` is a text, or None beside calls.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def offered(tools: Sequence[Any]) -> str:
 
 
 def checked(messages: Any, name: str = "messages") -> list[Message]:
-    """The messages without keys that hold None.  Raises ValueError naming field and remedy if they are no messages."""
+    """The messages without keys that hold None. Raises ValueError naming field and remedy if they are no messages."""
     if not isinstance(messages, list):
         raise ValueError(f'{name} must be a list of {{"role": ..., "content": ...}}')
     return [_checked(message, f"{name}[{number}]") for number, message in enumerate(messages)]
@@ -91,7 +91,7 @@ def _is_call(call: Any) -> bool:
     return isinstance(function, dict) and isinstance(function.get("name"), str)
 
 
-# --- Which prompts are the same one --------------------------------------------------------------------------
+# --- Which prompts are the same one ---
 
 
 def whole_prompt(messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:

@@ -106,7 +106,7 @@ def _table(data: bytes, path: Path) -> Iterator[tuple[int, str, Any]]:
 
 
 def _read(found: Any, number: int) -> Row:
-    """One row.  Raises ValueError naming field and remedy."""
+    """One row. Raises ValueError naming field and remedy."""
     if not isinstance(found, dict):
         raise ValueError('it must be an object {"text": ..., "messages": ...}, one a line')
     text, name = found.get("text"), found.get("response_id")

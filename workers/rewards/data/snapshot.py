@@ -25,7 +25,7 @@ _COLUMNS = {
     "levels": ("label_id", "response_id", "level", "annotator"),
 }
 # The tools of a prompt, and the messages of a response with several turns or tool calls (its text is their transcript);
-# which response stood left ("a" or "b"), and how many votes a row stands for.  Older snapshots lack them.
+# which response stood left ("a" or "b"), and how many votes a row stands for. Older snapshots lack them.
 _OPTIONAL = {"responses": ("tools", "answer"), "judgements": ("left", "weight")}
 _JSON = ("messages", "tools", "answer")
 _TYPES = {"strength": pa.int8(), "weight": pa.float64()}
@@ -72,7 +72,7 @@ def write_snapshot(
 
 
 def read_snapshot(folder: Path) -> Snapshot:
-    """Read and check responses, judgements and levels.  Raises Refused naming the file, row and field."""
+    """Read and check responses, judgements and levels. Raises Refused naming the file, row and field."""
     responses = _read(folder, "responses")
     judgements = _read(folder, "judgements")
     levels = _read(folder, "levels")
@@ -148,5 +148,5 @@ def _read(folder: Path, table: str) -> list[dict[str, Any]]:
 
 
 def _parsed(value: Any) -> Any:
-    """A JSON text's value.  Raises ValueError."""
+    """A JSON text's value. Raises ValueError."""
     return json.loads(value) if isinstance(value, str) else value

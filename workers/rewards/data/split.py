@@ -68,13 +68,13 @@ def split_groups(snapshot: Snapshot, config: RunConfig) -> Split:
 
     Groups that hold the same prompt are held out together or not at all: first those whose prompts begin with the same
     user turn (white space, case and forms of letters aside), else, where that leaves fewer than
-    five, those with a prompt that is the same but for white space.  So no prompt stands on both sides.
+    five, those with a prompt that is the same but for white space. So no prompt stands on both sides.
 
-    With split_salt a unit is held out if the hash of its first name lies below the share.  That depends on nothing
+    With split_salt a unit is held out if the hash of its first name lies below the share. That depends on nothing
     else, so a unit stays on its side whatever is imported or labelled later, and whatever the seed: a project has one
-    test set.  Without a salt exactly the share is drawn by the seed, and a group that is added later moves few others.
+    test set. Without a salt exactly the share is drawn by the seed, and a group that is added later moves few others.
 
-    Fewer than five labelled groups are split by prompt; fewer than five prompts not at all.  Raises Refused for a
+    Fewer than five labelled groups are split by prompt; fewer than five prompts not at all. Raises Refused for a
     held_out_groups entry that no response has, or if it leaves nothing to train on.
     """
     units = _units(snapshot)
@@ -109,7 +109,7 @@ def split_groups(snapshot: Snapshot, config: RunConfig) -> Split:
 def split_watched(snapshot: Snapshot, split: Split, config: RunConfig) -> Split:
     """The groups to watch for early stopping: drawn from the labelled training groups, never from the held-out ones.
 
-    By the same unit as `split` (by group, or else prompt, where nothing is held out).  Fewer than five such units
+    By the same unit as `split` (by group, or else prompt, where nothing is held out). Fewer than five such units
     could not spare one: none is watched, and the note says so.
     """
     left: list[Unit] = []
@@ -128,7 +128,7 @@ def deal_folds(snapshot: Snapshot, split: Split, salt: str, count: int) -> Folds
     """The labelled units that are not held out, dealt to `count` folds in the order of their hashes.
 
     By the same unit as `split` (by group, or else prompt, where nothing is held out), the first choice that gives five,
-    else the one that gives most.  Fewer units than `count` make as many folds; a single one none.
+    else the one that gives most. Fewer units than `count` make as many folds; a single one none.
     """
     best: tuple[str, list[Unit]] = (split.unit, [])
     for unit, sets, _ in _choices(_units(snapshot)):

@@ -19,7 +19,7 @@ from .metrics import Row
 
 @dataclass(frozen=True)
 class Attack:
-    """A change of a response's text that adds nothing to the answer.  `change(text, eos, number)` gives the new text.
+    """A change of a response's text that adds nothing to the answer. `change(text, eos, number)` gives the new text.
 
     draws: how many different changes it has for one text, by number; they are measured together.
     wording(text, number): what is added, where it is not always the same.
@@ -93,7 +93,7 @@ ATTACKS = (
     ),
 )
 
-# hardening.py shows others of the kind above.  These were written by somebody who had not seen its texts, and it may
+# hardening.py shows others of the kind above. These were written by somebody who had not seen its texts, and it may
 # not be given them: they are what says how far it reaches.
 OTHER_WORDS: list[str] = json.loads((Path(__file__).parent / "other_words.json").read_text(encoding="utf-8"))
 
@@ -118,7 +118,7 @@ def _last_message(row: Row) -> str | None:
 
 @dataclass(frozen=True)
 class Degenerate:
-    """An answer that says nothing.  `make(row)` gives its text for a row's prompt, or None where it has none."""
+    """An answer that says nothing. `make(row)` gives its text for a row's prompt, or None where it has none."""
 
     name: str
     label: str

@@ -1,7 +1,7 @@
 """The calibration's parameters, fitted on the held-out pairs, since a model is surest on what it was trained on.
 
 What is reported is cross-fitted: each held-out group is measured with parameters that were fitted on the others.
-What is served was fitted on all of them.  Numpy alone, like metrics.
+What is served was fitted on all of them. Numpy alone, like metrics.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .metrics import LEVELS, RATINGS, Ints, Row, evaluate_run, pair_votes
 
 FOLDS = 5
 MIN_LABELS = 20  # pairs and level labels together; fewer say too little even for one parameter
-# Gaussian prior around "as it is" on the logarithms of temperature, tie, a and b, and on c.  It weighs as much as
+# Gaussian prior around "as it is" on the logarithms of temperature, tie, a and b, and on c. It weighs as much as
 # some ten pairs, so ten pairs cannot ruin a model and a thousand do as they like.
 PRIOR_SD = 0.5
 
@@ -69,7 +69,7 @@ class Sample:
     def fit(self) -> Floats:
         """theta of least NLL under the prior.
 
-        Scalar: log temperature, and where there are ties log(tie / the model's tie).  Ordinal: a = b from pairs alone,
+        Scalar: log temperature, and where there are ties log(tie / the model's tie). Ordinal: a = b from pairs alone,
         which say next to nothing about where on the scale a pair lies; labels of levels give a / b and c as well.
         """
         if not self.ordinal:
@@ -90,7 +90,7 @@ class Sample:
         return self.of(np.ones(len(self.first), dtype=bool), np.zeros(len(self.level), dtype=bool))
 
     def nll(self, theta: Floats) -> Floats:
-        """Summed over pairs, and over labels of levels (0 for scalar rewards).  [2]"""
+        """Summed over pairs, and over labels of levels (0 for scalar rewards). [2]"""
         costs = [_cost(p, observed) for p, _, observed in self._terms(theta)]
         return np.array([*costs, 0.0][:2])
 
@@ -133,9 +133,9 @@ def calibrate(
 ) -> tuple[Calibration, dict[str, Any]]:
     """The calibration to serve, and the "held_out" object of metrics.json with its "calibration".
 
-    Takes what evaluate_run takes, uncalibrated.  The metrics are those of what is served, cross-fitted: the groups are
+    Takes what evaluate_run takes, uncalibrated. The metrics are those of what is served, cross-fitted: the groups are
     dealt to at most FOLDS folds, and each fold's rows are measured with parameters fitted on pairs and labels that
-    touch none of its groups.  For a rating distribution that includes the reward E[s], so also the accuracies.
+    touch none of its groups. For a rating distribution that includes the reward E[s], so also the accuracies.
     Too few labels, a single group, or parameters that do not lower the NLL of rows they were not fitted on, or raise
     that of the pairs or of the levels among them: nothing is calibrated, and "note" says why.
     """
@@ -207,8 +207,8 @@ def _sample(
         predicted = np.array([scores[name] for name in pairs.ids], dtype=np.float64)
         if tie is not None:
             verdict = np.array([row["verdict"] for row in judgements])
-            kinds = (pairs.vote == 1.0, verdict == "tie", pairs.vote == 0.0)
-            counts = [np.bincount(pairs.pair_of, weights=kind, minlength=len(share)) for kind in kinds]
+            outcomes = (pairs.vote == 1.0, verdict == "tie", pairs.vote == 0.0)
+            counts = [np.bincount(pairs.pair_of, weights=each, minlength=len(share)) for each in outcomes]
             share = np.stack(counts, axis=1) / pairs.votes[:, None]
     else:
         predicted = np.array([probs[name] for name in pairs.ids], dtype=np.float64).reshape(-1, RATINGS)
@@ -286,7 +286,7 @@ def _figures(held_out: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: pairs.get(name) for name in names}, "levels": held_out["levels"]}
 
 
-# --- Formulas and their derivatives -------------------------------------------------------------------------
+# --- Formulas and their derivatives ---
 
 
 def _shape(theta: Floats) -> tuple[float, float, float]:
@@ -296,7 +296,7 @@ def _shape(theta: Floats) -> tuple[float, float, float]:
 
 
 def _reached(p: Floats, theta: Floats) -> tuple[Floats, Floats]:
-    """F'(k) for k = 0..9 and its derivatives by theta.  [N, 10], [N, 10, K]"""
+    """F'(k) for k = 0..9 and its derivatives by theta. [N, 10], [N, 10, K]"""
     a, b, c = _shape(theta)
     log_below, log_above = log_tails(p)
     reached = beta_cdf(log_below, log_above, a, b, c)

@@ -22,13 +22,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..models.preference import Floats, normalised, ordinal_probabilities, scalar_probabilities
+from ..scale import LEVELS, RATINGS
 
 Ints = NDArray[np.int64]
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
-LEVELS = ("bad", "normal", "good")
-RATINGS = 9
 CALIBRATION_BINS = 10
 NEAR_EQUAL_LENGTH = 60  # characters: the cut below which "longer wins" says next to nothing
 CENTRAL_MASS = 0.8
@@ -40,7 +39,7 @@ SMALLEST_P = 1e-12
 _VOTE_FOR_A = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}
 
 
-# --- Votes on pairs -----------------------------------------------------------------------------------------
+# --- Votes on pairs ---
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def human_ceiling(judgements: Sequence[Row], pairs: PairVotes | None = None) -> 
     return {"value": float(np.mean(agreed)), "n": int(np.sum(scored))}
 
 
-# --- Scores -------------------------------------------------------------------------------------------------
+# --- Scores ---
 
 
 def clustered_mean(
@@ -261,7 +260,7 @@ def level_masses(p: ArrayLike, partition: tuple[int, int]) -> Floats:
     return np.add.reduceat(normalised(p), [0, bad, normal], axis=1)
 
 
-# --- A run's held-out rows ----------------------------------------------------------------------------------
+# --- A run's held-out rows ---
 
 
 def evaluate_run(
@@ -438,7 +437,7 @@ def _level_number(row: Row) -> int:
 
 
 def _by_group(value: float | Mapping[str, float], names: Iterable[str]) -> Floats:
-    """One value for each group.  [G]"""
+    """One value for each group. [G]"""
     each = [value[name] if isinstance(value, Mapping) else value for name in names]
     return np.array(each, dtype=np.float64)
 

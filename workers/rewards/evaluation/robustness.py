@@ -1,8 +1,8 @@
 """What moves a score that should not: injected text, empty answers, order, padding, length, style, template.
 
-The suite of METHODS.md section 7 as one function, `measure`.  It asks a scorer for the scores of changed responses
-and knows nothing of the network behind it.  Shifts are in ratings (E[s]) for an ordinal model, in standard
-deviations of the real scores for a scalar one.
+The suite is one function, `measure` (docs/methods.md, "What is held out, and how it is measured"). It asks a scorer
+for the scores of changed responses and knows nothing of the network behind it. Shifts are in ratings (E[s]) for an
+ordinal model, in standard deviations of the real scores for a scalar one.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ def model_scorer(
     micro_batch_tokens: int | None = None,
     *,
     cached: bool = False,
-    tick: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scorer:
-    """A model's scorer; `cached` for a frozen encoder.  `tick(done, total)` after micro-batches may raise, to stop."""
+    """A model's scorer; `cached` for a frozen encoder. `progress(done, total)` may raise, to stop."""
 
     tokens = micro_batch_tokens or MICRO_BATCH_TOKENS[device.type]
     usual = ResponseEncoder(model, device, tokens, longest=template.max_length)
@@ -103,7 +103,7 @@ def model_scorer(
         def score(rows: Sequence[Row]) -> Scored:
             changed = [{"response_id": "", **change(row)} for row in rows]
             encoded = chosen.encode(changed)
-            features = (embed_cached if cached else embed)(encoder, encoded, tick)
+            features = (embed_cached if cached else embed)(encoder, encoded, progress)
             made = predictions(changed, encoded, distributions(model, features))
             scores = np.array([row["score"] for row in made], dtype=np.float64)
             ordinal = model.kind == "ordinal"
@@ -115,7 +115,7 @@ def model_scorer(
         "without_prompt": through(template, usual, lambda row: {**row, "messages": [], "tools": []}),
         "another_role": through(template, usual, _renamed_roles),
     }
-    if template.backbone == "causal":
+    if template.architecture == "causal":
         variants["another_header"] = through(template.with_header("\n\n### Answer\n"), usual)
     return Scorer(
         score=through(template, usual),
@@ -135,7 +135,7 @@ def _renamed_roles(row: Row) -> Row:
     return {**row, "messages": messages}
 
 
-# --- The suite ----------------------------------------------------------------------------------------------
+# --- The suite ---
 
 
 def measure(
@@ -153,8 +153,8 @@ def measure(
 ) -> dict[str, Any]:
     """The "robustness" object of metrics.json, on responses that the model was not trained on if there are any.
 
-    `responses` and `judgements` as in evaluate_run; `scores` what the model gave every response, by id.  At most
-    MAX_RESPONSES of them, chosen by `seed`, are attacked.  An *order* is which of two responses scores higher: all
+    `responses` and `judgements` as in evaluate_run; `scores` what the model gave every response, by id. At most
+    MAX_RESPONSES of them, chosen by `seed`, are attacked. An *order* is which of two responses scores higher: all
     judged pairs among the chosen, filled up to MIN_ORDERS with drawn pairs; it flips if the lower one, attacked,
     reaches the other.
     """
@@ -268,7 +268,7 @@ def choose(responses: Sequence[Row], judgements: Sequence[Row], seed: int) -> li
 
 
 def choose_orders(chosen: Sequence[Row], judgements: Sequence[Row], seed: int) -> Ints:
-    """Pairs of positions in `chosen`, each once: the judged ones, then drawn ones up to MIN_ORDERS.  [P, 2]"""
+    """Pairs of positions in `chosen`, each once: the judged ones, then drawn ones up to MIN_ORDERS. [P, 2]"""
     place = {row["response_id"]: number for number, row in enumerate(chosen)}
 
     def drawn(pair: tuple[int, int]) -> bytes:
@@ -287,7 +287,7 @@ def choose_orders(chosen: Sequence[Row], judgements: Sequence[Row], seed: int) -
 
 
 def in_bad(scored: Scored, partition: tuple[int, int]) -> NDArray[np.bool_]:
-    """Whether an ordinal score lies in bad: the level with the most mass, or E[s] within the band.  [N] bool"""
+    """Whether an ordinal score lies in bad: the level with the most mass, or E[s] within the band. [N] bool"""
     assert scored.p is not None, "levels are read from a rating distribution"
     return (level_masses(scored.p, partition).argmax(axis=1) == 0) | (scored.score <= partition[0] + 0.5)
 

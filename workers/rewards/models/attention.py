@@ -37,7 +37,7 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface for a packed row; without `segments` it is plain SDPA.
 
-    query [1, heads, T, d], key and value [1, key heads, T, d] -> [1, T, heads, d].  Raises Unpackable.
+    query [1, heads, T, d], key and value [1, key heads, T, d] -> [1, T, heads, d]. Raises Unpackable.
     """
     if segments is None:
         output: tuple[torch.Tensor, None] = sdpa_attention_forward(
@@ -78,7 +78,7 @@ def _by_runs(
     causal: bool,
     dropout: float,
 ) -> torch.Tensor:
-    """One SDPA call for each run of equally long segments, which are a batch without a copy.  -> [T, heads, d]"""
+    """One SDPA call for each run of equally long segments, which are a batch without a copy. -> [T, heads, d]"""
     runs = segments.runs
     parts: list[torch.Tensor] = []
     pieces = zip(
@@ -115,7 +115,7 @@ def _padded(
     causal: bool,
     dropout: float,
 ) -> torch.Tensor:
-    """Attention alone in a padded rectangle: for a GPU when no varlen kernel fits.  -> [T, heads, d]"""
+    """Attention alone in a padded rectangle: for a GPU when no varlen kernel fits. -> [T, heads, d]"""
     padded_q, padded_k, padded_v = (
         pad_sequence(list(tensor.split(list(counts))), batch_first=True).transpose(1, 2)
         for tensor, counts in ((q, segments.queries), (k, segments.lengths), (v, segments.lengths))

@@ -42,7 +42,7 @@ class Source:
 
 
 def find_base(name: str, run_dir: Path) -> Source:
-    """What to load for config.json's base_model.  Raises Refused, in the same words whether a path is there or not."""
+    """What to load for config.json's base_model. Raises Refused, in the same words whether a path is there or not."""
     allowed = _allowed()
     if name == PACKAGED:
         return Source(resolve_base_model(name))

@@ -3,7 +3,7 @@
 - `temperature` for scalar rewards (Guo et al. 2017, on pairs): r / temperature, and with Rao-Kupper ties a threshold
   of its own, because the width of the tie band is measured in the same unit.
 - `beta_cdf` for rating distributions: the beta calibration map of Kull et al. (2017), on the cumulative distribution:
-  F'(k) = sigmoid(a log F(k) - b log(1 - F(k)) + c).  One monotone map for all responses, so a response whose rating is
+  F'(k) = sigmoid(a log F(k) - b log(1 - F(k)) + c). One monotone map for all responses, so a response whose rating is
   stochastically higher stays so.
 
 evaluation/calibrate.py fits the parameters.
@@ -42,7 +42,7 @@ class Calibration:
         return self.parameters.get("tie", fitted) if self.method == "temperature" else fitted
 
     def ratings(self, p: ArrayLike) -> Floats:
-        """Rating distributions, calibrated.  [N, 9] -> [N, 9]"""
+        """Rating distributions, calibrated. [N, 9] -> [N, 9]"""
         p = np.asarray(p, dtype=np.float64)
         if self.method != "beta_cdf" or not len(p):
             return p
@@ -55,7 +55,7 @@ class Calibration:
 
     @classmethod
     def from_json(cls, value: Any) -> Calibration:
-        """What to_json gave; None, as in models older than calibration, is the identity.  Raises ValueError."""
+        """What to_json gave; None, as in models older than calibration, is the identity. Raises ValueError."""
         if value is None:
             return cls()
         if not isinstance(value, dict) or value.get("method") not in (None, *METHODS):
@@ -75,13 +75,13 @@ class Calibration:
 
 
 def log_tails(p: Floats) -> tuple[Floats, Floats]:
-    """log F(k) and log(1 - F(k)) for k = 1..8, each summed from its own end.  [N, 9] -> 2 x [N, 8]"""
+    """log F(k) and log(1 - F(k)) for k = 1..8, each summed from its own end. [N, 9] -> 2 x [N, 8]"""
     below = np.cumsum(p, axis=1)[:, :-1]
     above = np.cumsum(p[:, ::-1], axis=1)[:, ::-1][:, 1:]
     return np.log(np.maximum(below, SMALLEST)), np.log(np.maximum(above, SMALLEST))
 
 
 def beta_cdf(log_below: Floats, log_above: Floats, a: float, b: float, c: float) -> Floats:
-    """F'(k) for k = 0..9.  [N, 8] -> [N, 10]"""
+    """F'(k) for k = 0..9. [N, 8] -> [N, 10]"""
     inner = sigmoid(a * log_below - b * log_above + c)
     return np.pad(inner, ((0, 0), (1, 1)), constant_values=((0, 0), (0.0, 1.0)))

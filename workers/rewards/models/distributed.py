@@ -1,9 +1,9 @@
 """Several processes on one run: a step's responses are divided among them, and everything else is as in one process.
 
 Started by `accelerate launch --module workers.rewards.train RUN_DIR` or `python -m torch.distributed.run`, which set
-WORLD_SIZE, RANK and LOCAL_RANK.  Each process encodes its share of a step's responses; all scores are gathered, so
+WORLD_SIZE, RANK and LOCAL_RANK. Each process encodes its share of a step's responses; all scores are gathered, so
 that each computes the whole step's loss; the gradient of a score flows to the process that encoded it, and the
-parameters' gradients are summed.  That is exactly the step of one process, pairs across the shares included.
+parameters' gradients are summed. That is exactly the step of one process, pairs across the shares included.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Group:
         return shares
 
     def gather(self, own: torch.Tensor, shares: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Rows of all processes in the order of positions, with a gradient for one's own.  [b, ...] -> [B, ...]"""
+        """Rows of all processes in the order of positions, with a gradient for one's own. [b, ...] -> [B, ...]"""
         if torch.is_grad_enabled() and not own.requires_grad:
             own = (
                 own.detach().requires_grad_()

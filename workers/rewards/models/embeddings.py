@@ -32,17 +32,17 @@ def cache_folder() -> Path:
 
 @torch.no_grad()
 def embed(
-    encoder: ResponseEncoder, rows: Sequence[Encoded], tick: Callable[[int, int], None]
+    encoder: ResponseEncoder, rows: Sequence[Encoded], progress: Callable[[int, int], None]
 ) -> torch.Tensor:
-    """Pooled features, in eval mode; `tick(done, total)` after each micro-batch.  [N, H] fp32"""
+    """Pooled features, in eval mode; `progress(done, total)` after each micro-batch. [N, H] fp32"""
     encoder.model.eval()
-    return encoder(rows, tick=tick)[0].float()
+    return encoder(rows, progress=progress)[0].float()
 
 
 def embed_cached(
-    encoder: ResponseEncoder, rows: Sequence[Encoded], tick: Callable[[int, int], None]
+    encoder: ResponseEncoder, rows: Sequence[Encoded], progress: Callable[[int, int], None]
 ) -> torch.Tensor:
-    """Like embed, reading and adding to the cache.  A damaged or unwritable cache costs time, never the run."""
+    """Like embed, reading and adding to the cache. A damaged or unwritable cache costs time, never the run."""
     folder = cache_folder() / "embeddings" / weights_digest(encoder.model.backbone)[:32]
     keys = [_key(row) for row in rows]
     known: dict[bytes, torch.Tensor] = {}
@@ -61,7 +61,7 @@ def embed_cached(
         )
     missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
     if missing:
-        fresh = embed(encoder, list(missing.values()), tick).cpu()
+        fresh = embed(encoder, list(missing.values()), progress).cpu()
         known.update(zip(missing, fresh, strict=True))
         shard_keys = torch.stack([torch.frombuffer(bytearray(key), dtype=torch.uint8) for key in missing])
         shard_name = hashlib.sha256(b"".join(missing)).hexdigest()[:32]
@@ -69,7 +69,7 @@ def embed_cached(
             save_tensors(folder / f"{shard_name}.safetensors", {"keys": shard_keys, "vectors": fresh}, {})
         except OSError:
             pass  # a full or read-only disk: the embeddings are computed again next time
-    tick(len(rows), len(rows))
+    progress(len(rows), len(rows))
     return torch.stack([known[key] for key in keys]).to(encoder.device)
 
 

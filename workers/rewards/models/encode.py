@@ -32,8 +32,8 @@ class ResponseEncoder:
     """Runs a model's backbone over responses.
 
     packing "auto" and "packed" pack where the architecture is seen to give the same hidden states packed as alone;
-    "sorted" pads.  A causal model computes a prompt once for all its responses in a micro-batch.  For the gradient the
-    activations of at most `kept_tokens` are kept.  Those of the other micro-batches are computed again, so memory
+    "sorted" pads. A causal model computes a prompt once for all its responses in a micro-batch. For the gradient the
+    activations of at most `kept_tokens` are kept. Those of the other micro-batches are computed again, so memory
     doesn't grow with a step.
     """
 
@@ -51,7 +51,7 @@ class ResponseEncoder:
         """`kept_tokens` None: all."""
         self.model, self.device, self.micro_batch_tokens = model, device, micro_batch_tokens
         self.kept_tokens = kept_tokens
-        self.share = model.backbone_kind == "causal"
+        self.share = model.architecture == "causal"
         self.longest, self.packing = longest, packing
         self.group = group or Group(device=device)
 
@@ -76,11 +76,11 @@ class ResponseEncoder:
         rows: Sequence[Encoded],
         *,
         log_probs: bool = False,
-        tick: Callable[[int, int], None] = lambda done, total: None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Pooled features in the order of `rows`, and log pi(response) if asked.  [N, H], [N] or None
+        """Pooled features in the order of `rows`, and log pi(response) if asked. [N, H], [N] or None
 
-        With a graph unless gradients are off; `tick(done, total)` after each micro-batch.
+        With a graph unless gradients are off; `progress(done, total)` after each micro-batch.
         """
         if not rows:
             none = torch.zeros(0, device=self.device)
@@ -102,7 +102,7 @@ class ResponseEncoder:
             if log_p is not None:
                 log_pi.append(log_p)
             done += len(batch)
-            tick(done, len(rows))
+            progress(done, len(rows))
         pooled = restore_order(features, batches)
         return pooled, restore_order(log_pi, batches) if log_probs else None
 
@@ -126,18 +126,18 @@ class ResponseEncoder:
         rows: Sequence[Encoded],
         *,
         log_probs: bool = False,
-        tick: Callable[[int, int], None] = lambda done, total: None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Scores (the head stays out of autocast) and log pi(response) if asked.  [N] or [N, 9], [N] or None
+        """Scores (the head stays out of autocast) and log pi(response) if asked. [N] or [N, 9], [N] or None
 
         Each process of the group encodes its share, and all have the result.
         """
         if self.group.size == 1:
-            features, log_pi = self(rows, log_probs=log_probs, tick=tick)
+            features, log_pi = self(rows, log_probs=log_probs, progress=progress)
             return self.model.score(features), log_pi
         shares = self.shares(rows)
         own = [rows[position] for position in shares[self.group.rank]]
-        features, log_pi = self(own, log_probs=log_probs, tick=tick)
+        features, log_pi = self(own, log_probs=log_probs, progress=progress)
         scores = self.group.gather(self.model.score(features), shares)
         return scores, None if log_pi is None else self.group.gather(log_pi, shares)
 
@@ -161,7 +161,7 @@ class ResponseEncoder:
         packed = pack(
             rows,
             self.device,
-            causal=self.model.backbone_kind == "causal",
+            causal=self.model.architecture == "causal",
             offset=self.model.position_offset,
         )
         hidden = self.model.hidden_packed(packed)  # [T, H]
@@ -202,7 +202,7 @@ def packable(model: RewardModel, device: torch.device, longest: int) -> bool:
     training = model.training
     model.eval()
     try:
-        causal = model.backbone_kind == "causal"
+        causal = model.architecture == "causal"
         packed = pack(rows, device, causal=causal, offset=model.position_offset)
         segments = dataclasses.replace(packed.segments, longest=max(longest, packed.segments.longest))
         together = model.pool_packed(

@@ -14,8 +14,8 @@ from .base_models import unloadable
 _MARKER = re.compile(r"<\S+>|\[\S+\]|\{\S+\}|<\|.+\|>")
 
 
-def backbone_kind(name: str, path: str, revision: str | None = None) -> str:
-    """ "causal" if the base model's configuration names a causal language model, else "encoder".  Raises Refused."""
+def architecture_of(name: str, path: str, revision: str | None = None) -> str:
+    """ "causal" if the base model's configuration names a causal language model, else "encoder". Raises Refused."""
     try:
         config = _config(path, revision)
     except Exception as error:
@@ -26,7 +26,7 @@ def backbone_kind(name: str, path: str, revision: str | None = None) -> str:
 
 def _config(path: str, revision: str | None) -> Any:
     """The base model's configuration, which has no say in how attention is computed: transformers' default for the
-    architecture holds.  "_attn_implementation": "org/kernel" would fetch compiled code from the hub."""
+    architecture holds. "_attn_implementation": "org/kernel" would fetch compiled code from the hub."""
     from transformers import AutoConfig
 
     config: Any = AutoConfig.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
@@ -37,9 +37,9 @@ def _config(path: str, revision: str | None) -> Any:
 
 
 def load_tokenizer(name: str, path: str, revision: str | None = None) -> Any:
-    """The base model's tokenizer, in which every marker counts as special.  Raises Refused.
+    """The base model's tokenizer, in which every marker counts as special. Raises Refused.
 
-    Special tokens are split when they stand in a text (templates.py).  Some tokenizers list markers such as
+    Special tokens are split when they stand in a text (templates.py). Some tokenizers list markers such as
     "<tool_call>" as ordinary added tokens, which are not: marked as special they are.
     """
     from transformers import AutoTokenizer
@@ -61,14 +61,14 @@ def load_tokenizer(name: str, path: str, revision: str | None = None) -> Any:
 
 
 def load_backbone(
-    name: str, path: str, kind: str, dtype: torch.dtype = torch.float32, revision: str | None = None
+    name: str, path: str, architecture: str, dtype: torch.dtype = torch.float32, revision: str | None = None
 ) -> nn.Module:
-    """The base model, from safetensors only.  Raises Refused."""
+    """The base model, from safetensors only. Raises Refused."""
     from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    loader = AutoModelForCausalLM if kind == "causal" else AutoModel
+    loader = AutoModelForCausalLM if architecture == "causal" else AutoModel
     try:
         model: Any = loader.from_pretrained(
             path,

@@ -1,7 +1,7 @@
 """Responses without padding: a micro-batch is one row of real tokens, and attention stays inside each text.
 
-Linear layers, norms and MLPs see [1, T] real tokens; only attention knows where a text ends.  The boundaries travel
-as a keyword argument through transformers' attention registry, so encoders and causal models run unmodified.  On
+Linear layers, norms and MLPs see [1, T] real tokens; only attention knows where a text ends. The boundaries travel
+as a keyword argument through transformers' attention registry, so encoders and causal models run unmodified. On
 causal models responses of one prompt share its tokens: the prompt stands in the row once, and each response
 attends to it and to itself.
 """
@@ -23,7 +23,7 @@ class Segments:
     """The texts of a packed row: lengths of each one's queries and keys, in the row's order.
 
     `keys` are the row positions of all keys, segment after segment, or None when each segment attends to itself
-    alone.  Then a causal query sees the keys up to its own, counted from both ends (bottom-right aligned).
+    alone. Then a causal query sees the keys up to its own, counted from both ends (bottom-right aligned).
     """
 
     queries: tuple[int, ...]
@@ -47,10 +47,10 @@ class Segments:
 
 @dataclass(frozen=True)
 class Packed:
-    """One packed row.  Order B is that of the rows it was made from.
+    """One packed row. Order B is that of the rows it was made from.
 
-    ids, positions [T]: tokens, and their places in their texts.  pooled [Q]: row positions of the states that the head
-    reads, response by response; counts [B]: how many of each.  before, targets, owner [R]: row position of the state
+    ids, positions [T]: tokens, and their places in their texts. pooled [Q]: row positions of the states that the head
+    reads, response by response; counts [B]: how many of each. before, targets, owner [R]: row position of the state
     that predicts each response token, that token, and whose it is.
     """
 
@@ -75,8 +75,8 @@ def by_prompt(rows: Sequence[Encoded]) -> list[list[int]]:
 def packed_batches(rows: Sequence[Encoded], max_tokens: int, *, share: bool) -> list[list[int]]:
     """Positions of `rows` in micro-batches of at most max_tokens tokens in the row (a longer text stands alone).
 
-    Sorted by length, so that texts of one length are neighbours.  With `share` prompt by prompt: a prompt that a
-    micro-batch shares counts once.  A prompt longer than half the budget may be followed by as many response tokens as
+    Sorted by length, so that texts of one length are neighbours. With `share` prompt by prompt: a prompt that a
+    micro-batch shares counts once. A prompt longer than half the budget may be followed by as many response tokens as
     it has; otherwise it would be recomputed per response.
     """
     groups = by_prompt(rows) if share else [[position] for position in range(len(rows))]
@@ -119,7 +119,7 @@ def pack(
     """Lay rows out one after the other; `offset` is what the architecture adds to positions (RoBERTa's 2).
 
     On a causal model a prompt that several rows share stands in the row once, and the head reads a response's last
-    token.  On an encoder the head reads all tokens from the response's `pooled` on.
+    token. On an encoder the head reads all tokens from the response's `pooled` on.
     """
     ids: list[int] = []
     positions: list[torch.Tensor] = []
@@ -209,7 +209,7 @@ def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 
 def restore_order(parts: Sequence[torch.Tensor], batches: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Outputs of micro-batches back in the order of the rows.  list of [b, ...] -> [B, ...]"""
+    """Outputs of micro-batches back in the order of the rows. list of [b, ...] -> [B, ...]"""
     positions = torch.tensor([position for batch in batches for position in batch])
     joined = torch.cat(list(parts))
     return joined[torch.argsort(positions).to(joined.device)]

@@ -32,14 +32,14 @@ PREDICTION_SCHEMA = pa.schema(
 
 
 def expected_rating(probabilities: torch.Tensor) -> torch.Tensor:
-    """E[s] of rating distributions.  [..., 9] -> [...]"""
+    """E[s] of rating distributions. [..., 9] -> [...]"""
     return (
         probabilities * torch.arange(1, RATINGS + 1, dtype=probabilities.dtype, device=probabilities.device)
     ).sum(-1)
 
 
 def rating_spread(probabilities: torch.Tensor) -> torch.Tensor:
-    """Standard deviation of the rating under each distribution.  [..., 9] -> [...]"""
+    """Standard deviation of the rating under each distribution. [..., 9] -> [...]"""
     ratings = torch.arange(1, RATINGS + 1, dtype=probabilities.dtype, device=probabilities.device)
     centre = expected_rating(probabilities)
     return (probabilities * (ratings - centre.unsqueeze(-1)) ** 2).sum(-1).clamp_min(0).sqrt()

@@ -65,7 +65,7 @@ def ordinal_p_preferred(p_a: ArrayLike, p_b: ArrayLike) -> Floats:
     return wins + ties / 2
 
 
-# --- Arithmetic ---------------------------------------------------------------------------------------------
+# --- Arithmetic ---
 
 
 def normalised(p: ArrayLike) -> Floats:

@@ -52,8 +52,8 @@ def longest_text(backbone: nn.Module) -> int | None:
 class RewardModel(nn.Module):
     """Backbone and head.
 
-    kind "scalar": r [B].  kind "ordinal": nine logits [B, 9]: a linear layer on an encoder, the LM head's nine
-    digit rows on a causal model (no new parameters, OPRM).  `tie` and `bad` are the raw thresholds of
+    kind "scalar": r [B]. kind "ordinal": nine logits [B, 9]: a linear layer on an encoder, the LM head's nine
+    digit rows on a causal model (no new parameters, OPRM). `tie` and `bad` are the raw thresholds of
     Rao-Kupper ties and of "both bad"; they stay None unless the labels hold such verdicts.
     """
 
@@ -61,14 +61,14 @@ class RewardModel(nn.Module):
         self,
         backbone: nn.Module,
         *,
-        backbone_kind: str,
+        architecture: str,
         kind: str,
         head_hidden: int = 0,
         digit_ids: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.backbone_kind = backbone_kind
+        self.architecture = architecture
         self.kind = kind
         self.head_hidden = head_hidden
         self._lora: Any = None
@@ -86,13 +86,13 @@ class RewardModel(nn.Module):
         else:
             # no bias on a causal model: transformers' sequence classifiers have none, so the head can be exported
             self.head = _head(
-                self.hidden_size, head_hidden, outputs, bias=backbone_kind == "encoder" or head_hidden > 0
+                self.hidden_size, head_hidden, outputs, bias=architecture == "encoder" or head_hidden > 0
             )
         self.tie_raw: nn.Parameter | None = None
         self.bad_threshold: nn.Parameter | None = None
         self.calibration = Calibration()  # applied by score.distributions
 
-    # -- thresholds of the scalar likelihood --
+    # --- Thresholds of the scalar likelihood ---
 
     def add_thresholds(self, *, ties: bool, both_bad: bool) -> None:
         """Learn the thresholds that the labels need; eta starts at softplus(0) = 0.69, close to a third of ties."""
@@ -126,7 +126,7 @@ class RewardModel(nn.Module):
         """Parameters of the likelihood alone, which no text passes through."""
         return [value for value in (self.tie_raw, self.bad_threshold) if value is not None]
 
-    # -- LoRA --
+    # --- LoRA ---
 
     def add_lora(self, config: RunConfig) -> None:
         """Freeze the backbone and put adapters on its linear layers; the head outside stays trainable."""
@@ -152,24 +152,24 @@ class RewardModel(nn.Module):
         """Context in which the backbone is the starting model (LoRA: adapters off)."""
         return nullcontext() if self._lora is None else self._lora.disable_adapter()
 
-    # -- forward --
+    # --- Forward ---
 
     @property
     def _body(self) -> Any:
         """The backbone without an LM head: a call that returns last hidden states."""
-        if self.backbone_kind == "encoder":
+        if self.architecture == "encoder":
             return self.backbone
         body: Any = self.backbone.base_model
         return functools.partial(body, use_cache=False)
 
     def hidden(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Last hidden states of a padded batch.  [B, L], [B] -> [B, L, H]"""
+        """Last hidden states of a padded batch. [B, L], [B] -> [B, L, H]"""
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)  # [B, L]
         output: torch.Tensor = self._body(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return output
 
     def hidden_packed(self, packed: Packed) -> torch.Tensor:
-        """Last hidden states of a packed row.  [T, H]"""
+        """Last hidden states of a packed row. [T, H]"""
         output: torch.Tensor = self._body(
             input_ids=packed.ids.unsqueeze(0),
             position_ids=packed.positions.unsqueeze(0),
@@ -185,7 +185,7 @@ class RewardModel(nn.Module):
     def pool(self, hidden: torch.Tensor, lengths: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
         """Mean over the tokens from `pooled` to the end (encoder), or the last one (causal).
         [B, L, H], [B], [B] -> [B, H]"""
-        if self.backbone_kind == "causal":
+        if self.architecture == "causal":
             return hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1]
         token = torch.arange(hidden.shape[1], device=hidden.device)
         mask = (token >= pooled.unsqueeze(1)) & (token < lengths.unsqueeze(1))
@@ -193,17 +193,17 @@ class RewardModel(nn.Module):
         return total / (lengths - pooled).unsqueeze(1)
 
     def pool_packed(self, hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
-        """The same from what hidden_packed returns.  [T, H] -> [B, H]"""
-        whole = self.backbone_kind == "encoder" and len(packed.pooled) == len(hidden)
+        """The same from what hidden_packed returns. [T, H] -> [B, H]"""
+        whole = self.architecture == "encoder" and len(packed.pooled) == len(hidden)
         states = hidden if whole else hidden[packed.pooled]  # [Q, H]
-        if self.backbone_kind == "causal":
+        if self.architecture == "causal":
             return states
         text = torch.repeat_interleave(packed.counts)  # [Q]
         total = states.new_zeros(len(packed.counts), states.shape[1]).index_add(0, text, states)
         return total / packed.counts.unsqueeze(1)
 
     def score(self, features: torch.Tensor) -> torch.Tensor:
-        """Scores from pooled features, fp32 at least.  [B, H] -> [B] (scalar) or [B, 9] (ordinal logits)"""
+        """Scores from pooled features, fp32 at least. [B, H] -> [B] (scalar) or [B, 9] (ordinal logits)"""
         if self.head is None:
             rows = self.lm_head_weight[self.digits]  # [9, H]: nine rows, never the whole vocabulary
             exact = torch.promote_types(rows.dtype, torch.float32)
@@ -212,13 +212,13 @@ class RewardModel(nn.Module):
         return scores.squeeze(-1) if self.kind == "scalar" else scores
 
     def forward(self, ids: torch.Tensor, lengths: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-        """What templates.collate makes of rows.  [B, L], [B], [B] -> [B] or [B, 9]"""
+        """What templates.collate makes of rows. [B, L], [B], [B] -> [B] or [B, 9]"""
         return self.score(self.pool(self.hidden(ids, lengths), lengths, pooled))
 
     def token_log_probs(
         self, states: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor, count: int
     ) -> torch.Tensor:
-        """log pi(response | prompt): the sum over its tokens, each from the state before it.  [R, H], [R], [R] -> [B]
+        """log pi(response | prompt): the sum over its tokens, each from the state before it. [R, H], [R], [R] -> [B]
 
         The LM head runs on these positions alone, a part at a time when the vocabulary makes them large.
         """

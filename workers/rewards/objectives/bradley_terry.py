@@ -35,10 +35,10 @@ def bt_terms(
 ) -> torch.Tensor:
     """Bradley-Terry with margin, ties and "both bad"; scores, outcome and margin [P] -> terms [P].
 
-    WIN is -logsigmoid(r_a - r_b - margin) (METHODS.md 2), TIE the Rao-Kupper tie.  `tie` and `bad_threshold` are
+    WIN is -logsigmoid(r_a - r_b - margin), TIE the Rao-Kupper tie. `tie` and `bad_threshold` are
     scalars and needed only when such outcomes occur; without them this is plain Bradley-Terry.
 
-    BOTH_BAD speaks of absolute quality, of which a difference knows nothing.  Decided: the person first sees
+    BOTH_BAD speaks of absolute quality, of which a difference knows nothing. Decided: the person first sees
     whether both are bad, each with P(bad | r) = sigmoid(bad_threshold - r), and only otherwise compares:
         P(both bad) = q_a q_b,  P(v) = (1 - q_a q_b) RaoKupper(v)  for a, b, tie.
     So the four outcomes stay one distribution, and the threshold cannot run away, since each comparison is a
@@ -65,9 +65,9 @@ def bt_terms(
 
 
 def clf_terms(score_a: torch.Tensor, score_b: torch.Tensor, outcome: torch.Tensor) -> torch.Tensor:
-    """Order-consistent classification (arXiv 2411.04991): BCE of each response alone.  [P] x 3 -> [P]
+    """Order-consistent classification (arXiv 2411.04991): BCE of each response alone. [P] x 3 -> [P]
 
-    Chosen 1, rejected 0; in a tie both 1/2, in "both bad" both 0.  P(order wrong) is bounded by the sum of the two
+    Chosen 1, rejected 0; in a tie both 1/2, in "both bad" both 0. P(order wrong) is bounded by the sum of the two
     misclassification probabilities, hence the sum of the two entropies.
     """
     score_a, score_b = at_least_fp32(score_a), at_least_fp32(score_b)

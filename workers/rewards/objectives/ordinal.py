@@ -11,18 +11,18 @@ from .outcomes import BOTH_BAD, MAX_STRENGTH, TIE, at_least_fp32, log1mexp
 
 
 def log_ratings(logits: torch.Tensor) -> torch.Tensor:
-    """log p(s) from nine logits, in at least fp32.  [..., 9] -> [..., 9]"""
+    """log p(s) from nine logits, in at least fp32. [..., 9] -> [..., 9]"""
     return F.log_softmax(at_least_fp32(logits), dim=-1)
 
 
 def region_mask(
     partition: Partition, region: str, level_a: int, level_b: int, strength: int = 1
 ) -> torch.Tensor:
-    """Cells (i, j) of the rating matrix in which a WIN of a over b may fall.  [9, 9] bool, i rows (a), j columns (b)
+    """Cells (i, j) of the rating matrix in which a WIN of a over b may fall. [9, 9] bool, i rows (a), j columns (b)
 
     `flood`: lo(b) <= j < i <= hi(a); `intersect`: j < i within both levels; `rectangle`: both levels, whatever
-    the order; `none`: j < i (RgFT, arXiv 2602.12660 Eq. 8; METHODS.md says which reading is open).  UNKNOWN stands
-    for all ratings.  Strength m keeps i - j >= m, or the widest gap that the region still has.  Levels too narrow
+    the order; `none`: j < i (RgFT, arXiv 2602.12660 Eq. 8; docs/methods.md says how it was read). UNKNOWN stands
+    for all ratings. Strength m keeps i - j >= m, or the widest gap that the region still has. Levels too narrow
     to hold any order (one rating each, both the same) say nothing about it, and the mask is that of `none`.
     """
     if region not in REGIONS:
@@ -49,7 +49,7 @@ def region_mask(
 
 
 def region_table(partition: Partition, region: str) -> torch.Tensor:
-    """All masks: level of a, level of b (3 = unknown), strength - 1.  [4, 4, 3, 9, 9] bool"""
+    """All masks: level of a, level of b (3 = unknown), strength - 1. [4, 4, 3, 9, 9] bool"""
     levels = range(UNKNOWN + 1)
     return torch.stack(
         [
@@ -65,7 +65,7 @@ def region_table(partition: Partition, region: str) -> torch.Tensor:
 
 
 def log_mass(log_a: torch.Tensor, log_b: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """log sum of p_a(i) p_b(j) over the mask's cells.  [P, 9], [P, 9], [P, 9, 9] or [9, 9] bool -> [P]"""
+    """log sum of p_a(i) p_b(j) over the mask's cells. [P, 9], [P, 9], [P, 9, 9] or [9, 9] bool -> [P]"""
     joint = log_a.unsqueeze(2) + log_b.unsqueeze(1)  # [P, 9, 9]
     return joint.masked_fill(~mask, -torch.inf).flatten(1).logsumexp(1)
 
@@ -77,10 +77,10 @@ def oprm_terms(
     win_mask: torch.Tensor,
     bad: torch.Tensor,
 ) -> torch.Tensor:
-    """OPRM and, with region masks, RgFT (arXiv 2602.12660).  log p [P, 9] x 2, outcome [P], mask [P, 9, 9] -> [P]
+    """OPRM and, with region masks, RgFT (arXiv 2602.12660). log p [P, 9] x 2, outcome [P], mask [P, 9, 9] -> [P]
 
     WIN is -log of the mask's mass (W, or RgFT's region); TIE is -log T, T = sum_i p_a(i) p_b(i); BOTH_BAD is
-    -log P(s_a bad) - log P(s_b bad), with `bad` the ratings of that level, [9] bool.  Where people may say "both bad",
+    -log P(s_a bad) - log P(s_b bad), with `bad` the ratings of that level, [9] bool. Where people may say "both bad",
     log_not_both_bad belongs to their other verdicts.
     """
     diagonal = torch.eye(RATINGS, dtype=torch.bool, device=log_a.device)
@@ -90,14 +90,14 @@ def oprm_terms(
 
 
 def log_not_both_bad(log_a: torch.Tensor, log_b: torch.Tensor, bad: torch.Tensor) -> torch.Tensor:
-    """log(1 - P(s_a bad) P(s_b bad)), beside its order what a verdict not "both bad" says.  [P, 9] x 2, [9] -> [P]
+    """log(1 - P(s_a bad) P(s_b bad)), beside its order what a verdict not "both bad" says. [P, 9] x 2, [9] -> [P]
 
-    As in bt_terms, the person first sees whether both are bad and only otherwise compares.  So P(both bad) and
+    As in bt_terms, the person first sees whether both are bad and only otherwise compares. So P(both bad) and
     (1 - P(both bad)) times W, T and W' add up to one; without the factor nothing would ever speak against bad.
     """
     return log1mexp(-level_terms(log_a, bad) - level_terms(log_b, bad))
 
 
 def level_terms(log_p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """A response with a level but no pair: -log sum_{k in level} p(k).  [N, 9], [N, 9] bool -> [N]"""
+    """A response with a level but no pair: -log sum_{k in level} p(k). [N, 9], [N, 9] bool -> [N]"""
     return -log_p.masked_fill(~mask, -torch.inf).logsumexp(1)

@@ -1,9 +1,9 @@
 """What a judgement can say, and the numerics that the losses share.
 
-One convention throughout: a judgement is a row (a, b, outcome).  `a` is the preferred response of a WIN, so a verdict
-"b" arrives with its sides swapped.  In a TIE or BOTH_BAD the order carries nothing.  Every loss is a pure function of
+One convention throughout: a judgement is a row (a, b, outcome). `a` is the preferred response of a WIN, so a verdict
+"b" arrives with its sides swapped. In a TIE or BOTH_BAD the order carries nothing. Every loss is a pure function of
 scores and returns one term per judgement, shape [P], never a mean: five annotators are five rows, and a 3:2 split
-trains a soft preference.  Scalar scores r are [P]; ordinal scores are log p(s), shape [P, 9].  Losses are computed in
+trains a soft preference. Scalar scores r are [P]; ordinal scores are log p(s), shape [P, 9]. Losses are computed in
 fp32 log space (float64 stays float64).
 """
 

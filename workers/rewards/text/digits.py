@@ -14,7 +14,7 @@ def score_suffix(tokenise: Callable[[str], list[int]]) -> tuple[list[int], tuple
     """The suffix's ids and the nine digit tokens that follow it naturally.
 
     Tokenizers differ in where the space of "Score: 7" goes: into the digit (" 7" is a token), into a token of its own
-    (" ", "7": then the suffix ends in it), or nowhere.  Raises Refused if no reading makes each digit one token.
+    (" ", "7": then the suffix ends in it), or nowhere. Raises Refused if no reading makes each digit one token.
     """
     for suffix, space in ((SCORE_SUFFIX, " "), (SCORE_SUFFIX + " ", ""), (SCORE_SUFFIX, "")):
         head = tokenise(suffix)

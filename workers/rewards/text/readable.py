@@ -1,7 +1,7 @@
 """What a base model can read of a snapshot: which judged pairs are the same to it, what it doesn't know, what was cut.
 
 Two texts that give the same token ids get the same score, whatever people said of them: nothing can be learned from
-such a pair or measured on it.  It is left out, counted by cause, and said in plain words (METHODS.md section 8).
+such a pair or measured on it. It is left out, counted by cause, and said in plain words (docs/methods.md).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CAUSES = {
 
 
 def reads_alike(snapshot: Snapshot, rows: Sequence[Encoded]) -> dict[Pair, str]:
-    """The judged pairs (ids in order) that the model can't tell apart, and the cause.  `rows`: of the responses."""
+    """The judged pairs (ids in order) that the model can't tell apart, and the cause. `rows`: of the responses."""
     index, alike = snapshot.index, {}
     for pair in {_pair(row) for row in snapshot.judgements}:
         a, b = (index[name] for name in pair)
@@ -68,8 +68,8 @@ def report(
 ) -> dict[str, Any]:
     """The "reading" object of metrics.json; `token` is what the tokenizer writes for what it doesn't know.
 
-    pairs and held_out: judged pairs (n), and how many of them read alike by cause.  truncated: responses of which a
-    part was not read, their prompt's included; cut: of the response itself.  unknown: of all tokens read.  notes: what
+    pairs and held_out: judged pairs (n), and how many of them read alike by cause. truncated: responses of which a
+    part was not read, their prompt's included; cut: of the response itself. unknown: of all tokens read. notes: what
     of that a person should know, in plain words.
     """
     of = {row["response_id"]: split.is_held_out(row) for row in snapshot.responses}

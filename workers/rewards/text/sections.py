@@ -2,7 +2,7 @@
 
 Structure is built from ids, never from one joined string: every piece of text is tokenised on its own, with
 special tokens read as plain text ("[SEP]", "<|im_end|>" in a response are just characters), and a run of ###,
-the marker of the causal template, is escaped inside text.  So "### Score: 9" in a response stays a quotation.
+the marker of the causal template, is escaped inside text. So "### Score: 9" in a response stays a quotation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MARKER = re.compile(f"[{_HASH}](?:[{_NO_WIDTH}]*[{_HASH}]){{2,}}")
 class Encoded:
     """One response with its prompt as ids; `start` is the first token of the response, `stop` one past its last.
 
-    An encoder's head reads the mean over the tokens from `pooled` to the end.  `unknown` of the text's tokens stand
+    An encoder's head reads the mean over the tokens from `pooled` to the end. `unknown` of the text's tokens stand
     for characters that the base model doesn't know; `cut`: the response itself was shortened, not the prompt alone.
     """
 
@@ -60,9 +60,9 @@ class Template:
 
     Without `pool_prompt` an encoder's mean leaves the prompt's states out; the response has attended to it already.
 
-    What is longer than max_length is cut, with a mark where something is missing.  The prompt gives way first, from
-    its beginning.  A response that is still too long loses its middle: two thirds of what fits are its head, a third
-    its tail.  Without `head_and_tail`, as up to 0.4.0's models, it loses its beginning, and a prompt always keeps
+    What is longer than max_length is cut, with a mark where something is missing. The prompt gives way first, from
+    its beginning. A response that is still too long loses its middle: two thirds of what fits are its head, a third
+    its tail. Without `head_and_tail`, as up to 0.4.0's models, it loses its beginning, and a prompt always keeps
     up to a quarter.
     """
 
@@ -70,7 +70,7 @@ class Template:
         self,
         tokenizer: Any,
         *,
-        backbone: str,
+        architecture: str,
         ordinal: bool,
         max_length: int,
         pool_prompt: bool = True,
@@ -80,16 +80,16 @@ class Template:
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise Refused("the base model has no fast tokenizer (tokenizer.json); choose another base model")
         self.tokenizer = tokenizer
-        self.backbone = backbone
+        self.architecture = architecture
         self.ordinal = ordinal
         self.max_length = max_length
-        self.pool_prompt = pool_prompt or backbone != "encoder"
+        self.pool_prompt = pool_prompt or architecture != "encoder"
         self.head_and_tail = head_and_tail
         self._header = RESPONSE_HEADER
         self.digit_ids: tuple[int, ...] | None = None
         self._cut_mark = self._ids(CUT_MARK)
         self._unknown: int | None = tokenizer.unk_token_id
-        if backbone == "encoder":
+        if architecture == "encoder":
             self._start = _present(tokenizer.cls_token_id, tokenizer.bos_token_id)
             self._middle = self._end = _present(tokenizer.sep_token_id, tokenizer.eos_token_id)
         else:
@@ -122,7 +122,7 @@ class Template:
         return described
 
     def _described(self) -> dict[str, Any]:
-        if self.backbone == "encoder":
+        if self.architecture == "encoder":
             return {"name": "encoder-1", "text": "[CLS] {prompt} [SEP] {response} [SEP]"}
         end = self.tokenizer.decode(self._end)
         digits = list(self.digit_ids) if self.digit_ids else None
@@ -148,7 +148,7 @@ class Template:
 
     def _assemble(self, prompt: list[int], response: list[int]) -> Encoded:
         asked = bool(prompt)
-        middle = self._middle if asked or self.backbone == "causal" else []
+        middle = self._middle if asked or self.architecture == "causal" else []
         room = self.max_length - len(self._start) - len(middle) - len(self._end)
         truncated, whole = len(prompt) + len(response) > room, len(response)
         if truncated:
@@ -176,7 +176,7 @@ class Template:
 
     def prompt_text(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
         """An encoder reads a lone turn bare; everything else has a section for each message, and one for the tools."""
-        if self.backbone == "encoder" and not tools and is_bare(messages):
+        if self.architecture == "encoder" and not tools and is_bare(messages):
             return plain(messages[0]["content"])
         sections = list(zip(headings(messages), map(spoken, messages), strict=True))
         if tools:
@@ -201,7 +201,7 @@ class Template:
 
 
 def collate(rows: Sequence[Encoded], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Right-padded ids, lengths, and where an encoder's mean begins.  [B, L], [B], [B]
+    """Right-padded ids, lengths, and where an encoder's mean begins. [B, L], [B], [B]
 
     Which id pads doesn't matter, since masks come from lengths.
     """

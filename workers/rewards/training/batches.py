@@ -1,10 +1,10 @@
 """Which responses stand together in a step, so that each is encoded once and used in all its pairs.
 
 Blocks, where weights of the base model learn: a step is a part of the pair graph, a set of responses under a token
-budget, and every judgement among them that no earlier step of the epoch has used.  Prompt by prompt, since pairs are
-formed inside prompts.  Draws, where embeddings are at hand: a step is a random share of all judgements and levels.
+budget, and every judgement among them that no earlier step of the epoch has used. Prompt by prompt, since pairs are
+formed inside prompts. Draws, where embeddings are at hand: a step is a random share of all judgements and levels.
 
-Steps differ in how many judgements they hold.  The loop divides all of an epoch by one number (step.py), so that each
+Steps differ in how many judgements they hold. The loop divides all of an epoch by one number (step.py), so that each
 judgement weighs the same.
 """
 
@@ -38,8 +38,8 @@ class Blocks:
     """Covers every judgement and every level row exactly once per epoch.
 
     `pairs` are judgement rows (first, second) [P]; `level_rows` the response of each level row [L];
-    `lengths` tokens per response.  A connected set of up to WHOLE budgets stays in one step; so does a pair, however
-    long.  Small sets, and what is left over of large ones, are joined up to the budget.
+    `lengths` tokens per response. A connected set of up to WHOLE budgets stays in one step; so does a pair, however
+    long. Small sets, and what is left over of large ones, are joined up to the budget.
     """
 
     def __init__(

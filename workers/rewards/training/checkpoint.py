@@ -1,7 +1,7 @@
-"""What a run needs to go on where it stopped: trainable weights, optimiser, position.  One safetensors file.
+"""What a run needs to go on where it stopped: trainable weights, optimiser, position. One safetensors file.
 
 The position and the configuration stand in the file's own JSON header, so weights and position can't disagree,
-and one rename replaces both.  Random numbers need no state: every step seeds itself from (seed, step).
+and one rename replaces both. Random numbers need no state: every step seeds itself from (seed, step).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def load_checkpoint(
     """Restore model and optimiser in place; None if there is no checkpoint.
 
     Raises Afresh if no going on is possible and nobody asked for anything else: the file is damaged, or another version
-    of this program wrote it, whose steps this one would not have done alike.  Raises Refused if it was written under
+    of this program wrote it, whose steps this one would not have done alike. Raises Refused if it was written under
     another configuration: going on would give weights that no configuration describes, so neither wins.
     """
     path = folder / NAME

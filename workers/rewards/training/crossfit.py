@@ -1,7 +1,7 @@
 """Predictions of trained responses by heads that have not seen their labels.
 
 The training groups are dealt to folds, and a head is trained without each, on the cached features, with the seed,
-rates and share of steps of the final model.  So what people judged is always compared with a prediction that could
+rates and share of steps of the final model. So what people judged is always compared with a prediction that could
 have been wrong.
 Nothing is kept between attempts: the folds of a resumed run are trained again, and are the same.
 """
@@ -37,7 +37,7 @@ Row = dict[str, Any]
 class Part:
     """The labels without those that touch a fold's responses.
 
-    judged: what people said.  data: that and the rows of hardening's copies.
+    judged: what people said. data: that and the rows of hardening's copies.
     """
 
     judged: TrainingData
@@ -47,8 +47,8 @@ class Part:
 def cross_fit(run: Run, position: Position, predicted: list[Row]) -> dict[str, Any] | None:
     """Puts out-of-fold predictions in the place of the trained responses' rows; the "crossfit" object of metrics.json.
 
-    `predicted` are the final model's.  Its calibration is applied to every fold, and as rewards have no zero of their
-    own, a fold's scalars are moved to the final model's mean over all responses.  None if it was not asked for.
+    `predicted` are the final model's. Its calibration is applied to every fold, and as rewards have no zero of their
+    own, a fold's scalars are moved to the final model's mean over all responses. None if it was not asked for.
     Raises Stopped.
     """
     config, labels, model = run.config, run.labels, run.model
@@ -62,9 +62,9 @@ def cross_fit(run: Run, position: Position, predicted: list[Row]) -> dict[str, A
     known = known_to(run)
     share = share_to_keep(run, position)
     final = distributions(model, features)
-    say = run.tick("cross-fitting")
+    say = run.on_progress("cross-fitting")
 
-    def tick(fold: int, step: int, steps: int) -> None:
+    def said(fold: int, step: int, steps: int) -> None:
         say(fold * steps + step, folds.count * steps)
 
     done: set[int] = set()
@@ -74,7 +74,7 @@ def cross_fit(run: Run, position: Position, predicted: list[Row]) -> dict[str, A
         if not part.judged.trained_on:
             continue
         assert part.data.trained_on.isdisjoint(left_out), "a fold's head would see its labels"
-        head = train_head(run, part, share, partial(tick, fold))
+        head = train_head(run, part, share, partial(said, fold))
         head.calibration = model.calibration
         scored = distributions(head, features)
         if head.kind == "scalar":
@@ -142,7 +142,7 @@ def _some(data: TrainingData, rows: torch.Tensor, levels: torch.Tensor, out: tor
     )
 
 
-def train_head(run: Run, part: Part, share: float, tick: Callable[[int, int], None]) -> RewardModel:
+def train_head(run: Run, part: Part, share: float, progress: Callable[[int, int], None]) -> RewardModel:
     """A new head, trained on a part's labels as loop.py trains the final one, for a share of its steps."""
     config = run.config
     model = new_head(run, part.data)
@@ -172,7 +172,7 @@ def train_head(run: Run, part: Part, share: float, tick: Callable[[int, int], No
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        tick(number + 1, stop_at)
+        progress(number + 1, stop_at)
     return model
 
 
@@ -182,7 +182,7 @@ def new_head(run: Run, data: TrainingData) -> RewardModel:
     torch.manual_seed(config.seed)
     model = RewardModel(
         run.model.backbone,
-        backbone_kind=run.model.backbone_kind,
+        architecture=run.model.architecture,
         kind=config.kind,
         head_hidden=config.head_hidden,
     )

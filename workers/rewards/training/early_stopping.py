@@ -1,7 +1,7 @@
 """Early stopping: a share of the training groups is not trained on but watched, and the best weights are kept.
 
 The watched groups are drawn from the training side; the held-out ones, which the metrics speak of, take no part in the
-choice.  History and best weights travel in the checkpoint, so a run that is killed and resumed chooses as the straight
+choice. History and best weights travel in the checkpoint, so a run that is killed and resumed chooses as the straight
 one does.
 """
 
@@ -25,8 +25,8 @@ PER_EPOCH = 2  # looks
 class Watch:
     """NLL and accuracy on the watched pairs, the best weights so far, and whether patience has run out.
 
-    `watched` holds the rows of the watched groups.  The NLL is that of P(preferred) against the vote shares; where
-    nobody compared there, an ordinal model's NLL of the levels.  `usable` is False where neither is given.
+    `watched` holds the rows of the watched groups. The NLL is that of P(preferred) against the vote shares; where
+    nobody compared there, an ordinal model's NLL of the levels. `usable` is False where neither is given.
     """
 
     def __init__(self, watched: Snapshot, index: dict[str, int], model: RewardModel, patience: int) -> None:
@@ -97,7 +97,7 @@ class Watch:
             if name in self.best:
                 value.copy_(self.best[name])
 
-    # -- in the checkpoint --
+    # --- In the checkpoint ---
 
     def state(self) -> dict[str, torch.Tensor]:
         """Tensors for the checkpoint: the history, NaN where there is no accuracy, and the best weights."""

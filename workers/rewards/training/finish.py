@@ -35,7 +35,9 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
     # Calibrate on the held-out groups, with the weights as they will be saved (adapters merged)
     model.merge_lora()
     features = run.features
-    features = embed(run.encoder, rows, run.tick("scoring")) if features is None else features[: len(rows)]
+    features = (
+        embed(run.encoder, rows, run.on_progress("scoring")) if features is None else features[: len(rows)]
+    )
     say("evaluating")
     measured = held_out_rows(labels.learned, labels.split)
     assert_apart(snapshot, labels.data, measured)
@@ -100,7 +102,7 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
 
 
 def sides(run: Run) -> list[str]:
-    """train, held_out or unlabelled, for each response; what chose the weights counts as trained on.  [N]"""
+    """train, held_out or unlabelled, for each response; what chose the weights counts as trained on. [N]"""
     snapshot, split = run.labels.snapshot, run.labels.split
     labelled = {row[side] for row in snapshot.judgements for side in ("response_a", "response_b")}
     labelled |= {row["response_id"] for row in snapshot.levels}
@@ -127,7 +129,7 @@ def measure_robustness(
         run.team.device,
         config.micro_batch_tokens,
         cached=run.features is not None,
-        tick=run.tick("evaluating"),
+        progress=run.on_progress("evaluating"),
     )
     found = measure(
         scorer,

@@ -45,7 +45,7 @@ _HOLE = re.compile(r"\{(?:(\w+)|(\d+)-(\d+))\}")
 
 @dataclass(frozen=True)
 class Copy:
-    """A changed response.  of: the response's index; set: which epochs have it, EVERY where it is degenerate."""
+    """A changed response. of: the response's index; set: which epochs have it, EVERY where it is degenerate."""
 
     of: int
     set: int

@@ -167,7 +167,7 @@ def checkpoint(run: Run, position: Position) -> None:
 
 
 def watched_features(run: Run) -> torch.Tensor:
-    """Pooled features of what early stopping watches, as the weights are now.  [W, H]"""
+    """Pooled features of what early stopping watches, as the weights are now. [W, H]"""
     assert run.watch is not None
     if run.features is not None:
         return run.features[run.watch.responses]

@@ -1,6 +1,6 @@
 """Everything that the loop needs, made once from a run folder: refuse, load, read, build, compute once.
 
-The functions stand in the order in which they run.  Cheap refusals come before anything expensive.
+The functions stand in the order in which they run. Cheap refusals come before anything expensive.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..models.base_models import Source, check_vocabulary, find_base
 from ..models.distributed import Group
 from ..models.embeddings import embed_cached
 from ..models.encode import ResponseEncoder
-from ..models.load import backbone_kind, load_backbone, load_tokenizer
+from ..models.load import architecture_of, load_backbone, load_tokenizer
 from ..models.reward_model import RewardModel, longest_text, set_dropout
 from ..text.readable import readable, reads_alike, report
 from ..text.sections import Encoded, Template
@@ -115,7 +115,7 @@ class Run:
         config: Any = self.model.backbone.config
         return getattr(config, "_commit_hash", None) or self.source.revision
 
-    def tick(self, phase: str) -> Callable[[int, int], None]:
+    def on_progress(self, phase: str) -> Callable[[int, int], None]:
         """A callback that tells progress of a phase, and raises Stopped when the run should end."""
 
         def said(done: int, total: int) -> None:
@@ -126,7 +126,7 @@ class Run:
 
 
 def prepare(run_dir: Path, stop: Stop) -> Run | None:
-    """The run, or None in a process that has no part in it.  Raises Refused and Stopped."""
+    """The run, or None in a process that has no part in it. Raises Refused and Stopped."""
     # Refuse what can't work
     asked = RunConfig.read(run_dir / "config.json")
     (run_dir / "error.json").unlink(missing_ok=True)
@@ -143,17 +143,19 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     # Load the base model
     source = find_base(asked.base_model, run_dir)
     loaded = (asked.base_model, source.path)
-    kind = backbone_kind(*loaded, source.revision) if asked.backbone == "auto" else asked.backbone
+    architecture = architecture_of(*loaded, source.revision) if asked.backbone == "auto" else asked.backbone
     # weights that learn stay in fp32; LoRA's base doesn't learn
     half = team.device.type == "cuda" and asked.tuning == "lora"
-    backbone = load_backbone(*loaded, kind, torch.bfloat16 if half else torch.float32, source.revision)
+    backbone = load_backbone(
+        *loaded, architecture, torch.bfloat16 if half else torch.float32, source.revision
+    )
     backbone_config: Any = backbone.config
-    config = asked.resolved(kind, int(backbone_config.hidden_size), team.device.type)
+    config = asked.resolved(architecture, int(backbone_config.hidden_size), team.device.type)
     tokenizer = load_tokenizer(*loaded, source.revision)
     check_vocabulary(config.base_model, tokenizer)
     template = Template(
         tokenizer,
-        backbone=kind,
+        architecture=architecture,
         ordinal=config.ordinal,
         max_length=min(config.max_length, longest_text(backbone) or sys.maxsize),
         pool_prompt=config.pool_prompt,
@@ -169,7 +171,7 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     torch.manual_seed(config.seed)
     model = RewardModel(
         backbone,
-        backbone_kind=kind,
+        architecture=architecture,
         kind=config.kind,
         head_hidden=config.head_hidden,
         digit_ids=template.digit_ids,
@@ -190,17 +192,17 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     )
 
     # Compute once: a frozen encoder's embeddings, a policy's starting log-probabilities
-    def tick(done: int, total: int) -> None:
+    def on_progress(done: int, total: int) -> None:
         stop.check()
         progress.say("embedding", done, total)
 
-    features = embed_cached(encoder, texts.rows, tick) if config.tuning == "frozen" else None
+    features = embed_cached(encoder, texts.rows, on_progress) if config.tuning == "frozen" else None
     # a lone annotator can't be told from the task's own difficulty
     several = config.reliability and len(data.annotators) > 1
     reliability = Reliability(judged, sides_only=config.ordinal) if several else None
     loss = StepLoss(model, config, data, texts.rows, features, encoder, reliability)
     if config.method == "haf":
-        loss.keep_reference(tick)
+        loss.keep_reference(on_progress)
     watch = watch_of(labels, model, config) if labels.watched.held_out else None
     note = labels.watched.note
     if watch is not None and not watch.usable:
@@ -227,7 +229,7 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
 
 
 def divide(snapshot: Snapshot, config: RunConfig) -> Labels:
-    """Held-out, watched and training sides.  Raises Refused where there is nothing to train on."""
+    """Held-out, watched and training sides. Raises Refused where there is nothing to train on."""
     check_labels(snapshot, config)
     split = split_groups(snapshot, config)
     watched = split_watched(snapshot, split, config) if config.patience else NOTHING
@@ -236,7 +238,7 @@ def divide(snapshot: Snapshot, config: RunConfig) -> Labels:
 
 
 def read(template: Template, labels: Labels, config: ResolvedConfig) -> Texts:
-    """The snapshot's texts as ids; the judgements of pairs that read alike leave `labels`, counted.  Raises Refused."""
+    """The snapshot's texts as ids; the judgements of pairs that read alike leave `labels`, counted. Raises Refused."""
     snapshot = labels.snapshot
     rows = template.encode(snapshot.responses)
     alike = reads_alike(snapshot, rows)
@@ -256,7 +258,7 @@ def read(template: Template, labels: Labels, config: ResolvedConfig) -> Texts:
 def plan(texts: Texts, labels: Labels, config: ResolvedConfig) -> tuple[TrainingData, Plan, ResolvedConfig]:
     """What the steps of an epoch are drawn from, with hardening's copies where they are asked for.
 
-    Returns the data with the copies' terms, and the config with its budgets.  The copies' rows join `texts`.
+    Returns the data with the copies' terms, and the config with its budgets. The copies' rows join `texts`.
     """
     judged = labels.data
     lengths = texts.lengths

@@ -66,7 +66,7 @@ class Progress:
 class Stop:
     """Whether the run should end: after SIGTERM, or when the process that started it is gone.
 
-    A Celery worker that is killed can't end its child.  When CALIPER_PARENT_PID names the parent, the kernel
+    A Celery worker that is killed can't end its child. When CALIPER_PARENT_PID names the parent, the kernel
     sends a signal at its death (Linux) and the loop compares parent ids (everywhere), so no orphan trains on.
     """
 

@@ -1,17 +1,17 @@
-"""How far each annotator can be relied on, fitted together with the model (METHODS.md 2).
+"""How far each annotator can be relied on, fitted together with the model (docs/methods.md, Objectives).
 
 Annotator u gives verdict v with
 
     P(v | u) = (1 - e_u) P_model(v) + e_u base_u(v)
 
 where base_u is what a person clicks who does not look: this project's shares of ties and "both bad", and else the
-left response with u's own share.  The gradient of -log P(v | u) is (1 - gamma) times that of -log P_model(v), with
+left response with u's own share. The gradient of -log P(v | u) is (1 - gamma) times that of -log P_model(v), with
 
     gamma = e_u base_u(v) / ((1 - e_u) P_model(v) + e_u base_u(v)),
 
-the probability that u did not look.  So every term, whatever its objective adds, is weighted with 1 - gamma, and
+the probability that u did not look. So every term, whatever its objective adds, is weighted with 1 - gamma, and
 the e_u and base_u follow from the gammas in closed form: incremental EM (Neal & Hinton 1998), whose E-step is
-partial because a step of training sees a part of the judgements.  There is no learning rate to choose.
+partial because a step of training sees a part of the judgements. There is no learning rate to choose.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Reliability:
     """e_u and base_u of every annotator, from the model's latest probability of each training judgement.
 
     A judgement counts from the first time that a step has seen it; until the model knows something, gamma stays
-    e_u and e_u the prior's mean, so an unbiased start needs no warm-up.  All on the CPU in float64: [P] numbers.
+    e_u and e_u the prior's mean, so an unbiased start needs no warm-up. All on the CPU in float64: [P] numbers.
     """
 
     def __init__(self, data: TrainingData, *, sides_only: bool = False) -> None:
@@ -50,8 +50,8 @@ class Reliability:
         self.names = data.annotators
         self.annotator = data.annotator  # [P]
         side = torch.where(data.first_left == 1, LEFT, torch.where(data.first_left == 0, RIGHT, NO_SIDE))
-        kind = torch.where(data.outcome == TIE, NEITHER, torch.where(data.outcome == BOTH_BAD, BOTH, side))
-        self.cell = data.annotator * CLICKS + kind  # [P] (annotator, click)
+        click = torch.where(data.outcome == TIE, NEITHER, torch.where(data.outcome == BOTH_BAD, BOTH, side))
+        self.cell = data.annotator * CLICKS + click  # [P] (annotator, click)
         self.weight = data.weight.double()  # [P]
         self.failures, self.successes = PRIOR
         self.clicks = self._by_cell(self.weight)  # [U, 5]
@@ -69,7 +69,7 @@ class Reliability:
         self.fresh = 0
 
     def trust(self, rows: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
-        """1 - gamma of some judgements, the weight of their terms, given log P_model(v) of now.  [B], [B] -> [B] fp32
+        """1 - gamma of some judgements, the weight of their terms, given log P_model(v) of now. [B], [B] -> [B] fp32
 
         NaN stands for a verdict of which the model says nothing (a tie under clf): it teaches nothing about u, and
         gamma is e_u there, or 0 if base_u says nothing of it either (`sides_only`).
@@ -95,7 +95,7 @@ class Reliability:
             self.shares = (SHARE_PRIOR * self.project_shares + _shares(missed)) / (SHARE_PRIOR + missed.sum())
 
     def base(self) -> torch.Tensor:
-        """base_u(v) of every click; without a known side it says nothing between a and b.  [U, 5]"""
+        """base_u(v) of every click; without a known side it says nothing between a and b. [U, 5]"""
         decided, tie, both_bad = self.shares
         if self.sides_only:
             decided = torch.ones_like(decided)
@@ -110,15 +110,15 @@ class Reliability:
         return torch.stack(columns, dim=1)
 
     def _log_odds(self) -> torch.Tensor:
-        """log e_u base_u(v) / (1 - e_u), so that gamma = sigmoid(this - log P_model(v)).  [U * 5]"""
+        """log e_u base_u(v) / (1 - e_u), so that gamma = sigmoid(this - log P_model(v)). [U * 5]"""
         return (self.error.logit().unsqueeze(1) + self.base().log()).flatten()
 
     def _by_cell(self, values: torch.Tensor) -> torch.Tensor:
-        """Sums over judgements by annotator and click.  [P] -> [U, 5]"""
+        """Sums over judgements by annotator and click. [P] -> [U, 5]"""
         size = len(self.names) * CLICKS
         return torch.bincount(self.cell, weights=values, minlength=size).reshape(-1, CLICKS)
 
-    # -- checkpoint and report --
+    # --- Checkpoint and report ---
 
     def state(self) -> dict[str, torch.Tensor]:
         """What a resumed run needs to go on as if it had never stopped."""
@@ -163,6 +163,6 @@ class Reliability:
 
 
 def _shares(clicks: torch.Tensor) -> torch.Tensor:
-    """Sums of decided clicks, ties and "both bad".  [U, 5] -> [3]"""
+    """Sums of decided clicks, ties and "both bad". [U, 5] -> [3]"""
     total = clicks.sum(0)
     return torch.stack([total[: NO_SIDE + 1].sum(), total[NEITHER], total[BOTH]])

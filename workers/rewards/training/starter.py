@@ -1,6 +1,6 @@
 """A tiny causal language model from a project's own texts.
 
-It lets ratings be read from digits, and HaF-RM and LoRA run, where no model hub is reachable.  It has seen a few
+It lets ratings be read from digits, and HaF-RM and LoRA run, where no model hub is reachable. It has seen a few
 hundred texts for half a minute and knows next to nothing: no figure measured with it says how good a method is.
 """
 
@@ -42,12 +42,12 @@ def build_starter_lm(
     epochs: int = 3,
     seconds: float = 30.0,
     seed: int = 0,
-    tick: Callable[[float, float], None] | None = None,
+    progress: Callable[[float, float], None] | None = None,
 ) -> dict[str, float]:
     """Train tokenizer and model on rows with `text` and optional `messages`; save both to `out_dir`.
 
-    Training ends after `epochs` passes or `seconds`, whichever comes first; `tick(done, loss)` gets the share of
-    that, 0..1.  Returns the parameters, steps, seconds and last loss (nats per token).  Raises Refused without texts.
+    Training ends after `epochs` passes or `seconds`, whichever comes first; `progress(done, loss)` gets the share of
+    that, 0..1. Returns the parameters, steps, seconds and last loss (nats per token). Raises Refused without texts.
     """
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -74,10 +74,10 @@ def build_starter_lm(
         pad_token_id=tokenizer.pad_token_id,
     )
     model: Any = Qwen2ForCausalLM(config)
-    template = Template(tokenizer, backbone="causal", ordinal=False, max_length=MAX_LENGTH)
+    template = Template(tokenizer, architecture="causal", ordinal=False, max_length=MAX_LENGTH)
     encoded = template.encode(rows)
     batches = micro_batches([len(row) for row in encoded], BATCH_TOKENS)
-    report = _fit(model, encoded, batches, epochs=epochs, seconds=seconds, seed=seed, tick=tick)
+    report = _fit(model, encoded, batches, epochs=epochs, seconds=seconds, seed=seed, progress=progress)
     shutil.rmtree(out_dir, ignore_errors=True)
     model.eval().save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir)
@@ -92,7 +92,7 @@ def _fit(
     epochs: int,
     seconds: float,
     seed: int,
-    tick: Callable[[float, float], None] | None,
+    progress: Callable[[float, float], None] | None,
 ) -> dict[str, float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01, fused=True)
     order = random.Random(seed)
@@ -120,8 +120,8 @@ def _fit(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step, loss_value = step + 1, loss.item()
-            if tick is not None:
-                tick(done, loss_value)
+            if progress is not None:
+                progress(done, loss_value)
     return {"steps": float(step), "seconds": time.monotonic() - started, "loss": loss_value}
 
 

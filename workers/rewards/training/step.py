@@ -21,7 +21,7 @@ from .reliability import Reliability
 
 @dataclass(frozen=True)
 class Rows:
-    """A step's judgements.  All are [P]; a, b: places among the step's responses, `a` preferred in a WIN."""
+    """A step's judgements. All are [P]; a, b: places among the step's responses, `a` preferred in a WIN."""
 
     responses: list[int]
     rows: torch.Tensor  # of the training data
@@ -37,7 +37,7 @@ class Rows:
 class StepLoss:
     """The summed loss of a step: each distinct response is encoded once, judgements are formed from its scores.
 
-    The gradient is that of encoding both sides of every judgement and adding up.  The loop divides it by the mean of
+    The gradient is that of encoding both sides of every judgement and adding up. The loop divides it by the mean of
     `weight` over the epoch's steps, one number for all: an epoch's steps then add up to the gradient of the pairwise
     mean, times their number, however many judgements each step holds (tests/rewards/training/test_batches.py).
     """
@@ -65,18 +65,18 @@ class StepLoss:
         self.reference: torch.Tensor | None = None
 
     @torch.no_grad()
-    def keep_reference(self, tick: Any) -> None:
+    def keep_reference(self, progress: Any) -> None:
         """Log-probabilities of all trained responses under the starting weights, once (LoRA: adapters off)."""
         self.model.eval()
         chosen = sorted(self.data.trained_on)
         self.reference = torch.zeros(len(self.rows), device=self.device)
         with self.model.reference():
-            _, log_pi = self.encoder.scores([self.rows[r] for r in chosen], log_probs=True, tick=tick)
+            _, log_pi = self.encoder.scores([self.rows[r] for r in chosen], log_probs=True, progress=progress)
         assert log_pi is not None
         self.reference[chosen] = log_pi
 
     def __call__(self, step: Step) -> torch.Tensor:
-        """Sum of the step's judgement and level terms by weight, with its graph.  []"""
+        """Sum of the step's judgement and level terms by weight, with its graph. []"""
         scores, log_pi = self._scores(step.responses)
         rows = self._rows(step)
         terms = self._reward_terms(scores, rows)  # [P]
@@ -113,7 +113,7 @@ class StepLoss:
         )
 
     def _reward_terms(self, scores: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """The objective's own term of each judgement.  [B] or [B, 9] -> [P]"""
+        """The objective's own term of each judgement. [B] or [B, 9] -> [P]"""
         config, a, b = self.config, rows.a, rows.b
         if config.ordinal:
             log_p = objectives.log_ratings(scores)  # [B, 9]
@@ -132,14 +132,14 @@ class StepLoss:
         )
 
     def _policy_terms(self, log_pi: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """HaF's second term; a tie or "both bad" prefers neither text.  [B] -> [P]"""
+        """HaF's second term; a tie or "both bad" prefers neither text. [B] -> [P]"""
         assert self.reference is not None, "keep_reference comes before the first step"
         start, (a, b) = self.reference[rows.responses], (rows.a, rows.b)
         terms = objectives.dpo_terms(log_pi[a], log_pi[b], start[a], start[b], beta=self.config.beta)
         return terms * (rows.outcome == objectives.WIN)
 
     def _trusted(self, scores: torch.Tensor, rows: Rows, terms: torch.Tensor) -> torch.Tensor:
-        """Each term weighed by how far its annotator is trusted here (reliability.py).  [P] -> [P]"""
+        """Each term weighed by how far its annotator is trusted here (reliability.py). [P] -> [P]"""
         assert self.reliability is not None
         log_sided = None
         if self.config.ordinal:
@@ -157,7 +157,7 @@ class StepLoss:
         return trust * terms - (1 - trust) * log_sided
 
     def _level_terms(self, scores: torch.Tensor, levels: list[int]) -> torch.Tensor:
-        """Levels that teach on their own; scalar rewards have none.  [L]"""
+        """Levels that teach on their own; scalar rewards have none. [L]"""
         if not levels:
             return scores.new_zeros(0)
         rows = torch.tensor(levels)
@@ -166,7 +166,7 @@ class StepLoss:
         return objectives.level_terms(objectives.log_ratings(scores)[where], masks)
 
     def _log_side(self, log_a: torch.Tensor, log_b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """log P(a preferred | one is) and log P(one is), both without regions.  [P, 9] x 2 -> [P] x 2
+        """log P(a preferred | one is) and log P(one is), both without regions. [P, 9] x 2 -> [P] x 2
 
         Annotators of ordinal models are judged by the sides they take: P(tie) starts at a ninth and follows from the
         spread of the ratings, so it made honest people look careless.
@@ -178,7 +178,7 @@ class StepLoss:
 
     @torch.no_grad()
     def _log_verdict(self, scores: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """log P_model(v) of judgements by a scalar reward, without margin or policy; NaN where it has none.  [P]"""
+        """log P_model(v) of judgements by a scalar reward, without margin or policy; NaN where it has none. [P]"""
         score_a, score_b, outcome = scores[rows.a], scores[rows.b], rows.outcome
         if self.config.method == "clf":
             log_a = torch.nn.functional.logsigmoid(score_a - score_b)
@@ -187,7 +187,7 @@ class StepLoss:
         return -objectives.bt_terms(score_a, score_b, outcome, tie=tie, bad_threshold=bad_threshold)
 
     def _scores(self, responses: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Scores, and with HaF log pi(response), in the order of `responses`.  [B] or [B, 9], [B] or None"""
+        """Scores, and with HaF log pi(response), in the order of `responses`. [B] or [B, 9], [B] or None"""
         if self.features is not None:
             return self.model.score(self.features[responses]), None
         return self.encoder.scores([self.rows[r] for r in responses], log_probs=self.config.method == "haf")

@@ -184,9 +184,9 @@ class Command(BaseCommand):
             what = file["read_as"] or f"passed over, {file['passed_over']}"
             self.stdout.write(f"{file['name']}: {what}")
         self.stdout.write(f"{report.format}: {report.rows:,} rows read in {report.seconds:.1f} s; {verb}:")
-        for kind, counts in report.counts.items():
+        for record_type, counts in report.counts.items():
             extra = f", {counts['changed']:,} changed" if counts["changed"] else ""
-            name = "pairs made" if kind == "made" else kind
+            name = "pairs made" if record_type == "made" else record_type
             self.stdout.write(
                 f"  {name:<11}{counts['new']:>9,} new, {counts['present']:,} already there{extra}"
             )

@@ -13,7 +13,16 @@ from django.utils.module_loading import import_string
 from webapp import heartbeat
 from webapp.corpus.base_models import WHAT_TO_NAME
 from webapp.corpus.commands import project_named
-from webapp.corpus.options import CHOICES, METHOD_OF, OPTIONS, Method, RunRefused, Tuning
+from webapp.corpus.options import (
+    CHOICES,
+    FURTHER,
+    METHOD_OF,
+    NAMED,
+    Method,
+    RunRefused,
+    Tuning,
+    further_settings,
+)
 from webapp.jobs import State
 from webapp.training.models import TrainingRun
 from webapp.training.services import run_start
@@ -47,11 +56,19 @@ class Command(BaseCommand):
             action=argparse.BooleanOptionalAction,
             help="weigh annotators by an estimated error rate; default: for bt, clf and haf with a scalar head",
         )
-        for name, words in CHOICES.items():
+        for name in (name for name in NAMED if name in CHOICES):
+            words = CHOICES[name]
             only = f"{METHOD_OF[name].value} only; " if name in METHOD_OF else ""
             parser.add_argument(
                 f"--{name.replace('_', '-')}", choices=words, help=f"{only}default {words[0]}"
             )
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help=f"a further setting, VALUE as JSON; may be given again; keys: {', '.join(FURTHER)}",
+        )
         how = parser.add_mutually_exclusive_group()
         how.add_argument(
             "--wait", action="store_true", help="follow the run; exit non-zero unless it ends well"
@@ -65,7 +82,8 @@ class Command(BaseCommand):
                 project=project,
                 method=options["method"],
                 trigger=TrainingRun.Trigger.COMMAND,
-                config={name: options[name] for name in OPTIONS if options[name] is not None},
+                config={name: options[name] for name in NAMED if options[name] is not None}
+                | further_settings(options["set"]),
                 send=not options["inline"],
             )
         except RunRefused as refusal:
