@@ -17,7 +17,7 @@ from workers.rewards import objectives
 from workers.rewards.artifacts.save import load_model
 from workers.rewards.config import RunConfig
 from workers.rewards.data.judgements import training_data
-from workers.rewards.data.snapshot import Snapshot, read_snapshot
+from workers.rewards.data.snapshot import read_snapshot, write_snapshot
 from workers.rewards.data.split import Split
 from workers.rewards.models.load import load_backbone, load_tokenizer
 from workers.rewards.models.packing import micro_batches, restore_order
@@ -114,12 +114,13 @@ def test_drawn_steps_are_many_enough_and_small_enough() -> None:
 
 
 @pytest.mark.parametrize("drawn", [False, True])
-def test_an_epoch_adds_up_to_the_pairwise_mean(drawn: bool) -> None:
+def test_an_epoch_adds_up_to_the_pairwise_mean(drawn: bool, tmp_path: Path) -> None:
     """On real votes: whatever a step holds, each vote moves the weights by the same share of an epoch."""
     rows = load_pl_humor(shared_data("pl_humor"), held_out=0.0)
+    write_snapshot(tmp_path, *rows)
     index = {row["response_id"]: number for number, row in enumerate(rows.responses)}
     config = RunConfig.from_dict({"method": "bt", "reliability": False}).resolved("encoder", 8)
-    data = training_data(Snapshot(*rows), Split(frozenset(), "none"), config)
+    data = training_data(read_snapshot(tmp_path), Split(frozenset(), "none"), config)
     torch.manual_seed(0)
     head = torch.nn.Linear(8, 1).double()
     features = torch.randn(len(index), 8, dtype=torch.float64)
