@@ -501,6 +501,8 @@ def test_the_overview_adds_up(
         state="running",
         step=1,
         total=4,
+        overall=25,
+        started_at=timezone.now(),
     )
     page = client_of(admin).get(url("project", project))
     body = text_of(page)
