@@ -93,7 +93,9 @@ def field_names(package: str) -> set[str]:
 def parameter_names() -> set[str]:
     # Other modules' `.get` may be of anything.
     readers = [
-        path for path in WEBAPP.rglob("*.py") if path.stem.startswith(("views", "cards", "lists", "health"))
+        path
+        for path in WEBAPP.rglob("*.py")
+        if path.stem.startswith(("views", "cards", "lists", "health", "waiting"))
     ]
     return set().union({"editing"}, field_names("webapp"), *map(asked_names, readers))
 

@@ -48,13 +48,19 @@ def is_visible(text: str) -> bool:
 
 def is_given(value: Any) -> bool:
     """Whether a value says anything: null, NaN, white space alone, and an empty list or object don't."""
-    blank = isinstance(value, str) and not value.strip()
-    return _is_present(value) and not blank and value != [] and value != {}
+    # called for every cell of a file, so the commonest kinds come first
+    if value is None:
+        return False
+    if isinstance(value, str):
+        return bool(value.strip())
+    if isinstance(value, (float, Decimal)):
+        return value == value
+    return value != [] and value != {}
 
 
 def _is_present(value: Any) -> bool:
     """Whether a field has a value, if only of white space: a comment of a space is kept, an id of one is refused."""
-    return value is not None and value != "" and not (isinstance(value, float | Decimal) and value != value)
+    return value is not None and value != "" and not (isinstance(value, (float, Decimal)) and value != value)
 
 
 def refuse_unreadable(field: str, value: Any) -> None:
