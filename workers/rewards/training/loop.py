@@ -31,7 +31,7 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     if run is None:
         return {}
     if run.team.first:
-        print(facts(run), flush=True)
+        print(facts(run), file=sys.stderr, flush=True)
     position = loop(run)
     return finish(run, position) if run.team.first else {}
 
