@@ -32,6 +32,7 @@ from workers.rewards.training.loop import train
 from workers.rewards.training.progress import Progress
 
 MakeRun = Callable[..., Path]
+WATER = "light and water "
 CPU = torch.device("cpu")
 KINDS = [
     ("tiny_encoder", "encoder", "scalar"),
@@ -250,11 +251,11 @@ def test_a_lora_model_saved_merged_and_loaded_by_a_fresh_process_scores_the_same
 
 
 @pytest.mark.parametrize(("base", "method"), [("tiny_encoder", "bt"), ("tiny_lm", "oprm")])
-def test_truncation_is_counted_drops_nothing_and_keeps_the_responses_end(
+def test_truncation_is_counted_drops_nothing_and_keeps_the_responses_ends(
     base: str, method: str, request: pytest.FixtureRequest, make_run: MakeRun, rows: Any
 ) -> None:
     responses = [
-        row | {"text": "light and water " * 60 + row["text"]} if row["response_id"].endswith("-good") else row
+        row | {"text": WATER * 60 + row["text"]} if row["response_id"].endswith("-good") else row
         for row in rows[0]
     ]
     run = make_run(request.getfixturevalue(base), method, responses=responses, max_length=96, epochs=1)
@@ -267,9 +268,10 @@ def test_truncation_is_counted_drops_nothing_and_keeps_the_responses_end(
 
     model, template, _ = load_model(run / "model")
     (long,) = template.encode([responses[0]])
-    (other_start, other_end) = template.encode(
+    (other_middle, other_end) = template.encode(
         [
-            responses[0] | {"text": "no idea " * 9 + responses[0]["text"]},
+            responses[0]
+            | {"text": f"{WATER * 40}no idea {WATER * 20}" + responses[0]["text"].removeprefix(WATER * 60)},
             responses[0] | {"text": responses[0]["text"] + " no idea"},
         ]
     )
@@ -278,7 +280,7 @@ def test_truncation_is_counted_drops_nothing_and_keeps_the_responses_end(
         template.tokenizer.decode(long.ids[long.start :])
     )
     assert len(long) == 96
-    assert long.ids == other_start.ids  # what was cut can't matter
+    assert long.ids == other_middle.ids  # what was cut can't matter
     assert long.ids != other_end.ids  # the end always does
     scores = alone(model, [long, other_end])
     assert (scores[0] - scores[1]).abs().max() > 0

@@ -154,7 +154,7 @@ def test_a_copy_that_reads_like_its_response_stays_out(
     make_run: MakeRun, tiny_encoder: Path, rows: Any
 ) -> None:
     """What is added in the middle of a long response, or beyond the tiny vocabulary, is not read."""
-    responses = [{**row, "text": f"{row['text']} " * 30} for row in rows[0]]
+    responses = [{**row, "text": f"{row['text']}. " * 30} for row in rows[0]]
     snapshot, data, config = prepared(make_run(tiny_encoder, "bt", responses=responses, hardening=1.0))
     made = copies_of(snapshot.responses, data.trained_on, config)
     copies, after = hardened(snapshot, data, config, tiny_encoder, max_length=32)
