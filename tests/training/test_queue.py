@@ -85,8 +85,8 @@ def test_place_what_is_ahead_and_when(
     assert "It should take about 2 min 0 s." in page
     assert "secret" not in page.lower()
     listed = words(client_of(admin), "training:runs")
-    assert "Number 1 in the queue." in listed
-    assert "Number 2 in the queue." in listed
+    assert "Number 1 in the queue" in listed
+    assert "Number 2 in the queue" in listed
 
 
 def test_without_past_runs_there_is_no_estimate(

@@ -222,8 +222,10 @@ def test_a_wrong_config_is_refused_by_name(given: dict[str, Any], message: str) 
 
 
 def test_config_round_trip() -> None:
-    config = RunConfig.from_dict({"method": "oprm", "held_out_groups": ["x"]}).resolved("encoder", 384)
-    assert RunConfig.from_dict(json.loads(json.dumps(config.to_json()))) == config
+    asked = RunConfig.from_dict({"method": "oprm", "held_out_groups": ["x"]})
+    config = asked.resolved("encoder", 384).with_budget(10_000)
+    for each in (asked, config):
+        assert RunConfig.from_dict(json.loads(json.dumps(each.to_json()))).to_json() == each.to_json()
 
 
 def test_every_refusal_is_one_line_with_its_own_exit_status(
