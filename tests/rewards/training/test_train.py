@@ -88,14 +88,20 @@ def test_a_run_writes_what_the_contract_says(
     assert not (folder / "checkpoint").exists()
     assert not (folder / "error.json").exists()
 
-    # scores before save equal scores after load
+    # scores before save equal scores after load; cross-fitted ones are of other heads
     model, template, config = load_model(folder / "model")
     assert (config["backbone"], config["kind"]) == (
         "causal" if base == "tiny_lm" else "encoder",
         metrics["kind"],
     )
     again = score_responses(model, template, snapshot.responses)
-    assert [row["score"] for row in again] == pytest.approx([row["score"] for row in rows], abs=1e-6)
+    same = [
+        (new["score"], old["score"])
+        for new, old in zip(again, rows, strict=True)
+        if old["split"] != "crossfit"
+    ]
+    assert len(same) > 0
+    assert [new for new, _ in same] == pytest.approx([old for _, old in same], abs=1e-6)
     assert not list((folder / "model").glob("*.bin"))
 
 
