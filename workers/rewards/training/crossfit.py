@@ -157,7 +157,9 @@ def train_head(run: Run, part: Part, share: float, progress: Callable[[int, int]
     total = draws.count * config.epochs
     stop_at = max(1, round(share * total))
     for number in range(stop_at):
-        steps = plan.epoch(number // draws.count)
+        if number % draws.count == 0:
+            steps = plan.epoch(number // draws.count)
+            mean_weight = sum(map(loss_of.weight, steps)) / len(steps)
         step = steps[number % draws.count]
         rate = schedule(number, total, config.warmup)
         for group, base in zip(optimizer.param_groups, base_rates, strict=True):
@@ -168,7 +170,7 @@ def train_head(run: Run, part: Part, share: float, progress: Callable[[int, int]
             raise RuntimeError(
                 f"the loss of a fold is {loss.item()} at step {number}; lower the learning rate"
             )
-        (loss * len(steps) / sum(map(loss_of.weight, steps))).backward()
+        (loss / mean_weight).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
