@@ -19,7 +19,7 @@ PASSWORD = "correct horse battery staple"
 SLUG = "chaos"
 IMPORTS = "imports"
 RETRY_SECONDS = 0.3
-CARD = re.compile(r'<article class="judge[^"]*" id="card-([0-9a-f-]{36})"')
+CARD = re.compile(r'<article\s+class="judge[^"]*"\s+id="card-([0-9a-f-]{36})"')
 REVISION = re.compile(r'name="revision" value="(\d+)"')
 LEVELS = ("bad", "normal", "good")
 

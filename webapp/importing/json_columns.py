@@ -11,20 +11,25 @@ if TYPE_CHECKING:
     from webapp.importing.reading import Row
 
 
-def decoded(row: Row, schema: pyarrow.Schema) -> Row:
-    """The row with its JSON read; a text that is no JSON stays a text. Changes the row."""
+def json_columns(schema: pyarrow.Schema) -> tuple[list[str], list[str]]:
+    """Names of the columns of JSON, and of those of lists of JSON: asked once a batch, not once a row."""
     import pyarrow as pa
 
-    for field in schema:
-        column_type, value = field.type, row[field.name]
-        if isinstance(column_type, pa.JsonType):
-            row[field.name] = _read(value)
-        elif (
-            pa.types.is_list(column_type)
-            and isinstance(column_type.value_type, pa.JsonType)
-            and isinstance(value, list)
-        ):
-            row[field.name] = [_read(one) for one in value]
+    lists = [field for field in schema if pa.types.is_list(field.type)]
+    return (
+        [field.name for field in schema if isinstance(field.type, pa.JsonType)],
+        [field.name for field in lists if isinstance(field.type.value_type, pa.JsonType)],
+    )
+
+
+def decoded(row: Row, columns: tuple[list[str], list[str]]) -> Row:
+    """The row with the JSON of `json_columns` read; a text that is no JSON stays a text. Changes the row."""
+    plain, lists = columns
+    for name in plain:
+        row[name] = _read(row[name])
+    for name in lists:
+        if isinstance(row[name], list):
+            row[name] = [_read(one) for one in row[name]]
     return row
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 
 from webapp.importing import footer
-from webapp.importing.json_columns import decoded
+from webapp.importing.json_columns import decoded, json_columns
 from webapp.importing.sources import (
     MAX_COLUMNS,
     MAX_ROW_BYTES,
@@ -204,6 +204,7 @@ def _batch_rows(
         np.zeros(batch.num_rows, np.int64),
     )
     floats = [field.name for field in batch.schema if pa.types.is_floating(field.type)]
+    as_json = json_columns(batch.schema)
     whole: list[Row] | None = None
     if sizes.sum() <= 4 * BATCH_BYTES:
         with contextlib.suppress(*UNREADABLE):
@@ -218,7 +219,7 @@ def _batch_rows(
         for name in floats:
             if row[name] != row[name]:  # NaN, which is “not given”
                 row[name] = None
-        yield number, decoded(row, batch.schema)
+        yield number, decoded(row, as_json)
 
 
 def _cell_by_cell(batch: pyarrow.RecordBatch, place: int) -> Row:
