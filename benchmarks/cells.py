@@ -298,7 +298,7 @@ def _cross_fitted(
         members = np.isin(cluster, sorted(left_out))
         if not members.any():
             continue
-        calibration, _ = calibrate(
+        calibration, _, _ = calibrate(
             responses=[row for row in responses if row["group"] not in left_out],
             judgements=[
                 row

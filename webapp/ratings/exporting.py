@@ -120,8 +120,8 @@ COLUMNS = {
     "expected": "expected rating, 1 to 9; empty for scalar versions",
     "spread": "standard deviation of the rating, the version's uncertainty; empty for scalar versions",
     "percentile": "share of the project's responses that the version scores lower, 0 to 100",
-    "split": "train: it was trained on labels of this response; held_out: it was not; crossfit: it was, but this row "
-    "is by a fold that was not; unlabelled: there were none",
+    "split": "train: it was trained on labels of this response; held_out: neither its weights nor this row's "
+    "calibration saw them; crossfit: it was, but this row is by a fold that was not; unlabelled: there were none",
     "truncated": "the version read the text shortened",
     "bad": "people whose level of the response is bad, now",
     "normal": "people whose level of the response is normal, now",

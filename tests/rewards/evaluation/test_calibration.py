@@ -153,7 +153,7 @@ class TestFitting:
         if tie is None:
             rows["tie"] = None
             rows["judgements"] = [row for row in rows["judgements"] if row["verdict"] != "tie"]
-        found, held_out = calibrate(**rows)
+        found, held_out, _ = calibrate(**rows)
         assert held_out["calibration"]["folds"] in (0, FOLDS)
         if found.method is None:  # nothing to gain
             assert sharpness == 1.0
@@ -214,7 +214,7 @@ class TestFitting:
         for row in rows["judgements"]:
             higher = rows["scores"][row["response_a"]] > rows["scores"][row["response_b"]]
             row["verdict"] = "a" if higher else "b"
-        found, held_out = calibrate(**{**rows, "levels": [], "tie": None})
+        found, held_out, _ = calibrate(**{**rows, "levels": [], "tie": None})
         assert held_out["calibration"]["fitted_on"] == MIN_LABELS
         assert min(found.temperature, 1 / found.parameters.get("a", 1.0)) > 0.4
 
@@ -223,7 +223,7 @@ class TestTheFigures:
     @pytest.mark.parametrize("ordinal", [True, False])
     def test_an_overconfident_model_is_mended_on_groups_it_was_not_fitted_on(self, ordinal: bool) -> None:
         rows = made(ordinal=ordinal, sharpness=4.0)
-        _, held_out = calibrate(**rows)
+        _, held_out, _ = calibrate(**rows)
         found = held_out["calibration"]
         before, after = found["before"], found["after"]
         assert found["note"] is None
@@ -255,7 +255,7 @@ class TestTheFigures:
             for name in rows["probs"]
             for copy in range(90)
         ]
-        found, held_out = calibrate(**rows)
+        found, held_out, _ = calibrate(**rows)
         said = held_out["calibration"]
         assert found.parameters["a"] == found.parameters["b"]
         assert said["fitted_on"] > 0 == said["fitted_on_levels"]
@@ -269,7 +269,7 @@ class TestTheFigures:
             {"response_a": f"{g}-0", "response_b": f"{h}-1", "verdict": "tie", "annotator": "x"}
             for g, h in ((0, 1), (2, 0), (1, 2))
         ]
-        _, held_out = calibrate(**rows)
+        _, held_out, _ = calibrate(**rows)
         fitted = {}
         for g in "012":
             judged = [
@@ -307,7 +307,7 @@ class TestTheFigures:
         ],
     )
     def test_what_cannot_be_calibrated_is_served_as_it_is(self, rows: dict[str, Any], note: str) -> None:
-        found, held_out = calibrate(**rows)
+        found, held_out, _ = calibrate(**rows)
         said = held_out["calibration"]
         assert found == Calibration()
         assert note in said["note"]
@@ -318,7 +318,7 @@ class TestTheFigures:
 
     def test_a_diverged_model_is_not_calibrated(self) -> None:
         rows = made(ordinal=False, sharpness=1.0)
-        found, held_out = calibrate(**{**rows, "scores": dict.fromkeys(rows["scores"], float("nan"))})
+        found, held_out, _ = calibrate(**{**rows, "scores": dict.fromkeys(rows["scores"], float("nan"))})
         assert found.method is None
         assert "not finite" in held_out["calibration"]["note"]
 

@@ -130,8 +130,11 @@ def calibrate(
     tie: float | None,
     partition: tuple[int, int],
     seed: int,
-) -> tuple[Calibration, dict[str, Any]]:
-    """The calibration to serve, and the "held_out" object of metrics.json with its "calibration".
+) -> tuple[Calibration, dict[str, Any], dict[str, Calibration]]:
+    """The calibration to serve, the "held_out" object of metrics.json with its "calibration", and each group's own.
+
+    A group's own calibration was fitted on the other groups: what its rows are measured, and shown, with. Empty where
+    nothing is calibrated.
 
     Takes what evaluate_run takes, uncalibrated. The metrics are those of what is served, cross-fitted: the groups are
     dealt to at most FOLDS folds, and each fold's rows are measured with parameters fitted on pairs and labels that
@@ -147,6 +150,7 @@ def calibrate(
     )
     folds, note = _folds(sample, len(names))
     after, served, levels_used = before, Calibration(), 0
+    of_group: dict[str, Calibration] = {}
     if note is None:
         # Levels outnumber pairs in many projects and may pull the map where the pairs get worse; then pairs alone.
         for used in (
@@ -182,7 +186,7 @@ def calibrate(
         "before": _figures(before),
         "after": _figures(after),
     }
-    return served, {**after, "calibration": described}
+    return served, {**after, "calibration": described}, of_group
 
 
 def _sample(

@@ -6,6 +6,8 @@ import json
 import shutil
 from typing import Any
 
+import torch
+
 from ..artifacts.save import save_model
 from ..data.judgements import assert_apart
 from ..data.snapshot import Snapshot
@@ -15,6 +17,7 @@ from ..evaluation.metrics import first_and_last, score_spread
 from ..evaluation.robustness import measure, model_scorer
 from ..files import write_text
 from ..models.base_models import public_name
+from ..models.calibration import Calibration
 from ..models.embeddings import embed
 from ..models.predict import distributions, predictions, write_predictions
 from ..scale import UNKNOWN
@@ -42,7 +45,7 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
     measured = held_out_rows(labels.learned, labels.split)
     assert_apart(snapshot, labels.data, measured)
     raw = predictions(snapshot.responses, rows, distributions(model, features))
-    model.calibration, held_out_metrics = calibrate(
+    model.calibration, held_out_metrics, of_group = calibrate(
         responses=measured.responses,
         judgements=measured.judgements,
         levels=measured.levels,
@@ -72,6 +75,8 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
     # Measure what moves a score that should not
     say("evaluating")
     robustness = measure_robustness(run, measured, predicted, artifact)
+    if config.ordinal:
+        as_measured(run, raw, predicted, of_group)
     crossfit = cross_fit(run, position, predicted)
     metrics = {
         "format": 1,
@@ -99,6 +104,23 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
     say("saving", 1, 1, message="done")
     run.progress.close()
     return metrics
+
+
+def as_measured(
+    run: Run, raw: list[dict[str, Any]], predicted: list[dict[str, Any]], of_group: dict[str, Calibration]
+) -> None:
+    """Gives held-out rows the distribution that they are measured with: by the calibration of the other groups.
+
+    The one that is served was fitted on them too. So what is shown beside people's labels never knew those labels,
+    and the metrics can be counted again from predictions.parquet. `raw`: the rows before calibration.
+    """
+    snapshot, joined = run.labels.snapshot, run.labels.split.joined
+    for number, response in enumerate(snapshot.responses):
+        own = of_group.get(joined.get(response["group"], response["group"]))
+        if own is not None and predicted[number]["split"] == "held_out":
+            p = torch.from_numpy(own.ratings([raw[number]["p"]]))
+            told = predictions([response], run.texts.rows[number : number + 1], p)[0]
+            predicted[number] = {**told, "split": "held_out"}
 
 
 def sides(run: Run) -> list[str]:
