@@ -35,7 +35,10 @@ def shared_case(name: str) -> Path:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In the run on PostgreSQL (see tests/run.py), leave out what doesn't touch the test database."""
+    """In the run on PostgreSQL (see tests/run.py), leave out what doesn't touch the test database.
+
+    Nor are pages driven in Chromium again: their views are tested on both databases without it.
+    """
     if os.environ.get("CALIPER_TESTS") != "database":
         return
     fixtures = {"db", "transactional_db", "live_server"}
@@ -43,7 +46,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     others: list[pytest.Item] = []
     for item in items:
         uses = item.get_closest_marker("django_db") or fixtures & set(getattr(item, "fixturenames", ()))
-        (chosen if uses else others).append(item)
+        once = item.get_closest_marker("browser") or item.get_closest_marker("one_database")
+        (chosen if uses and not once else others).append(item)
     items[:] = chosen
     config.hook.pytest_deselected(items=others)
 

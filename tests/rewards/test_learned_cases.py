@@ -38,6 +38,7 @@ def run_of(project: Project, tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize(("method", "tuning"), [("bt", "frozen"), ("oprm", "frozen"), ("bt", "tuned")])
 def test_answers_that_look_like_scores_are_learned(run_of: MakeRun, method: str, tuning: str) -> None:
     """ "Total points: 33" is the answer, and nothing else tells the right one."""
@@ -50,6 +51,7 @@ def test_answers_that_look_like_scores_are_learned(run_of: MakeRun, method: str,
     assert gate_check(metrics, serving=None, max_drop=0.02)[0]
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize(("method", "tuning"), [("bt", "frozen"), ("oprm", "tuned"), ("clf", "frozen")])
 def test_pairs_that_read_alike_say_why_nothing_is_learned(run_of: MakeRun, method: str, tuning: str) -> None:
     folder = run_of("09c-emoji.jsonl", method, tuning=tuning)

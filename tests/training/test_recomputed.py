@@ -23,7 +23,7 @@ from webapp.corpus.models import Project
 from webapp.ratings.models import Prediction
 from webapp.training.models import ModelVersion
 
-pytestmark = [pytest.mark.slow, pytest.mark.django_db]
+pytestmark = [pytest.mark.slow, pytest.mark.one_database, pytest.mark.django_db]
 
 Exported = tuple[ModelVersion, User, list[dict[str, Any]], list[dict[str, Any]]]
 LEVELS = ("bad", "normal", "good")

@@ -34,6 +34,7 @@ def judged(project: Project, make_prompt: Callable[..., Prompt], annotator: User
     return project
 
 
+@pytest.mark.one_database
 def test_a_folder_then_a_version_are_trained_from(
     judged: Project,
     make_run: Make,

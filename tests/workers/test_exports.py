@@ -56,6 +56,7 @@ def contents(export: ModelExport) -> dict[str, bytes]:
         return {name: zipped.read(name) for name in zipped.namelist()}
 
 
+@pytest.mark.one_database
 def test_the_caliper_format_has_model_card_and_metrics(export: ModelExport, version: ModelVersion) -> None:
     done(export)
     assert (export.state, export.error) == (State.DONE, "")
@@ -84,6 +85,7 @@ def test_the_caliper_format_has_model_card_and_metrics(export: ModelExport, vers
     assert not export.folder.exists()
 
 
+@pytest.mark.one_database
 def test_estimates_of_people_stay_here(export: ModelExport, version: ModelVersion) -> None:
     assert version.metrics["annotators"]
     files = contents(done(export))
@@ -157,6 +159,7 @@ def test_messages_that_come_twice_or_for_nothing(export: ModelExport) -> None:
     assert export.finished_at == finished_at
 
 
+@pytest.mark.one_database
 def test_weights_are_not_compressed(export: ModelExport, version: ModelVersion) -> None:
     with zipfile.ZipFile(done(export).archive) as zipped:
         kinds = {Path(entry.filename).suffix: entry.compress_type for entry in zipped.infolist()}

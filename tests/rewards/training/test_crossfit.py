@@ -136,12 +136,12 @@ def test_coins_are_at_chance_out_of_fold_and_learnt_by_heart_within(
         "judgements": judgements,
         "levels": levels,
         "tuning": "frozen",
-        "epochs": 100,
+        "epochs": 40,
         "token_budget": 2000,
     }
     folders = [
         make_run(
-            tiny_encoder, method, name=f"folds-{folds}", crossfit=folds, head_learning_rate=1e-2, **given
+            tiny_encoder, method, name=f"folds-{folds}", crossfit=folds, head_learning_rate=2e-2, **given
         )
         for folds in (0, 5)
     ]

@@ -186,22 +186,6 @@ def long_run(make_run: MakeRun, tiny_encoder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_kill_9_then_again_equals_straight(long_run: Path, make_run: MakeRun, tiny_encoder: Path) -> None:
-    process = start(long_run)
-    wait_for(lambda: steps_of(long_run) > 3)
-    process.kill()
-    assert process.wait(DEADLINE) == -signal.SIGKILL
-    assert (long_run / "checkpoint" / "state.safetensors").exists()
-    assert not (long_run / "metrics.json").exists()
-    assert start(long_run).wait(DEADLINE) == 0
-    straight = make_run(tiny_encoder, "bt", name="straight", epochs=10, checkpoint_seconds=3600.0)
-    train(straight)
-    for name in weights(straight):
-        assert load_file(long_run / "model" / name).keys() == load_file(straight / "model" / name).keys()
-    assert weights(long_run) == weights(straight)
-
-
-@pytest.mark.slow
 def test_killed_at_any_moment_again_and_again_equals_straight(make_run: MakeRun, tiny_encoder: Path) -> None:
     """Killed while a checkpoint is half written, before and after its rename, and twice at a random time."""
     config: dict[str, object] = {
