@@ -379,7 +379,7 @@ def test_saved_loaded_predicted_and_shown_alike(
     again = score_responses(model, template, snapshot)
     # Held-out rows have ratings by the calibration of the other groups, not by the one that is served.
     same = [place for place, row in enumerate(kept) if method == "bt" or row["split"] != "held_out"]
-    assert 0 < len(same)
+    assert len(same) > 0
     assert [again[i]["score"] for i in same] == pytest.approx([kept[i]["score"] for i in same], abs=1e-6)
     if method == "oprm":
         assert np.allclose([again[i]["p"] for i in same], [kept[i]["p"] for i in same], atol=1e-6)
