@@ -40,7 +40,7 @@ VOTE_SPLITS = {
     "leaning": "leaning (20 to 40 %)",
     "clear": "clear (less than 20 %)",
 }
-AGAINST = {"": "any", "against": "another order than most people", "with": "the same order"}
+AGAINST = {"": "any", "against": "against most people", "with": "with most people"}
 
 PAIR_SORTS = {
     "people": "People disagree",

@@ -141,7 +141,7 @@ def score_distribution(version: ModelVersion) -> Scores | None:
         scores = list(rows.values_list("score", flat=True)[:HISTOGRAM_SCORES])
         return Scores(*score_bins(scores)) if scores else None
 
-    return kept(f"scores:{_identity(version)}", make)
+    return kept(f"scores:{identity(version)}", make)
 
 
 def tallies(project: Project, state: str) -> dict[int, Votes]:
@@ -169,7 +169,7 @@ def level_gaps(version: ModelVersion, state: str) -> dict[int, tuple[float, bool
                 found[response] = abs(expected - levels.mean), split == Prediction.Split.TRAIN
         return found
 
-    return kept(f"level-gaps:{_identity(version)}:{bad}-{normal}:{state}", make)
+    return kept(f"level-gaps:{identity(version)}:{bad}-{normal}:{state}", make)
 
 
 def offered_authors(project: Project) -> list[str]:
@@ -207,7 +207,7 @@ def preferences(version: ModelVersion, state: str) -> dict[int, tuple[float, boo
                 found[pair] = _outcome(version, ratings[a], ratings[b]).preferred, a in seen or b in seen
         return found
 
-    return kept(f"preferences-seen:{_identity(version)}:{state}", make)
+    return kept(f"preferences-seen:{identity(version)}:{state}", make)
 
 
 def _outcome(version: ModelVersion, a: tuple[float, Any], b: tuple[float, Any]) -> Outcome:
@@ -218,5 +218,6 @@ def _outcome(version: ModelVersion, a: tuple[float, Any], b: tuple[float, Any]) 
     return scalar_outcome(score_a, score_b, tie=version.tie, temperature=version.temperature)
 
 
-def _identity(version: ModelVersion) -> str:
+def identity(version: ModelVersion) -> str:
+    """Names a version in keys of the cache, also across databases."""
     return f"{version.pk}:{version.digest}:{version.created_at.timestamp()}"

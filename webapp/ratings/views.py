@@ -19,6 +19,7 @@ from webapp.labels.summaries import (
     vote_counts,
 )
 from webapp.ratings import charts, lists, pictures, summaries
+from webapp.ratings.leaderboard import MOST_AUTHORS, board_of, csv_of
 from webapp.ratings.lists import ResponseRow, SideRow
 from webapp.ratings.lists_query import PAIRS, RESPONSES, Listing, Query, sort_links
 from webapp.ratings.models import Prediction
@@ -208,6 +209,32 @@ def pairs(request: HtmxHttpRequest, slug: str) -> HttpResponse:
         "rows": rows,
     }
     return _partial(request, "ratings/pairs.html", "rows", context)
+
+
+def leaderboard(request: HtmxHttpRequest, slug: str) -> HttpResponse:
+    """The authors by people's judgements, plain and controlled for length, beside their ranks by the chosen version."""
+    project = project_for(request, slug, "read")
+    shown = shown_version(project, request.GET)
+    board = board_of(project, shown.version)
+    lines = pictures.strength_lines([row.plain.elo for row in board.rows])
+    context = {
+        **_choice(request, shown),
+        "board": board,
+        "rows": list(zip(board.rows, lines, strict=True)),
+        "most": MOST_AUTHORS,
+    }
+    return _partial(request, "ratings/leaderboard.html", "rows", context)
+
+
+def leaderboard_csv(request: HtmxHttpRequest, slug: str) -> HttpResponse:
+    """The same as a file."""
+    project = project_for(request, slug, "read")
+    version = shown_version(project, request.GET).version
+    return HttpResponse(
+        csv_of(board_of(project, version), version),
+        content_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{project.slug}-leaderboard.csv"'},
+    )
 
 
 def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
