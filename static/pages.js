@@ -65,6 +65,12 @@
   });
   for (const button of document.querySelectorAll("button[data-copy]")) button.hidden = false;
 
+  // What is left open in a list's filters does not fill the address bar.
+  document.addEventListener("formdata", (event) => {
+    if (!event.target.matches(".filters")) return;
+    for (const [name, value] of [...event.formData]) if (!value) event.formData.delete(name);
+  });
+
   // One of a list: j is the next, k the one before.
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.isComposing || event.altKey || event.ctrlKey || event.metaKey || event.repeat) return;

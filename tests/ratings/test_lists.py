@@ -8,16 +8,13 @@ from django.http import QueryDict
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Pair, Project, Prompt, Response
-from webapp.ratings.lists import (
+from webapp.ratings.lists import Place, pair_keys, pair_page, place_in, response_page
+from webapp.ratings.lists_query import (
     PAIR_SORTS,
     PAIR_STATES,
-    RESPONSE_SORTS,
-    Place,
+    PAIRS,
+    RESPONSES,
     Query,
-    pair_keys,
-    pair_page,
-    place_in,
-    response_page,
     sort_links,
 )
 from webapp.ratings.models import Prediction
@@ -29,7 +26,7 @@ def asking(text: str = "", **changes: str) -> Query:
     parameters = QueryDict(text, mutable=True)
     for name, value in changes.items():
         parameters[name] = value
-    return Query.of(parameters, sorts=list(PAIR_SORTS), states=list(PAIR_STATES))
+    return Query.of(parameters, PAIRS, rated=True)
 
 
 @pytest.fixture
@@ -198,7 +195,7 @@ def test_another_projects_rows_never_show(
     make_prompt(other, "theirs", ["First of theirs.", "Second of theirs."])
     assert names(pair_page(other, asking(), None)) == ["theirs"]
     assert "theirs" not in names(pair_page(project, asking(q="first"), None))
-    page = response_page(other, Query.of(QueryDict(), sorts=list(RESPONSE_SORTS)), None)
+    page = response_page(other, Query.of(QueryDict(), RESPONSES, rated=True), None)
     assert {row.response.project_id for row in page.object_list} == {other.pk}
 
 
@@ -219,7 +216,7 @@ def test_responses_sort_by_prediction_and_by_people(
 
     def order(sort: str, by: ModelVersion | None) -> list[Response]:
         parameters = QueryDict(f"sort={sort}")
-        page = response_page(project, Query.of(parameters, sorts=list(RESPONSE_SORTS)), by)
+        page = response_page(project, Query.of(parameters, RESPONSES, rated=True), by)
         return [row.response for row in page.object_list]
 
     # Not rated by this version: last in either direction.

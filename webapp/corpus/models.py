@@ -10,7 +10,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import IntegrityError, models, transaction
 from django.db.models import F, Q
-from django.db.models.functions import Cast
+from django.db.models.functions import Cast, Length
 from django.utils import timezone
 
 from webapp.accounts.models import User, UserQuerySet
@@ -439,6 +439,9 @@ class Response(models.Model):
         indexes = [
             models.Index(fields=["prompt", "digest"]),
             models.Index(fields=["project", "labelled"]),
+            models.Index(fields=["project", "author"]),
+            # Lists are sorted by length without reading a text.
+            models.Index(F("project"), Length("text"), name="response_length"),
             _open_index("response_open", "labelled"),
         ]
 

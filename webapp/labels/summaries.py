@@ -10,11 +10,12 @@ from datetime import date, datetime, time, timedelta
 from typing import Any
 
 from django.db.models import Case, Count, F, FloatField, Q, QuerySet, Sum, When
+from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Cast, Greatest, TruncDate
 from django.utils import timezone
 
 from webapp.corpus.models import Pair, Project, Response
-from webapp.labels.models import VERDICTS, Judgement, Level, QualityLabel, Source, Verdict
+from webapp.labels.models import LEVELS, VERDICTS, Judgement, Level, QualityLabel, Source, Verdict
 
 # --- Votes of a pair ---
 
@@ -45,6 +46,12 @@ class Votes:
             return None
         same = sum(count * (count - 1) for count in (self.a, self.tie, self.both_bad, self.b))
         return 1 - same / (n * (n - 1))
+
+    @property
+    def weaker(self) -> float | None:
+        """Share of the side with fewer votes among the votes for a side, 0..0.5; None below two such votes."""
+        sides = self.a + self.b
+        return min(self.a, self.b) / sides if sides >= 2 else None
 
     @property
     def swapped(self) -> "Votes":
@@ -104,6 +111,11 @@ class Levels:
         """Share of each level, 0..1; None without labels."""
         return {name: count / self.total if self.total else None for name, count in self.counts.items()}
 
+    @property
+    def mean(self) -> float | None:
+        """Mean of the levels as bad 0, normal 1, good 2; None without labels."""
+        return (self.normal + 2 * self.good) / self.total if self.total else None
+
 
 def level_counts(responses: Iterable[int]) -> dict[int, Levels]:
     """Levels by response id, for the responses that have any. One query."""
@@ -121,23 +133,77 @@ def level_counts(responses: Iterable[int]) -> dict[int, Levels]:
 
 
 def with_levels(responses: QuerySet[Response]) -> QuerySet[Any]:
-    """The responses with `levels` (how many people gave one) and `mean_level` (bad 0, normal 1, good 2; or null)."""
+    """The responses with `levels` (how many people gave one), `mean_level` (bad 0, normal 1, good 2) and
+    `level_variance` (of those numbers); both null without a level.
+    """
     said = Q(quality_labels__is_current=True, quality_labels__retraction=False)
     good = Count("quality_labels", filter=said & Q(quality_labels__level=Level.GOOD))
     normal = Count("quality_labels", filter=said & Q(quality_labels__level=Level.NORMAL))
-    return responses.annotate(
-        levels=Count("quality_labels", filter=said), levels_good=good, levels_normal=normal
-    ).annotate(
-        mean_level=Case(
-            When(
-                levels__gte=1,
-                then=Cast(F("levels_good") * 2 + F("levels_normal"), FloatField())
-                / Cast(F("levels"), FloatField()),
-            ),
-            default=None,
-            output_field=FloatField(),
+
+    def mean(of: CombinedExpression) -> Case:
+        share = Cast(of, FloatField()) / Cast(F("levels"), FloatField())
+        return Case(When(levels__gte=1, then=share), default=None, output_field=FloatField())
+
+    return (
+        responses.annotate(
+            levels=Count("quality_labels", filter=said), levels_good=good, levels_normal=normal
+        )
+        .annotate(mean_level=mean(F("levels_good") * 2 + F("levels_normal")))
+        .annotate(
+            level_variance=mean(F("levels_good") * 4 + F("levels_normal")) - F("mean_level") * F("mean_level")
         )
     )
+
+
+def level_tallies(project: Project) -> dict[int, Levels]:
+    """Levels by response id of all responses of a project that have any. One query, a narrow row per response."""
+    rows = _levels_said(project).values_list("response_id", *(f"n_{level}" for level in LEVELS))
+    return {response: Levels(*counts) for response, *counts in rows.iterator(chunk_size=5000)}
+
+
+def responses_of_level(project: Project, level: str) -> QuerySet[Any]:
+    """Keys of the responses that more than half of the people who gave a level call bad, normal or good; of those
+    that people disagree on for "disputed".
+    """
+    said = _levels_said(project)
+    if level == "disputed":
+        return said.exclude(Q(n=F("n_bad")) | Q(n=F("n_normal")) | Q(n=F("n_good"))).values("response_id")
+    return said.filter(n__lt=F(f"n_{level}") * 2).values("response_id")
+
+
+def _levels_said(project: Project) -> QuerySet[Any]:
+    """Counts of each level (`n_bad` ...) and of all (`n`) by response."""
+    counts = {f"n_{level}": Count("pk", filter=Q(level=level)) for level in LEVELS}
+    return (
+        QualityLabel.objects.of(project)
+        .current()
+        .order_by()
+        .values("response_id")
+        .annotate(n=Count("pk"), **counts)
+    )
+
+
+# --- Who labelled what ---
+
+
+def labelled_responses(project: Project, annotator: int | None = None) -> Q:
+    """Responses that have a level or stand in a judged pair; from one annotator where one is given."""
+    levels = QualityLabel.objects.of(project).current()
+    if annotator is None:
+        judged = Pair.objects.of(project).filter(judged__gt=0)
+    else:
+        levels = levels.filter(annotator=annotator)
+        judged = Pair.objects.filter(pk__in=judged_pairs(project, annotator))
+    return (
+        Q(pk__in=levels.values("response_id"))
+        | Q(pk__in=judged.values("response_a_id"))
+        | Q(pk__in=judged.values("response_b_id"))
+    )
+
+
+def judged_pairs(project: Project, annotator: int) -> QuerySet[Any]:
+    """Keys of the pairs on which one annotator has given a verdict."""
+    return Judgement.objects.of(project).verdicts().filter(annotator=annotator).values("pair_id")
 
 
 # --- The project ---

@@ -534,6 +534,35 @@ def day_bars(days: Sequence[tuple[date, int, int]]) -> Days:
     )
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A value with its interval on a line that runs from 0 to 100, and where the reference value lies."""
+
+    low: float
+    value: float
+    high: float
+    reference: float
+
+
+def intervals(
+    values: Sequence[tuple[float, float | None, float | None]], *, reference: float
+) -> list[Interval]:
+    """Intervals (value, low, high) on one scale that has the reference value too."""
+    ends = [reference, *(end for each in values for end in each if end is not None)]
+    low, width = min(ends), (max(ends) - min(ends)) or 1.0
+
+    def at(value: float) -> float:
+        return _round(3 + 94 * (value - low) / width)
+
+    return [
+        Interval(
+            low=at(value if lower is None else lower), value=at(value), high=at(value if upper is None else upper),
+            reference=at(reference),
+        )
+        for value, lower, upper in values
+    ]  # fmt: skip
+
+
 def _round_up(value: float) -> int:
     """The next of 2, 4, 6, 8, 10, 20, 40, 50, 60, 80, 100, 200 ...: even, so that its half is a number of labels."""
     scale = 1

@@ -11,93 +11,47 @@ from typing import Any
 
 from django.core.paginator import Page, Paginator
 from django.db.models import F, FilteredRelation, Q, QuerySet, TextField
-from django.db.models.functions import Cast
+from django.db.models.functions import Cast, Length
 
 from webapp.corpus.models import Pair, PairQuerySet, Project, Response
-from webapp.labels.summaries import Levels, Votes, level_counts, vote_counts, with_levels
-from webapp.parameters import int_parameter
+from webapp.labels.models import QualityLabel
+from webapp.labels.summaries import (
+    Levels,
+    Votes,
+    judged_pairs,
+    labelled_responses,
+    level_counts,
+    responses_of_level,
+    vote_counts,
+    with_levels,
+)
+from webapp.ratings.lists_query import Query
 from webapp.ratings.models import Prediction
 from webapp.ratings.probabilities import Outcome
-from webapp.ratings.queries import labels_state, outcome_of, predictions_of, preferences, tallies
+from webapp.ratings.queries import (
+    labels_state,
+    level_gaps,
+    outcome_of,
+    predictions_of,
+    preferences,
+    tallies,
+)
 from webapp.training.models import ModelVersion
 
 PER_PAGE = 20
+HELD_OUT = [Prediction.Split.HELD_OUT, Prediction.Split.CROSSFIT]
 
-PAIR_STATES = {
-    "": "all pairs",
-    "split": "people disagree",
-    "unanimous": "people agree",
-    "several": "two judgements or more",
-    "enough": "judged as often as wanted",
-    "wanting": "fewer judgements than wanted",
-    "unjudged": "no judgement yet",
-}
-PAIR_SORTS = {
-    "people": "People disagree",
-    "model": "Model against people",
-    "judged": "Judgements",
-    "added": "Added",
-}
-# States that only the votes themselves decide.
+# What only the votes themselves decide.
 VOTE_STATES: dict[str, Callable[[Votes], bool]] = {
     "split": lambda votes: bool(votes.disagreement),
     "unanimous": lambda votes: votes.disagreement == 0,
     "several": lambda votes: votes.total >= 2,
 }
-RESPONSE_SORTS = {
-    "score": "Predicted",
-    "spread": "Uncertainty",
-    "level": "People's level",
-    "labels": "Number of levels",
-    "added": "Added",
+VOTE_SPLITS: dict[str, Callable[[float], bool]] = {
+    "even": lambda weaker: weaker >= 0.4,
+    "leaning": lambda weaker: 0.2 <= weaker < 0.4,
+    "clear": lambda weaker: weaker < 0.2,
 }
-
-
-@dataclass(frozen=True)
-class Query:
-    """What a list was asked for: a search text, a state and a sort with its direction."""
-
-    text: str
-    state: str
-    sort: str
-    descending: bool
-    page: int
-    response: int | None = None
-
-    @classmethod
-    def of(cls, parameters: Any, *, sorts: Sequence[str], states: Sequence[str] = ("",)) -> "Query":
-        """From a query string; what is unknown or malformed falls back to the first sort and to no filter."""
-        asked = parameters.get("sort", "")
-        name = asked.removeprefix("-")
-        if name not in sorts:
-            asked, name = f"-{sorts[0]}", sorts[0]
-        state = parameters.get("state", "")
-        return cls(
-            text=parameters.get("q", "").replace("\x00", "").strip()[:200],
-            state=state if state in states else "",
-            sort=name,
-            descending=asked.startswith("-"),
-            page=int_parameter(parameters, "page") or 1,
-            response=int_parameter(parameters, "response"),
-        )
-
-    @property
-    def value(self) -> str:
-        """The sort as the query string writes it."""
-        return f"-{self.sort}" if self.descending else self.sort
-
-
-def sort_links(query: Query, sorts: dict[str, str]) -> list[dict[str, Any]]:
-    """Each sort with the value its link sets: the sort in use turns its direction round."""
-    return [
-        {
-            "label": label,
-            "current": name == query.sort,
-            "descending": query.descending,
-            "value": name if name == query.sort and query.descending else f"-{name}",
-        }
-        for name, label in sorts.items()
-    ]
 
 
 def _says(text: str, *paths: str) -> Q:
@@ -149,26 +103,64 @@ class PairRow:
         return any(prediction.seen for prediction in predictions)
 
 
-def pairs_matching(project: Project, query: Query) -> PairQuerySet:
-    """The pairs a list asks for, as far as the pairs' own columns and texts decide."""
+def pairs_matching(project: Project, query: Query, version: ModelVersion | None) -> PairQuerySet:
+    """The pairs a list asks for, as far as the database decides: all but what a pair's votes add up to.
+
+    What concerns the responses is found by response, then by pair: once each, not once per pair they stand in.
+    """
     pairs = Pair.objects.of(project)
     if query.response is not None:
         pairs = pairs.with_response(query.response)
     if query.text:
-        # Found by response, then by pair: the texts are searched once each, not once per pair they stand in.
         texts = responses_matching(project, query.text).values("pk")
+        pairs = pairs.filter(_either(texts) | _says(query.text, "external_id"))
+    if query.level:
         pairs = pairs.filter(
-            Q(response_a__in=texts) | Q(response_b__in=texts) | _says(query.text, "external_id")
+            _either(_of_level(Response.objects.of(project), project, query.level).values("pk"))
         )
+    by = [Response.objects.of(project).filter(author=name).values("pk") for name in _authors(query)]
+    if len(by) == 2:
+        pairs = pairs.filter(
+            Q(response_a__in=by[0], response_b__in=by[1]) | Q(response_a__in=by[1], response_b__in=by[0])
+        )
+    elif by:
+        pairs = pairs.filter(_either(by[0]))
+    if query.annotator is not None:
+        pairs = pairs.filter(pk__in=judged_pairs(project, query.annotator))
+    if version is not None and query.split == "train":
+        pairs = pairs.filter(_either(_rated(version, trained=True)))
+    elif version is not None and query.split:
+        fair = _rated(version, trained=False)
+        pairs = pairs.filter(response_a__in=fair, response_b__in=fair)
     if query.state == "unjudged":
         pairs = pairs.filter(judged=0)
     elif query.state == "enough":
         pairs = pairs.filter(judged__gte=F("wanted"))
     elif query.state == "wanting":
         pairs = pairs.filter(judged__lt=F("wanted"))
-    elif query.state in VOTE_STATES:
+    elif _by_votes_alone(query):
         pairs = pairs.filter(judged__gte=2)
     return pairs
+
+
+def _either(responses: QuerySet[Any]) -> Q:
+    """Pairs one of whose responses is among these."""
+    return Q(response_a__in=responses) | Q(response_b__in=responses)
+
+
+def _authors(query: Query) -> list[str]:
+    return [name for name in (query.author, query.rival) if name]
+
+
+def _rated(version: ModelVersion, *, trained: bool) -> QuerySet[Any]:
+    """Keys of the responses that a version rates, of those it was trained on or of the others."""
+    seen = Q(split=Prediction.Split.TRAIN)
+    return version.predictions.filter(seen if trained else ~seen).values("response_id")
+
+
+def _by_votes_alone(query: Query) -> bool:
+    """Whether only the votes of a pair decide if it is in the list; two are needed for any of that."""
+    return bool(query.state in VOTE_STATES or query.votes or query.model)
 
 
 def pair_page(project: Project, query: Query, version: ModelVersion | None) -> Page[Any]:
@@ -185,8 +177,8 @@ def pair_page(project: Project, query: Query, version: ModelVersion | None) -> P
 
 def pair_keys(project: Project, query: Query, version: ModelVersion | None) -> Any:
     """Primary keys of the pairs that a list has, in its order: a list, or a query set that was not yet asked."""
-    matching = pairs_matching(project, query)
-    if query.sort in ("people", "model") or query.state in VOTE_STATES:
+    matching = pairs_matching(project, query, version)
+    if query.sort in ("people", "even", "model") or _by_votes_alone(query):
         return _by_votes(project, matching, query, version)
     column = F({"judged": "judged", "added": "pk"}[query.sort])
     first = column.desc() if query.descending else column.asc()
@@ -203,11 +195,14 @@ def _by_votes(
     """
     state = labels_state(project)
     votes = tallies(project, state)
-    predicted = preferences(version, state) if query.sort == "model" and version else {}
+    compares = query.sort == "model" or query.model
+    predicted = preferences(version, state) if compares and version else {}
 
     def value(pk: int, said: Votes) -> float | None:
         if query.sort == "people":
             return said.disagreement
+        if query.sort == "even":
+            return said.weaker
         if query.sort == "model":
             return None if said.share is None or pk not in predicted else abs(said.share - predicted[pk][0])
         return said.total if query.sort == "judged" else pk
@@ -216,7 +211,7 @@ def _by_votes(
     nobody = Votes()
     for pk in matching.order_by("pk").values_list("pk", flat=True):
         said = votes.get(pk, nobody)
-        if query.state in VOTE_STATES and not VOTE_STATES[query.state](said):
+        if not _votes_match(query, said, predicted.get(pk)):
             continue
         found = value(pk, said)
         if found is None:
@@ -226,6 +221,25 @@ def _by_votes(
             known.append((unfair, -found if query.descending else found, -said.total, pk))
     known.sort()
     return [pk for *_, pk in known] + unknown
+
+
+def _votes_match(query: Query, said: Votes, predicted: tuple[float, bool] | None) -> bool:
+    """Whether a pair's votes, and what the model says of it, are as asked for.
+
+    "model" compares orders: the response that most people prefer with the one that the model does. It leaves out
+    pairs of one vote, those on which one of the two has no order, and those that the model was trained on, unless
+    `trained` asks for them.
+    """
+    if query.state in VOTE_STATES and not VOTE_STATES[query.state](said):
+        return False
+    if query.votes and (said.weaker is None or not VOTE_SPLITS[query.votes](said.weaker)):
+        return False
+    if query.model:
+        if predicted is None or said.share is None or said.total < 2 or (predicted[1] and not query.trained):
+            return False
+        product = (said.share - 0.5) * (predicted[0] - 0.5)
+        return product < 0 if query.model == "against" else product > 0
+    return True
 
 
 def pair_rows(project: Project, keys: Sequence[int], version: ModelVersion | None) -> list[PairRow]:
@@ -289,20 +303,64 @@ def response_page(project: Project, query: Query, version: ModelVersion | None) 
     return page
 
 
-def response_keys(project: Project, query: Query, version: ModelVersion | None) -> QuerySet[Any]:
-    """Primary keys of the responses that a list has, in its order."""
+def response_keys(project: Project, query: Query, version: ModelVersion | None) -> Any:
+    """Primary keys of the responses that a list has, in its order: a list, or a query set that was not yet asked."""
     responses: QuerySet[Any] = responses_matching(project, query.text)
+    if query.state == "labelled":
+        responses = responses.filter(labelled_responses(project))
+    elif query.state == "unlabelled":
+        responses = responses.exclude(labelled_responses(project))
+    if query.level:
+        responses = _of_level(responses, project, query.level)
+    if query.author:
+        responses = responses.filter(author=query.author)
+    if query.annotator is not None:
+        responses = responses.filter(labelled_responses(project, query.annotator))
+    if version is not None and query.split == "unrated":
+        responses = responses.exclude(pk__in=version.predictions.values("response_id"))
+    elif version is not None and query.split:
+        splits = HELD_OUT if query.split == "held_out" else [query.split]
+        responses = responses.filter(
+            pk__in=version.predictions.filter(split__in=splits).values("response_id")
+        )
+    if query.sort == "gap" and version is not None:
+        return _by_gap(project, responses, query, version)
     if query.sort in ("score", "spread") and version is not None:
         rated = FilteredRelation("predictions", condition=Q(predictions__version=version))
         responses = responses.annotate(rated=rated)
-        column = F(f"rated__{query.sort}")
-    elif query.sort in ("level", "labels"):
+        column: Any = F(f"rated__{query.sort}")
+    elif query.sort in ("level", "labels", "split"):
         responses = with_levels(responses)
-        column = F({"level": "mean_level", "labels": "levels"}[query.sort])
+        column = F({"level": "mean_level", "labels": "levels", "split": "level_variance"}[query.sort])
+    elif query.sort == "length":
+        column = Length("text")
     else:
-        column = F("pk")
+        column = F("author" if query.sort == "author" else "pk")
     first = column.desc(nulls_last=True) if query.descending else column.asc(nulls_last=True)
     return responses.order_by(first, "pk").values_list("pk", flat=True)
+
+
+def _of_level(responses: QuerySet[Any], project: Project, level: str) -> QuerySet[Any]:
+    """Those of a level by most people, those that people disagree on ("disputed"), or those without one ("none")."""
+    if level == "none":
+        labelled = QualityLabel.objects.of(project).current()
+        return responses.exclude(pk__in=labelled.values("response_id"))
+    return responses.filter(pk__in=responses_of_level(project, level))
+
+
+def _by_gap(project: Project, responses: QuerySet[Any], query: Query, version: ModelVersion) -> list[int]:
+    """Keys of the responses by how far the model's level is from the people's; what it was trained on after what it
+    was not, and last those of which one has said nothing.
+    """
+    gaps = level_gaps(version, labels_state(project))
+    known, unknown = [], []
+    for pk in responses.order_by("pk").values_list("pk", flat=True):
+        if pk in gaps:
+            gap, seen = gaps[pk]
+            known.append((seen, -gap if query.descending else gap, pk))
+        else:
+            unknown.append(pk)
+    return [pk for *_, pk in sorted(known)] + unknown
 
 
 # --- One of a list ---

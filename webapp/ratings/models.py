@@ -34,7 +34,10 @@ class Prediction(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["version", "response"], name="prediction_once")]
-        indexes = [models.Index(fields=["version", "score"])]
+        indexes = [
+            models.Index(fields=["version", "score"]),
+            models.Index(fields=["version", "split", "response"]),
+        ]
 
     @property
     def seen(self) -> bool:

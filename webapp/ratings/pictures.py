@@ -1,8 +1,9 @@
 """From rows to pictures: what the pages hand to charts.py."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from webapp.corpus.models import Project
+from webapp.labels.strengths import Estimate
 from webapp.labels.summaries import Day, Levels, Votes
 from webapp.ratings import charts
 from webapp.ratings.models import Prediction
@@ -85,3 +86,8 @@ def outcome_bar(outcome: Outcome | None, *, a: str = "A", b: str = "B") -> chart
 
 def days_of(days: list[Day]) -> charts.Days:
     return charts.day_bars([(day.day, day.judgements, day.levels) for day in days])
+
+
+def strength_lines(estimates: Sequence[Estimate]) -> list[charts.Interval]:
+    """Strengths on one scale, with the average author's 1000 marked."""
+    return charts.intervals([(each.value, each.low, each.high) for each in estimates], reference=1000)

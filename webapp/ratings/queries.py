@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from django.core.cache import cache
 
-from webapp.corpus.models import Method, Pair, Project
-from webapp.labels.summaries import Votes, newest_labels, vote_tallies
+from webapp.corpus.models import Method, Pair, Project, Response
+from webapp.labels.names import annotator_names
+from webapp.labels.summaries import Votes, level_tallies, newest_labels, vote_tallies
 from webapp.ratings.charts import score_bins
 from webapp.ratings.models import Prediction
 from webapp.ratings.probabilities import Outcome, ordinal_outcome, scalar_outcome
@@ -21,6 +22,8 @@ from webapp.training.models import ModelVersion
 CACHE_SECONDS = 60 * 60
 # Scores a histogram is made of: the lowest primary keys of a larger project, which are no particular responses.
 HISTOGRAM_SCORES = 50_000
+# Authors in a menu; where there are more, one writes the name.
+MENU = 100
 
 T = TypeVar("T")
 
@@ -138,12 +141,52 @@ def score_distribution(version: ModelVersion) -> Scores | None:
         scores = list(rows.values_list("score", flat=True)[:HISTOGRAM_SCORES])
         return Scores(*score_bins(scores)) if scores else None
 
-    return kept(f"scores:{_identity(version)}", make)
+    return kept(f"scores:{identity(version)}", make)
 
 
 def tallies(project: Project, state: str) -> dict[int, Votes]:
     """Votes by pair id, of all pairs that have any. One query, then kept while the labels' state is the same."""
     return kept(f"tallies:{state}", lambda: vote_tallies(project))
+
+
+def level_gaps(version: ModelVersion, state: str) -> dict[int, tuple[float, bool]]:
+    """How far the version's expected level is from the people's mean one (bad 0, normal 1, good 2), and whether it
+    was trained on labels of the response, by response id. Two queries, then kept.
+
+    Empty for a version that predicts no levels: a scalar one, or one that saw none.
+    """
+    if version.kind == "scalar" or not version.saw_levels:
+        return {}
+    bad, normal = version.project.bad_to, version.project.normal_to
+
+    def make() -> dict[int, tuple[float, bool]]:
+        said = level_tallies(version.project)
+        found = {}
+        rows = version.predictions.exclude(p=None).values_list("response_id", "p", "split")
+        for response, p, split in rows.iterator(chunk_size=5000):
+            if p and (levels := said.get(response)) and levels.mean is not None:
+                expected = sum(p[bad:normal]) + 2 * sum(p[normal:])
+                found[response] = abs(expected - levels.mean), split == Prediction.Split.TRAIN
+        return found
+
+    return kept(f"level-gaps:{identity(version)}:{bad}-{normal}:{state}", make)
+
+
+def offered_authors(project: Project) -> list[str]:
+    """Names of authors to choose from, empty where there are too many for a menu. One query."""
+    named = Response.objects.of(project).exclude(author="").order_by("author")
+    names = list(named.values_list("author", flat=True).distinct()[: MENU + 1])
+    return names if len(names) <= MENU else []
+
+
+def offered_annotators(project: Project, state: str) -> list[tuple[int, str]]:
+    """Keys and names of all who labelled in the project, by name. One query, then kept with the labels' state."""
+
+    def make() -> list[tuple[int, str]]:
+        names = [(pk, named.name) for pk, named in annotator_names(project).items()]
+        return sorted(names, key=lambda each: (each[1].casefold(), each[0]))
+
+    return kept(f"annotators:{state}", make)
 
 
 def preferences(version: ModelVersion, state: str) -> dict[int, tuple[float, bool]]:
@@ -164,7 +207,7 @@ def preferences(version: ModelVersion, state: str) -> dict[int, tuple[float, boo
                 found[pair] = _outcome(version, ratings[a], ratings[b]).preferred, a in seen or b in seen
         return found
 
-    return kept(f"preferences-seen:{_identity(version)}:{state}", make)
+    return kept(f"preferences-seen:{identity(version)}:{state}", make)
 
 
 def _outcome(version: ModelVersion, a: tuple[float, Any], b: tuple[float, Any]) -> Outcome:
@@ -175,5 +218,6 @@ def _outcome(version: ModelVersion, a: tuple[float, Any], b: tuple[float, Any]) 
     return scalar_outcome(score_a, score_b, tie=version.tie, temperature=version.temperature)
 
 
-def _identity(version: ModelVersion) -> str:
+def identity(version: ModelVersion) -> str:
+    """Names a version in keys of the cache, also across databases."""
     return f"{version.pk}:{version.digest}:{version.created_at.timestamp()}"

@@ -10,6 +10,8 @@ urlpatterns = [
     path("responses/", views.responses, name="responses"),
     path("responses/<key:pk>/", views.response_detail, name="response"),
     path("responses/<key:pk>/methods/", views.response_methods, name="response-methods"),
+    path("leaderboard/", views.leaderboard, name="leaderboard"),
+    path("leaderboard/csv/", views.leaderboard_csv, name="leaderboard-csv"),
     path("pairs/", views.pairs, name="pairs"),
     path("pairs/<key:pk>/", views.pair_detail, name="pair"),
 ]

@@ -19,10 +19,15 @@ from webapp.labels.summaries import (
     vote_counts,
 )
 from webapp.ratings import charts, lists, pictures, summaries
+from webapp.ratings.leaderboard import MOST_AUTHORS, board_of, csv_of
 from webapp.ratings.lists import ResponseRow, SideRow
+from webapp.ratings.lists_query import PAIRS, RESPONSES, Listing, Query, sort_links
 from webapp.ratings.models import Prediction
 from webapp.ratings.queries import (
     Shown,
+    labels_state,
+    offered_annotators,
+    offered_authors,
     outcome_of,
     predictions_by_version,
     predictions_of,
@@ -85,15 +90,14 @@ def responses(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug, "read")
     shown = shown_version(project, request.GET)
     version = shown.version
-    query = lists.Query.of(request.GET, sorts=list(lists.RESPONSE_SORTS))
+    query = Query.of(request.GET, RESPONSES, rated=version is not None)
     page = lists.response_page(project, query, version)
     top = charts.axis_top(pictures.rated(row.prediction, None) for row in page.object_list)
     rows = [{"row": row, **_small_pictures(project, version, row, top)} for row in page.object_list]
     context = {
         **_choice(request, shown),
+        **_filters(project, query, RESPONSES, version),
         "top": top,
-        "query": query,
-        "sorts": lists.sort_links(query, lists.RESPONSE_SORTS),
         "page": page,
         "rows": rows,
     }
@@ -124,7 +128,7 @@ def response_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespons
     )
     prediction = predictions.get(response.pk)
 
-    query = lists.Query.of(request.GET, sorts=list(lists.RESPONSE_SORTS))
+    query = Query.of(request.GET, RESPONSES, rated=version is not None)
     context = {
         **_choice(request, shown),
         "response": response,
@@ -154,7 +158,7 @@ def response_methods(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespon
     found = predictions_by_version(shown.compared, [pk])
     predictions = {version: found.get(version.pk, {}).get(pk) for version in shown.compared}
     top = charts.axis_top(pictures.rated(prediction, None) for prediction in predictions.values())
-    query = lists.Query.of(request.GET, sorts=list(lists.RESPONSE_SORTS))
+    query = Query.of(request.GET, RESPONSES, rated=shown.version is not None)
     context = {
         **_choice(request, shown),
         "response": response,
@@ -183,7 +187,7 @@ def pairs(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug, "read")
     shown = shown_version(project, request.GET)
     version = shown.version
-    query = lists.Query.of(request.GET, sorts=list(lists.PAIR_SORTS), states=list(lists.PAIR_STATES))
+    query = Query.of(request.GET, PAIRS, rated=version is not None)
     page = lists.pair_page(project, query, version)
     top = charts.axis_top(
         pictures.rated(side.prediction, None) for row in page.object_list for side in row.sides
@@ -199,14 +203,38 @@ def pairs(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     ]
     context = {
         **_choice(request, shown),
+        **_filters(project, query, PAIRS, version),
         "top": top,
-        "query": query,
-        "sorts": lists.sort_links(query, lists.PAIR_SORTS),
-        "states": lists.PAIR_STATES,
         "page": page,
         "rows": rows,
     }
     return _partial(request, "ratings/pairs.html", "rows", context)
+
+
+def leaderboard(request: HtmxHttpRequest, slug: str) -> HttpResponse:
+    """The authors by people's judgements, plain and controlled for length, beside their ranks by the chosen version."""
+    project = project_for(request, slug, "read")
+    shown = shown_version(project, request.GET)
+    board = board_of(project, shown.version)
+    lines = pictures.strength_lines([row.plain.elo for row in board.rows])
+    context = {
+        **_choice(request, shown),
+        "board": board,
+        "rows": list(zip(board.rows, lines, strict=True)),
+        "most": MOST_AUTHORS,
+    }
+    return _partial(request, "ratings/leaderboard.html", "rows", context)
+
+
+def leaderboard_csv(request: HtmxHttpRequest, slug: str) -> HttpResponse:
+    """The same as a file."""
+    project = project_for(request, slug, "read")
+    version = shown_version(project, request.GET).version
+    return HttpResponse(
+        csv_of(board_of(project, version), version),
+        content_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{project.slug}-leaderboard.csv"'},
+    )
 
 
 def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
@@ -224,7 +252,7 @@ def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     by_version = predictions_by_version(shown.compared, [a, b])
     chosen = by_version.get(version.pk, {}) if version else {}
 
-    query = lists.Query.of(request.GET, sorts=list(lists.PAIR_SORTS), states=list(lists.PAIR_STATES))
+    query = Query.of(request.GET, PAIRS, rated=version is not None)
     context = {
         **_choice(request, shown),
         "pair": pair,
@@ -262,6 +290,21 @@ def _choice(request: HtmxHttpRequest, shown: Shown) -> dict[str, Any]:
         "shown": shown,
         "version": shown.version,
         "kept": [(name, value) for name, value in request.GET.items() if value and name not in chosen],
+    }
+
+
+def _filters(
+    project: Project, query: Query, listing: Listing, version: ModelVersion | None
+) -> dict[str, Any]:
+    """What parts.html#filters and #sorts need. Four queries, three while the labels stay the same."""
+    rates_levels = version is not None and version.kind == "ordinal" and version.saw_levels
+    offered = {name: words for name, words in listing.sorts.items() if name != "gap" or rates_levels}
+    return {
+        "query": query,
+        "choices": listing.choices,
+        "authors": offered_authors(project),
+        "annotators": offered_annotators(project, labels_state(project)),
+        "sorts": sort_links(query, offered),
     }
 
 
