@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from webapp.ratings import views
+from webapp.ratings import views, views_trying
 
 app_name = "ratings"
 urlpatterns = [
@@ -12,4 +12,6 @@ urlpatterns = [
     path("responses/<key:pk>/methods/", views.response_methods, name="response-methods"),
     path("pairs/", views.pairs, name="pairs"),
     path("pairs/<key:pk>/", views.pair_detail, name="pair"),
+    path("try/", views_trying.try_texts, name="try"),
+    path("try/<token:token>/", views_trying.trial, name="trial"),
 ]
