@@ -1,6 +1,8 @@
 """Texts that somebody tries a model on (webapp.ratings.trying): scored here, by models that stay in memory."""
 
+import gc
 import logging
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,11 @@ KEPT_MODELS = 2
 _kept: "OrderedDict[str, tuple[RewardModel, Template]]" = OrderedDict()
 """By the digest of the model's folder, the one used last at the end."""
 
+# Then their memory, perhaps a GPU's, is a training's.
+IDLE_SECONDS = 600.0
+_busy = threading.Lock()
+_rest: threading.Timer | None = None
+
 
 def answer(token: str) -> None:
     """Score what was asked under the token and leave the answer, or why there is none; done if it has run out."""
@@ -27,12 +34,35 @@ def answer(token: str) -> None:
         logger.info("a trial has run out, or was taken before; this message leaves")
         return
     try:
-        rows = _scored(asked)
+        with _busy:
+            rows = _scored(asked)
     except Exception as error:
         logger.exception("a trial failed")
         trying.trial_answer(token, error=_words(error))
     else:
         trying.trial_answer(token, rows=rows)
+    _forget_later()
+
+
+def _forget_later() -> None:
+    """Let the models go once nobody has asked for a while."""
+    global _rest
+    if _rest is not None:
+        _rest.cancel()
+    _rest = threading.Timer(IDLE_SECONDS, forget)
+    _rest.daemon = True
+    _rest.start()
+
+
+def forget() -> None:
+    """Keep no model in memory any more."""
+    import torch
+
+    with _busy:
+        _kept.clear()
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
 
 def _scored(asked: dict[str, Any]) -> list[dict[str, Any]]:

@@ -337,7 +337,7 @@ def test_places_percentiles_shift_and_what_was_read(
     assert "+0.90 raises it" in said
     assert "−0.50 lowers it" in said
     assert "0.00 hardly moves it" in said
-    assert "3 unknown" in said
+    assert "15.0 % unknown to the model" in said
     assert "the prompt was cut" in said
     assert "the response was cut" in said
     table = result.in_order_of_boxes

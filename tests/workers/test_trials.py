@@ -169,6 +169,23 @@ def test_two_models_are_kept_and_changed_files_are_loaded_again(
     assert loads == [two.path]
 
 
+def test_unused_models_are_let_go(
+    broker: None,
+    researcher: User,
+    make_version: Callable[..., ModelVersion],
+    loads: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    version = make_version(1)
+    monkeypatch.setattr(trials, "IDLE_SECONDS", 0.05)
+    tasks.score_texts(ask(researcher, version))
+    assert trials._rest is not None
+    trials._rest.join(5)
+    assert not trials._kept
+    tasks.score_texts(ask(researcher, version))
+    assert loads == [version.path] * 2
+
+
 def test_a_damaged_folder_is_told_without_its_path(
     broker: None, researcher: User, make_version: Callable[..., ModelVersion]
 ) -> None:

@@ -18,6 +18,8 @@ CHOICES = {"mean": "mean rating", "low": f"{100 * LOW:.0f} % quantile (cautious)
 TOLD_APART = 0.0005
 # Ratings and rewards that are not equal texts' rounding.
 EQUAL = 1e-4
+# Of the tokens: from here on it is said loudly that the model doesn't know them, as the `score` command says it.
+UNKNOWN_SHARE = 0.05
 # Shifts of E[s] and of percentiles that are called a shift.
 MOVED, MOVED_PLACES = 0.05, 1.0
 
@@ -42,6 +44,15 @@ class Tried:
     strip: charts.Strip | None
     histogram: charts.Histogram | None
 
+    @property
+    def unknown_share(self) -> float:
+        """Of the tokens read, those that stand for characters which the base model doesn't know."""
+        return self.row["unknown"] / max(1, self.row["tokens"])
+
+    @property
+    def mostly_known(self) -> bool:
+        return self.unknown_share < UNKNOWN_SHARE
+
 
 @dataclass(frozen=True)
 class Result:
@@ -52,6 +63,10 @@ class Result:
     by: str
     picked: list[Tried]  # several where they are equal
     ordinal: bool
+
+    @property
+    def others(self) -> int:
+        return len(self.responses) - 1
 
 
 def shown_trial(project: Project, version: ModelVersion, trial: Trial, by: str) -> Result:

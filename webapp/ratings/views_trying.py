@@ -5,7 +5,6 @@ from typing import Any
 
 from django.http import HttpResponse
 from django.shortcuts import render
-from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 
 from webapp.corpus.access import project_for
@@ -22,7 +21,6 @@ WAIT_SECONDS = 8.0
 LOOK_SECONDS = 0.25
 
 
-@never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def try_texts(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """The form; a POST sends its texts to the worker and shows the answer, or that it is awaited."""
@@ -50,7 +48,6 @@ def try_texts(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     return _page(request, context, status)
 
 
-@never_cache
 @require_safe
 def trial(request: HtmxHttpRequest, slug: str, token: str) -> HttpResponse:
     """The answer under a token, for the person who asked; a form for other texts around it."""
