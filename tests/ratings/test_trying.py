@@ -388,7 +388,9 @@ def test_a_scalar_model_is_picked_by_score_alone(
     assert "(percentile 67 → 100)" in said
     assert "+1.00 raises it" in said
     assert page.content.decode().count('<figure class="chart histogram">') == 2
-    assert client.get(f"{ADDRESS}{token_in(page)}/?by=low").context["result"].by == "mean"
+    again = client.get(f"{ADDRESS}{token_in(page)}/?by=low")
+    assert again.context["result"].by == "mean"
+    assert re.findall(r'<option value="([^"]+)"', again.content.decode())[0] == scalar.address
 
 
 def test_eight_responses_take_as_many_queries_as_one(

@@ -27,8 +27,8 @@ QUEUE = "score"
 KEPT_SECONDS = 600
 # A first answer waits for PyTorch and the model; one that takes longer than this is not worth waiting for.
 PATIENCE_SECONDS = 120
-PER_MINUTE = 20
-BEGINNING = 300
+PER_MINUTE = 12
+BEGINNING = 160
 """Characters of each response that are kept beside its figures."""
 
 SILENT = "broker"
@@ -111,7 +111,8 @@ def trial_ask(
 def trial_take(token: str) -> dict[str, Any] | None:
     """In a worker: the version, messages and texts, which are in Redis no more; None if they ran out."""
     with redis_client() as client:
-        found: Any = client.getdel(_key(token, "texts"))
+        once = client.pipeline()
+        found, _ = once.get(_key(token, "texts")).delete(_key(token, "texts")).execute()
         if found is not None:
             client.set(_key(token, "taken"), 1, ex=KEPT_SECONDS)
     return None if found is None else json.loads(found)

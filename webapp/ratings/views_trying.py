@@ -52,16 +52,21 @@ def try_texts(request: HtmxHttpRequest, slug: str) -> HttpResponse:
 def trial(request: HtmxHttpRequest, slug: str, token: str) -> HttpResponse:
     """The answer under a token, for the person who asked; a form for other texts around it."""
     project = project_for(request, slug, "read")
-    versions, gone = versions_to_try(project, request.GET.get("version", ""))
-    context: dict[str, Any] = {"form": TrialForm(versions), "versions": versions, "gone": gone}
+    context: dict[str, Any] = {}
     status = 200
     try:
         found = trying.trial_read(token, user=request.user, project=project.pk)
-        context |= _result(request, project, found) if found else {"lost": True}
-        status = 200 if found or request.htmx else 404
+        context = _result(request, project, found)
+        status = 404 if "lost" in context and not request.htmx else 200
     except NobodyAnswers as error:
         context["nobody"] = str(error)
-    return _page(request, context, status)
+    shown = context["version"].address if "version" in context else ""
+    versions, gone = versions_to_try(project, shown)
+    context |= {"form": TrialForm(versions), "versions": versions, "gone": gone}
+    answer = _page(request, context, status)
+    if context.get("result") and "by" not in request.GET:
+        answer["HX-Reswap"] = "outerHTML show:top"  # what was waited for comes into sight
+    return answer
 
 
 def _waited(request: HtmxHttpRequest, project: Project, token: str) -> Trial | None:
