@@ -112,7 +112,9 @@ def trial_take(token: str) -> dict[str, Any] | None:
     """In a worker: the version, messages and texts, which are in Redis no more; None if they ran out."""
     with redis_client() as client:
         once = client.pipeline()
-        found, _ = once.get(_key(token, "texts")).delete(_key(token, "texts")).execute()
+        once.get(_key(token, "texts"))
+        once.delete(_key(token, "texts"))
+        found = once.execute()[0]
         if found is not None:
             client.set(_key(token, "taken"), 1, ex=KEPT_SECONDS)
     return None if found is None else json.loads(found)
