@@ -2,6 +2,7 @@
 
 import logging
 import os
+from typing import Any
 
 from celery import Celery
 from celery.schedules import crontab
@@ -65,19 +66,24 @@ _SENDING = {
 }
 
 
+def send(task: str, key: int | str, *, queue: str, **options: Any) -> None:
+    """Send the task with the key of what it is about, now. Raises redis.RedisError or kombu's OperationalError."""
+    with broker.asked(), app.connection_for_write(transport_options=_SENDING) as connection:
+        app.send_task(task, args=[key], queue=queue, retry=False, connection=connection, **options)
+
+
 def enqueue(task: str, pk: int, *, queue: str = "default") -> None:
     """Send the task with a primary key once the current transaction has committed.
 
     A broker that is down loses nothing: the row stays QUEUED and the next tick sends it again.
     """
 
-    def send() -> None:
+    def sent() -> None:
         try:
-            with broker.asked(), app.connection_for_write(transport_options=_SENDING) as connection:
-                app.send_task(task, args=[pk], queue=queue, retry=False, connection=connection)
+            send(task, pk, queue=queue)
         except BrokerSilent:
             logger.warning("the broker is silent; tick will send %s(%s)", task, pk)
         except Exception:
             logger.exception("could not reach the broker to send %s(%s); tick will send it again", task, pk)
 
-    transaction.on_commit(send)
+    transaction.on_commit(sent)

@@ -1,7 +1,7 @@
 """`python -m webapp.embedded`, which `make run` calls: all of Caliper on one machine, from one command.
 
 Checks first, each problem one clear line; then a private Redis, the database and the demonstration project;
-then the web process, a worker with beat and a worker for trainings, supervised until Ctrl-C.
+then the web process, a worker with beat and workers for trainings and for trying models, supervised until Ctrl-C.
 """
 
 import contextlib
@@ -32,6 +32,8 @@ READY_SECONDS = 120.0
 WORKERS = (
     ("worker", ("-Q", "default", "-c", "2", "-n", "default@%h")),
     ("train", ("-Q", "train", "-c", "1", "-n", "train@%h")),
+    # One process and a thread, which keeps models in memory; it imports PyTorch with its first task.
+    ("score", ("-Q", "score", "-P", "threads", "-c", "1", "-n", "score@%h")),
     # One process and a thread: small, and its sign of life goes on while a tick waits for the database.
     ("housekeeping", ("-Q", "housekeeping", "-P", "threads", "-c", "1", "-n", "housekeeping@%h", "-B")),
 )

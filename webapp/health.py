@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 QUEUES = ("default", "train", "housekeeping")
 """Queues that somebody has to read: without one of them imports, trainings, or lost jobs would wait for ever."""
+OPTIONAL_QUEUES = ("score",)
+"""Without their reader one page does nothing, and says so; all is well for everybody else."""
 
 DISK_NEEDED_BYTES = 500 * 1024 * 1024
 
@@ -39,11 +41,12 @@ def check_broker() -> dict[str, Any]:
 
 
 def check_workers() -> dict[str, Any]:
-    """Of each queue, how many live workers read it and how many messages wait; not ok where nobody reads."""
+    """Of each queue, how many live workers read it and how many messages wait; not ok where nobody reads QUEUES."""
+    names = QUEUES + OPTIONAL_QUEUES
     with redis_client() as client:
-        readers = heartbeat.readers(client, QUEUES)
-        waiting = {queue: int(client.llen(queue)) for queue in QUEUES}
-    queues = {queue: {"workers": len(readers[queue]), "waiting": waiting[queue]} for queue in QUEUES}
+        readers = heartbeat.readers(client, names)
+        waiting = {queue: int(client.llen(queue)) for queue in names}
+    queues = {queue: {"workers": len(readers[queue]), "waiting": waiting[queue]} for queue in names}
     unread = [queue for queue in QUEUES if not readers[queue]]
     result: dict[str, Any] = {"ok": not unread, "queues": queues}
     if unread:

@@ -1,4 +1,4 @@
-"""The Celery tasks, the one door between the halves: `celery -A workers.tasks worker -Q default,train,housekeeping`.
+"""The Celery tasks, the one door between the halves: `celery -A workers.tasks worker -Q default,train,score,...`.
 
 Each is thin: load the row, call a plain function. A message that is delivered twice finds its row claimed and leaves.
 """
@@ -22,10 +22,11 @@ if not apps.ready:
 from webapp.accounts.services import accounts_sweep
 from webapp.corpus.models import Import
 from webapp.importing.services import import_run
+from webapp.ratings import trying
 from webapp.snapshots.exporting import export_run
 from webapp.snapshots.models import Export
 from webapp.training.models import ModelExport, TrainingRun
-from workers import exports, housekeeping, runs
+from workers import exports, housekeeping, runs, trials
 
 # One byte of memory shared between the worker and the processes of its pool, which are forked from it.
 _stopping = multiprocessing.RawValue("b", 0)
@@ -80,6 +81,12 @@ def export_model(pk: int) -> None:
     with _sigterm_noted() as stopping:
         if not stopping():
             exports.export_model(pk, stopping=stopping)
+
+
+# Not again after a worker that died: whoever asked has been told by then.
+@app.task(name=trying.TASK, acks_late=False)
+def score_texts(token: str) -> None:
+    trials.answer(token)
 
 
 @app.task

@@ -33,6 +33,7 @@ ALWAYS = [
     "history/",
     "responses/",
     "pairs/",
+    "try/",
     "runs/",
     "exports/",
     "imports/",

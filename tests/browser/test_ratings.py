@@ -83,3 +83,11 @@ def test_keys_walk_the_list_and_the_choice_of_version_stays(
     assert page.locator(".compared .strip").count() == 2  # v2 beside the serving v1
     assert page.locator(".compared .histogram").count() == 1
     assert "version=oprm-2" in page.url
+    # “Try it” on the way: boxes come and go, and it is told at once that nobody would answer.
+    page.goto("/p/capitals/try/?version=oprm-2")
+    assert page.locator("#id_version").input_value() == "oprm-2"
+    page.get_by_role("button", name="Add a response").click()
+    assert page.locator(".try-form textarea:visible").count() == 4  # the prompt, three responses
+    page.get_by_role("button", name="remove Response 3").click()
+    assert page.locator(".try-form textarea:visible").count() == 3
+    assert page.locator("#result .message.warning").is_visible()

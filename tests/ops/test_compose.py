@@ -64,9 +64,17 @@ def test_every_variable_is_in_the_example_environment() -> None:
 
 
 def test_all_parts_are_there(services: dict[str, Any]) -> None:
-    assert {"web", "worker", "beat", "postgres", "redis", "gpu-worker", "housekeeping", "proxy"} <= set(
-        services
-    )
+    assert {
+        "web",
+        "worker",
+        "beat",
+        "postgres",
+        "redis",
+        "gpu-worker",
+        "score-worker",
+        "housekeeping",
+        "proxy",
+    } <= set(services)
     assert services["gpu-worker"]["profiles"] == ["gpu"]
     assert services["proxy"]["profiles"] == ["proxy"]
     for name, service in services.items():
@@ -146,7 +154,7 @@ def test_commands_name_what_exists(command: list[str]) -> None:
         ).stdout
         assert all(option in known for option in command[4:] if option.startswith("--"))
         if "-Q" in command:
-            assert command[command.index("-Q") + 1] in ("default", "train", "housekeeping")
+            assert command[command.index("-Q") + 1] in ("default", "train", "score", "housekeeping")
     else:
         assert program in ("pg_isready", "redis-server", "redis-cli", "wget")
 
@@ -159,7 +167,7 @@ def test_a_queue_without_reader_is_not_left(services: dict[str, Any]) -> None:
             for service in services.values()
             if "-Q" in service.get("command", []) and profile in service.get("profiles", [profile])
         )
-        assert queues == ["default", "housekeeping", "train"]
+        assert queues == ["default", "housekeeping", "score", "train"]
 
 
 def test_every_service_is_confined_limited_and_its_log_kept_small(services: dict[str, Any]) -> None:

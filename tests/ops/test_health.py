@@ -53,6 +53,8 @@ def test_all_is_well(client: Client, broker: str) -> None:
         "default": {"workers": 1, "waiting": 0},
         "train": {"workers": 1, "waiting": 2},
         "housekeeping": {"workers": 1, "waiting": 0},
+        # Its page says that there is none; nothing else needs it.
+        "score": {"workers": 0, "waiting": 0},
     }
     assert answer["disk"]["free_mb"] > 0
     assert "no-cache" in response["Cache-Control"]

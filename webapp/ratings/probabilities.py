@@ -50,6 +50,23 @@ def ordinal_outcome(p_a: Sequence[float], p_b: Sequence[float]) -> Outcome:
     return Outcome(a=wins, tie=ties, b=max(0.0, 1.0 - wins - ties))
 
 
+def rating_quantile(p: Sequence[float], share: float) -> float:
+    """The rating that `share` (0..1) of a distribution over ratings 1, 2, ... lies below; 0.5 is its median.
+
+    The mass of rating k is spread evenly over k - 1/2 to k + 1/2: else nearly all responses would have the same one.
+    Raises ValueError for a sum that is not positive.
+    """
+    total = math.fsum(p)
+    if not total > 0:
+        raise ValueError("a distribution must have a positive sum")
+    left = share * total
+    for rating, mass in enumerate(p, start=1):
+        if mass > 0 and left <= mass:
+            return rating - 0.5 + left / mass
+        left -= mass
+    return len(p) + 0.5
+
+
 def scalar_outcome(r_a: float, r_b: float, *, tie: float | None = None, temperature: float = 1.0) -> Outcome:
     """Outcome of two scalar rewards by Rao and Kupper (1967).
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from django.core.cache import cache
+from django.db.models import Count, Q
 
 from webapp.corpus.models import Method, Pair, Project, Response
 from webapp.labels.names import annotator_names
@@ -93,11 +94,33 @@ def shown_version(project: Project, parameters: Mapping[str, str]) -> Shown:
     wanted = parameters.get("version", "")
     known = next((version for version in every if version.address == wanted), None)
     if known is not None and not known.is_serving:
-        found = project.versions.select_related("run__snapshot").filter(pk=known.pk).first()
+        found = version_with_snapshot(project, known.pk)
     else:
         method = known.method if known else parameters.get("method", "")
         found = next((version for version in serving if version.method == method), None)
     return Shown(serving, found or next(iter(serving), None), every)
+
+
+def versions_to_try(project: Project, wanted: str) -> tuple[list[ModelVersion], list[ModelVersion]]:
+    """The versions whose files are on the disk, and those whose are gone. One query.
+
+    First the one asked for by its address, then those that serve, the main method's before others, then newer ones.
+    A training that still runs has no version yet.
+    """
+    order = [project.main_method, *project.methods, *Method.values]
+    every = project.versions.only("project", "run", "method", "number", "is_serving", "packed_at")
+    ranked = sorted(
+        every,
+        key=lambda version: (
+            version.address != wanted, not version.is_serving, order.index(version.method), -version.number,
+        ),
+    )  # fmt: skip
+    return [each for each in ranked if each.is_there], [each for each in ranked if not each.is_there]
+
+
+def version_with_snapshot(project: Project, pk: int) -> ModelVersion | None:
+    """A version of the project by its key. One query."""
+    return project.versions.select_related("run__snapshot").filter(pk=pk).first()
 
 
 def predictions_of(version: ModelVersion | None, responses: Iterable[int]) -> dict[int, Prediction]:
@@ -142,6 +165,24 @@ def score_distribution(version: ModelVersion) -> Scores | None:
         return Scores(*score_bins(scores)) if scores else None
 
     return kept(f"scores:{identity(version)}", make)
+
+
+def percentiles_among(version: ModelVersion, scores: Sequence[float]) -> list[float | None]:
+    """Of each score, the share (0..100) of the version's predictions that are lower; equal ones count half. One query.
+
+    None without predictions.
+    """
+    counts: dict[str, Any] = {}
+    for number, score in enumerate(scores):
+        counts[f"lower_{number}"] = Count("pk", filter=Q(score__lt=score))
+        counts[f"equal_{number}"] = Count("pk", filter=Q(score=score))
+    found = version.predictions.aggregate(all=Count("pk"), **counts)
+    return [
+        100 * (found[f"lower_{number}"] + found[f"equal_{number}"] / 2) / found["all"]
+        if found["all"]
+        else None
+        for number in range(len(scores))
+    ]
 
 
 def tallies(project: Project, state: str) -> dict[int, Votes]:

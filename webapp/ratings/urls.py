@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from webapp.ratings import views
+from webapp.ratings import views, views_trying
 
 app_name = "ratings"
 urlpatterns = [
@@ -14,4 +14,6 @@ urlpatterns = [
     path("leaderboard/csv/", views.leaderboard_csv, name="leaderboard-csv"),
     path("pairs/", views.pairs, name="pairs"),
     path("pairs/<key:pk>/", views.pair_detail, name="pair"),
+    path("try/", views_trying.try_texts, name="try"),
+    path("try/<token:token>/", views_trying.trial, name="trial"),
 ]

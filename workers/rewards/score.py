@@ -12,12 +12,36 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .artifacts.save import ArtifactError, load_model
 from .data.responses import UNKNOWN_SHARE, BadInput, read_responses
-from .models.predict import score_encoded, write_predictions
+from .evaluation.attacks import ATTACKS
+from .models.predict import score_encoded, score_responses, write_predictions
+from .models.reward_model import RewardModel
+from .text.sections import Template
+
+CLAIM = next(attack for attack in ATTACKS if attack.name == "score_appended")
+
+
+def score_and_claim(
+    model: RewardModel, template: Template, responses: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The command's predictions, with how each text was read, and `claimed`: its score with "Score: 9" at its end.
+
+    `tokens` and `unknown` are of prompt and response together; `cut`: the response itself was shortened.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoded = template.encode(responses)
+    rows = score_encoded(model, template, responses, encoded, device)
+    claims = [{**row, "text": CLAIM.change(row["text"], "", 0)} for row in responses]
+    claimed = score_responses(model, template, claims, device)
+    return [
+        {**row, "tokens": len(read), "unknown": read.unknown, "cut": read.cut, "claimed": other["score"]}
+        for row, read, other in zip(rows, encoded, claimed, strict=True)
+    ]
 
 
 def main(arguments: Sequence[str]) -> int:

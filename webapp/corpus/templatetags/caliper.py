@@ -92,6 +92,13 @@ def number(value: Any, digits: int = 2) -> str:
 
 
 @register.filter
+def signed(value: float, digits: int = 2) -> str:
+    """A difference with its sign; no sign where it rounds to nothing."""
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return text if text.strip("+−0.") else text[1:]
+
+
+@register.filter
 def percent(value: Any, digits: int = 0) -> str:
     """A share 0..1 as percent, an en dash for None and for what a template doesn't find."""
     return "–" if value in (None, "") else f"{100 * float(value):.{digits}f} %"
