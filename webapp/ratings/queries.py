@@ -118,7 +118,7 @@ def outcome_of(version: ModelVersion, a: Prediction | None, b: Prediction | None
     """Predicted outcome of a comparison; None where one of the two has no prediction yet."""
     if a is None or b is None:
         return None
-    return _outcome(version, (a.score, a.p), (b.score, b.p))
+    return outcome_from(version, (a.score, a.p), (b.score, b.p))
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def score_distribution(version: ModelVersion) -> Scores | None:
         scores = list(rows.values_list("score", flat=True)[:HISTOGRAM_SCORES])
         return Scores(*score_bins(scores)) if scores else None
 
-    return kept(f"scores:{_identity(version)}", make)
+    return kept(f"scores:{identity(version)}", make)
 
 
 def tallies(project: Project, state: str) -> dict[int, Votes]:
@@ -161,13 +161,13 @@ def preferences(version: ModelVersion, state: str) -> dict[int, tuple[float, boo
         found = {}
         for pair, a, b in judged.values_list("pk", "response_a_id", "response_b_id"):
             if a in ratings and b in ratings:
-                found[pair] = _outcome(version, ratings[a], ratings[b]).preferred, a in seen or b in seen
+                found[pair] = outcome_from(version, ratings[a], ratings[b]).preferred, a in seen or b in seen
         return found
 
-    return kept(f"preferences-seen:{_identity(version)}:{state}", make)
+    return kept(f"preferences-seen:{identity(version)}:{state}", make)
 
 
-def _outcome(version: ModelVersion, a: tuple[float, Any], b: tuple[float, Any]) -> Outcome:
+def outcome_from(version: ModelVersion, a: tuple[float, Any], b: tuple[float, Any]) -> Outcome:
     """Of two (score, p); p is None for scalar versions."""
     (score_a, p_a), (score_b, p_b) = a, b
     if p_a and p_b:
@@ -175,5 +175,5 @@ def _outcome(version: ModelVersion, a: tuple[float, Any], b: tuple[float, Any]) 
     return scalar_outcome(score_a, score_b, tie=version.tie, temperature=version.temperature)
 
 
-def _identity(version: ModelVersion) -> str:
+def identity(version: ModelVersion) -> str:
     return f"{version.pk}:{version.digest}:{version.created_at.timestamp()}"

@@ -12,4 +12,5 @@ urlpatterns = [
     path("responses/<key:pk>/methods/", views.response_methods, name="response-methods"),
     path("pairs/", views.pairs, name="pairs"),
     path("pairs/<key:pk>/", views.pair_detail, name="pair"),
+    path("versions/compare/", views.versions_compare, name="compare"),
 ]
