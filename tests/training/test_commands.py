@@ -69,13 +69,15 @@ def test_more_options_reach_the_config(labelled: Project) -> None:
     labelled.training_options = {"hardening": 0.5, "votes": "majority"}
     labelled.save()
     arguments = (
-        "--project capitals --method bt --hardening 0.2 --patience 2 --no-reliability --set warmup=0.05"
+        "--project capitals --method bt --hardening 0.2 --patience 2 --no-reliability --set warmup=0.05 "
+        "--crossfit 5"
     )
     call_command("train", *arguments.split(), "--set", 'backbone="encoder"')
     config = TrainingRun.objects.get().config
     assert (config["hardening"], config["patience"], config["reliability"]) == (0.2, 2, False)
     assert (config["warmup"], config["backbone"]) == (0.05, "encoder")
     assert config["votes"] == "majority", "the project's"
+    assert config["crossfit"] == 5
     with pytest.raises(CommandError, match="haf_head is an option of Hybrid"):
         call_command("train", "--project", "capitals", "--method", "bt", "--haf-head", "ordinal")
 

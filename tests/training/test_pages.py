@@ -134,7 +134,7 @@ def test_the_list_takes_the_same_queries_for_many_runs(
 ) -> None:
     for number in range(1, count + 1):
         make_version(labelled, number)
-    with django_assert_num_queries(10):
+    with django_assert_num_queries(13):
         admin_client.get(url("runs"))
 
 
@@ -164,17 +164,21 @@ def test_the_form_starts_a_run(labelled: Project, admin: User, admin_client: Cli
     assert response.headers["Location"] == url("run", run.pk)
     assert (run.method, run.trigger, run.created_by) == ("bt", "button", admin)
     assert (run.config["epochs"], run.config["seed"]) == (2, 7)
-    assert "learning_rate" not in run.config
+    assert not {"learning_rate", "crossfit"} & set(run.config)
+    again = admin_client.get(f"{url('runs')}?from={run.pk}").context["form"]
+    assert again["crossfit"].value() is False
 
 
 @pytest.mark.usefixtures("sent")
 def test_more_options_reach_the_config(labelled: Project, admin_client: Client) -> None:
     data = {"method": "haf", "base_model": "starter", "haf_head": "ordinal"}
     data |= {"reliability": "off", "hardening": "0.2", "patience": "3", "votes": "majority", "region": ""}
+    data["crossfit"] = "on"
     assert admin_client.post(url("run-start"), data).status_code == 302
     config = TrainingRun.objects.get().config
     assert (config["haf_head"], config["reliability"]) == ("ordinal", False)
     assert (config["hardening"], config["patience"], config["votes"]) == (0.2, 3, "majority")
+    assert config["crossfit"] == 5
     assert "region" not in config
 
 

@@ -22,7 +22,7 @@ from webapp.corpus.models import Method, Project
 from webapp.jobs import State
 from webapp.training import phases
 from webapp.training.models import TrainingRun
-from webapp.training.queue import places, seconds_per_label
+from webapp.training.queue import crossfit_costs, places, seconds_per_label
 from webapp.training.triggers import next_trainings
 
 Make = Callable[..., Any]
@@ -131,12 +131,12 @@ def test_it_never_falls_on_the_row(labelled: Project, make_run: Make) -> None:
     assert run.claim()
     told = [("loading", 0, 0), ("embedding", 9, 9), ("training", 1, 4), ("training", 4, 4), ("scoring", 3, 3)]
     told += [("evaluating", 0, 0), ("saving", 0, 0), ("evaluating", 3, 10), ("evaluating", 10, 10)]
-    told += [("evaluating", 1, 12), ("saving", 1, 1), ("storing predictions", 0, 0)]
+    told += [("evaluating", 1, 12), ("cross-fitting", 1, 2), ("saving", 1, 1), ("storing predictions", 0, 0)]
     seen = []
     for phase, step, total in told:
         assert run.beat(phase=phase, step=step, total=total)
         seen.append(TrainingRun.objects.get(pk=run.pk).percent)
-    assert seen == [0, 50, 55, 72, 75, 75, 75, 78, 86, 86, 99, 99]
+    assert seen == [0, 41, 46, 60, 62, 62, 62, 65, 72, 72, 90, 99, 99]
     assert run.finish()
     assert run.percent == 100
 
@@ -165,6 +165,7 @@ def test_a_phase_is_worth_what_it_took_last_time(labelled: Project, past: Make, 
         "training": 30,
         "scoring": 0,
         "evaluating": 50,
+        "cross-fitting": 0,
         "saving": 10,
     }
     run = make_run(labelled, "oprm")
@@ -173,6 +174,29 @@ def test_a_phase_is_worth_what_it_took_last_time(labelled: Project, past: Make, 
     assert run.percent == 25
     (before.folder / "progress.jsonl").write_text("no json")
     assert phases.shares_of(before.folder, "tuned") == phases.fixed_shares("tuned")
+
+
+# --- Cross-fitting of tuned models ---
+
+
+def test_a_cross_fitted_training_counts_by_itself(
+    labelled: Project, past: Make, make_run: Make, admin: User, client_of: ClientOf
+) -> None:
+    """Until one has ended it is taken for five plain ones, in the queue, on the form and on the progress bar."""
+    past(labelled, "bt", 200, 100, overrides={"tuning": "tuned"})
+    folded = make_run(labelled, "bt", overrides={"tuning": "tuned", "crossfit": 5})
+    assert folded.folded
+    assert not make_run(labelled, "oprm", overrides={"tuning": "frozen", "crossfit": 5}).folded
+    assert seconds_per_label("bt", "tuned", "all-MiniLM-L6-v2") == 2.0
+    assert seconds_per_label("bt", "tuned", "all-MiniLM-L6-v2", folded=True) == 10.0
+    assert crossfit_costs(labelled, 6) == [("Bradley-Terry, all-MiniLM-L6-v2", timedelta(minutes=1))]
+    assert "Here about: Bradley-Terry, all-MiniLM-L6-v2 3 min" in words(client_of(admin), "training:runs")
+    shares = phases.fixed_shares("tuned", folded=True)
+    assert phases.overall("training", 4, 4, shares) < 25
+    assert phases.overall("cross-fitting", 5, 5, shares) > 95
+    past(labelled, "bt", 1200, 100, overrides={"tuning": "tuned", "crossfit": 5})
+    assert seconds_per_label("bt", "tuned", "all-MiniLM-L6-v2") == 2.0
+    assert seconds_per_label("bt", "tuned", "all-MiniLM-L6-v2", folded=True) == 12.0
 
 
 # --- The next training by itself ---

@@ -67,6 +67,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 FLAGS = ("reliability", "use_strength", "pool_prompt", "gradient_checkpointing")
 
+FOLDS = 5
+"""Of cross-fitted predictions; what `crossfit` is but for 0."""
+
 NULL_MEANS = ("dropout",)
 """Options for which null is a value of its own: the base model's own dropout. For the others it is the default."""
 
@@ -87,7 +90,7 @@ OPTIONS = ("base_model", "tuning", *TRAINER_OPTIONS)
 
 NAMED = (
     "base_model", "tuning", "seed", "epochs", "learning_rate", "max_length", "holdout", "hardening", "patience",
-    "reliability", "votes", "region", "haf_head",
+    "reliability", "votes", "region", "haf_head", "crossfit",
 )  # fmt: skip
 """Those with a form field and a command-line option of their own."""
 

@@ -144,7 +144,7 @@ def outcome_of(version: ModelVersion, a: Prediction | None, b: Prediction | None
     """Predicted outcome of a comparison; None where one of the two has no prediction yet."""
     if a is None or b is None:
         return None
-    return _outcome(version, (a.score, a.p), (b.score, b.p))
+    return outcome_from(version, (a.score, a.p), (b.score, b.p))
 
 
 @dataclass(frozen=True)
@@ -245,13 +245,13 @@ def preferences(version: ModelVersion, state: str) -> dict[int, tuple[float, boo
         found = {}
         for pair, a, b in judged.values_list("pk", "response_a_id", "response_b_id"):
             if a in ratings and b in ratings:
-                found[pair] = _outcome(version, ratings[a], ratings[b]).preferred, a in seen or b in seen
+                found[pair] = outcome_from(version, ratings[a], ratings[b]).preferred, a in seen or b in seen
         return found
 
     return kept(f"preferences-seen:{identity(version)}:{state}", make)
 
 
-def _outcome(version: ModelVersion, a: tuple[float, Any], b: tuple[float, Any]) -> Outcome:
+def outcome_from(version: ModelVersion, a: tuple[float, Any], b: tuple[float, Any]) -> Outcome:
     """Of two (score, p); p is None for scalar versions."""
     (score_a, p_a), (score_b, p_b) = a, b
     if p_a and p_b:

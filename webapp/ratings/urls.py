@@ -16,4 +16,5 @@ urlpatterns = [
     path("pairs/<key:pk>/", views.pair_detail, name="pair"),
     path("try/", views_trying.try_texts, name="try"),
     path("try/<token:token>/", views_trying.trial, name="trial"),
+    path("versions/compare/", views.versions_compare, name="compare"),
 ]

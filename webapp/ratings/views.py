@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.core.paginator import Paginator
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.utils.cache import patch_vary_headers
@@ -18,7 +19,7 @@ from webapp.labels.summaries import (
     queue_state,
     vote_counts,
 )
-from webapp.ratings import charts, lists, pictures, summaries
+from webapp.ratings import charts, comparing, lists, pictures, summaries
 from webapp.ratings.leaderboard import MOST_AUTHORS, board_of, csv_of
 from webapp.ratings.lists import ResponseRow, SideRow
 from webapp.ratings.lists_query import PAIRS, RESPONSES, Listing, Query, sort_links
@@ -277,6 +278,37 @@ def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
             pictures.bounds_of(project, version, chosen.get(a) or chosen.get(b)),
         )
     return _partial(request, "ratings/pair.html", "rating", context)
+
+
+def versions_compare(request: HtmxHttpRequest, slug: str) -> HttpResponse:
+    """Two versions on the same held-out rows: measures, what turned round or moved, labels and settings between."""
+    project = project_for(request, slug, "read")
+    asked = comparing.versions_asked(project, request.GET.get("new", ""), request.GET.get("old", ""))
+    new, old = asked.new, asked.old
+    context: dict[str, Any] = {"versions": asked.every, "new": new, "old": old}
+    if new is not None and old is not None:
+        found = comparing.comparison(new, old, project)
+        name = request.GET.get("show", "")
+        name = name if name in comparing.LISTS else next(iter(comparing.LISTS))
+        rows: dict[str, Any] = {
+            "pairs": found.turned,
+            "responses": comparing.moved(new, old),
+            "judgements": comparing.new_judgements(new, old),
+            "levels": comparing.new_levels(new, old),
+        }
+        pages = {each: Paginator(rows[each], lists.PER_PAGE) for each in comparing.LISTS}
+        page = pages[name].get_page(request.GET.get("page"))
+        if name == "pairs":
+            page.object_list = comparing.turned_rows(project, list(page.object_list))
+        context |= {
+            "found": found,
+            "show": name,
+            "page": page,
+            "lists": [(each, words, pages[each].count) for each, words in comparing.LISTS.items()],
+            "settings_apart": comparing.settings_apart(new, old),
+            "ratings": new.kind == old.kind == "ordinal",
+        }
+    return render(request, "ratings/compare.html", context)
 
 
 def _scalar(version: ModelVersion | None) -> bool:

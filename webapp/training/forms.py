@@ -1,6 +1,7 @@
 """The form that starts a training by hand. It begins with the project's options."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from django import forms
@@ -8,10 +9,15 @@ from django import forms
 from webapp.corpus.base_models import base_model_choices, base_model_named, base_model_public
 from webapp.corpus.models import Project
 from webapp.corpus.option_fields import BaseModelInput, TrainingOptionsForm, choice_field, number_field
-from webapp.corpus.options import FURTHER, NAMED, Method, RunRefused, Tuning, further_settings
+from webapp.corpus.options import FOLDS, FURTHER, NAMED, Method, RunRefused, Tuning, further_settings
 from webapp.training.models import ModelVersion, TrainingRun, public_config
+from webapp.words import duration
 
 MOST_VERSIONS = 50
+CROSSFIT_HELP = (
+    f"Frozen heads have them always. For a tuned base model {FOLDS} more are trained, each without a fifth of the "
+    "groups, and predict what they have not seen: a training takes about five times as long."
+)
 
 
 class RunForm(TrainingOptionsForm):
@@ -36,6 +42,11 @@ class RunForm(TrainingOptionsForm):
     holdout = number_field("holdout", "Held-out share", "Of the groups, 0 to 0.9. Default 0.2.")
     region = choice_field("region", "Region masks (RgFT)", "Which ratings a preference with levels allows.")
     haf_head = choice_field("haf_head", "Reward head (HaF)", "With ratings it also predicts levels.")
+    crossfit = forms.BooleanField(
+        required=False,
+        label="Held-out predictions of every judged response",
+        help_text=CROSSFIT_HELP,
+    )
     further = forms.CharField(
         required=False,
         max_length=4000,
@@ -57,11 +68,20 @@ class RunForm(TrainingOptionsForm):
             # A path, which older versions took, is neither told nor allowed.
             public = public_config(earlier.config)
             config = {name: value for name, value in public.items() if earlier.config.get(name) == value}
-            self.initial = {name: config.get(name, "") for name in self.MORE} | {"method": earlier.method}
+            self.initial = {name: config.get(name, "") for name in self.MORE} | {
+                "method": earlier.method,
+                "crossfit": bool(config.get("crossfit")),
+            }
         field = self.fields["base_model"].widget
         field.attrs["placeholder"] = (
             f"{base_model_public(project.base_model)} (HaF: {base_model_public(project.causal_base_model)})"
         )
+
+    def tell_costs(self, costs: Sequence[tuple[str, timedelta]]) -> None:
+        """What cross-fitting would take on the labels of now, for each kind of training that is known."""
+        if costs:
+            known = "; ".join(f"{name} {duration(takes)}" for name, takes in costs)
+            self.fields["crossfit"].help_text = f"{CROSSFIT_HELP} Here about: {known}."
 
     def offer(self, versions: Sequence[ModelVersion]) -> None:
         """The base models that the page shows, the newest of the project's versions among them."""
@@ -78,6 +98,9 @@ class RunForm(TrainingOptionsForm):
             return base_model_named(name) if name else ""
         except RunRefused as refusal:
             raise forms.ValidationError(str(refusal)) from None
+
+    def clean_crossfit(self) -> int | None:
+        return FOLDS if self.cleaned_data["crossfit"] else None
 
     def clean_further(self) -> dict[str, Any]:
         try:

@@ -15,6 +15,7 @@ from django.utils.functional import cached_property
 
 from webapp.corpus.base_models import base_model_public
 from webapp.corpus.models import Method, Project
+from webapp.corpus.options import FOLDS
 from webapp.jobs import ACTIVE, Job, JobQuerySet, State
 from webapp.snapshots.models import Snapshot
 from webapp.training import phases
@@ -49,6 +50,15 @@ class RunQuerySet(JobQuerySet):
     def with_versions(self) -> "RunQuerySet":
         """With what the pages show beside a run, and the version that it made."""
         return self.select_related("version", "created_by", "snapshot", "same_as")
+
+    def trained(self, method: str, config: dict[str, Any], *, folded: bool) -> "RunQuerySet":
+        """Finished trainings of this method with these settings, tuned and cross-fitted ones or the others."""
+        runs = self.filter(state=State.DONE, method=method, same_as=None, **config)
+        if folded:
+            return runs.filter(config__crossfit=FOLDS).exclude(config__tuning="frozen")
+        # a comparison with a key that is not there is neither true nor false
+        plain = Q(config__crossfit__isnull=True) | ~Q(config__crossfit=FOLDS) | Q(config__tuning="frozen")
+        return runs.filter(plain)
 
 
 class TrainingRun(Job):
@@ -118,9 +128,16 @@ class TrainingRun(Job):
     def _shares(self) -> dict[str, float]:
         """What each phase is worth: what it took in the newest finished run of the kind. One query."""
         same = {f"config__{name}": self.config.get(name) for name in ("tuning", "base_model")}
-        past = TrainingRun.objects.filter(state=State.DONE, method=self.method, same_as=None, **same).first()
+        past = TrainingRun.objects.trained(self.method, same, folded=self.folded).first()
         tuning = str(self.config.get("tuning"))
-        return phases.fixed_shares(tuning) if past is None else phases.shares_of(past.folder, tuning)
+        if past is None:
+            return phases.fixed_shares(tuning, self.folded)
+        return phases.shares_of(past.folder, tuning, self.folded)
+
+    @property
+    def folded(self) -> bool:
+        """Whether weights of the base model are trained several times, for cross-fitted predictions."""
+        return self.config.get("crossfit") == FOLDS and self.config.get("tuning") != "frozen"
 
     @property
     def percent(self) -> int | None:

@@ -13,6 +13,7 @@ FROZEN = {
     "training": 22.0,
     "scoring": 3.0,
     "evaluating": 23.0,
+    "cross-fitting": 20.0,
     "saving": 2.0,
 }
 TUNED = {
@@ -21,6 +22,7 @@ TUNED = {
     "training": 76.0,
     "scoring": 4.0,
     "evaluating": 16.0,
+    "cross-fitting": 0.0,
     "saving": 2.0,
 }
 # It ends at 100 when the version is stored, not before.
@@ -28,11 +30,14 @@ MOST = 99
 MAX_BYTES = 4 * 1024 * 1024
 
 
-def fixed_shares(tuning: str) -> dict[str, float]:
-    return dict(FROZEN if tuning == "frozen" else TUNED)
+def fixed_shares(tuning: str, folded: bool = False) -> dict[str, float]:
+    """`folded`: tuned and cross-fitted, five trainings on four fifths of the labels each."""
+    if tuning == "frozen":
+        return dict(FROZEN)
+    return {**TUNED, "cross-fitting": 4 * TUNED["training"] if folded else 0.0}
 
 
-def shares_of(folder: Path, tuning: str) -> dict[str, float]:
+def shares_of(folder: Path, tuning: str, folded: bool = False) -> dict[str, float]:
     """Seconds of each phase of a finished run, from its progress.jsonl; the fixed shares where it isn't there."""
     seconds = dict.fromkeys(FROZEN, 0.0)
     try:
@@ -42,11 +47,11 @@ def shares_of(folder: Path, tuning: str) -> dict[str, float]:
             (record["phase"], datetime.fromisoformat(record["time"])) for record in map(json.loads, lines)
         ]
     except (OSError, ValueError, KeyError, TypeError):
-        return fixed_shares(tuning)
+        return fixed_shares(tuning, folded)
     for (phase, moment), (_, following) in itertools.pairwise(said):
         if phase in seconds:
             seconds[phase] += max(0.0, (following - moment).total_seconds())
-    return seconds if seconds["training"] > 0 else fixed_shares(tuning)
+    return seconds if seconds["training"] > 0 else fixed_shares(tuning, folded)
 
 
 def overall(phase: str, step: int, total: int, shares: Mapping[str, float]) -> int:

@@ -4,16 +4,30 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 from django.utils import timezone
 
 from webapp.accounts.models import User
-from webapp.corpus.models import Membership, Project
+from webapp.corpus.base_models import base_model_public
+from webapp.corpus.models import Membership, Method, Project
 from webapp.jobs import State
 from webapp.training.models import TrainingRun
 
 # How many past runs an estimate is made of.
 PAST_RUNS = 10
+# One training on all labels and five on four fifths of them.
+TIMES_FOLDED = 5
+KINDS_TOLD = 3
+
+
+class Kind(NamedTuple):
+    """Trainings that take about equally long a label."""
+
+    method: str
+    tuning: str
+    base_model: str
+    folded: bool
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ def places(runs: Sequence[TrainingRun], user: User) -> dict[int, Place]:
     ahead = {each.pk: Ahead(each, user.is_superuser or each.project_id in readable) for each in queue}
     running = [each for each in queue if each.state == State.RUNNING]
     waiting = [each for each in queue if each.state == State.QUEUED]
-    rates: dict[tuple[str, str, str], float | None] = {}
+    rates: dict[Kind, float | None] = {}
     found = {}
     wanted = {run.pk for run in runs}
     for number, run in enumerate(waiting):
@@ -63,9 +77,11 @@ def places(runs: Sequence[TrainingRun], user: User) -> dict[int, Place]:
     return found
 
 
-def left(run: TrainingRun, rates: dict[tuple[str, str, str], float | None] | None = None) -> timedelta | None:
+def left(run: TrainingRun, rates: dict[Kind, float | None] | None = None) -> timedelta | None:
     """How long an active run should still take; None where no run of its kind has ended, or it takes longer already."""
-    kind = (run.method, str(run.config.get("tuning")), str(run.config.get("base_model")))
+    kind = Kind(
+        run.method, str(run.config.get("tuning")), str(run.config.get("base_model")), folded=run.folded
+    )
     rates = {} if rates is None else rates
     if kind not in rates:
         rates[kind] = seconds_per_label(*kind)
@@ -78,22 +94,40 @@ def left(run: TrainingRun, rates: dict[tuple[str, str, str], float | None] | Non
     return rest if rest > timedelta() else None
 
 
-def seconds_per_label(method: str, tuning: str, base_model: str) -> float | None:
-    """The median of the newest finished runs of this method, tuning and base model, whatever their project."""
-    rows = TrainingRun.objects.filter(
-        state=State.DONE,
-        method=method,
-        same_as=None,
-        config__tuning=tuning,
-        config__base_model=base_model,
-        started_at__isnull=False,
-        finished_at__isnull=False,
-        labels_seen__gt=0,
-    ).values_list("started_at", "finished_at", "labels_seen")[:PAST_RUNS]
+def seconds_per_label(method: str, tuning: str, base_model: str, folded: bool = False) -> float | None:
+    """The median of the newest finished runs of this method, tuning and base model, whatever their project.
+
+    `folded`: cross-fitted ones of tuned weights; where there was none, as many times what a plain one takes.
+    """
+    same = {"config__tuning": tuning, "config__base_model": base_model}
+    times = {"started_at__isnull": False, "finished_at__isnull": False, "labels_seen__gt": 0}
+    runs = TrainingRun.objects.trained(method, {**same, **times}, folded=folded)
+    rows = runs.values_list("started_at", "finished_at", "labels_seen")[:PAST_RUNS]
     seconds = [
         (ended - started).total_seconds() / labels for started, ended, labels in rows if started and ended
     ]
-    return statistics.median(seconds) if seconds else None
+    if seconds:
+        return statistics.median(seconds)
+    plain = seconds_per_label(method, tuning, base_model) if folded else None
+    return None if plain is None else TIMES_FOLDED * plain
+
+
+def crossfit_costs(project: Project, labels: int) -> list[tuple[str, timedelta]]:
+    """How long a cross-fitted training of these labels should take, for the kinds that the project tuned last.
+
+    Seven queries at most, one for a project that tuned nothing.
+    """
+    kinds: list[Kind] = []
+    for run in project.runs.filter(state=State.DONE, same_as=None)[:PAST_RUNS]:
+        kind = Kind(run.method, str(run.config.get("tuning")), str(run.config.get("base_model")), True)
+        if kind.tuning != "frozen" and kind not in kinds:
+            kinds.append(kind)
+    found = []
+    for kind in kinds[:KINDS_TOLD]:
+        if (rate := seconds_per_label(*kind)) is not None:
+            name = f"{Method(kind.method).label}, {base_model_public(kind.base_model)}"
+            found.append((name, timedelta(seconds=rate * labels)))
+    return found
 
 
 def _readable(user: User) -> set[int]:

@@ -27,6 +27,7 @@ from webapp.corpus.base_models import (
 )
 from webapp.corpus.models import Project
 from webapp.corpus.options import (
+    FOLDS,
     TRAINER_OPTIONS,
     Method,
     RunRefused,
@@ -86,6 +87,14 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
         "code_version": __version__,
     }
     config.update({name: options[name] for name in TRAINER_OPTIONS if name in options})
+    if config.get("crossfit") not in (None, 0, FOLDS):
+        raise RunRefused(f"crossfit is {config['crossfit']}: it must be 0 or {FOLDS}.", "crossfit")
+    if config.get("crossfit") and version_named(base_model) is not None:
+        raise RunRefused(
+            f"{base_model} has seen labels, so no fold of a cross-fitting could begin without: start from its base "
+            "model, or leave cross-fitting out.",
+            "crossfit",
+        )
     return config
 
 

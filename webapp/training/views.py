@@ -28,7 +28,7 @@ from webapp.training.metrics import headline, metric_rows
 from webapp.training.models import ModelExport, ModelVersion, TrainingRun, public_config
 from webapp.training.progress import read_log, read_progress
 from webapp.training.promotions import promotions, story_of
-from webapp.training.queue import Place, left, places
+from webapp.training.queue import Place, crossfit_costs, left, places
 from webapp.training.triggers import next_trainings
 from webapp.waiting import change_token, unless_seen, waiting_for_worker
 from webapp.words import duration
@@ -92,6 +92,7 @@ def _runs_page(
     versions = list(project.versions.all())
     form.offer(versions)
     judgements, levels = services.label_counts(project)
+    form.tell_costs(crossfit_costs(project, judgements + levels))
     serving = {version.method: version for version in versions if version.is_serving}
     acts = promotions(project) if versions else []
     context = _list_context(request, project) | {

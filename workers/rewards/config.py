@@ -63,7 +63,7 @@ class RunConfig:
     holdout: float = 0.2  # share of the labelled groups that is kept for measuring
     held_out_groups: tuple[str, ...] | None = None  # these groups instead of a drawn share
     split_salt: str | None = None  # a project's own: all its runs hold out the same groups; None: by the seed
-    crossfit: int | None = None  # folds for predictions of trained responses, 0 or 5; frozen alone
+    crossfit: int | None = None  # folds for predictions of trained responses, 0 or 5; None: 5 if frozen
     max_length: int | None = None  # tokens of prompt, response and template; the base model may have fewer
 
     votes: str = "each"  # each judgement a term of its own | one term a pair with the majority's verdict
@@ -115,8 +115,8 @@ class RunConfig:
 
     @property
     def can_crossfit(self) -> bool:
-        """Whether heads on the same features can differ in what they saw: a version's features may know the labels."""
-        return self.tuning == "frozen" and not self.base_model.startswith("version:")
+        """Whether a fold can begin without having seen its labels: a version's weights know them."""
+        return not self.base_model.startswith("version:")
 
     @property
     def kind(self) -> str:
@@ -186,8 +186,8 @@ class RunConfig:
             raise Refused(f"config.json: crossfit is {self.crossfit}; it must be 0 or {FOLDS}")
         if self.crossfit and not self.can_crossfit:
             raise Refused(
-                f"config.json: crossfit is {self.crossfit}, which needs tuning frozen on a base model that has not "
-                "seen the labels; set it to 0"
+                f"config.json: crossfit is {self.crossfit}, which needs a base model that has not seen the labels; "
+                "set it to 0"
             )
 
     def resolved(self, architecture: str, hidden_size: int, device: str = "cpu") -> ResolvedConfig:
@@ -218,7 +218,7 @@ class RunConfig:
         chosen |= {key: value for key, value in defaults.items() if chosen[key] is None}
         chosen |= {key: chosen[key] or 0 for key in ("token_budget", "micro_batch_tokens")}
         if self.crossfit is None:
-            chosen["crossfit"] = FOLDS if self.can_crossfit else 0
+            chosen["crossfit"] = FOLDS if self.tuning == "frozen" and self.can_crossfit else 0
         return ResolvedConfig(**{**chosen, "backbone": architecture})
 
     def to_json(self) -> dict[str, Any]:

@@ -42,13 +42,13 @@ def test_no_head_sees_its_fold(
 ) -> None:
     trained: list[tuple[Any, set[int]]] = []
     taken_away: list[set[int]] = []
-    real_without, real_head = crossfit.without, crossfit.train_head
+    real_without, real_head = crossfit.without, crossfit.train_fold
 
     def without(data: Any, judged: Any, left_out: set[int], copies: Any) -> Any:
         taken_away.append(left_out)
         return real_without(data, judged, left_out, copies)
 
-    def train_head(run: Any, part: Any, share: float, tick: Any) -> Any:
+    def train_fold(run: Any, part: Any, share: float, tick: Any) -> Any:
         rows = part.data
         seen: set[int] = set()
         draws = Draws(part.judged.first, part.judged.second, part.judged.level_response)
@@ -69,7 +69,7 @@ def test_no_head_sees_its_fold(
         return real_head(run, part, share, tick)
 
     monkeypatch.setattr(crossfit, "without", without)
-    monkeypatch.setattr(crossfit, "train_head", train_head)
+    monkeypatch.setattr(crossfit, "train_fold", train_fold)
     folder = make_run(tiny_encoder, method, tuning="frozen", epochs=2, **extra)
     metrics = train(folder)
     told = metrics["crossfit"]
@@ -83,18 +83,88 @@ def test_no_head_sees_its_fold(
     assert (told["levels"] is None) == (method == "bt")
 
 
-def test_a_head_without_folds_is_the_final_model(make_run: MakeRun, tiny_encoder: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [("rgft", {"tuning": "frozen", "hardening": 0.5}), ("bt", {"tuning": "tuned", "dropout": 0.1})],
+)
+def test_a_model_without_folds_is_the_final_model(
+    method: str, given: dict[str, Any], make_run: MakeRun, tiny_encoder: Path
+) -> None:
     """So a fold differs from the final model by what it has not seen, and by nothing else."""
-    run = prepare(make_run(tiny_encoder, "rgft", tuning="frozen", hardening=0.5), Stop())
+    run = prepare(make_run(tiny_encoder, method, **given), Stop())
     assert run is not None
     position = loop(run)
     part = crossfit.without(run.loss.data, run.labels.data, set(), run.plan.copies)
-    head = crossfit.train_head(run, part, position.step / position.total, lambda step, steps: None)
-    assert run.model.head is not None
-    assert head.head is not None
-    final = run.model.head.state_dict()
-    for name, value in head.head.state_dict().items():
+    share = position.step / position.total
+    model = crossfit.train_fold(run, part, share, lambda step, steps: None)
+    final = run.model.state_dict()
+    for name, value in model.state_dict().items():
         assert torch.equal(value, final[name]), name
+
+
+class StopWhen(Stop):
+    """Stops once a file is there."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    @property
+    def wanted(self) -> bool:
+        return self.path.exists()
+
+
+def test_tuned_folds_see_nothing_of_theirs_and_are_kept_as_they_come(
+    make_run: MakeRun, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, broken = (
+        make_run(tiny_encoder, "rgft", name=name, tuning="tuned", epochs=1, crossfit=5)
+        for name in ("straight", "broken")
+    )
+    trained: list[set[int]] = []
+    real = crossfit.train_fold
+
+    def train_fold(run: Any, part: Any, share: float, progress: Any) -> Any:
+        assert not run.optimizer.state, "the final model's moments are let go"
+        trained.append(part.data.trained_on)
+        return real(run, part, share, progress)
+
+    monkeypatch.setattr(crossfit, "train_fold", train_fold)
+    expected = train(straight)
+    assert len(trained) == 5
+    responses = [row["response_id"] for row in read_snapshot(straight / "snapshot").responses]
+    rows = predicted(straight)
+    crossed = {number for number, name in enumerate(responses) if rows[name]["split"] == "crossfit"}
+    assert crossed == set().union(*trained)
+    for number in crossed:
+        assert sum(number not in seen for seen in trained) == 1, "one fold has not seen it, and predicts it"
+    assert {row["split"] for row in rows.values()} == {"crossfit", "held_out"}
+
+    trained.clear()
+    with pytest.raises(Stopped):
+        train(broken, StopWhen(broken / "checkpoint" / "fold-1.safetensors"))
+    assert not (broken / "metrics.json").exists()
+    assert len(trained) in (2, 3)
+    trained.clear()
+    metrics = train(broken)
+    assert len(trained) == 3, "two folds were at hand"
+    assert predicted(broken) == rows
+    assert not (broken / "checkpoint").exists()
+    for one in (metrics, expected):
+        del one["crossfit"]["seconds"]
+    assert metrics["crossfit"] == expected["crossfit"]
+
+
+def test_another_trainings_folds_are_not_taken(make_run: MakeRun, tiny_encoder: Path) -> None:
+    run = prepare(make_run(tiny_encoder, "bt", tuning="tuned", crossfit=5), Stop())
+    assert run is not None
+    crossfit._keep(run, 0, 1.0, [0, 1], torch.zeros(2))
+    assert crossfit._kept(run, 0, 1.0, [0, 1]) is not None
+    assert crossfit._kept(run, 0, 0.5, [0, 1]) is None
+    run.config = dataclasses.replace(run.config, seed=1)
+    assert crossfit._kept(run, 0, 1.0, [0, 1]) is None
+    (run.run_dir / "checkpoint" / "fold-0.safetensors").write_bytes(b"half a file")
+    assert crossfit._kept(run, 0, 1.0, [0, 1]) is None
 
 
 @pytest.fixture
@@ -208,7 +278,6 @@ def test_folds_are_whole_groups_and_independent_of_order(make_run: MakeRun, tiny
     ("given", "message"),
     [
         ({"tuning": "frozen", "crossfit": 3}, "crossfit is 3; it must be 0 or 5"),
-        ({"tuning": "tuned", "crossfit": 5}, "needs tuning frozen"),
         ({"tuning": "frozen", "crossfit": 5, "base_model": "version:bt-1"}, "has not seen the labels"),
     ],
 )
@@ -224,4 +293,5 @@ def test_the_default_is_five_for_frozen_heads_on_features_that_know_nothing() ->
     assert folds(tuning="frozen") == 5
     assert folds(tuning="frozen", crossfit=0) == 0
     assert folds(tuning="tuned") == 0
+    assert folds(tuning="tuned", crossfit=5) == 5
     assert folds(tuning="frozen", base_model="version:bt-1") == 0

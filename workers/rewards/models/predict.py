@@ -14,6 +14,7 @@ import torch
 from ..files import fsync
 from ..scale import RATINGS
 from ..text.sections import Encoded, Template
+from .calibration import Calibration
 from .embeddings import embed
 from .encode import MICRO_BATCH_TOKENS, ResponseEncoder
 from .reward_model import RewardModel
@@ -46,13 +47,22 @@ def rating_spread(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
+def raw_scores(model: RewardModel, features: torch.Tensor) -> torch.Tensor:
+    """What the head says, in float64 on the CPU, before calibration. [N, H] -> [N] (scalar) or [N, 9] (logits)"""
+    model.eval()
+    return model.score(features).double().cpu()
+
+
+def calibrated(scores: torch.Tensor, calibration: Calibration) -> torch.Tensor:
+    """Rewards [N] as they are (temperature and tie belong to their differences), logits [N, 9] as distributions."""
+    if scores.ndim == 1:
+        return scores
+    return torch.from_numpy(calibration.ratings(torch.softmax(scores, dim=1).numpy()))
+
+
 def distributions(model: RewardModel, features: torch.Tensor) -> torch.Tensor:
     """Rewards [N] (scalar) or calibrated rating distributions [N, 9] (ordinal) in float64, from features [N, H]."""
-    model.eval()
-    scores = model.score(features).double().cpu()
-    if model.kind == "scalar":
-        return scores  # temperature and tie belong to differences of rewards, not to a reward
-    return torch.from_numpy(model.calibration.ratings(torch.softmax(scores, dim=1).numpy()))
+    return calibrated(raw_scores(model, features), model.calibration)
 
 
 def predictions(

@@ -1,34 +1,41 @@
-"""Predictions of trained responses by heads that have not seen their labels.
+"""Predictions of trained responses by models that have not seen their labels.
 
-The training groups are dealt to folds, and a head is trained without each, on the cached features, with the seed,
-rates and share of steps of the final model. So what people judged is always compared with a prediction that could
-have been wrong.
-Nothing is kept between attempts: the folds of a resumed run are trained again, and are the same.
+The training groups are dealt to folds, and a model is trained without each, with the seed, rates and share of steps of
+the final one: a new head on the cached features where the base model is frozen, else all that learns, anew from the
+base model's weights. So what people judged is always compared with a prediction that could have been wrong.
+Each fold's scores are kept beside the checkpoint as they come; a resumed run trains the other folds.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import gc
+import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
+from ..config import CODE_VERSION
 from ..data.judgements import TrainingData
 from ..data.split import deal_folds
 from ..evaluation.metrics import evaluate_run
-from ..models.predict import distributions, predictions
+from ..files import save_tensors
+from ..models.distributed import Group
+from ..models.embeddings import embed
+from ..models.predict import calibrated, predictions, raw_scores
 from ..models.reward_model import RewardModel
 from ..scale import UNKNOWN
-from .batches import Draws
 from .checkpoint import Position
 from .hardening import Copy
-from .optimiser import make_optimizer, schedule
-from .prepare import Plan, Run, make_trainable
+from .optimiser import make_optimizer
+from .prepare import Plan, Run, backbone_of, encoder_of, steps_of, untrained
 from .reliability import Reliability
 from .step import StepLoss
+from .update import Update
 
 Row = dict[str, Any]
 
@@ -44,25 +51,28 @@ class Part:
     data: TrainingData
 
 
-def cross_fit(run: Run, position: Position, predicted: list[Row]) -> dict[str, Any] | None:
+def cross_fit(
+    run: Run, position: Position, final: torch.Tensor, predicted: list[Row]
+) -> dict[str, Any] | None:
     """Puts out-of-fold predictions in the place of the trained responses' rows; the "crossfit" object of metrics.json.
 
-    `predicted` are the final model's. Its calibration is applied to every fold, and as rewards have no zero of their
-    own, a fold's scalars are moved to the final model's mean over all responses. None if it was not asked for.
-    Raises Stopped.
+    `predicted` are the final model's, `final` what they are made of, [N] or [N, 9]. Its calibration is applied to every
+    fold, and as rewards have no zero of their own, a fold's scalars are moved to the final model's mean over the
+    responses that both score. None if it was not asked for. Raises Stopped.
     """
-    config, labels, model = run.config, run.labels, run.model
+    config, labels = run.config, run.labels
     if not config.crossfit:
         return None
-    assert run.features is not None
     started = time.monotonic()
     responses, rows = labels.snapshot.responses, run.texts.rows[: run.texts.count]
-    features = run.features[: len(responses)]
     folds = deal_folds(labels.learned, labels.split, config.split_salt or str(config.seed), config.crossfit)
     known = known_to(run)
+    # embeddings are at hand; else no more texts are encoded five times than need be
+    scored = sorted(known) if run.features is None else list(range(len(responses)))
     share = share_to_keep(run, position)
-    final = distributions(model, features)
     say = run.on_progress("cross-fitting")
+    if run.features is None:
+        _let_go(run)
 
     def said(fold: int, step: int, steps: int) -> None:
         say(fold * steps + step, folds.count * steps)
@@ -73,15 +83,19 @@ def cross_fit(run: Run, position: Position, predicted: list[Row]) -> dict[str, A
         part = without(run.loss.data, labels.data, left_out, run.plan.copies)
         if not part.judged.trained_on:
             continue
-        assert part.data.trained_on.isdisjoint(left_out), "a fold's head would see its labels"
-        head = train_head(run, part, share, partial(said, fold))
-        head.calibration = model.calibration
-        scored = distributions(head, features)
-        if head.kind == "scalar":
-            scored = scored + (final.mean() - scored.mean())
-        told = predictions(responses, rows, scored)
-        for number in sorted(left_out & known):
-            predicted[number] = {**told[number], "split": "crossfit"}
+        assert part.data.trained_on.isdisjoint(left_out), "a fold's model would see its labels"
+        raw = _kept(run, fold, share, scored)
+        if raw is None:
+            raw = fold_scores(run, train_fold(run, part, share, partial(said, fold)), scored)
+            _keep(run, fold, share, scored, raw)
+        said(fold, 1, 1)
+        values = calibrated(raw, run.model.calibration)
+        if values.ndim == 1:
+            values = values + (final[scored].mean() - values.mean())
+        told = predictions([responses[row] for row in scored], [rows[row] for row in scored], values)
+        for row, number in zip(told, scored, strict=True):
+            if number in left_out & known:
+                predicted[number] = {**row, "split": "crossfit"}
         done |= left_out & known
     return {
         "folds": folds.count,
@@ -91,6 +105,57 @@ def cross_fit(run: Run, position: Position, predicted: list[Row]) -> dict[str, A
         "seconds": round(time.monotonic() - started, 3),
         **measure_out_of_fold(run, done, predicted),
     }
+
+
+def _let_go(run: Run) -> None:
+    """The final model is saved and measured: its moments and gradients make room for a fold's, its weights on a GPU."""
+    run.optimizer.state.clear()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.model.to("cpu")
+    _free()
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def fold_scores(run: Run, model: RewardModel, scored: list[int]) -> torch.Tensor:
+    """A fold's scores of these responses before calibration. [S] or [S, 9]"""
+    if run.features is not None:
+        return raw_scores(model, run.features[scored])
+    model.merge_lora()
+    encoder = encoder_of(model, run.texts.template, run.config, Group(device=run.team.device))
+    features = embed(encoder, [run.texts.rows[row] for row in scored], lambda done, total: run.stop.check())
+    found = raw_scores(model, features)
+    del model, encoder, features
+    _free()
+    return found
+
+
+def _header(run: Run, fold: int, share: float, scored: list[int]) -> str:
+    """What a fold's scores depend on."""
+    config = {key: value for key, value in run.config.to_json().items() if key != "checkpoint_seconds"}
+    return json.dumps(
+        {"code": CODE_VERSION, "fold": fold, "share": share, "scored": len(scored), "config": config}
+    )
+
+
+def _keep(run: Run, fold: int, share: float, scored: list[int], raw: torch.Tensor) -> None:
+    path = run.run_dir / "checkpoint" / f"fold-{fold}.safetensors"
+    save_tensors(path, {"scores": raw}, {"caliper": _header(run, fold, share, scored)})
+
+
+def _kept(run: Run, fold: int, share: float, scored: list[int]) -> torch.Tensor | None:
+    """The scores that an earlier attempt kept of a fold; None where there are none, or of another training."""
+    path = run.run_dir / "checkpoint" / f"fold-{fold}.safetensors"
+    try:
+        with safe_open(path, "pt") as file:
+            same = file.metadata()["caliper"] == _header(run, fold, share, scored)
+            return file.get_tensor("scores") if same else None
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return None
 
 
 def known_to(run: Run) -> set[int]:
@@ -142,54 +207,32 @@ def _some(data: TrainingData, rows: torch.Tensor, levels: torch.Tensor, out: tor
     )
 
 
-def train_head(run: Run, part: Part, share: float, progress: Callable[[int, int], None]) -> RewardModel:
-    """A new head, trained on a part's labels as loop.py trains the final one, for a share of its steps."""
-    config = run.config
-    model = new_head(run, part.data)
+def train_fold(run: Run, part: Part, share: float, progress: Callable[[int, int], None]) -> RewardModel:
+    """A new model, trained on a part's labels as loop.py trains the final one, for a share of its steps."""
+    config, rows, team = run.config, run.texts.rows, Group(device=run.team.device)
+    frozen = run.features is not None
+    backbone = run.model.backbone if frozen else backbone_of(config, run.source, config.backbone, team.device)
+    model = untrained(backbone, run.texts.template.digit_ids, config, part.data, team.device)
+    encoder = run.encoder if frozen else encoder_of(model, run.texts.template, config, team)
     several = run.reliability is not None and len(part.judged.first) > 0
     reliability = Reliability(part.judged, sides_only=config.ordinal) if several else None
-    loss_of = StepLoss(model, config, part.data, run.texts.rows, run.features, run.encoder, reliability)
-    draws = Draws(part.judged.first, part.judged.second, part.judged.level_response)
-    plan = Plan(draws, config.seed, part.data, run.plan.copies)
-    optimizer = make_optimizer(model, config)
-    base_rates = [group["lr"] for group in optimizer.param_groups]
+    loss_of = StepLoss(model, config, part.data, rows, run.features, encoder, reliability)
+    loss_of.reference = run.loss.reference  # of the starting weights, which are the same
+    plan = Plan(steps_of(part.judged, run.texts.lengths, config), config.seed, part.data, run.plan.copies)
+    update = Update(model, loss_of, make_optimizer(model, config), config, team)
     model.train()
-    total = draws.count * config.epochs
-    stop_at = max(1, round(share * total))
-    for number in range(stop_at):
-        if number % draws.count == 0:
-            steps = plan.epoch(number // draws.count)
-            mean_weight = sum(map(loss_of.weight, steps)) / len(steps)
-        step = steps[number % draws.count]
-        rate = schedule(number, total, config.warmup)
-        for group, base in zip(optimizer.param_groups, base_rates, strict=True):
-            group["lr"] = base * rate
-        torch.manual_seed(config.seed * 1_000_003 + number)
-        loss = loss_of(step)
-        if not torch.isfinite(loss):
-            raise RuntimeError(
-                f"the loss of a fold is {loss.item()} at step {number}; lower the learning rate"
-            )
-        (loss / mean_weight).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        progress(number + 1, stop_at)
+    number = 0
+    for epoch in range(config.epochs):
+        steps = plan.epoch(epoch)
+        total = len(steps) * config.epochs
+        stop_at = max(1, round(share * total))
+        for within in range(len(steps)):
+            if (at := len(steps) * epoch + within) >= stop_at:
+                break
+            update(steps, epoch, within, number)
+            number += 1
+            progress(at + 1, stop_at)
     return model
-
-
-def new_head(run: Run, data: TrainingData) -> RewardModel:
-    """The final model as it began, on the same backbone."""
-    config = run.config
-    torch.manual_seed(config.seed)
-    model = RewardModel(
-        run.model.backbone,
-        architecture=run.model.architecture,
-        kind=config.kind,
-        head_hidden=config.head_hidden,
-    )
-    make_trainable(model, config, data)
-    return model.to(run.team.device)
 
 
 def measure_out_of_fold(run: Run, done: set[int], predicted: list[Row]) -> dict[str, Any]:

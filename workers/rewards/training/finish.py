@@ -68,7 +68,8 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
         base_model=config.base_model,
         base_revision=run.base_revision,
     )
-    predicted = predictions(snapshot.responses, rows, distributions(model, features))
+    final = distributions(model, features)
+    predicted = predictions(snapshot.responses, rows, final)
     for row, side in zip(predicted, sides(run), strict=True):
         row["split"] = side
 
@@ -77,7 +78,7 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
     robustness = measure_robustness(run, measured, predicted, artifact)
     if config.ordinal:
         as_measured(run, raw, predicted, of_group)
-    crossfit = cross_fit(run, position, predicted)
+    crossfit = cross_fit(run, position, final, predicted)
     metrics = {
         "format": 1,
         "kind": config.kind,

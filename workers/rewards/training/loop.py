@@ -15,9 +15,9 @@ from .batches import PER_STEP, Step
 from .checkpoint import Afresh, Position, load_checkpoint, save_checkpoint
 from .early_stopping import looks
 from .finish import finish
-from .optimiser import schedule
 from .prepare import Run, prepare
 from .progress import Stop, Stopped
+from .update import Update
 
 
 def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
@@ -75,38 +75,22 @@ def loop(run: Run) -> Position:
 
     With several processes each encodes a share of every step, and the first alone watches and writes.
     """
-    config, team, model, optimizer, watch = run.config, run.team, run.model, run.optimizer, run.watch
+    config, team, watch = run.config, run.team, run.watch
     lengths, progress = run.texts.lengths, run.progress
-    base_rates = [group["lr"] for group in optimizer.param_groups]
+    update = Update(run.model, run.loss, run.optimizer, config, team)
     position = resume(run)
     steps: list[Step] = []  # of the epoch
     saved_at = time.monotonic()
-    model.train()
+    run.model.train()
     while position.epoch < config.epochs and not team.any(bool(watch and watch.done)):
         started = time.monotonic()
         if not steps:
             steps = run.plan.epoch(position.epoch)
-            mean_weight = sum(map(run.loss.weight, steps)) / len(steps)
             left = len(steps) * (config.epochs - position.epoch)
             position.total = position.step - position.within + left
         step = steps[position.within]
-        # as if all epochs had as many steps as this one
-        done = len(steps) * position.epoch + position.within
-        rate = schedule(done, len(steps) * config.epochs, config.warmup)
-        for group, base in zip(optimizer.param_groups, base_rates, strict=True):
-            group["lr"] = base * rate
-        # dropout; makes a resumed run the straight one
-        torch.manual_seed(config.seed * 1_000_003 + position.step + 2**40 * team.rank)
-        loss = run.loss(step)
-        if not torch.isfinite(loss):
-            raise RuntimeError(f"the loss is {loss.item()} at step {position.step}; lower learning_rate")
-        (loss / mean_weight).backward()
-        team.sum_gradients(model.parameters(), model.thresholds)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        position.losses.append(update(steps, position.epoch, position.within, position.step))
         position.step += 1
-        position.losses.append(loss.item() / run.loss.weight(step))
         position.within += 1
         position.tokens += sum(lengths[response] for response in step.responses)
         position.seconds += time.monotonic() - started
@@ -122,7 +106,7 @@ def loop(run: Run) -> Position:
             progress.say(
                 "training", position.step, position.total, validation={"nll": nll, "accuracy": right}
             )
-            model.train()
+            run.model.train()
         if position.within == len(steps):
             position.epoch, position.within, steps = position.epoch + 1, 0, []
         stopping = team.any(run.stop.wanted)

@@ -144,11 +144,7 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     source = find_base(asked.base_model, run_dir)
     loaded = (asked.base_model, source.path)
     architecture = architecture_of(*loaded, source.revision) if asked.backbone == "auto" else asked.backbone
-    # weights that learn stay in fp32; LoRA's base doesn't learn
-    half = team.device.type == "cuda" and asked.tuning == "lora"
-    backbone = load_backbone(
-        *loaded, architecture, torch.bfloat16 if half else torch.float32, source.revision
-    )
+    backbone = backbone_of(asked, source, architecture, team.device)
     backbone_config: Any = backbone.config
     config = asked.resolved(architecture, int(backbone_config.hidden_size), team.device.type)
     tokenizer = load_tokenizer(*loaded, source.revision)
@@ -167,29 +163,10 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     judged = labels.data
     data, planned, config = plan(texts, labels, config)
 
-    # Build the model; seeded before the head is made
-    torch.manual_seed(config.seed)
-    model = RewardModel(
-        backbone,
-        architecture=architecture,
-        kind=config.kind,
-        head_hidden=config.head_hidden,
-        digit_ids=template.digit_ids,
-    )
+    model = untrained(backbone, template.digit_ids, config, data, team.device)
     if config.base_model.startswith("version:") and continue_head(model, Path(source.path)):
         progress.say("loading", message=f"the head goes on from {config.base_model}'s")
-    make_trainable(model, config, data)
-    model.to(team.device)
-    if team.device.type == "cpu":
-        model.gather_embedding_gradient()
-    encoder = ResponseEncoder(
-        model,
-        team.device,
-        config.micro_batch_tokens,
-        longest=template.max_length,
-        kept_tokens=config.kept_tokens,
-        group=team,
-    )
+    encoder = encoder_of(model, template, config, team)
 
     # Compute once: a frozen encoder's embeddings, a policy's starting log-probabilities
     def on_progress(done: int, total: int) -> None:
@@ -263,12 +240,7 @@ def plan(texts: Texts, labels: Labels, config: ResolvedConfig) -> tuple[Training
     judged = labels.data
     lengths = texts.lengths
     config = config.with_budget(sum(lengths[response] for response in judged.trained_on))
-    steps: Blocks | Draws
-    if config.tuning == "frozen":
-        steps = Draws(judged.first, judged.second, judged.level_response)
-    else:
-        pairs = list(zip(judged.first.tolist(), judged.second.tolist(), strict=True))
-        steps = Blocks(pairs, judged.level_response.tolist(), lengths, config.token_budget)
+    steps = steps_of(judged, lengths, config)
     if not config.hardening:
         return judged, Plan(steps, config.seed, judged), config
     copies, encoded, data = harden(
@@ -276,6 +248,59 @@ def plan(texts: Texts, labels: Labels, config: ResolvedConfig) -> tuple[Training
     )
     texts.rows += encoded
     return data, Plan(steps, config.seed, data, copies), config
+
+
+def backbone_of(
+    config: RunConfig, source: Source, architecture: str, device: torch.device
+) -> torch.nn.Module:
+    """The base model's weights. Those that learn stay in fp32; LoRA's base doesn't learn."""
+    half = device.type == "cuda" and config.tuning == "lora"
+    dtype = torch.bfloat16 if half else torch.float32
+    return load_backbone(config.base_model, source.path, architecture, dtype, source.revision)
+
+
+def untrained(
+    backbone: torch.nn.Module,
+    digit_ids: tuple[int, ...] | None,
+    config: ResolvedConfig,
+    data: TrainingData,
+    device: torch.device,
+) -> RewardModel:
+    """The model before its first step; seeded before the head is made."""
+    torch.manual_seed(config.seed)
+    model = RewardModel(
+        backbone,
+        architecture=config.backbone,
+        kind=config.kind,
+        head_hidden=config.head_hidden,
+        digit_ids=digit_ids,
+    )
+    make_trainable(model, config, data)
+    model.to(device)
+    if device.type == "cpu":
+        model.gather_embedding_gradient()
+    return model
+
+
+def encoder_of(
+    model: RewardModel, template: Template, config: ResolvedConfig, team: Group
+) -> ResponseEncoder:
+    return ResponseEncoder(
+        model,
+        team.device,
+        config.micro_batch_tokens,
+        longest=template.max_length,
+        kept_tokens=config.kept_tokens,
+        group=team,
+    )
+
+
+def steps_of(judged: TrainingData, lengths: Sequence[int], config: ResolvedConfig) -> Blocks | Draws:
+    """What people's judgements and levels are divided into: steps of equal counts for heads, else of equal tokens."""
+    if config.tuning == "frozen":
+        return Draws(judged.first, judged.second, judged.level_response)
+    pairs = list(zip(judged.first.tolist(), judged.second.tolist(), strict=True))
+    return Blocks(pairs, judged.level_response.tolist(), lengths, config.token_budget)
 
 
 def make_trainable(model: RewardModel, config: ResolvedConfig, data: TrainingData) -> None:

@@ -15,6 +15,7 @@ from webapp.corpus.base_models import WHAT_TO_NAME
 from webapp.corpus.commands import project_named
 from webapp.corpus.options import (
     CHOICES,
+    FOLDS,
     FURTHER,
     METHOD_OF,
     NAMED,
@@ -50,6 +51,13 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--patience", type=int, help="evaluations without progress before it stops; 0: never"
+        )
+        parser.add_argument(
+            "--crossfit",
+            type=int,
+            choices=(0, FOLDS),
+            help=f"{FOLDS}: predict every judged response by a model that has not seen its labels (tuned: five times "
+            "as long); default: for frozen heads",
         )
         parser.add_argument(
             "--reliability",
