@@ -36,6 +36,11 @@
     count();
   }
 
+  // An answer that was waited for is read out from its heading on.
+  document.addEventListener("htmx:afterSettle", (event) => {
+    if (event.detail.xhr?.getResponseHeader("HX-Reswap")) document.querySelector("#result h2")?.focus({ preventScroll: true });
+  });
+
   document.addEventListener("htmx:responseError", (event) => {
     const place = document.querySelector("main #result");
     if (!place) return;
