@@ -24,8 +24,8 @@ from webapp.corpus.models import Import
 from webapp.importing.services import import_run
 from webapp.snapshots.exporting import export_run
 from webapp.snapshots.models import Export
-from webapp.training.models import ModelExport, TrainingRun
-from workers import exports, housekeeping, runs
+from webapp.training.models import Measurement, ModelExport, TrainingRun
+from workers import exports, housekeeping, measuring, runs
 
 # One byte of memory shared between the worker and the processes of its pool, which are forked from it.
 _stopping = multiprocessing.RawValue("b", 0)
@@ -80,6 +80,13 @@ def export_model(pk: int) -> None:
     with _sigterm_noted() as stopping:
         if not stopping():
             exports.export_model(pk, stopping=stopping)
+
+
+@app.task(name=Measurement.task)
+def measure_version(pk: int) -> None:
+    with _sigterm_noted() as stopping:
+        if not stopping():
+            measuring.measure_version(pk, stopping=stopping)
 
 
 @app.task
