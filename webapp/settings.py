@@ -266,6 +266,8 @@ TRAIN_COMMAND = shlex.split(env.str("CALIPER_TRAIN_COMMAND", default="")) or [
 BASE_MODEL_DIRS = [Path(each) for each in env.str("CALIPER_BASE_MODEL_DIRS", default="").split(":") if each]
 # The program that turns a model folder into one that plain transformers load; gets both folders.
 MODEL_EXPORT_COMMAND = [sys.executable, "-m", "workers.rewards.export"]
+# The program that measures a model on rows that came after it; gets the model, a snapshot and a folder to work in.
+MEASURE_COMMAND = [sys.executable, "-m", "workers.rewards.measure"]
 
 LOGGING = {
     "version": 1,

@@ -23,6 +23,7 @@ from webapp.corpus.options import RunRefused
 from webapp.jobs import JobFailed, Reason, Stopped, carried, old_connections_close, patiently
 from webapp.ratings.services import BadPredictions, predictions_store
 from webapp.snapshots.services import snapshot_take
+from webapp.training.measuring import measurements_start
 from webapp.training.models import ModelVersion, TrainingRun
 from webapp.training.services import (
     base_folder,
@@ -102,11 +103,16 @@ def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
         raise JobFailed(failure_text(folder, status))
     try:
         with life.alive(run):
-            _publish(run)
+            version = _publish(run)
     except (BadResult, BadPredictions):
         # Without this file the result is made again when the run is resumed.
         (folder / "metrics.json").unlink(missing_ok=True)
         raise
+    try:
+        measurements_start(version)
+    except Exception:
+        # The training has ended well; a button on the versions' pages asks for the same.
+        logger.exception("run %s: older versions are not measured again", run.pk)
 
 
 def _base_folder(run: TrainingRun) -> Path | None:
@@ -212,7 +218,7 @@ def _supervised(
     return status
 
 
-def _publish(run: TrainingRun) -> None:
+def _publish(run: TrainingRun) -> ModelVersion:
     """Check what the child left and store it: version, predictions, promotion and DONE, all of it or nothing."""
     folder = run.folder
     patiently(lambda: run.proceed(phase="storing predictions"))
@@ -241,6 +247,7 @@ def _publish(run: TrainingRun) -> None:
 
     version = patiently(store)
     logger.info("run %s: %s; %s", run.pk, version, version.gate_reason)
+    return version
 
 
 def failure_text(folder: Path, status: int) -> str:

@@ -6,6 +6,12 @@ from webapp.corpus.models import Response
 from webapp.training.models import ModelVersion
 
 
+class PredictionQuerySet(models.QuerySet["Prediction"]):
+    def learnt(self) -> "PredictionQuerySet":
+        """Of responses whose labels the version was trained on, whatever predicted them."""
+        return self.filter(split__in=(Prediction.Split.TRAIN, Prediction.Split.CROSSFIT))
+
+
 class Prediction(models.Model):
     """p(1..9) of an ordinal version, or the scalar of a scalar one. Never edited, only added.
 
@@ -31,6 +37,8 @@ class Prediction(models.Model):
     percentile = models.FloatField()
     split = models.CharField(max_length=10, choices=Split.choices)
     truncated = models.BooleanField(default=False)
+
+    objects = PredictionQuerySet.as_manager()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["version", "response"], name="prediction_once")]

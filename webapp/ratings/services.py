@@ -58,6 +58,29 @@ def predictions_store(*, version: ModelVersion, rows: Sequence[dict[str, Any]]) 
     checked = [_checked(row, number) for number, row in enumerate(rows)]
     pk_of = dict(Response.objects.of(version.project).values_list("external_id", "pk"))
     known = [row for row in checked if row["response_id"] in pk_of]
+    return _create(version, pk_of, known, percentiles([row["score"] for row in known]))
+
+
+@transaction.atomic
+def predictions_add(*, version: ModelVersion, rows: Sequence[dict[str, Any]]) -> int:
+    """Store those rows whose response the version has not predicted yet; returns how many. Raises BadPredictions.
+
+    Their percentiles are among the scores of both; those of the older rows stay as they were.
+    """
+    checked = [_checked(row, number) for number, row in enumerate(rows)]
+    before = dict(version.predictions.values_list("response_id", "score"))
+    pk_of = dict(Response.objects.of(version.project).values_list("external_id", "pk"))
+    new = [row for row in checked if row["response_id"] in pk_of and pk_of[row["response_id"]] not in before]
+    scores = [row["score"] for row in new]
+    return _create(version, pk_of, new, percentiles([*scores, *before.values()])[: len(new)])
+
+
+def _create(
+    version: ModelVersion,
+    pk_of: dict[str, int],
+    rows: Sequence[dict[str, Any]],
+    percentages: Sequence[float],
+) -> int:
     predictions = [
         Prediction(
             version=version,
@@ -70,7 +93,7 @@ def predictions_store(*, version: ModelVersion, rows: Sequence[dict[str, Any]]) 
             split=row["split"],
             truncated=bool(row["truncated"]),
         )
-        for row, percentile in zip(known, percentiles([row["score"] for row in known]), strict=True)
+        for row, percentile in zip(rows, percentages, strict=True)
     ]
     Prediction.objects.bulk_create(predictions, batch_size=BATCH)
     return len(predictions)

@@ -270,6 +270,39 @@ class ModelVersion(models.Model):
         return self.packed_at is not None
 
 
+class Measurement(Job):
+    """A version measured again, by a worker, on the test set as a newer version's snapshot has it.
+
+    What was measured when the version was trained stays in its metrics.
+    """
+
+    task = "workers.tasks.measure_version"
+    queue = "train"
+
+    version = models.ForeignKey(ModelVersion, on_delete=models.CASCADE, related_name="measurements")
+    # The version whose snapshot and held-out names these rows are of.
+    rows_of = models.ForeignKey(ModelVersion, on_delete=models.CASCADE, related_name="+")
+    # None: Caliper itself, after a training.
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    # As of a training: "held_out" with pairs and levels; "responses" scored, "left_out" units it had learnt of.
+    metrics = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["version"], condition=Q(state__in=ACTIVE), name="measurement_active_once"
+            ),
+        ]
+
+    @property
+    def folder(self) -> Path:
+        """Where the worker works; gone afterwards."""
+        return settings.DATA_DIR / "measurements" / str(self.pk)
+
+
 class ModelExportQuerySet(JobQuerySet):
     def done_in(self, project: Project) -> "ModelExportQuerySet":
         """The packed versions of a project."""

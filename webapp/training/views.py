@@ -21,7 +21,7 @@ from webapp.jobs import State
 from webapp.labels.names import annotator_names
 from webapp.parameters import int_parameter
 from webapp.paths import without_paths
-from webapp.training import reports, services
+from webapp.training import measuring, reports, services
 from webapp.training.charts import loss_chart, reliability_chart
 from webapp.training.forms import RunForm
 from webapp.training.metrics import headline, metric_rows
@@ -29,11 +29,13 @@ from webapp.training.models import ModelExport, ModelVersion, TrainingRun, publi
 from webapp.training.progress import read_log, read_progress
 from webapp.training.promotions import promotions, story_of
 from webapp.training.queue import Place, crossfit_costs, left, places
+from webapp.training.same_rows import held_out_now
 from webapp.training.triggers import next_trainings
 from webapp.waiting import change_token, unless_seen, waiting_for_worker
 from webapp.words import duration
 
 PAGE_SIZE = 25
+MEASUREMENTS_SHOWN = 3
 
 
 def waiting_reason(run: TrainingRun) -> str:
@@ -196,6 +198,7 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
         "reading": reports.reading(run.metrics),
         "left_out": reports.left_out(run.metrics),
         "annotators": _annotators(project, run),
+        **(_measured_again(version) if version is not None else {}),
         **(_downloads(version) if version is not None and not version.is_packed else {}),
         "afresh": progress.afresh,
         "left": progress.left if run.state == State.RUNNING else None,
@@ -239,6 +242,29 @@ def _downloads(version: ModelVersion) -> dict[str, Any]:
         "packable": version.is_there,
         "downloads_waiting": waiting,
         "downloads_token": change_token(seen, waiting),
+    }
+
+
+def _measured_again(version: ModelVersion) -> dict[str, Any]:
+    """What a version was measured to be on rows that came after it, and whether it can be now. Two queries."""
+    found = list(version.measurements.select_related("rows_of", "created_by")[:MEASUREMENTS_SHOWN])
+    now = held_out_now(version.project)
+    can = now is not None and now.version != version.pk and version.is_there and not version.is_packed
+    then = {name: part for name, part in version.metrics.items() if name != "crossfit"}
+    newest = found[0] if found else None
+    waiting = waiting_for_worker(newest) if newest is not None and newest.is_active else ""
+    seen = [(each.pk, each.state, each.phase, each.percent) for each in found]
+    return {
+        "measurements": [
+            (each, metric_rows({**then, "held_out": each.metrics["held_out"]}, then))
+            if each.metrics.get("held_out")
+            else (each, [])
+            for each in found
+        ],
+        "measuring": newest is not None and newest.is_active,
+        "can_measure": can,
+        "measuring_waits": waiting,
+        "measuring_token": change_token(seen, waiting),
     }
 
 
@@ -316,6 +342,32 @@ def version_promote(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespons
     else:
         messages.warning(request, f"{version.get_method_display()} v{version.number} was serving already.")
     return redirect("training:run", project.slug, version.run_id)
+
+
+@require_safe
+def measurements(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
+    """How a version does on rows that came after it; 204 while nothing changed since the `token` the page has."""
+    project = project_for(request, slug, "read")
+    version = _version(project, pk)
+    if not request.htmx:
+        return redirect("training:run", project.slug, version.run_id)
+    context = {**_measured_again(version), "version": version}
+    return unless_seen(request, context["measuring_token"], "training/measured_again.html", context)
+
+
+@require_POST
+def measurement_start(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
+    project = project_for(request, slug, "admin")
+    version = _version(project, pk)
+    now = held_out_now(project)
+    try:
+        if now is None:
+            raise services.VersionRefused("No version of this project held anything out.")
+        rows_of = _version(project, now.version)
+        measuring.measurement_start(version=version, rows_of=rows_of, created_by=request.user)
+    except services.VersionRefused as refusal:
+        messages.error(request, str(refusal))
+    return redirect(reverse("training:run", args=[project.slug, version.run_id]) + "#measured-again")
 
 
 @require_safe

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -104,6 +104,24 @@ def split_groups(snapshot: Snapshot, config: RunConfig) -> Split:
         f"{_few(same)} and {len(prompts)} prompt{'s' if len(prompts) != 1 else ''}: too few to hold any out"
     )
     return Split(frozenset(), "none", note, _joined(same))
+
+
+def split_again(
+    snapshot: Snapshot, unit: str, held_out: Iterable[str], learnt: Collection[str]
+) -> tuple[Split, int]:
+    """What of a split's held-out units (`unit` "group" or "prompt") a model may be measured on, and how many not.
+
+    `learnt`: ids of responses whose labels the model has seen. A unit that holds one of them is left out as a whole, as
+    its other responses answer the same prompts.
+    """
+    groups, same, prompts = _units(snapshot)
+    key, units = ("prompt_id", prompts) if unit == "prompt" else ("group", groups)
+    seen = {row[key] for row in snapshot.responses if row["response_id"] in learnt}
+    wanted = frozenset(held_out)
+    asked = [one.names for one in units if one.names & wanted]
+    fair = [names for names in asked if not names & seen]
+    joined = _joined(groups if len(groups) >= MIN_GROUPS else same)
+    return Split(frozenset().union(*fair) & wanted, unit, joined=joined), len(asked) - len(fair)
 
 
 def split_watched(snapshot: Snapshot, split: Split, config: RunConfig) -> Split:
