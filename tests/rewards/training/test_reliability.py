@@ -78,6 +78,7 @@ def test_the_weighted_gradient_is_that_of_the_joint_likelihood() -> None:
     joint = -torch.log((1 - error) * torch.exp(-terms()) + error * base)
     for got, expected in zip(weighted, torch.autograd.grad(joint.sum(), inputs), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)  # the weights are fp32
+    torch.testing.assert_close(terms() - reliability.relief(rows), joint, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["bt", "oprm"])
@@ -106,7 +107,8 @@ def test_a_steps_gradient_is_that_of_the_joint_likelihood(
     model = model.double().eval()
     reliability = Reliability(data, sides_only=config.ordinal)
     step = Step(list(range(len(encoded))), list(range(len(data.first))), [])
-    step_loss(model, config, data, encoded, reliability)(step).backward()
+    value = step_loss(model, config, data, encoded, reliability)(step)
+    value.backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     model.zero_grad()
@@ -130,6 +132,7 @@ def test_a_steps_gradient_is_that_of_the_joint_likelihood(
         compared = data.outcome != o.BOTH_BAD  # whoever compares has seen that not both are bad
         joint = joint - compared * o.log_not_both_bad(log_p[data.first], log_p[data.second], bad)
     (data.weight * joint).sum().backward()
+    assert value.item() == pytest.approx((data.weight * joint).sum().item(), rel=1e-5)
     assert len(found) > 10
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:

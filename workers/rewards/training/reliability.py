@@ -83,6 +83,17 @@ class Reliability:
         unknown = torch.zeros_like(gamma) if self.sides_only else self.error[self.annotator[rows]]
         return (1 - torch.where(told == torch.inf, unknown, gamma)).float()
 
+    def relief(self, rows: torch.Tensor) -> torch.Tensor:
+        """log P(v | u) - log P_model(v) of judgements that `trust` has just seen; 0 where it says nothing. [B] fp32
+
+        What turns a term into the one that EM descends: weighted terms can't be compared over time, since the weights
+        grow as the model learns.
+        """
+        told, cell = self.log_p[rows], self.cell[rows]
+        looked = torch.log1p(-self.error[self.annotator[rows]])
+        gain = looked + torch.nn.functional.softplus(self._log_odds()[cell] - told)
+        return torch.where(told == torch.inf, 0.0, gain).float()
+
     def refit(self) -> None:
         """EM on all judgements seen so far, from where it stands."""
         self.fresh = 0

@@ -139,7 +139,10 @@ class StepLoss:
         return terms * (rows.outcome == objectives.WIN)
 
     def _trusted(self, scores: torch.Tensor, rows: Rows, terms: torch.Tensor) -> torch.Tensor:
-        """Each term weighed by how far its annotator is trusted here (reliability.py). [P] -> [P]"""
+        """Each term weighed by how far its annotator is trusted here (reliability.py). [P] -> [P]
+
+        The gradient is that of the weighted terms. The value is the one that falls: terms of P(v | u).
+        """
         assert self.reliability is not None
         log_sided = None
         if self.config.ordinal:
@@ -150,11 +153,14 @@ class StepLoss:
             log_verdict = self._log_verdict(scores.detach(), rows)
         trust, judged = torch.ones(len(rows.rows)), rows.by_person.cpu()
         trust[judged] = self.reliability.trust(rows.rows[judged], log_verdict.detach().cpu()[judged])
+        relief = torch.zeros(len(rows.rows))
+        relief[judged] = self.reliability.relief(rows.rows[judged])
         trust = trust.to(self.device)
-        if log_sided is None:
-            return trust * terms
-        # that one was preferred is the model's to explain, whoever looked
-        return trust * terms - (1 - trust) * log_sided
+        weighted = trust * terms
+        if log_sided is not None:
+            # that one was preferred is the model's to explain, whoever looked
+            weighted = weighted - (1 - trust) * log_sided
+        return weighted + (terms - relief.to(self.device) - weighted).detach()
 
     def _level_terms(self, scores: torch.Tensor, levels: list[int]) -> torch.Tensor:
         """Levels that teach on their own; scalar rewards have none. [L]"""
