@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from webapp.labels.strengths import Battles, Estimate, connected, rank_range, standardised, strengths
-
-ELO = 400 / math.log(10)
+from benchmarks.strengths import ELO, made_up
+from webapp.labels.strengths import Battles, Estimate, connected, rank_range, strengths
 
 
 def battles(rows: list[tuple[int, int, float, float, float]], **changes: Any) -> Battles:
@@ -21,26 +20,6 @@ def battles(rows: list[tuple[int, int, float, float, float]], **changes: Any) ->
         "length_b": np.full(len(rows), 100.0),
     }  # fmt: skip
     return Battles(**(made | changes))
-
-
-def made_up(
-    theta: list[float], n: int, prompts: int, *, per_sd: float = 0.0, longer: float = 0.0, seed: int = 0
-) -> Battles:
-    """`n` single votes by Davidson's model; author k is `longer` * k log characters longer than author 0."""
-    draw = np.random.default_rng(seed)
-    size = len(theta)
-    a = draw.integers(0, size, n)
-    b = (a + draw.integers(1, size, n)) % size
-    lengths = [np.exp(5 + longer * side + 0.4 * draw.normal(size=n)) for side in (a, b)]
-    none = np.zeros(n)
-    empty = Battles(a, b, draw.integers(0, prompts, n), none + 1, none, none, lengths[0], lengths[1])
-    d = np.array(theta)[a] - np.array(theta)[b] + per_sd * standardised(empty)
-    weights = np.stack([np.exp(d / 2), np.full(n, 0.4), np.exp(-d / 2)])
-    at = draw.random(n)
-    ends = np.cumsum(weights / weights.sum(axis=0), axis=0)
-    outcome = (at > ends[0]).astype(int) + (at > ends[1])
-    votes = [(outcome == which).astype(float) for which in range(3)]
-    return Battles(a, b, empty.prompt, *votes, *lengths)
 
 
 def gaps(estimates: list[Estimate]) -> list[float]:

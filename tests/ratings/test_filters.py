@@ -264,3 +264,25 @@ def test_many_authors_are_written_not_chosen(
     page = client_of(researcher).get(f"/p/{project.slug}/responses/?author=model-7")
     assert '<input type="text" name="author" value="model-7"' in page.content.decode()
     assert page.context["page"].paginator.count == 1
+
+
+def test_of_many_annotators_the_busiest_are_offered_and_the_chosen_one(
+    project: Project,
+    labelled: dict[str, Pair],
+    people: list[User],
+    researcher: User,
+    client_of: Callable[[User], Client],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("webapp.ratings.queries.MENU", 2)
+    client = client_of(researcher)
+
+    def offered(asked: str) -> list[str]:
+        page = client.get(f"/p/{project.slug}/pairs/{asked}")
+        return [name for _, name in page.context["annotators"]]
+
+    assert offered("") == ["p1", "p2"]
+    assert offered(f"?annotator={people[4].pk}") == ["p1", "p2", "p5"]
+    assert offered("?annotator=999") == ["p1", "p2", "somebody who labelled nothing here"]
+    page = client.get(f"/p/{project.slug}/people/{people[4].pk}/judgements/").content.decode()
+    assert f"/p/{project.slug}/pairs/?annotator={people[4].pk}" in page

@@ -4,6 +4,7 @@ Everything counts current labels only (a correction or an undo has replaced the 
 database in one query each, whatever the number of rows.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -199,6 +200,18 @@ def labelled_responses(project: Project, annotator: int | None = None) -> Q:
         | Q(pk__in=judged.values("response_a_id"))
         | Q(pk__in=judged.values("response_b_id"))
     )
+
+
+def label_counts_by(project: Project) -> Counter[int]:
+    """Verdicts and levels by annotator. Two queries."""
+    found: Counter[int] = Counter()
+    every: list[QuerySet[Any]] = [
+        Judgement.objects.of(project).verdicts(),
+        QualityLabel.objects.of(project).current(),
+    ]
+    for labels in every:
+        found.update(dict(labels.order_by().values_list("annotator_id").annotate(n=Count("pk"))))
+    return found
 
 
 def judged_pairs(project: Project, annotator: int) -> QuerySet[Any]:

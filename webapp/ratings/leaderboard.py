@@ -110,7 +110,7 @@ class _Duel:
 
 
 def board_of(project: Project, version: ModelVersion | None) -> Board:
-    """The leaderboard, with the version's ranks beside. Two queries while labels stay the same, else six at most."""
+    """The leaderboard, with the version's ranks beside. Two queries while labels stay the same, else seven at most."""
     state = labels_state(project)
     duels: list[_Duel] = []
 
@@ -165,8 +165,9 @@ def _by_people(duels: Sequence[_Duel]) -> Board:
     battles = _battles(among, names)
     plain = strengths(battles, len(names), for_length=False)
     controlled = strengths(battles, len(names), for_length=True)
+    votes = _votes_by_author(among)
     rows = [
-        Row(name, _votes_of(name, among), first, second)
+        Row(name, votes[name], first, second)
         for name, first, second in zip(names, _standings(plain), _standings(controlled), strict=True)
     ]
     return replace(
@@ -237,13 +238,18 @@ def _battles(duels: Sequence[_Duel], names: Sequence[str]) -> Battles:
     )
 
 
-def _votes_of(name: str, duels: Sequence[_Duel]) -> Votes:
-    said = [
-        duel.votes if duel.a == name else duel.votes.swapped for duel in duels if name in (duel.a, duel.b)
-    ]
-    return Votes(
-        *(sum(getattr(votes, verdict) for votes in said) for verdict in ("a", "b", "tie", "both_bad"))
-    )
+def _votes_by_author(duels: Sequence[_Duel]) -> dict[str, Votes]:
+    """Votes from each author's side."""
+    sums: dict[str, list[int]] = {}
+    for duel in duels:
+        said = duel.votes
+        for name, won, lost in ((duel.a, said.a, said.b), (duel.b, said.b, said.a)):
+            total = sums.setdefault(name, [0, 0, 0, 0])
+            total[0] += won
+            total[1] += lost
+            total[2] += said.tie
+            total[3] += said.both_bad
+    return {name: Votes(*total) for name, total in sums.items()}
 
 
 def _standings(found: Strengths) -> list[Standing]:

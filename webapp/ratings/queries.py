@@ -14,7 +14,7 @@ from django.db.models import Count, Q
 
 from webapp.corpus.models import Method, Pair, Project, Response
 from webapp.labels.names import annotator_names
-from webapp.labels.summaries import Votes, level_tallies, newest_labels, vote_tallies
+from webapp.labels.summaries import Votes, label_counts_by, level_tallies, newest_labels, vote_tallies
 from webapp.ratings.charts import score_bins
 from webapp.ratings.models import Prediction
 from webapp.ratings.probabilities import Outcome, ordinal_outcome, scalar_outcome
@@ -23,7 +23,7 @@ from webapp.training.models import ModelVersion
 CACHE_SECONDS = 60 * 60
 # Scores a histogram is made of: the lowest primary keys of a larger project, which are no particular responses.
 HISTOGRAM_SCORES = 50_000
-# Authors in a menu; where there are more, one writes the name.
+# Names in a menu. Where there are more authors, one writes the name; of more annotators the menu has the busiest.
 MENU = 100
 
 T = TypeVar("T")
@@ -220,14 +220,21 @@ def offered_authors(project: Project) -> list[str]:
     return names if len(names) <= MENU else []
 
 
-def offered_annotators(project: Project, state: str) -> list[tuple[int, str]]:
-    """Keys and names of all who labelled in the project, by name. One query, then kept with the labels' state."""
+def offered_annotators(project: Project, state: str, chosen: int | None) -> list[tuple[int, str]]:
+    """Keys and names to choose from, by name: the MENU people with the most labels, and the chosen one. Three queries,
+    then kept with the labels' state.
+    """
 
-    def make() -> list[tuple[int, str]]:
-        names = [(pk, named.name) for pk, named in annotator_names(project).items()]
-        return sorted(names, key=lambda each: (each[1].casefold(), each[0]))
+    def make() -> tuple[dict[int, str], set[int]]:
+        names = {pk: named.name for pk, named in annotator_names(project).items()}
+        most = sorted(label_counts_by(project).items(), key=lambda each: (-each[1], each[0]))
+        return names, {pk for pk, _ in most[:MENU]}
 
-    return kept(f"annotators:{state}", make)
+    names, most = kept(f"annotators:{state}", make)
+    offered = [(pk, names[pk]) for pk in names if pk in most or pk == chosen]
+    if chosen is not None and chosen not in names:
+        offered.append((chosen, "somebody who labelled nothing here"))
+    return sorted(offered, key=lambda each: (each[1].casefold(), each[0]))
 
 
 def preferences(version: ModelVersion, state: str) -> dict[int, tuple[float, bool]]:

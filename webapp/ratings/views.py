@@ -328,14 +328,14 @@ def _choice(request: HtmxHttpRequest, shown: Shown) -> dict[str, Any]:
 def _filters(
     project: Project, query: Query, listing: Listing, version: ModelVersion | None
 ) -> dict[str, Any]:
-    """What parts.html#filters and #sorts need. Four queries, three while the labels stay the same."""
+    """What parts.html#filters and #sorts need. Six queries, three while the labels stay the same."""
     rates_levels = version is not None and version.kind == "ordinal" and version.saw_levels
     offered = {name: words for name, words in listing.sorts.items() if name != "gap" or rates_levels}
     return {
         "query": query,
         "choices": listing.choices,
         "authors": offered_authors(project),
-        "annotators": offered_annotators(project, labels_state(project)),
+        "annotators": offered_annotators(project, labels_state(project), query.annotator),
         "sorts": sort_links(query, offered),
     }
 
