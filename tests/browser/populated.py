@@ -33,7 +33,7 @@ from webapp.ratings.services import percentiles
 from webapp.snapshots.exporting import export_run
 from webapp.snapshots.models import Export
 from webapp.snapshots.services import snapshot_take
-from webapp.training.models import ModelExport, ModelVersion, TrainingRun
+from webapp.training.models import Measurement, ModelExport, ModelVersion, TrainingRun
 from webapp.training.services import version_promote
 
 TEXTS = [
@@ -192,6 +192,12 @@ def _runs(project: Project, admin: User) -> None:
     for version in (first, second, scalar):
         version_promote(version=version)
     version_promote(version=first, actor=admin)
+    second.metrics["split"] = {"unit": "group", "held_out": ["p1", "p2"]}
+    second.save()
+    measured = {"held_out": _metrics(True)["held_out"], "responses": 6, "left_out": 1}
+    Measurement.objects.create(
+        version=first, rows_of=second, state=State.DONE, finished_at=timezone.now(), metrics=measured
+    )
     _run(project, "oprm", State.DONE, same_as=packed.run)
     _run(project, "haf", State.FAILED, error="There is no base model x/y: choose one of those offered.")
     _run(project, "clf", State.RUNNING, phase="training", step=3, total=40, loss=0.9, tokens_per_second=812.0)

@@ -136,3 +136,13 @@ def test_pages_say_it_and_the_remedy(
     assert "Let v5 serve" in listed
     answer = client.post(f"/p/capitals/versions/{versions[1].pk}/promote/", follow=True).content.decode()
     assert "oprm v2 can&#x27;t serve: its weights were packed away. Train it again." in answer
+
+
+def test_a_training_that_divides_otherwise_is_no_twin(versions: list[ModelVersion], make_run: Any) -> None:
+    """As those of before the project's salt."""
+    project = versions[1].project
+    snapshot = Snapshot.objects.create(project=project, digest="5" * 64, counts={})
+    TrainingRun.objects.filter(pk=versions[1].run_id).update(snapshot=snapshot)
+    project.split_salt = "another"
+    project.save()
+    assert finished_twin(make_run(project, snapshot=snapshot)) is None

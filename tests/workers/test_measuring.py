@@ -98,7 +98,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def supervise(command: list[str], *, each_second: Callable[..., bool], **_: Any) -> int:
         assert each_second({"phase": "scoring", "step": 1, "total": 2})
-        measure_again(*map(Path, command[-3:]), Stop())
+        model, snapshot, folder = map(Path, command[-3:])
+        measure_again(model, snapshot, folder, Stop())
         return 0
 
     monkeypatch.setattr(measuring, "supervise", supervise)

@@ -77,7 +77,7 @@ def measurements_start(version: ModelVersion) -> list[Measurement]:
         return []
     versions = version.project.versions.exclude(pk=now.version).select_related("run__snapshot", "project")
     newest = list(versions.values_list("pk", flat=True)[:AUTOMATIC])
-    rows_of = ModelVersion.objects.get(pk=now.version)
+    rows_of = version.project.versions.get(pk=now.version)
     return [
         measurement_start(version=each, rows_of=rows_of)
         for each in versions.filter(Q(is_serving=True) | Q(pk__in=newest))

@@ -21,23 +21,29 @@ LOOKED_AT = 10
 class HeldOut:
     """What a project holds out now: names of groups, or of prompts where `unit` says so, and whose split it is."""
 
-    version: int
+    version: int  # 0: not stored yet
     unit: str
     names: frozenset[str]
 
 
+def held_out_of(version: int, split: Any) -> HeldOut | None:
+    """From the "split" of metrics.json; None where nothing was held out."""
+    if not isinstance(split, dict) or not (names := split.get("held_out")):
+        return None
+    return HeldOut(version, split.get("unit", "group"), frozenset(names))
+
+
 def held_out_now(project: Project) -> HeldOut | None:
     """The split of the newest version that held something out; None before there is one. One query."""
-    for version, split in project.versions.values_list("pk", "metrics__split")[:LOOKED_AT]:
-        if split and (names := split.get("held_out")):
-            return HeldOut(version, split.get("unit", "group"), frozenset(names))
-    return None
+    splits = project.versions.values_list("pk", "metrics__split")[:LOOKED_AT]
+    return next((found for pk, split in splits if (found := held_out_of(pk, split)) is not None), None)
 
 
 @dataclass(frozen=True)
 class FairRow:
     """What a version predicts of a response that it has learnt nothing of, by itself or by its group."""
 
+    name: str  # of the response
     score: float
     p: list[float] | None
     group: str
@@ -51,6 +57,7 @@ def fair_rows(version: ModelVersion, now: HeldOut | None) -> dict[int, FairRow]:
     """
     rows: Any = version.predictions.values_list(
         "response_id",
+        "response__external_id",
         "score",
         "p",
         "split",
@@ -60,9 +67,9 @@ def fair_rows(version: ModelVersion, now: HeldOut | None) -> dict[int, FairRow]:
     found: dict[int, FairRow] = {}
     later: dict[int, tuple[str, FairRow]] = {}
     learnt: set[str] = set()
-    for response, score, p, split, group, prompt in rows.iterator(chunk_size=5000):
+    for response, external, score, p, split, group, prompt in rows.iterator(chunk_size=5000):
         name = prompt if now is not None and now.unit == "prompt" else group or prompt
-        row = FairRow(score, p, group or prompt)
+        row = FairRow(external, score, p, group or prompt)
         if split == "held_out":
             found[response] = row
         elif split != "unlabelled":
@@ -90,14 +97,15 @@ def paired_difference(groups: Mapping[str, tuple[float, int]], *, seed: int = 0)
     return Difference(float(sums.sum() / sizes.sum()), low, high, int(sizes.sum()))
 
 
-def same_rows(new: Mapping[str, float], serving: ModelVersion, *, seed: int = 0) -> Difference | None:
+def same_rows(
+    new: Mapping[str, float], serving: ModelVersion, now: HeldOut | None = None, *, seed: int = 0
+) -> Difference | None:
     """How much more often `new` is right than `serving`, where neither learnt either response's labels.
 
-    `new`: scores by response id, held out. The judgements are the decisive ones of now; equal scores count one half.
-    None where the two share no judgement.
+    `new`: scores by response id, held out; `now`: the split that held them out. The judgements are the decisive ones of
+    now; equal scores count one half. None where the two share no judgement.
     """
-    held_out = serving.predictions.filter(split="held_out")
-    old = dict(held_out.values_list("response__external_id", "score"))
+    old = {row.name: row.score for row in fair_rows(serving, now).values()}
     if not (shared := new.keys() & old.keys()):
         return None
     rows = (

@@ -39,7 +39,7 @@ from webapp.jobs import State
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.training.gate import gate_check
 from webapp.training.models import ModelExport, ModelVersion, TrainingRun
-from webapp.training.same_rows import same_rows
+from webapp.training.same_rows import held_out_of, same_rows
 from webapp.words import counted
 
 CONFIG_FORMAT = 1
@@ -84,6 +84,8 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
         "tuning": _tuning(project, method, base_model, backbone, options.get("tuning")),
         "partition": [project.bad_to, project.normal_to],
         "seed": 0,
+        # a training that divides otherwise is another one
+        "split_salt": project.split_salt,
         "code_version": __version__,
     }
     config.update({name: options[name] for name in TRAINER_OPTIONS if name in options})
@@ -308,7 +310,9 @@ def version_publish(
         metrics,
         serving=serving,
         max_drop=run.project.gate_max_drop,
-        same_rows=same_rows(held_out, serving) if held_out and serving is not None else None,
+        same_rows=same_rows(held_out, serving, held_out_of(0, metrics.get("split")))
+        if held_out and serving is not None
+        else None,
     )
     return ModelVersion.objects.create(
         project=run.project,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from workers.rewards.config import RunConfig
 from workers.rewards.data.messages import whole_prompt
 from workers.rewards.data.snapshot import Snapshot
-from workers.rewards.data.split import split_groups, split_watched
+from workers.rewards.data.split import split_again, split_groups, split_watched
 
 from .test_same_prompt import GROUP, TURNS, sides, snapshot_of
 
@@ -45,6 +45,23 @@ def test_labels_that_come_later_move_nobody() -> None:
             sides(rows, split_groups(rows, salted(salt)))["p0"]
             == sides(before, split_groups(before, salted(salt)))["p0"]
         )
+
+
+def test_an_older_version_is_measured_on_whole_groups_that_it_has_learnt_nothing_of() -> None:
+    """b and a begin with the same turn: what is learnt of one is learnt of the other's prompt."""
+    rows = snapshot_of(("b", ["Hello"]), ("a", ["hello"]), *questions(0, 12))
+    held_out = ["a", "b", "g003", "g007"]
+    of = {row["group"]: row["response_id"] for row in rows.responses}
+    split, left_out = split_again(rows, "group", held_out, [])
+    assert (split.held_out, split.unit, left_out) == (frozenset(held_out), "group", 0)
+    assert split.joined == {"a": "a", "b": "a"}
+    split, left_out = split_again(rows, "group", held_out, [of["b"], of["g001"]])
+    assert (split.held_out, left_out) == ({"g003", "g007"}, 1)
+    split, left_out = split_again(rows, "group", held_out, list(of.values()))
+    assert (split.held_out, left_out) == (frozenset(), 3)
+    prompts = {row["group"]: row["prompt_id"] for row in rows.responses}
+    split, left_out = split_again(rows, "prompt", [prompts["g003"], prompts["g007"]], [of["g003"]])
+    assert (split.held_out, split.unit, left_out) == ({prompts["g007"]}, "prompt", 1)
 
 
 def test_the_seed_says_nothing_and_the_salt_all() -> None:
