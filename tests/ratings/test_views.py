@@ -644,7 +644,7 @@ def test_query_counts_do_not_grow_with_the_rows(
     client = client_of(researcher)
     visitor = 4  # session, user, project, roles
     expected = {
-        url("responses", project): visitor + 13,
+        url("responses", project): visitor + 11,
         url("responses", project) + "?sort=-level&q=one": visitor + 10,
         url("responses", project) + "?sort=-gap": visitor + 13,
         url("responses", project) + f"?level=good&split=held_out&annotator={people[0].pk}": visitor + 10,
@@ -672,7 +672,7 @@ def test_query_counts_do_not_grow_with_the_rows(
     with django_assert_num_queries(visitor + 9):
         client.get(url("project", project))
     judge(pair, make_user("p4"), "tie")
-    with django_assert_num_queries(visitor + 18):
+    with django_assert_num_queries(visitor + 16):
         client.get(url("pairs", project) + "?sort=-model")
 
 

@@ -221,14 +221,16 @@ def offered_authors(project: Project) -> list[str]:
 
 
 def offered_annotators(project: Project, state: str, chosen: int | None) -> list[tuple[int, str]]:
-    """Keys and names to choose from, by name: the MENU people with the most labels, and the chosen one. Three queries,
-    then kept with the labels' state.
+    """Keys and names to choose from, by name: the MENU people with the most labels, and the chosen one.
+
+    One query, three where more people labelled than that; then kept with the labels' state.
     """
 
     def make() -> tuple[dict[int, str], set[int]]:
         names = {pk: named.name for pk, named in annotator_names(project).items()}
-        most = sorted(label_counts_by(project).items(), key=lambda each: (-each[1], each[0]))
-        return names, {pk for pk, _ in most[:MENU]}
+        if len(names) <= MENU:
+            return names, set(names)
+        return names, {pk for pk, _ in label_counts_by(project).most_common(MENU)}
 
     names, most = kept(f"annotators:{state}", make)
     offered = [(pk, names[pk]) for pk in names if pk in most or pk == chosen]

@@ -328,7 +328,7 @@ def _choice(request: HtmxHttpRequest, shown: Shown) -> dict[str, Any]:
 def _filters(
     project: Project, query: Query, listing: Listing, version: ModelVersion | None
 ) -> dict[str, Any]:
-    """What parts.html#filters and #sorts need. Six queries, three while the labels stay the same."""
+    """What parts.html#filters and #sorts need. Four to six queries, three while the labels stay the same."""
     rates_levels = version is not None and version.kind == "ordinal" and version.saw_levels
     offered = {name: words for name, words in listing.sorts.items() if name != "gap" or rates_levels}
     return {
