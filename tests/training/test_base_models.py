@@ -237,8 +237,8 @@ def test_a_projects_own_version_is_a_start(
         answer = client.post("/p/capitals/runs/start/", {**misfit, "base_model": "version:oprm-3"})
         assert "a text encoder" in answer.content.decode()
     folded = {"method": "oprm", "base_model": "version:oprm-3", "crossfit": "on"}
-    answer = client.post("/p/capitals/runs/start/", folded).content.decode()
-    assert "version:oprm-3 has seen labels" in answer
+    refused = client.post("/p/capitals/runs/start/", folded).content.decode()
+    assert "version:oprm-3 has seen labels" in refused
     client.post("/p/capitals/runs/start/", {"method": "oprm", "base_model": "version:oprm-3"})
     run = TrainingRun.objects.latest("pk")
     look = tmp_path / "look.py"
