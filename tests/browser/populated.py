@@ -193,7 +193,7 @@ def _runs(project: Project, admin: User) -> None:
         version_promote(version=version)
     version_promote(version=first, actor=admin)
     second.metrics["split"] = {"unit": "group", "held_out": ["p1", "p2"]}
-    second.save()
+    second.save(update_fields=["metrics"])
     measured = {"held_out": _metrics(True)["held_out"], "responses": 6, "left_out": 1}
     Measurement.objects.create(
         version=first, rows_of=second, state=State.DONE, finished_at=timezone.now(), metrics=measured

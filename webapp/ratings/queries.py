@@ -1,8 +1,8 @@
 """Reads that several pages share: which versions serve, what they predict, and what that says about pairs.
 
-A version's predictions never change, and labels are only added. So what is computed from all of them is kept in
-Django's cache, and the key names the version and the newest labels. The key has times and digests too, so that two
-databases with one cache never take each other's entries.
+A version's predictions never change; labels are only added, and so are predictions, when a version is measured again.
+So what is computed from all of them is kept in Django's cache, and the key names the version and the newest labels.
+The key has times and digests too, so that two databases with one cache never take each other's entries.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -241,7 +241,7 @@ def offered_annotators(project: Project, state: str, chosen: int | None) -> list
 
 def preferences(version: ModelVersion, state: str) -> dict[int, tuple[float, bool]]:
     """P(a preferred) of every judged pair of the version's project, and whether the version was trained on labels of
-    one of the two, by pair id. Two queries, then kept.
+    one of the two, by pair id. Three queries, then one while neither labels nor predictions come.
 
     Pairs nobody has judged are left out: there is nobody to disagree with.
     """
@@ -257,7 +257,8 @@ def preferences(version: ModelVersion, state: str) -> dict[int, tuple[float, boo
                 found[pair] = outcome_from(version, ratings[a], ratings[b]).preferred, a in seen or b in seen
         return found
 
-    return kept(f"preferences-seen:{identity(version)}:{state}", make)
+    rated = version.predictions.count()
+    return kept(f"preferences-seen:{identity(version)}:{rated}:{state}", make)
 
 
 def outcome_from(version: ModelVersion, a: tuple[float, Any], b: tuple[float, Any]) -> Outcome:
