@@ -27,13 +27,13 @@ from webapp.keeping import files_held
 from webapp.labels.queue import reservations_expire
 from webapp.operations.disk import disk_measure
 from webapp.snapshots.models import Export
-from webapp.training.models import Measurement, ModelExport, TrainingRun
+from webapp.training.models import ModelExport, Remeasurement, TrainingRun
 from webapp.training.retention import versions_pack
 from webapp.training.triggers import retrain_all_due
 
 logger = logging.getLogger(__name__)
 
-JOBS: list[type[Job]] = [TrainingRun, Import, Export, ModelExport, Measurement]
+JOBS: list[type[Job]] = [TrainingRun, Import, Export, ModelExport, Remeasurement]
 
 # Longer than any upload; and no job of any kind says nothing on the disk for so long.
 LEFT_AFTER_SECONDS = 3600.0
@@ -135,7 +135,7 @@ def leftovers_sweep() -> int:
 
 def _leftovers() -> Iterator[Path]:
     """Unfinished files of jobs that don't live. The files are listed first, so that a job that begins now has none."""
-    for find in (_of_imports, _of_snapshots, _of_exports, _of_model_exports, _of_measurements, _of_runs):
+    for find in (_of_imports, _of_snapshots, _of_exports, _of_model_exports, _of_remeasurements, _of_runs):
         yield from find(settings.DATA_DIR)
 
 
@@ -180,11 +180,11 @@ def _of_model_exports(root: Path) -> Iterator[Path]:
     )
 
 
-def _of_measurements(root: Path) -> Iterator[Path]:
+def _of_remeasurements(root: Path) -> Iterator[Path]:
     yield from _numbered(
-        root / "measurements",
+        root / "remeasurements",
         lambda name: re.fullmatch(r"(\d+)", name),
-        set(Measurement.objects.active().values_list("pk", flat=True)),
+        set(Remeasurement.objects.active().values_list("pk", flat=True)),
     )
 
 

@@ -23,8 +23,8 @@ from webapp.corpus.options import RunRefused
 from webapp.jobs import JobFailed, Reason, Stopped, carried, old_connections_close, patiently
 from webapp.ratings.services import BadPredictions, predictions_store
 from webapp.snapshots.services import snapshot_take
-from webapp.training.measuring import measurements_start
 from webapp.training.models import ModelVersion, TrainingRun
+from webapp.training.remeasuring import measurements_start
 from webapp.training.services import (
     base_folder,
     finished_twin,

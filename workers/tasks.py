@@ -25,8 +25,8 @@ from webapp.importing.services import import_run
 from webapp.ratings import trying
 from webapp.snapshots.exporting import export_run
 from webapp.snapshots.models import Export
-from webapp.training.models import Measurement, ModelExport, TrainingRun
-from workers import exports, housekeeping, measuring, runs, trials
+from webapp.training.models import ModelExport, Remeasurement, TrainingRun
+from workers import exports, housekeeping, remeasuring, runs, trials
 
 # One byte of memory shared between the worker and the processes of its pool, which are forked from it.
 _stopping = multiprocessing.RawValue("b", 0)
@@ -89,11 +89,11 @@ def score_texts(token: str) -> None:
     trials.answer(token)
 
 
-@app.task(name=Measurement.task)
-def measure_version(pk: int) -> None:
+@app.task(name=Remeasurement.task)
+def measure_again(pk: int) -> None:
     with _sigterm_noted() as stopping:
         if not stopping():
-            measuring.measure_version(pk, stopping=stopping)
+            remeasuring.measure_version(pk, stopping=stopping)
 
 
 @app.task

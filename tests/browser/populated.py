@@ -33,7 +33,7 @@ from webapp.ratings.services import percentiles
 from webapp.snapshots.exporting import export_run
 from webapp.snapshots.models import Export
 from webapp.snapshots.services import snapshot_take
-from webapp.training.models import Measurement, ModelExport, ModelVersion, TrainingRun
+from webapp.training.models import ModelExport, ModelVersion, Remeasurement, TrainingRun
 from webapp.training.services import version_promote
 
 TEXTS = [
@@ -195,7 +195,7 @@ def _runs(project: Project, admin: User) -> None:
     second.metrics["split"] = {"unit": "group", "held_out": ["p1", "p2"]}
     second.save(update_fields=["metrics"])
     measured = {"held_out": _metrics(True)["held_out"], "responses": 6, "left_out": 1}
-    Measurement.objects.create(
+    Remeasurement.objects.create(
         version=first, rows_of=second, state=State.DONE, finished_at=timezone.now(), metrics=measured
     )
     _run(project, "oprm", State.DONE, same_as=packed.run)

@@ -270,16 +270,16 @@ class ModelVersion(models.Model):
         return self.packed_at is not None
 
 
-class Measurement(Job):
+class Remeasurement(Job):
     """A version measured again, by a worker, on the test set as a newer version's snapshot has it.
 
     What was measured when the version was trained stays in its metrics.
     """
 
-    task = "workers.tasks.measure_version"
+    task = "workers.tasks.measure_again"
     queue = "train"
 
-    version = models.ForeignKey(ModelVersion, on_delete=models.CASCADE, related_name="measurements")
+    version = models.ForeignKey(ModelVersion, on_delete=models.CASCADE, related_name="remeasurements")
     # The version whose snapshot and held-out names these rows are of.
     rows_of = models.ForeignKey(ModelVersion, on_delete=models.CASCADE, related_name="+")
     # None: Caliper itself, after a training.
@@ -293,14 +293,14 @@ class Measurement(Job):
         ordering = ["-pk"]
         constraints = [
             models.UniqueConstraint(
-                fields=["version"], condition=Q(state__in=ACTIVE), name="measurement_active_once"
+                fields=["version"], condition=Q(state__in=ACTIVE), name="remeasurement_active_once"
             ),
         ]
 
     @property
     def folder(self) -> Path:
         """Where the worker works; gone afterwards."""
-        return settings.DATA_DIR / "measurements" / str(self.pk)
+        return settings.DATA_DIR / "remeasurements" / str(self.pk)
 
 
 class ModelExportQuerySet(JobQuerySet):

@@ -21,7 +21,7 @@ from webapp.jobs import State
 from webapp.labels.names import annotator_names
 from webapp.parameters import int_parameter
 from webapp.paths import without_paths
-from webapp.training import measuring, reports, services
+from webapp.training import remeasuring, reports, services
 from webapp.training.charts import loss_chart, reliability_chart
 from webapp.training.forms import RunForm
 from webapp.training.metrics import headline, metric_rows
@@ -247,7 +247,7 @@ def _downloads(version: ModelVersion) -> dict[str, Any]:
 
 def _measured_again(version: ModelVersion) -> dict[str, Any]:
     """What a version was measured to be on rows that came after it, and whether it can be now. Two queries."""
-    found = list(version.measurements.select_related("rows_of", "created_by")[:MEASUREMENTS_SHOWN])
+    found = list(version.remeasurements.select_related("rows_of", "created_by")[:MEASUREMENTS_SHOWN])
     now = held_out_now(version.project)
     can = now is not None and now.version != version.pk and version.is_there and not version.is_packed
     then = {name: part for name, part in version.metrics.items() if name != "crossfit"}
@@ -364,7 +364,7 @@ def measurement_start(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespo
         if now is None:
             raise services.VersionRefused("No version of this project held anything out.")
         rows_of = _version(project, now.version)
-        measuring.measurement_start(version=version, rows_of=rows_of, created_by=request.user)
+        remeasuring.measurement_start(version=version, rows_of=rows_of, created_by=request.user)
     except services.VersionRefused as refusal:
         messages.error(request, str(refusal))
     return redirect(reverse("training:run", args=[project.slug, version.run_id]) + "#measured-again")

@@ -14,14 +14,14 @@ from django.db import transaction
 from webapp import life
 from webapp.jobs import JobFailed, Reason, Stopped, carried, patiently
 from webapp.ratings.services import predictions_add
-from webapp.training.models import Measurement
+from webapp.training.models import Remeasurement
 from workers.child import explained_with_disk, log_tail, never, supervise
 from workers.results import read_metrics, read_predictions
 
 
 def measure_version(pk: int, *, stopping: Callable[[], bool] = never) -> None:
     """Claim the measurement and carry it to its end; leaves at once if it isn't there to be claimed. Never raises."""
-    rows = Measurement.objects.select_related("version__run", "version__project", "rows_of__run__snapshot")
+    rows = Remeasurement.objects.select_related("version__run", "version__project", "rows_of__run__snapshot")
     measurement = rows.filter(pk=pk).first()
     if measurement is None or not measurement.claim():
         return
@@ -32,7 +32,7 @@ def measure_version(pk: int, *, stopping: Callable[[], bool] = never) -> None:
             shutil.rmtree(measurement.folder, ignore_errors=True)
 
 
-def _measure(measurement: Measurement, stopping: Callable[[], bool]) -> None:
+def _measure(measurement: Remeasurement, stopping: Callable[[], bool]) -> None:
     version, folder = measurement.version, measurement.folder
     snapshot = measurement.rows_of.run.snapshot
     if not version.is_there:
@@ -64,7 +64,7 @@ def _measure(measurement: Measurement, stopping: Callable[[], bool]) -> None:
     patiently(store)
 
 
-def _supervised(measurement: Measurement, arguments: list[str], stopping: Callable[[], bool]) -> None:
+def _supervised(measurement: Remeasurement, arguments: list[str], stopping: Callable[[], bool]) -> None:
     """Run the child and copy its progress into the row. Raises Stopped, and JobFailed if it did not end well."""
     reason: Reason | None = None
 

@@ -8,7 +8,7 @@ from webapp.accounts.models import User
 from webapp.corpus.access import check_not_archived
 from webapp.jobs import ACTIVE, State
 from webapp.labels.models import Judgement, QualityLabel
-from webapp.training.models import Measurement, ModelVersion
+from webapp.training.models import ModelVersion, Remeasurement
 from webapp.training.same_rows import HeldOut, held_out_now
 from webapp.training.services import VersionRefused
 
@@ -21,7 +21,7 @@ def rows_added(version: ModelVersion, now: HeldOut) -> bool:
 
     `version`: with its run's snapshot. Imported labels came when their import ended.
     """
-    done = version.measurements.filter(state=State.DONE).select_related("rows_of__run__snapshot").first()
+    done = version.remeasurements.filter(state=State.DONE).select_related("rows_of__run__snapshot").first()
     last = version.run.snapshot if done is None else done.rows_of.run.snapshot
     if last is None:
         return True
@@ -44,7 +44,7 @@ def rows_added(version: ModelVersion, now: HeldOut) -> bool:
 @transaction.atomic
 def measurement_start(
     *, version: ModelVersion, rows_of: ModelVersion, created_by: User | None = None
-) -> Measurement:
+) -> Remeasurement:
     """Queue measuring a version on another one's held-out rows; the one on its way is returned instead.
 
     One that failed on the same rows is taken up again. Raises VersionRefused.
@@ -54,7 +54,7 @@ def measurement_start(
         raise VersionRefused(f"{version} can't be measured again: its files are gone from the disk.")
     if version.pk == rows_of.pk:
         raise VersionRefused(f"{version} was measured on these rows when it was trained.")
-    measurements = Measurement.objects.filter(version=version)
+    measurements = Remeasurement.objects.filter(version=version)
     if (active := measurements.filter(state__in=ACTIVE).first()) is not None:
         return active
     newest = measurements.first()
@@ -62,7 +62,7 @@ def measurement_start(
         with transaction.atomic():
             if newest is not None and newest.rows_of_id == rows_of.pk and newest.requeue():
                 return newest
-            found = Measurement.objects.create(version=version, rows_of=rows_of, created_by=created_by)
+            found = Remeasurement.objects.create(version=version, rows_of=rows_of, created_by=created_by)
     except IntegrityError:
         # Somebody asked for the same between our look and our insert.
         return measurements.get(state__in=ACTIVE)
@@ -70,7 +70,7 @@ def measurement_start(
     return found
 
 
-def measurements_start(version: ModelVersion) -> list[Measurement]:
+def measurements_start(version: ModelVersion) -> list[Remeasurement]:
     """After a training: queue the serving versions of its project and the newest others, where rows were added."""
     now = held_out_now(version.project)
     if now is None or version.project.archived_at is not None:

@@ -16,10 +16,10 @@ from webapp.corpus.models import Pair, Project, Prompt, Response
 from webapp.jobs import State
 from webapp.labels.models import Judgement
 from webapp.snapshots.services import snapshot_take
-from webapp.training.measuring import measurement_start, measurements_start
-from webapp.training.models import Measurement, ModelVersion, TrainingRun
+from webapp.training.models import ModelVersion, Remeasurement, TrainingRun
+from webapp.training.remeasuring import measurement_start, measurements_start
 from webapp.training.services import VersionRefused
-from workers import measuring, runs
+from workers import remeasuring, runs
 from workers.rewards.measure import measure_again
 from workers.rewards.training.loop import train
 from workers.rewards.training.progress import Stop
@@ -125,12 +125,12 @@ def test_rows_that_were_added_are_measured_and_what_was_measured_stays(
     with django_capture_on_commit_callbacks(execute=True):
         [measurement] = measurements_start(second)
     assert (measurement.version, measurement.rows_of) == (first, second)
-    assert sent[-1] == ("workers.tasks.measure_version", measurement.pk, "train")
+    assert sent[-1] == ("workers.tasks.measure_again", measurement.pk, "train")
     assert [each.pk for each in measurements_start(second)] == [measurement.pk], "it is on its way already"
     client = client_of(admin)
     page = client.get(f"/p/{project.slug}/runs/{first.run_id}/").content.decode()
     assert "measurements/?token=" in page
-    measuring.measure_version(measurement.pk)
+    remeasuring.measure_version(measurement.pk)
     measurement.refresh_from_db()
     assert (measurement.state, measurement.error) == (State.DONE, "")
     assert not measurement.folder.exists()
@@ -165,13 +165,13 @@ def test_rows_that_were_added_are_measured_and_what_was_measured_stays(
     assert "Measured again on 6 pairs" in page
     assert "Measure again</button>" in page
     assert "measurements/?token=" not in page
-    measuring.measure_version(measurement.pk)
+    remeasuring.measure_version(measurement.pk)
     assert first.predictions.count() == len(rows), "a message that comes twice leaves"
 
     start = f"/p/{project.slug}/versions/{first.pk}/measurements/start/"
     for person, status in ((annotator, 403), (researcher, 403), (admin, 302)):
         assert client_of(person).post(start).status_code == status
-    again = Measurement.objects.latest("pk")
+    again = Remeasurement.objects.latest("pk")
     assert (again.created_by, again.version) == (admin, first)
     with pytest.raises(VersionRefused, match="was measured on these rows"):
         measurement_start(version=second, rows_of=second)
@@ -184,7 +184,7 @@ def test_a_group_that_it_has_learnt_of_is_left_out(grown: tuple[ModelVersion, Mo
     assert row is not None
     first.predictions.filter(pk=row.pk).update(split="train")
     measurement = measurement_start(version=first, rows_of=second)
-    measuring.measure_version(measurement.pk)
+    remeasuring.measure_version(measurement.pk)
     measurement.refresh_from_db()
     assert measurement.metrics["left_out"] == 1
     assert measurement.metrics["held_out"]["pairs"]["n"] == 3, "p9 alone"
@@ -196,7 +196,7 @@ def test_it_fails_with_words_is_taken_up_again_and_handed_back(
     first, second = grown
     measurement = measurement_start(version=first, rows_of=second)
     settings.MEASURE_COMMAND = [sys.executable, "-c", "import sys; print('refused: no'); sys.exit(2)"]
-    measuring.measure_version(measurement.pk)
+    remeasuring.measure_version(measurement.pk)
     measurement.refresh_from_db()
     assert (measurement.state, measurement.error) == (
         State.FAILED,
@@ -204,7 +204,7 @@ def test_it_fails_with_words_is_taken_up_again_and_handed_back(
     )
     assert measurement_start(version=first, rows_of=second).pk == measurement.pk
     settings.MEASURE_COMMAND = [sys.executable, "-c", "import time; time.sleep(60)"]
-    measuring.measure_version(measurement.pk, stopping=lambda: True)
+    remeasuring.measure_version(measurement.pk, stopping=lambda: True)
     measurement.refresh_from_db()
     assert measurement.state == State.QUEUED
     assert not measurement.folder.exists()
