@@ -102,7 +102,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         measure_again(model, snapshot, folder, Stop())
         return 0
 
-    monkeypatch.setattr(measuring, "supervise", supervise)
+    monkeypatch.setattr(remeasuring, "supervise", supervise)
 
 
 @pytest.mark.usefixtures("in_process")
