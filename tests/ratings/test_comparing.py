@@ -214,6 +214,7 @@ def test_which_versions_are_compared_unless_named(
 
     assert asked("", "") == (newer, older)
     assert asked(older.address, "") == (older, newer)
+    assert asked(newer.address, newer.address) == (newer, older), "never with itself"
     assert asked("bt-99", older.address) == (newer, older)
     newer.delete()
     assert asked("", "") == (older, None)

@@ -18,7 +18,7 @@ from webapp.jobs import State
 from webapp.labels.models import Judgement
 from webapp.training.gate import Difference, gate_check
 from webapp.training.models import ModelVersion
-from webapp.training.same_rows import same_rows
+from webapp.training.same_rows import HeldOut, same_rows
 from webapp.training.services import version_promote, version_publish
 from workers.rewards.evaluation.metrics import evaluate_run, score_spread
 
@@ -229,6 +229,14 @@ def test_two_versions_on_the_same_judgements(
     assert found.high is not None
     assert -1 <= found.low < found.value < found.high <= 0
     assert same_rows({"elsewhere": 1.0}, serving) is None
+    # Without labels when it was trained: fair where it is held out now, and it has learnt of nothing in the group.
+    later = serving.predictions.filter(response__prompt__group__in=["g0", "g3"], split="held_out")
+    later.update(split="unlabelled")
+    assert same_rows(new, serving).n == 5  # type: ignore[union-attr]
+    now = HeldOut(0, "group", frozenset({"g0", "g3"}))
+    assert same_rows(new, serving, now).n == 7, "g3 has a trained pair"  # type: ignore[union-attr]
+    later = serving.predictions.filter(split="unlabelled")
+    later.update(split="held_out")
     run = make_run(project, state=State.RUNNING)
     artifact = {"kind": "ordinal", "digest": "e" * 64}
     published = version_publish(run=run, metrics=measured(0.9, 0.2), artifact=artifact, held_out=new)

@@ -360,7 +360,7 @@ def versions_asked(project: Project, new: str, old: str) -> Asked:
     by_address = {version.address: version for version in every}
     first = by_address.get(new) or next(iter(every), None)
     second = by_address.get(old)
-    if second is None and first is not None:
+    if first is not None and (second is None or second.pk == first.pk):
         others = [version for version in every if version.pk != first.pk]
         same = [version for version in others if version.method == first.method]
         second = next(iter([*(each for each in same if each.is_serving), *same, *others]), None)

@@ -16,7 +16,7 @@ from webapp.words import duration
 MOST_VERSIONS = 50
 CROSSFIT_HELP = (
     f"Frozen heads have them always. For a tuned base model {FOLDS} more are trained, each without a fifth of the "
-    "groups, and predict what they have not seen: a training takes about five times as long."
+    "groups, and predict what they have not seen: a training takes up to five times as long."
 )
 
 

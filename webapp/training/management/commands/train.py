@@ -56,8 +56,8 @@ class Command(BaseCommand):
             "--crossfit",
             type=int,
             choices=(0, FOLDS),
-            help=f"{FOLDS}: predict every judged response by a model that has not seen its labels (tuned: five times "
-            "as long); default: for frozen heads",
+            help=f"{FOLDS}: predict every judged response by a model that has not seen its labels (tuned: up to five "
+            "times as long); default: for frozen heads",
         )
         parser.add_argument(
             "--reliability",
