@@ -62,6 +62,7 @@ INSTALLED_APPS = [
     "webapp.importing",
     "webapp.snapshots",
     "webapp.training",
+    "webapp.benchmarks",
     "webapp.ratings",
     "webapp.operations",
 ]
@@ -266,6 +267,7 @@ TRAIN_COMMAND = shlex.split(env.str("CALIPER_TRAIN_COMMAND", default="")) or [
 BASE_MODEL_DIRS = [Path(each) for each in env.str("CALIPER_BASE_MODEL_DIRS", default="").split(":") if each]
 # The program that turns a model folder into one that plain transformers load; gets both folders.
 MODEL_EXPORT_COMMAND = [sys.executable, "-m", "workers.rewards.export"]
+BENCHMARK_COMMAND = [sys.executable, "-m", "workers.rewards.benchmark"]
 
 LOGGING = {
     "version": 1,

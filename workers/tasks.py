@@ -20,12 +20,13 @@ if not apps.ready:
     django.setup()
 
 from webapp.accounts.services import accounts_sweep
+from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.corpus.models import Import
 from webapp.importing.services import import_run
 from webapp.snapshots.exporting import export_run
 from webapp.snapshots.models import Export
 from webapp.training.models import ModelExport, TrainingRun
-from workers import exports, housekeeping, runs
+from workers import exports, housekeeping, measurements, runs
 
 # One byte of memory shared between the worker and the processes of its pool, which are forked from it.
 _stopping = multiprocessing.RawValue("b", 0)
@@ -80,6 +81,18 @@ def export_model(pk: int) -> None:
     with _sigterm_noted() as stopping:
         if not stopping():
             exports.export_model(pk, stopping=stopping)
+
+
+@app.task(name=EvaluationSet.task)
+def read_set(pk: int) -> None:
+    measurements.read_set(pk)
+
+
+@app.task(name=Measurement.task)
+def measure_version(pk: int) -> None:
+    with _sigterm_noted() as stopping:
+        if not stopping():
+            measurements.measure(pk, stopping=stopping)
 
 
 @app.task
