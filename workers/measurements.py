@@ -59,6 +59,8 @@ def _read(row: EvaluationSet) -> dict[str, Any]:
 def measure(pk: int, *, stopping: Callable[[], bool] = never) -> None:
     """Claim a measurement and carry it to its end; leaves at once if it isn't there to be claimed. Never raises."""
     row = Measurement.objects.select_related("evaluation_set__project", "version__run").filter(pk=pk).first()
+    if row is not None and row.evaluation_set.project.archived_at is not None:
+        row.request_cancel()
     if row is None or not row.claim():
         return
     with carried(row, explain=explained_with_disk), life.alive(row):

@@ -130,9 +130,12 @@ def test_the_serving_and_the_newest_are_measured_by_themselves(
     Measurement.objects.update(state=State.CANCELLED)
     assert measurements_due() == [], "what somebody cancelled stays so"
     assert old.measurements.count() == 0
-    make_version(project, 4)
+    late = measurement_start(evaluation_set=row, version=make_version(project, 4))
     Project.objects.update(archived_at=project.created_at)
     assert measurements_due() == []
+    measurements.measure(late.pk)
+    late.refresh_from_db()
+    assert late.state == State.CANCELLED
     assert housekeeping.JOBS[-2:] == [EvaluationSet, Measurement]
 
 

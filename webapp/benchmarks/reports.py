@@ -28,7 +28,7 @@ class Comparison:
     shown: list[Measurement]
     rows: list[Row]
     chart: CurveChart | None
-    notes: list[tuple[Measurement, list[str]]]
+    notes: list[tuple[Measurement, str]]
     more: int
 
 
@@ -56,7 +56,7 @@ def comparison(done: Sequence[Measurement]) -> Comparison:
             for line in first
         ],
         chart=curve_chart([(version_name(one), one.result["best_of_n"]) for one in shown]),
-        notes=[(one, notes) for one in shown if (notes := _notes(one.result))],
+        notes=[(one, notes) for one in shown if (notes := " ".join(_notes(one.result)))],
         more=len(ordered) - len(shown),
     )
 
@@ -69,14 +69,20 @@ def _notes(result: dict[str, Any]) -> list[str]:
         notes.append("Its snapshot is gone, so near-duplicates of its training prompts are not known.")
     elif near["n"]:
         without = near["without"]
-        rest = f" Without them the overall figure is {without['value']:.1%}." if without else ""
+        rest = f" Without them the overall figure is {_percent(without['value'])}." if without else ""
         notes.append(f"{near['n']:,} of its prompts are near-duplicates of prompts it was trained on.{rest}")
     if result["tied"]:
-        notes.append(f"{result['tied']:.1%} of the comparisons have equal scores; each counts one half.")
+        notes.append(
+            f"{_percent(result['tied'])} of the comparisons have equal scores; each counts one half."
+        )
     if reading["alike"]:
         notes.append(f"{reading['alike']:,} of {reading['compared']:,} comparisons read alike to it.")
     if reading["cut"]:
         notes.append(f"{reading['cut']:,} of {reading['responses']:,} responses were cut to its length.")
     if reading["unknown"] >= 0.05:
-        notes.append(f"{reading['unknown']:.1%} of the tokens are characters that it does not know.")
+        notes.append(f"{_percent(reading['unknown'])} of the tokens are characters that it does not know.")
     return notes
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -102,7 +102,7 @@ def _set(project: Project, pk: int) -> EvaluationSet:
 def _set_context(project: Project, pk: int) -> dict[str, Any]:
     row = _set(project, pk)
     measurements = list(row.measurements.with_versions())
-    known = {one.version_id for one in measurements if not one.can_requeue}
+    known = {one.version_id for one in measurements}
     found = comparison([one for one in measurements if one.state == State.DONE])
     open_ones = [one for one in measurements if one.state != State.DONE]
     active = [one for one in [row, *open_ones] if one.is_active]

@@ -25,10 +25,10 @@ from .data.responses import UNKNOWN_SHARE, BadInput
 from .data.snapshot import read_snapshot
 from .evaluation.benchmarks import compared_pairs, measure
 from .files import write_text
-from .models.embeddings import embed
+from .models.embeddings import cache_folder, embed, embed_cached
 from .models.encode import MICRO_BATCH_TOKENS, ResponseEncoder
 from .models.predict import distributions, predictions
-from .models.reward_model import RewardModel
+from .models.reward_model import RewardModel, weights_digest
 from .text.sections import Encoded, Template
 from .training.progress import Progress, Stop, Stopped
 
@@ -96,7 +96,9 @@ def _scores(
     encoder = ResponseEncoder(
         model.to(device), device, MICRO_BATCH_TOKENS[device.type], longest=template.max_length
     )
-    features = embed(encoder, encoded, progress)
+    # Of a frozen backbone trainings have left embeddings: other heads on it find those of this benchmark too.
+    frozen = (cache_folder() / "embeddings" / weights_digest(model.backbone)[:32]).is_dir()
+    features = (embed_cached if frozen else embed)(encoder, encoded, progress)
     found = [row["score"] for row in predictions(rows, encoded, distributions(model, features))]
     pairs = [
         (mine[a], mine[b])
@@ -121,7 +123,7 @@ def table(result: dict[str, Any]) -> str:
     """A result as a table to read."""
     width = max(12, *(len(line["name"]) + 2 for line in result["lines"]))
     rows = [
-        f"{FORMATS[result['format']]}: {result['items']:,} prompts, {result['reading']['responses']:,} responses",
+        f"{FORMATS[result['format']]}: {result['items']:,} items, {result['reading']['responses']:,} responses",
         f"{'':{width}}  accuracy  95 % interval  prompts  longer wins",
     ]
     for line in result["lines"]:

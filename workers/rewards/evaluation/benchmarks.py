@@ -9,6 +9,7 @@ Plain numpy: it needs scores, no model.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -362,21 +363,27 @@ def compared_pairs(item: Item) -> list[tuple[int, int]]:
 # --- Best of n ---
 
 
-def expected_gold(gold: Scores, scores: Scores, k: int) -> float:
-    """The expected gold of the best-scored of k responses drawn from n without replacement.
+def expected_gold(gold: Scores, scores: Scores) -> Floats:
+    """The expected gold of the best-scored of k responses drawn from n without replacement, for k = 1..n. [n]
 
     Sorted by score, downwards, response r (from 1) is the best of C(n-r, k-1) of the C(n, k) subsets; responses with
     equal scores share what falls to them.
     """
-    n = len(gold)
-    order = sorted(range(n), key=lambda place: -scores[place])
-    result, place = 0.0, 0
-    while place < n:
-        same = [other for other in order[place:] if scores[other] == scores[order[place]]]
-        chance = sum(math.comb(n - 1 - r, k - 1) for r in range(place, place + len(same))) / math.comb(n, k)
-        result += chance * sum(gold[other] for other in same) / len(same)
-        place += len(same)
-    return result
+    _, rank, counts = np.unique(
+        -np.asarray(scores, dtype=np.float64), return_inverse=True, return_counts=True
+    )
+    shared = (
+        np.bincount(rank, weights=np.asarray(gold, dtype=np.float64)) / counts
+    )  # the mean gold of equal scores
+    best: Floats = _chances(len(gold)) @ np.repeat(shared, counts)
+    return best
+
+
+@functools.cache
+def _chances(n: int) -> Floats:
+    """How likely response r of n is the best of k. [k, r]"""
+    ranks = range(1, n + 1)
+    return np.array([[math.comb(n - r, k - 1) / math.comb(n, k) for r in ranks] for k in ranks])
 
 
 def best_of_n(items: Sequence[Item], scores: Sequence[Scores], *, seed: int = 0) -> dict[str, Any] | None:
@@ -398,10 +405,7 @@ def best_of_n(items: Sequence[Item], scores: Sequence[Scores], *, seed: int = 0)
     }
     curves = {
         name: np.array(
-            [
-                [expected_gold(item.gold, mine, k) for k in ks]
-                for (item, _), mine in zip(chosen, predictor, strict=True)
-            ]
+            [expected_gold(item.gold, mine)[:n] for (item, _), mine in zip(chosen, predictor, strict=True)]
         )
         for name, predictor in by.items()
     }
