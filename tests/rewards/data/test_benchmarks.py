@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,7 @@ def test_a_file_without_a_row_that_counts_is_refused(row: Any, words: str, tmp_p
         (b'[{"prompt": "a", "prompt": "b"}]', "a.json", "stands twice"),
         (b"\x1f\x8bnot gzip", "a.jsonl.gz", "can't be read"),
         (b"PAR1 and no more", "a.parquet", "can't be read"),
+        (b"PK\x03\x04...", "a.zip", "is a zip; unpack it"),
         (gzip.compress(b" " * 5000), "a.jsonl.gz", "is larger than"),
         (b'{"chosen": "a", "rejected": "b"}\n' * 6, "a.jsonl", "more than 5 rows"),
         (b"prompt,chosen,rejected\na,b\n", "a.csv", "not as many cells as the header"),
@@ -227,3 +229,43 @@ def test_prompts_near_those_of_the_training() -> None:
         [],
     ]
     assert near_duplicates(prompts, trained) == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_odd_values_cost_their_row_at_most(seed: int, tmp_path: Path) -> None:
+    """Any value anywhere in a row: it is read, or refused in words."""
+    rng = random.Random(seed)
+    rows = [
+        REWARDBENCH,
+        REWARDBENCH2,
+        TIES,
+        RMBENCH,
+        RMB_BEST,
+        RMB_PAIR,
+        JUDGEBENCH,
+        PPE_HUMAN,
+        PPE_CORRECT,
+        BEST_OF_N,
+    ]
+    for _ in range(300):
+        good = rng.choice(rows)
+        path = lines(tmp_path / "set.jsonl", good, *(odd(good, rng) for _ in range(3)))
+        (found,) = read_benchmarks([path])
+        assert len(found.items) + len(found.refused) + found.ties == 4
+        assert json.dumps([item.responses for item in found.items], ensure_ascii=False).encode()
+
+
+ODD = [None, "", 0, True, [], [None], ["x", 3], {}, {"answer": None}, [{"role": "user"}], "\ud800", [[0, "a"]],
+       float("nan"), 10**400, [10**400, 1, 2], "tied:3"]  # fmt: skip
+
+
+def odd(value: Any, rng: random.Random) -> Any:
+    """The value with something in it taken away or replaced."""
+    if isinstance(value, dict) and value and rng.random() < 0.8:
+        name = rng.choice(list(value))
+        rest = {key: one for key, one in value.items() if key != name}
+        return rest if rng.random() < 0.2 else {**rest, name: odd(value[name], rng)}
+    if isinstance(value, list) and value and rng.random() < 0.5:
+        place = rng.randrange(len(value))
+        return [*value[:place], odd(value[place], rng), *value[place + 1 :]]
+    return rng.choice(ODD)

@@ -18,7 +18,6 @@ Every row is read as it stands, or refused by file, row, field and remedy. The f
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -33,6 +32,7 @@ from .tables import rows_of
 MAX_TEXT = 256 * 1024  # characters
 MAX_RESPONSES = 1024  # of one item
 MAX_REFUSED = 10_000
+MAX_NUMBER = 1e100  # what a response may be worth
 
 Row = dict[str, Any]
 Pair = tuple[int, int]
@@ -145,6 +145,7 @@ def _item(name: str, row: Any, path: Path) -> Item:
         raise ValueError(f"it has {len(item.responses):,} responses; give 2 to {MAX_RESPONSES:,}")
     without_surrogates(list(item.responses), "responses")
     without_surrogates(item.messages, "prompt")
+    without_surrogates(list(item.subsets), "the subset")
     for message in item.messages:
         _bounded(message["content"] or "", "prompt")
     return item
@@ -192,7 +193,7 @@ def _rmbench(row: Row, stem: str) -> Item:
 def _rmb(row: Row, stem: str) -> Item:
     messages = [
         {"role": message["role"], "content": message["content"]}
-        for message in checked(row["conversation_input"], "conversation_input")
+        for message in checked(row.get("conversation_input"), "conversation_input")
     ]
     parts = _text(row, "category_path").split("/")
     goal = parts[1] if len(parts) > 1 else parts[0]
@@ -207,7 +208,9 @@ def _rmb(row: Row, stem: str) -> Item:
             messages, [_answer(row["bon_best"], "bon_best")], wrong, *subsets, compare="best"
         )
     subsets = [f"{goal}/pairs"] + [f"{goal}/pairs/{category}"] * bool(category)
-    return _pair(messages, _answer(row["chosen"], "chosen"), _answer(row["reject"], "reject"), *subsets)
+    return _pair(
+        messages, _answer(row.get("chosen"), "chosen"), _answer(row.get("reject"), "reject"), *subsets
+    )
 
 
 def _judgebench(row: Row, stem: str) -> Item:
@@ -343,7 +346,7 @@ def _answer(value: Any, name: str) -> str:
 def _numbers(row: Row, name: str, count: int) -> tuple[float, ...]:
     value: Any = row.get(name)
     good = isinstance(value, list) and all(
-        isinstance(one, (bool, int, float)) and math.isfinite(one) for one in value
+        isinstance(one, (bool, int, float)) and abs(one) <= MAX_NUMBER for one in value
     )
     if not good or len(value) != count:
         raise ValueError(f"{name} must be a list of {count} numbers, one for each response")

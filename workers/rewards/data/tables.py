@@ -45,6 +45,8 @@ def rows_of(path: Path) -> Iterator[Numbered]:
 def _rows(data: bytes, path: Path) -> Iterator[Numbered]:
     if data.startswith(b"PAR1"):
         return _parquet(data, path)
+    if data.startswith(b"PK\x03\x04"):
+        raise BadInput(f"{path.name} is a zip; unpack it, and give the files in it")
     start = data[:1000].removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(b"["):
         return _array(data, path)

@@ -183,6 +183,8 @@ def _values(item: Item, scores: Scores) -> dict[str, float]:
 def lines_of(format: str, cells: Sequence[str]) -> list[Line]:
     """The lines of a format's result, the overall one first: how its paper or code adds the cells up.
 
+    A part that the files lack is left out of its mean.
+
     - rewardbench: sections weighted by prompts with PRM Math as much as code; overall the mean of the sections, prior
       sets at one half. Without a known subset: the mean over prompts.
     - rewardbench2: overall the mean of its six subsets.
