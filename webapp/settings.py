@@ -62,6 +62,7 @@ INSTALLED_APPS = [
     "webapp.importing",
     "webapp.snapshots",
     "webapp.training",
+    "webapp.benchmarks",
     "webapp.ratings",
     "webapp.operations",
 ]
@@ -268,6 +269,7 @@ BASE_MODEL_DIRS = [Path(each) for each in env.str("CALIPER_BASE_MODEL_DIRS", def
 MODEL_EXPORT_COMMAND = [sys.executable, "-m", "workers.rewards.export"]
 # The program that measures a model on rows that came after it; gets the model, a snapshot and a folder to work in.
 MEASURE_COMMAND = [sys.executable, "-m", "workers.rewards.measure"]
+BENCHMARK_COMMAND = [sys.executable, "-m", "workers.rewards.benchmark"]
 
 LOGGING = {
     "version": 1,

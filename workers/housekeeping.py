@@ -20,6 +20,8 @@ from pathlib import Path
 from django.conf import settings
 from django.db import DatabaseError, connection
 
+from webapp.benchmarks.models import EvaluationSet, Measurement
+from webapp.benchmarks.services import measurements_due
 from webapp.broker import redis_client
 from webapp.corpus.models import Import
 from webapp.jobs import ACTIVE, Job, State
@@ -33,7 +35,15 @@ from webapp.training.triggers import retrain_all_due
 
 logger = logging.getLogger(__name__)
 
-JOBS: list[type[Job]] = [TrainingRun, Import, Export, ModelExport, Remeasurement]
+JOBS: list[type[Job]] = [
+    TrainingRun,
+    Import,
+    Export,
+    ModelExport,
+    Remeasurement,
+    EvaluationSet,
+    Measurement,
+]
 
 # Longer than any upload; and no job of any kind says nothing on the disk for so long.
 LEFT_AFTER_SECONDS = 3600.0
@@ -42,7 +52,7 @@ LEFT_AFTER_SECONDS = 3600.0
 def tick() -> None:
     """Each part by itself: one that fails doesn't keep the others from their work."""
     with _short_waits():
-        for part in (jobs_reap, jobs_send_again, reservations_expire, retrain_all_due):
+        for part in (jobs_reap, jobs_send_again, reservations_expire, retrain_all_due, measurements_due):
             try:
                 part()
             except Exception:
@@ -135,7 +145,15 @@ def leftovers_sweep() -> int:
 
 def _leftovers() -> Iterator[Path]:
     """Unfinished files of jobs that don't live. The files are listed first, so that a job that begins now has none."""
-    for find in (_of_imports, _of_snapshots, _of_exports, _of_model_exports, _of_remeasurements, _of_runs):
+    for find in (
+        _of_imports,
+        _of_snapshots,
+        _of_exports,
+        _of_model_exports,
+        _of_remeasurements,
+        _of_sets,
+        _of_runs,
+    ):
         yield from find(settings.DATA_DIR)
 
 
@@ -186,6 +204,16 @@ def _of_remeasurements(root: Path) -> Iterator[Path]:
         lambda name: re.fullmatch(r"(\d+)", name),
         set(Remeasurement.objects.active().values_list("pk", flat=True)),
     )
+
+
+def _of_sets(root: Path) -> Iterator[Path]:
+    """What measurements left; uploads that were broken off before there was a row, and those of deleted sets."""
+    folder = root / "evaluation-sets"
+    active = set(Measurement.objects.filter(state__in=ACTIVE).values_list("pk", flat=True))
+    yield from _numbered(folder, lambda name: re.fullmatch(r"\.measuring-(\d+)", name), active)
+    uploads = [path for path in folder.glob("*") if not path.name.startswith(".")]
+    known = set(EvaluationSet.objects.values_list("folder", flat=True))
+    yield from (path for path in uploads if f"evaluation-sets/{path.name}" not in known)
 
 
 def _of_runs(root: Path) -> Iterator[Path]:

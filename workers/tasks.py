@@ -20,13 +20,14 @@ if not apps.ready:
     django.setup()
 
 from webapp.accounts.services import accounts_sweep
+from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.corpus.models import Import
 from webapp.importing.services import import_run
 from webapp.ratings import trying
 from webapp.snapshots.exporting import export_run
 from webapp.snapshots.models import Export
 from webapp.training.models import ModelExport, Remeasurement, TrainingRun
-from workers import exports, housekeeping, remeasuring, runs, trials
+from workers import exports, housekeeping, measurements, remeasuring, runs, trials
 
 # One byte of memory shared between the worker and the processes of its pool, which are forked from it.
 _stopping = multiprocessing.RawValue("b", 0)
@@ -94,6 +95,18 @@ def measure_again(pk: int) -> None:
     with _sigterm_noted() as stopping:
         if not stopping():
             remeasuring.measure_version(pk, stopping=stopping)
+
+
+@app.task(name=EvaluationSet.task)
+def read_set(pk: int) -> None:
+    measurements.read_set(pk)
+
+
+@app.task(name=Measurement.task)
+def measure_version(pk: int) -> None:
+    with _sigterm_noted() as stopping:
+        if not stopping():
+            measurements.measure(pk, stopping=stopping)
 
 
 @app.task

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from tests.workers import fake_train
 from webapp.accounts.models import User
+from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.corpus.models import (
     Import,
     Membership,
@@ -67,6 +68,7 @@ def populate(project: Project, admin: User, annotator: User) -> None:
         invitation_create(project=project, role="annotator", note=note, created_by=admin)
     _runs(project, admin)
     _imports(project, admin)
+    _evaluation_sets(project, admin)
     for format in ("judgements", "trl-explicit"):
         export = Export.objects.create(project=project, created_by=admin, format=format, file_type="jsonl")
         export_run(export)
@@ -229,6 +231,54 @@ def _imports(project: Project, admin: User) -> None:
         path.write_text("\n".join(lines if number < 2 else ["nothing"]))
         import_run(row)
     Import.objects.create(project=project, created_by=admin, folder="imports/9", file_name="waiting.jsonl")
+
+
+def _evaluation_sets(project: Project, admin: User) -> None:
+    """RewardBench 2 on three versions, a set that is being read, and one that nobody can read."""
+    subsets = {"Factuality": 475, "Focus": 495, "Math": 183, "Precise IF": 160, "Safety": 450, "Ties": 102}
+    done = EvaluationSet.objects.create(
+        project=project, created_by=admin, name="RewardBench 2", folder="evaluation-sets/1", digest="1" * 64,
+        state=State.DONE, format="rewardbench2", items=1865, responses=8460, subsets=subsets, refused=1,
+        refusals=["test.parquet row 7: chosen must be a list of texts, not None"],
+    )  # fmt: skip
+    ks = [1, 2, 3, 4]
+    for number, version in enumerate(ModelVersion.objects.of_method("oprm").filter(project=project)):
+        lines = [
+            {
+                "name": name,
+                "kind": "subset" if place else "overall",
+                "n": n,
+                "value": 0.31 + 0.04 * place + 0.02 * number,
+                "low": 0.28 + 0.04 * place,
+                "high": 0.36 + 0.04 * place,
+                "length": 0.25,
+            }
+            for place, (name, n) in enumerate({"overall": 1865, **subsets}.items())
+        ]
+        curve = {
+            "n": 4, "items": 1763, "k": ks, "model": [0.25 + 0.05 * number * (k - 1) + 0.02 * k for k in ks],
+            "random": 0.25, "oracle": [0.25, 0.5, 0.75, 1.0], "length": [0.25, 0.25, 0.26, 0.26],
+        }  # fmt: skip
+        reading = {
+            "responses": 8460, "truncated": 90, "cut": 40, "unknown": 0.06, "compared": 6000, "alike": 3,
+        }  # fmt: skip
+        near = {"n": 12, "without": lines[0]} if number else None
+        Measurement.objects.create(
+            evaluation_set=done, version=version, state=State.DONE, overall=lines[0], near_duplicates=12,
+            result={"lines": lines, "best_of_n": curve, "reading": reading, "near_duplicates": near, "tied": 0.01},
+        )  # fmt: skip
+    for version, state in zip(
+        ModelVersion.objects.of_method("bt").filter(project=project), ("running", "failed"), strict=True
+    ):
+        Measurement.objects.create(
+            evaluation_set=done, version=version, state=state, step=3, total=8, heartbeat_at=timezone.now(),
+            error="The disk was full." if state == "failed" else "",
+        )  # fmt: skip
+    for name, state in (("Our own pairs", State.QUEUED), ("Broken", State.FAILED)):
+        EvaluationSet.objects.create(
+            project=project, created_by=admin, name=name, folder=f"evaluation-sets/{name}", digest=name,
+            state=state, error="It can't be used: a.json is not JSON." if state == State.FAILED else "",
+        )  # fmt: skip
 
 
 def judged_card(project: Project, annotator: User) -> str:

@@ -14,6 +14,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 
 from tests.browser.populated import empty_project, judged_card, populate
 from webapp.accounts.models import User
+from webapp.benchmarks.models import EvaluationSet
 from webapp.corpus.models import Import, Invitation, Pair, Project, Response
 from webapp.corpus.services import project_archive
 from webapp.training.models import ModelVersion, TrainingRun
@@ -75,6 +76,7 @@ def addresses(project: Project, user: User, card: str) -> Iterator[str]:
         "versions": list(ModelVersion.objects.filter(project=project).values_list("pk", flat=True))[:1],
         "pairs": list(Pair.objects.filter(project=project).values_list("pk", flat=True))[:2],
         "responses": list(Response.objects.filter(project=project).values_list("pk", flat=True))[:3],
+        "benchmarks": list(EvaluationSet.objects.filter(project=project).values_list("pk", flat=True)),
         "people": [user.pk],
         "accounts": [user.pk],
         "annotate": [card],

@@ -9,6 +9,7 @@ import pytest
 
 from tests.training.conftest import judge, labelled, make_run, make_version  # noqa: F401 - fixtures
 from webapp.accounts.models import User
+from webapp.benchmarks.models import EvaluationSet
 from webapp.corpus.models import Import, Project, Response
 from webapp.jobs import State
 from webapp.ratings.models import Prediction
@@ -54,6 +55,11 @@ def installation(
     TrainingRun.objects.filter(pk=version.run_id).update(snapshot=snapshot)
     make_run(labelled, "bt", state=State.RUNNING, heartbeat_at=version.created_at)
     Import.objects.create(project=labelled, file_name="a.jsonl", folder="imports/ab", state=State.DONE)
+    measured = EvaluationSet.objects.create(
+        project=labelled, name="Ours", folder="evaluation-sets/cd", files=["b.jsonl"], state=State.DONE
+    )
+    measured.measurements.create(version=version, state=State.DONE, result={"lines": [{"value": 1e16}]})
+    write(data_dir / "evaluation-sets" / "cd" / "b.jsonl", "{}")
     parquet = write(snapshot.path / "responses.parquet", "the labels")
     write(version.path / "model.safetensors", "the weights")
     (version.run.folder / "snapshot").mkdir()
@@ -62,6 +68,7 @@ def installation(
     write(data_dir / "of-a-later-version" / "file", "kept as well")
     # What no backup holds: secrets, what is made anew, and work that isn't done.
     for name in ("secret_key", "sign-ins.txt", "logs/web.log", "imports/ab/tmpx/spool", "snapshots/.taking-1/a",
+                 "evaluation-sets/.measuring-1/log.txt",
                  "exports/.7-x/a", "exports/7.part", "celerybeat-schedule.db", "static/base.css"):  # fmt: skip
         write(data_dir / name, name)
     return labelled

@@ -43,6 +43,7 @@ def test_it_holds_all_tables_and_files_but_secrets_and_unfinished_work(made: Pat
     manifest = json.loads((made / "manifest.json").read_text())
     run = TrainingRun.objects.get(version__isnull=False).pk
     assert sorted(manifest["files"]) == [
+        "evaluation-sets/cd/b.jsonl",
         "imports/ab/a.jsonl",
         "of-a-later-version/file",
         f"runs/{run}/model/model.safetensors",

@@ -300,6 +300,8 @@ class AuditEntry(models.Model):
         TRAINING_CANCELLED = "training-cancelled", "cancelled a training"
         VERSION_PROMOTED = "version-promoted", "promoted a version"
         VERSION_ROLLED_BACK = "version-rolled-back", "rolled back to a version"
+        SET_ADDED = "set-added", "added an evaluation set"
+        SET_DELETED = "set-deleted", "deleted an evaluation set"
 
     # Empty for what concerns the whole installation.
     project = models.ForeignKey(

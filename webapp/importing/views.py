@@ -50,16 +50,18 @@ class FilesField(forms.FileField):
     """One file or several, together at most settings.MAX_UPLOAD_BYTES."""
 
     widget = _ManyFiles
+    max_files = MAX_FILES
+    or_else = ", or use manage.py import_data"
 
     def clean(self, data: Any, initial: Any = None) -> Any:
         files = [super(FilesField, self).clean(file, initial) for file in (data or [None])]
-        if len(files) > MAX_FILES:
-            raise forms.ValidationError(f"At most {MAX_FILES} files at a time: choose fewer.")
+        if len(files) > self.max_files:
+            raise forms.ValidationError(f"At most {self.max_files} files at a time: choose fewer.")
         size = sum(file.size for file in files)
         if size > settings.MAX_UPLOAD_BYTES:
             raise forms.ValidationError(
                 f"{size / 2**20:,.0f} MB is more than the {settings.MAX_UPLOAD_BYTES // 2**20} MB allowed. "
-                "Split the file, compress it (.gz), or use manage.py import_data."
+                f"Split the file or compress it (.gz){self.or_else}."
             )
         return files
 

@@ -24,6 +24,7 @@ PARTS = {
     "exports": "Exports of labels",
     "model-exports": "Models packed for download",
     "starter-lm": "Starter models",
+    "evaluation-sets": "Evaluation sets: uploaded benchmarks",
 }
 OTHERS = "All else: logs, static files, the embedded database"
 # How many versions to keep, as the page compares it.

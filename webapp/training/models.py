@@ -162,6 +162,13 @@ class VersionQuerySet(models.QuerySet["ModelVersion"]):
     def of_method(self, method: str) -> "VersionQuerySet":
         return self.filter(method=method)
 
+    def unpacked(self) -> "VersionQuerySet":
+        """Those whose weights are kept."""
+        return self.filter(packed_at=None)
+
+    def of_key(self, pk: int | None) -> "ModelVersion | None":
+        return None if pk is None else self.filter(pk=pk).first()
+
     def serving(self) -> "VersionQuerySet":
         return self.filter(is_serving=True)
 

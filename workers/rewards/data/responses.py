@@ -35,9 +35,9 @@ def read_responses(path: Path) -> tuple[list[Row], list[str]]:
         data = path.read_bytes()
         if data.startswith(b"\x1f\x8b"):
             data = gzip.decompress(data)
-        numbered = list(_table(data, path) if data.startswith(b"PAR1") else _lines(data, path))
+        numbered = list(_table(data, path) if data.startswith(b"PAR1") else numbered_lines(data, path))
     except (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} can't be read: {_first_line(error)}") from None
+        raise BadInput(f"{path} can't be read: {first_line(error)}") from None
     if not numbered:
         raise BadInput(f"{path} holds no response; give a row with a text for each")
     rows: list[Row] = []
@@ -59,7 +59,7 @@ def read_responses(path: Path) -> tuple[list[Row], list[str]]:
     return rows, refused
 
 
-def _lines(data: bytes, path: Path) -> Iterator[tuple[int, str, Any]]:
+def numbered_lines(data: bytes, path: Path) -> Iterator[tuple[int, str, Any]]:
     """Number, name and value of each line that isn't blank; a ValueError for one that is no JSON.
 
     Lines end where JSON lets none go on: at CR and LF, not at U+2028 or other characters that str.splitlines splits at.
@@ -70,7 +70,7 @@ def _lines(data: bytes, path: Path) -> Iterator[tuple[int, str, Any]]:
     for number, line in enumerate(re.split(rb"\r\n|\n|\r", data), 1):
         if line.strip():
             try:
-                value: Any = json.loads(line.decode("utf-8"), object_pairs_hook=_object)
+                value: Any = json.loads(line.decode("utf-8"), object_pairs_hook=unique_keys)
             except UnicodeDecodeError as error:
                 value = ValueError(f"byte {error.start + 1} is not UTF-8; save the file as UTF-8")
             except RecursionError:
@@ -82,7 +82,8 @@ def _lines(data: bytes, path: Path) -> Iterator[tuple[int, str, Any]]:
             yield number, f"line {number}", value
 
 
-def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object (json's object_pairs_hook). Raises ValueError for a key that stands twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -130,7 +131,7 @@ def _read(found: Any, number: int) -> Row:
         "text": text,
     }
     for field, value in row.items():
-        _without_surrogates(value, field)
+        without_surrogates(value, field)
     return row
 
 
@@ -139,12 +140,13 @@ def _parsed(value: Any, field: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value, object_pairs_hook=_object) if value.strip() else []
+        return json.loads(value, object_pairs_hook=unique_keys) if value.strip() else []
     except json.JSONDecodeError as error:
         raise ValueError(f"{field} is a text that is not JSON: {error.msg}") from None
 
 
-def _without_surrogates(value: Any, field: str) -> None:
+def without_surrogates(value: Any, field: str) -> None:
+    """Raises ValueError where half a character stands in a text, at any depth."""
     if isinstance(value, str):
         if (found := re.search("[\ud800-\udfff]", value)) is not None:
             raise ValueError(
@@ -153,12 +155,13 @@ def _without_surrogates(value: Any, field: str) -> None:
             )
     elif isinstance(value, dict):
         for key, item in value.items():
-            _without_surrogates(key, field)
-            _without_surrogates(item, f"{field}.{key}")
+            without_surrogates(key, field)
+            without_surrogates(item, f"{field}.{key}")
     elif isinstance(value, list):
         for place, item in enumerate(value):
-            _without_surrogates(item, f"{field}[{place}]")
+            without_surrogates(item, f"{field}[{place}]")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its name if it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
