@@ -48,7 +48,8 @@ def cross_fit(run: Run, position: Position, predicted: list[Row]) -> dict[str, A
     """Puts out-of-fold predictions in the place of the trained responses' rows; the "crossfit" object of metrics.json.
 
     `predicted` are the final model's. Its calibration is applied to every fold, and as rewards have no zero of their
-    own, a fold's scalars are moved to the final model's mean over all responses. None if it was not asked for.
+    own, a fold's scalars are moved: its cut points to the middle of the final model's, or without levels its mean over
+    all responses to the final one's. None if it was not asked for.
     Raises Stopped.
     """
     config, labels, model = run.config, run.labels, run.model
@@ -78,7 +79,11 @@ def cross_fit(run: Run, position: Position, predicted: list[Row]) -> dict[str, A
         head.calibration = model.calibration
         scored = distributions(head, features)
         if head.kind == "scalar":
-            scored = scored + (final.mean() - scored.mean())
+            middle = [each.cuts for each in (model, head)]
+            known_cuts = [cuts.mean().item() for cuts in middle if cuts is not None]
+            scored = scored + (
+                known_cuts[0] - known_cuts[1] if len(known_cuts) == 2 else final.mean() - scored.mean()
+            )
         told = predictions(responses, rows, scored)
         for number in sorted(left_out & known):
             predicted[number] = {**told[number], "split": "crossfit"}
@@ -220,6 +225,7 @@ def measure_out_of_fold(run: Run, done: set[int], predicted: list[Row]) -> dict[
         temperature=calibration.temperature,
         partition=config.partition,
         seed=config.seed,
+        cuts=None if run.model.cuts is None else run.model.cuts.tolist(),
     )
     names = ("n", "groups", "accuracy", "length_baseline", "model_ties", "nll", "brier")
     pairs = found["pairs"]

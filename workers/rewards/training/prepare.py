@@ -201,12 +201,12 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     several = config.reliability and len(data.annotators) > 1
     reliability = Reliability(judged, sides_only=config.ordinal) if several else None
     loss = StepLoss(model, config, data, texts.rows, features, encoder, reliability)
-    if config.method == "haf":
+    if loss.with_policy:
         loss.keep_reference(on_progress)
     watch = watch_of(labels, model, config) if labels.watched.held_out else None
     note = labels.watched.note
     if watch is not None and not watch.usable:
-        watch, note = None, "no early stopping: nobody compared the watched"
+        watch, note = None, "no early stopping: nobody labelled the watched"
     return Run(
         run_dir=run_dir,
         config=config,
@@ -293,6 +293,15 @@ def make_trainable(model: RewardModel, config: ResolvedConfig, data: TrainingDat
             ties=bool((data.outcome == objectives.TIE).any()),
             both_bad=bool((data.outcome == objectives.BOTH_BAD).any()),
         )
+        strong = data.strength[data.outcome != objectives.BOTH_BAD]
+        if config.strength_taught == "thresholds" and bool(strong.any()):
+            said = len(strong) + 2
+            model.add_strengths(
+                [(int((strong >= m).sum()) + 1) / said for m in range(2, objectives.MAX_STRENGTH + 1)]
+            )
+    if len(data.level_value) and not config.ordinal:
+        bad, normal, good = (torch.bincount(data.level_value, minlength=3) + 1).tolist()
+        model.add_cuts(bad / (bad + normal + good), normal / (bad + normal + good))
 
 
 def watch_of(labels: Labels, model: RewardModel, config: ResolvedConfig) -> Watch:
