@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.instance import redis_started
-from tests.training.conftest import judge, labelled, make_run  # noqa: F401 - fixtures
+from tests.training.conftest import judge, labelled, make_run, sent  # noqa: F401 - fixtures
 from webapp.training.models import TrainingRun
 from workers import runs
 
