@@ -204,7 +204,8 @@ def defaults(plan: Plan) -> Section:
 
     def on_rated(name: str, data: dict[str, Any], config: dict[str, Any]) -> None:
         levels = 1.0 if config["method"] == "bt" else None
-        variants.append(plan.variant(name, {**rated, **data}, 3, {**FROZEN_LARGE, **config}, levels))
+        config = {"level_terms": "none", **FROZEN_LARGE, **config}
+        variants.append(plan.variant(name, {**rated, **data}, 3, config, levels))
 
     for margin in (0.25, 0.5, 1.0):
         strong = {"method": "bt", "strength_margin": margin}

@@ -117,6 +117,12 @@ def test_the_database_allows_one_waiting_run_of_a_kind(labelled: Project, make_r
         ("bt", {"reliability": "yes"}, "reliability", "reliability must be true or false, not 'yes'."),
         ("bt", {"votes": "few"}, "votes", "votes is 'few'; choose one of each, majority."),
         ("rgft", {"region": "oval"}, "region", "region is 'oval'; choose one of intersect, flood"),
+        (
+            "oprm",
+            {"strength": "thresholds"},
+            "strength",
+            "strength = thresholds lie on the difference of two rewards",
+        ),
         ("bt", {"region": "flood"}, "region", "region is an option of Region Flooding Tuning (RgFT) alone."),
         ("oprm", {"haf_head": "ordinal"}, "haf_head", "haf_head is an option of Hybrid (HaF-RM) alone."),
         ("bt", {"haf_head": "ordinal"}, "haf_head", "Leave it at its default for Bradley-Terry."),

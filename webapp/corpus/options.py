@@ -202,6 +202,14 @@ def check_options(method: str, given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if value is not None:
             _check_value(name, value)
+    if given.get("strength") == "thresholds" and (
+        method not in (Method.BT, Method.HAF) or given.get("haf_head") == "ordinal"
+    ):
+        raise RunRefused(
+            "strength = thresholds lie on the difference of two rewards (Bradley-Terry, or HaF-RM with a scalar head). "
+            "Choose margin or none.",
+            "strength",
+        )
     for name, owner in METHOD_OF.items():
         if name in given and method != owner:
             raise RunRefused(

@@ -186,7 +186,7 @@ def test_the_gradient_is_the_naive_pairwise_one(
     backbone = load_backbone("tiny", str(tiny_encoder), "encoder")
     model = RewardModel(backbone, architecture="encoder", kind=config.kind).eval()
     if not config.ordinal:
-        model.add_cuts(0.3, 0.5)
+        model.add_cuts(-0.3, 0.5)
     model.double()
     cpu = torch.device("cpu")
     step = Step(

@@ -13,6 +13,7 @@ from workers.rewards.config import Refused, RunConfig
 from workers.rewards.data.judgements import check_labels, training_data
 from workers.rewards.data.snapshot import read_snapshot
 from workers.rewards.data.split import split_groups
+from workers.rewards.evaluate import evaluate_saved
 from workers.rewards.models.encode import ResponseEncoder
 from workers.rewards.models.load import load_backbone
 from workers.rewards.models.packing import Packed
@@ -486,6 +487,21 @@ def test_cut_points_learn_the_levels(method: str, make_run: MakeRun, tiny_encode
     assert metrics["held_out"]["pairs"]["accuracy"]["value"] == 1.0
     _, _, config = load_model(folder / "model")
     assert config["level_cuts"] == metrics["level_cuts"]
+    again = evaluate_saved(folder / "model", folder / "snapshot", metrics["split"]["held_out"])
+    assert again["metrics"]["levels"]["rps"] == pytest.approx(metrics["held_out"]["levels"]["rps"], abs=1e-6)
+
+
+def test_strengths_teach_thresholds_that_are_saved(make_run: MakeRun, tiny_encoder: Path) -> None:
+    folder = make_run(tiny_encoder, "bt", strength="thresholds", epochs=1)
+    config = RunConfig.read(folder / "config.json")
+    snapshot = read_snapshot(folder / "snapshot")
+    data = training_data(snapshot, split_groups(snapshot, config), config)
+    assert set(data.strength.tolist()) == {0, 2}  # 0: nobody said it
+    train(folder)
+    steps = json.loads((folder / "model" / "reward_config.json").read_text())["strength_steps"]
+    assert 0 < steps[0] < steps[1]
+    with pytest.raises(Refused, match="the difference of two rewards"):
+        RunConfig.from_dict({"method": "oprm", "strength": "thresholds"})
 
 
 def test_schedule() -> None:

@@ -107,13 +107,13 @@ class RewardModel(nn.Module):
         if both_bad:
             self.bad_threshold = nn.Parameter(torch.zeros(()))
 
-    def add_cuts(self, bad: float, normal: float) -> None:
-        """Learn where the levels bad and normal end on the reward; they start where a reward of 0 has these shares.
+    def add_cuts(self, low: float, high: float) -> None:
+        """Learn where the levels bad and normal end on the reward, from low < high on.
 
         Bad ends for "both bad" where it ends for a level: both say that a response is bad, so it is one parameter.
         """
-        self.bad_threshold = nn.Parameter(torch.tensor(_logit(bad)))
-        self.normal_raw = nn.Parameter(torch.tensor(_inverse_softplus(_logit(bad + normal) - _logit(bad))))
+        self.bad_threshold = nn.Parameter(torch.tensor(low))
+        self.normal_raw = nn.Parameter(torch.tensor(_inverse_softplus(high - low)))
 
     def add_strengths(self, shares: Sequence[float]) -> None:
         """Learn from which difference on a win is called stronger, above the tie's threshold.
@@ -123,7 +123,7 @@ class RewardModel(nn.Module):
         """
         start = [0.0 if self.tie is None else self.tie.item()]
         for share in shares:
-            start.append(max(-_logit(share / 2), start[-1] + 0.1))
+            start.append(max(-logit(share / 2), start[-1] + 0.1))
         gaps = [_inverse_softplus(high - low) for low, high in itertools.pairwise(start)]
         self.steps_raw = nn.Parameter(torch.tensor(gaps))
 
@@ -281,7 +281,8 @@ class RewardModel(nn.Module):
         return weight
 
 
-def _logit(share: float) -> float:
+def logit(share: float) -> float:
+    """log odds of a probability within 0..1, both excluded."""
     return math.log(share / (1 - share))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from .. import objectives
-from ..artifacts.save import continue_head
+from ..artifacts.save import continue_head, read_config
 from ..config import Refused, ResolvedConfig, RunConfig
 from ..data.judgements import TrainingData, check_labels, training_data
 from ..data.snapshot import Snapshot, read_snapshot
@@ -25,7 +25,7 @@ from ..models.distributed import Group
 from ..models.embeddings import embed_cached
 from ..models.encode import ResponseEncoder
 from ..models.load import architecture_of, load_backbone, load_tokenizer
-from ..models.reward_model import RewardModel, longest_text, set_dropout
+from ..models.reward_model import RewardModel, logit, longest_text, set_dropout
 from ..text.readable import readable, reads_alike, report
 from ..text.sections import Encoded, Template
 from .batches import Blocks, Draws, Step
@@ -176,9 +176,12 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
         head_hidden=config.head_hidden,
         digit_ids=template.digit_ids,
     )
-    if config.base_model.startswith("version:") and continue_head(model, Path(source.path)):
-        progress.say("loading", message=f"the head goes on from {config.base_model}'s")
+    continued = config.base_model.startswith("version:") and continue_head(model, Path(source.path))
     make_trainable(model, config, data)
+    if continued:
+        progress.say("loading", message=f"the head goes on from {config.base_model}'s")
+        if model.cuts is not None and (cuts := read_config(Path(source.path)).get("level_cuts")):
+            model.add_cuts(*cuts)
     model.to(team.device)
     if team.device.type == "cpu":
         model.gather_embedding_gradient()
@@ -301,7 +304,8 @@ def make_trainable(model: RewardModel, config: ResolvedConfig, data: TrainingDat
             )
     if len(data.level_value) and not config.ordinal:
         bad, normal, good = (torch.bincount(data.level_value, minlength=3) + 1).tolist()
-        model.add_cuts(bad / (bad + normal + good), normal / (bad + normal + good))
+        # where a reward of 0 has the levels' shares
+        model.add_cuts(logit(bad / (bad + normal + good)), logit((bad + normal) / (bad + normal + good)))
 
 
 def watch_of(labels: Labels, model: RewardModel, config: ResolvedConfig) -> Watch:
