@@ -119,8 +119,8 @@ class Measured:
     first, second: response ids. cluster: group. share: of the votes for `first`, a tie half. wins, losses, ties:
     votes. preferred, p_tie: P(first preferred) and P(tie), calibrated on the pairs of other groups. difference: of
     the rewards. longer: characters that `first` has more. level_*: label 0..2, its group, masses of the three levels
-    [L, 3] by the model's own distribution (NaN without one), and [S, L, 3] by cut points on the reward, fitted on the
-    labels of each of CUT_SHARES of the levelled training responses. Rewards and level masses are as trained:
+    [L, 3] by the model's own distribution or cut points (NaN without), and [S, L, 3] by cut points on the reward,
+    fitted on the labels of each of CUT_SHARES of the levelled training responses. Rewards and masses are as trained:
     calibration on held-out levels would give labels away.
     """
 
@@ -229,6 +229,10 @@ def measure(run_dir: Path, rows: Rows, held_out: frozenset[str], seed: int) -> d
         if ratings is not None:
             own = metrics.level_masses(
                 [ratings[row["response_id"]] for row in held_levels], reward["partition"]
+            )
+        elif reward["level_cuts"] is not None:
+            own = preference.cut_masses(
+                [score[row["response_id"]] for row in held_levels], reward["level_cuts"]
             )
         held_scores = np.array([score[row["response_id"]] for row in held_levels])
         for place, share in enumerate(CUT_SHARES):

@@ -52,6 +52,7 @@ SECTIONS: dict[str, Callable[[Plan], Section]] = {
     "reliability": settings.reliability,
     "regions": settings.regions,
     "defaults": settings.defaults,
+    "level_terms": settings.level_terms,
     "haf_weights": settings.haf_weights,
     "qa_tuned": methods.qa_tuned,
     "training": settings.training,

@@ -153,10 +153,7 @@ def _masses(fold: Measured, levels: float | None) -> Floats:
 def kappa(folds: list[Measured], levels: float | None) -> float | None:
     """Quadratic-weighted kappa of the pooled labels."""
     masses = np.concatenate([_masses(fold, levels) for fold in folds])
-    # level_scores takes ratings; one rating stands for each level here
-    ratings = np.zeros((len(masses), metrics.RATINGS))
-    ratings[:, [0, 4, 8]] = masses
-    value = metrics.level_scores(ratings, np.concatenate([fold.level for fold in folds]), (3, 6))
+    value = metrics.level_scores(masses, np.concatenate([fold.level for fold in folds]))
     return value["quadratic_kappa"]
 
 

@@ -142,7 +142,7 @@ def mlqe(plan: Plan) -> Section:
         for share in LEVEL_SHARES:
             label = f"{language_pair}, {share:.0%} of levels"
             for method in ("bt", "oprm"):  # they see no level: trained once, cut points for each share
-                config = {"method": method, **FROZEN_LARGE}
+                config = {"method": method, "level_terms": "none", **FROZEN_LARGE}
                 variants.append(plan.variant(f"{label}: {method} with cut points", data, 3, config, share))
             few = {**data, "change": {"levels": share}}
             for name, terms in (("rgft", "unpaired"), ("rgft, all level terms", "all")):

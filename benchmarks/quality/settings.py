@@ -169,6 +169,32 @@ def regions(plan: Plan) -> Section:
     return Section("regions", "mlqe_pe ro-en, rgft's regions and level terms, frozen", variants, conclude)
 
 
+def level_terms(plan: Plan) -> Section:
+    """Levels as terms of their own for the methods whose paper knows none, beside cut points that are fitted after."""
+    data = {"load": "mlqe", "language_pair": "ro-en", "pairs_per_item": 1}
+    variants = []
+    for method in ("bt", "clf", "oprm"):
+        for terms in ("none", "all"):
+            config = {"method": method, "level_terms": terms, **FROZEN_LARGE}
+            if terms == "all" or method == "oprm":
+                variants.append(plan.variant(f"{method}, level terms {terms}", data, 3, config))
+            variants.append(
+                plan.variant(f"{method}, level terms {terms}, cut points fitted", data, 3, config, 1.0)
+            )
+
+    def conclude(results: Results) -> list[str]:
+        said = []
+        for method in ("bt", "clf", "oprm"):
+            name, before = f"{method}, level terms all", f"{method}, level terms none, cut points fitted"
+            said += compared(results, name, before, "accuracy", "NLL", "RPS", "level accuracy")
+            said += compared(results, name, f"{name}, cut points fitted", "RPS")
+        return said
+
+    return Section(
+        "level_terms", "mlqe_pe ro-en, whose levels teach, 3 folds of documents, frozen", variants, conclude
+    )
+
+
 def defaults(plan: Plan) -> Section:
     plain, rated = {"load": "ukp_strict"}, {"load": "mlqe", "language_pair": "ro-en", "pairs_per_item": 1}
     variants = [
@@ -178,12 +204,14 @@ def defaults(plan: Plan) -> Section:
 
     def on_rated(name: str, data: dict[str, Any], config: dict[str, Any]) -> None:
         levels = 1.0 if config["method"] == "bt" else None
-        variants.append(plan.variant(name, {**rated, **data}, 3, {**FROZEN_LARGE, **config}, levels))
+        config = {"level_terms": "none", **FROZEN_LARGE, **config}
+        variants.append(plan.variant(name, {**rated, **data}, 3, config, levels))
 
     for margin in (0.25, 0.5, 1.0):
         strong = {"method": "bt", "strength_margin": margin}
         on_rated(f"bt, strength margin {margin:g}", {"strengths": True}, strong)
-    on_rated("oprm, with strength", {"strengths": True}, {"method": "oprm", "use_strength": True})
+    on_rated("bt, strength thresholds", {"strengths": True}, {"method": "bt", "strength": "thresholds"})
+    on_rated("oprm, with strength", {"strengths": True}, {"method": "oprm", "strength": "margin"})
     for method in ("bt", "oprm"):
         on_rated(f"{method}, orders alone", {}, {"method": method})
         on_rated(f"{method}, both bad said", {"change": {"both_bad": 1.0}}, {"method": method})
@@ -192,8 +220,12 @@ def defaults(plan: Plan) -> Section:
         said = []
         for weight in ("0", "0.1"):
             said += compared(results, f"bt, centring {weight}", "bt, centring 0.01", "accuracy", "NLL")
-        for name in ("strength margin 0.25", "strength margin 0.5", "strength margin 1", "both bad said"):
+        strengths = [f"strength {how}" for how in ("margin 0.25", "margin 0.5", "margin 1", "thresholds")]
+        for name in (*strengths, "both bad said"):
             said += compared(results, f"bt, {name}", "bt, orders alone", "accuracy", "NLL", "RPS")
+        said += compared(
+            results, "bt, strength thresholds", "bt, strength margin 1", "accuracy", "NLL", "RPS"
+        )
         for name in ("with strength", "both bad said"):
             said += compared(results, f"oprm, {name}", "oprm, orders alone", "accuracy", "NLL", "RPS")
         return said

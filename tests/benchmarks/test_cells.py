@@ -196,5 +196,5 @@ def test_rps_of_measured_agrees_with_evaluate() -> None:
     empty = np.zeros(0)
     blank = {field.name: empty for field in dataclasses.fields(Measured)}
     fold = Measured(**{**blank, "level": level, "metrics": {}})  # type: ignore[arg-type]
-    expected = metrics.level_scores(p, level, (3, 6))["rps"]
+    expected = metrics.level_scores(metrics.level_masses(p, (3, 6)), level)["rps"]
     assert fold.rps(metrics.level_masses(p, (3, 6))).mean() == pytest.approx(expected)

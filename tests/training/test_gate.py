@@ -61,6 +61,23 @@ def version(metrics: dict[str, Any]) -> ModelVersion:
 
 
 LEVELS_ONLY = measured(None) | {"held_out": {"pairs": None, "levels": {"n": 60, "accuracy": 0.5}}}
+
+
+def on_levels(over: float, gain: float, half: float = 0.03) -> dict[str, Any]:
+    """No pair was held out; accuracy and ranked error beside those of always guessing the most common level."""
+    cells = {
+        name: {"value": value, "low": value - half, "high": value + half, "n": 60}
+        for name, value in {"over_constant": over, "rps_gain": gain}.items()
+    }
+    levels = {
+        "n": 60,
+        "accuracy": 0.5,
+        "constant": {"level": "good", "value": 0.5 - over, "rps": 0.3},
+        **cells,
+    }
+    return measured(None) | {"held_out": {"pairs": None, "levels": levels}}
+
+
 OLD_TRAINER = {"held_out": {"pairs": {"n": 60, "accuracy": {"value": 0.7, "low": 0.6, "high": 0.8, "n": 60}}}}
 
 
@@ -100,6 +117,11 @@ OLD_TRAINER = {"held_out": {"pairs": {"n": 60, "accuracy": {"value": 0.7, "low":
         # Levels stand in for pairs
         (LEVELS_ONLY, None, None, True, "", "held-out level accuracy 0.500 is above guessing (0.33)"),
         (LEVELS_ONLY, measured(), None, False, "", "No held-out metric that it shares"),
+        (on_levels(0.1, 0.1), None, None, True, "", "is not below always guessing the most common level (+0.100"),
+        (on_levels(-0.01, 0.1), None, None, True, "", "and its error is less: -0.100 (-0.130 to -0.070) RPS"),
+        (on_levels(-0.1, 0.1), None, None, True, "below guessing", "by -0.100 (-0.130 to -0.070)"),
+        (on_levels(0.1, 0.02), None, None, True, "not shown to beat guessing", "-0.020 (-0.050 to +0.010) RPS"),
+        (on_levels(-0.1, -0.1), None, None, False, "", "0.500 is worse than always guessing the most common level"),
         # Older metrics.json
         (OLD_TRAINER, None, None, True, "", "Not known: spread of scores, fall of the loss, difference from"),
         ({"held_out": {"levels": {"n": 9, "accuracy": 0.2}}}, None, None, False, "", "worse than guessing (0.33)"),

@@ -207,9 +207,34 @@ def test_the_form_begins_with_the_projects_options(labelled: Project, admin_clie
     assert not {"hardening", "reliability"} & set(config)
 
 
+@pytest.mark.usefixtures("sent")
+def test_a_preset_is_one_choice_and_the_runs_page_names_it(
+    labelled: Project, judge: Callable[..., None], admin_client: Client
+) -> None:
+    judge(labelled, 0, levels=4)
+    labelled.training_options = {"preset": "paper"}
+    labelled.save()
+    form = admin_client.get(url("runs")).context["form"]
+    assert form["preset"].value() == "paper"
+    told = {"rgft": "paper: flood, no level terms", "bt": None}
+    for method, words in told.items():  # the project's own stands in the form of every method
+        assert admin_client.post(url("run-start"), {"method": method, "preset": "paper"}).status_code == 302
+        run = TrainingRun.objects.get(method=method)
+        page = admin_client.get(url("run", run.pk)).content.decode()
+        assert ("<dt>Preset</dt>" in page) == (words is not None)
+        assert words is None or words in page
+    again = admin_client.get(url("runs"), {"from": TrainingRun.objects.get(method="rgft").pk}).context["form"]
+    assert (again["preset"].value(), again["region"].value()) == ("paper", "")
+    data = {"method": "rgft", "preset": "", "region": "rectangle"}
+    assert admin_client.post(url("run-start"), data).status_code == 302
+    page = admin_client.get(url("run", TrainingRun.objects.first().pk)).content.decode()
+    assert "own settings: rectangle, all level terms" in page
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [
+        ({"method": "bt", "preset": "paper"}, "preset is an option of Region Flooding Tuning (RgFT) alone"),
         ({"method": "bt", "hardening": "2"}, "less than or equal to 1"),
         ({"method": "bt", "region": "flood"}, "region is an option of Region Flooding Tuning (RgFT) alone"),
         ({"method": "haf", "haf_head": "magic"}, "Select a valid choice."),

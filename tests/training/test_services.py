@@ -21,6 +21,7 @@ from webapp.corpus.options import (
     NAMED,
     NULL_MEANS,
     OPTIONS,
+    PRESETS,
     WHOLE,
     Method,
     Tuning,
@@ -117,6 +118,12 @@ def test_the_database_allows_one_waiting_run_of_a_kind(labelled: Project, make_r
         ("bt", {"reliability": "yes"}, "reliability", "reliability must be true or false, not 'yes'."),
         ("bt", {"votes": "few"}, "votes", "votes is 'few'; choose one of each, majority."),
         ("rgft", {"region": "oval"}, "region", "region is 'oval'; choose one of intersect, flood"),
+        (
+            "oprm",
+            {"strength": "thresholds"},
+            "strength",
+            "strength = thresholds lie on the difference of two rewards",
+        ),
         ("bt", {"region": "flood"}, "region", "region is an option of Region Flooding Tuning (RgFT) alone."),
         ("oprm", {"haf_head": "ordinal"}, "haf_head", "haf_head is an option of Hybrid (HaF-RM) alone."),
         ("bt", {"haf_head": "ordinal"}, "haf_head", "Leave it at its default for Bradley-Terry."),
@@ -152,7 +159,7 @@ def test_too_few_labels_are_refused(labelled: Project, project: Project, judge: 
 
 def test_no_judgement_at_all_is_refused(project: Project, make_prompt: Callable[..., Prompt]) -> None:
     make_prompt(project, "p1", texts=["one", "two"])
-    with pytest.raises(RunRefused, match="There is no judgement yet"):
+    with pytest.raises(RunRefused, match="There is no label yet"):
         start(project)
 
 
@@ -291,7 +298,8 @@ def test_the_form_and_the_trainer_know_the_same_settings() -> None:
     fields = {field.name: str(field.type) for field in dataclasses.fields(trainer.RunConfig)}
     not_for_people = {"format", "method", "partition", "snapshot_digest", "code_version", "held_out_groups"}
     not_for_people.add("split_salt")
-    assert set(OPTIONS) == set(fields) - not_for_people
+    assert set(OPTIONS) - {"preset"} == set(fields) - not_for_people  # a preset sets two of them
+    assert PRESETS == trainer.PRESETS
     assert len(OPTIONS) == len(set(OPTIONS)) == len(NAMED) + len(FURTHER)
     assert set(RunForm.base_fields) == {"method", "further", *NAMED}
     for name, (low, high) in BOUNDS.items():
@@ -309,10 +317,16 @@ def test_the_form_and_the_trainer_know_the_same_settings() -> None:
         "haf_head": trainer.HAF_HEADS,
         "backbone": trainer.ARCHITECTURES,
         "level_terms": trainer.LEVEL_TERMS,
+        "strength": trainer.STRENGTHS,
+        "preset": tuple(trainer.PRESETS),
     }.items():
         assert sorted(CHOICES[name]) == sorted(known)
-        assert CHOICES[name][0] == getattr(trainer.RunConfig(), name)
-    assert len(CHOICES) == 5
+        if name != "preset":
+            assert (
+                CHOICES[name][0] == getattr(trainer.RunConfig().resolved("encoder", 384), name)
+                or name == "backbone"
+            )
+    assert len(CHOICES) == 7
     assert sorted(Method.values) == sorted(trainer.METHODS)
     assert sorted(Tuning.values) == sorted(trainer.TUNINGS)
     # null is told apart only where it means something other than leaving the setting out.

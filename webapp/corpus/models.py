@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from webapp.accounts.models import User, UserQuerySet
 from webapp.corpus.conversations import spoken
-from webapp.corpus.options import Method, RunRefused, Tuning, check_options
+from webapp.corpus.options import Method, RunRefused, Tuning, check_options, project_options
 from webapp.corpus.reason_tags import TagRefused, check_tags
 from webapp.jobs import Job, State
 
@@ -159,7 +159,7 @@ class Project(models.Model):
             )
         try:
             for method in self.methods or [self.main_method]:
-                check_options(method, self.training_options)
+                check_options(method, project_options(self.training_options, method))
         except RunRefused as refusal:
             raise ValidationError(str(refusal)) from None
 

@@ -43,6 +43,8 @@ _WORDS = {
     "none": "none: any order, as OPRM",
     "scalar": "one number, as Bradley-Terry",
     "ordinal": "ratings 1 to 9, as OPRM",
+    "product": "product: intersect, with level terms",
+    "paper": "paper: flood, without level terms",
 }
 
 
@@ -90,4 +92,9 @@ class TrainingOptionsForm(forms.Form):
         "patience",
         "Patience of early stopping",
         "Evaluations without progress before training stops and keeps the best step; 0 trains to the end.",
+    )
+    preset = choice_field(
+        "preset",
+        "Preset (RgFT)",
+        "Sets region masks and level terms in one choice: the product's, or those of RgFT's paper.",
     )

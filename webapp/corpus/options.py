@@ -62,10 +62,18 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "haf_head": ("scalar", "ordinal"),
     "backbone": ("auto", "encoder", "causal"),
     "level_terms": ("all", "unpaired", "none"),
+    "strength": ("margin", "thresholds", "none"),
+    "preset": ("product", "paper"),
 }
-"""The words that a person may choose, the trainer's default first."""
+"""The words that a person may choose, the trainer's default first (of OPRM's level_terms it is none)."""
 
-FLAGS = ("reliability", "use_strength", "pool_prompt", "gradient_checkpointing")
+PRESETS: dict[str, dict[str, str]] = {
+    "product": {"region": "intersect", "level_terms": "all"},
+    "paper": {"region": "flood", "level_terms": "none"},
+}
+"""What one choice sets for RgFT, as in workers.rewards.config."""
+
+FLAGS = ("reliability", "pool_prompt", "gradient_checkpointing")
 
 FOLDS = 5
 """Of cross-fitted predictions; what `crossfit` is but for 0."""
@@ -75,30 +83,30 @@ NULL_MEANS = ("dropout",)
 
 METHOD_OF = {
     "region": Method.RGFT,
-    "level_terms": Method.RGFT,
+    "preset": Method.RGFT,
     "haf_head": Method.HAF,
     "alpha": Method.HAF,
     "beta": Method.HAF,
 }
 """Options that only one method knows."""
 
-TRAINER_OPTIONS = (*BOUNDS, *FLAGS, *CHOICES)
+TRAINER_OPTIONS = tuple(name for name in (*BOUNDS, *FLAGS, *CHOICES) if name != "preset")
 """What the trainer has defaults for."""
 
-OPTIONS = ("base_model", "tuning", *TRAINER_OPTIONS)
+OPTIONS = ("base_model", "tuning", "preset", *TRAINER_OPTIONS)
 """What may be set by the form, by `manage.py train` and by run_start."""
 
 NAMED = (
     "base_model", "tuning", "seed", "epochs", "learning_rate", "max_length", "holdout", "hardening", "patience",
-    "reliability", "votes", "region", "haf_head", "crossfit",
+    "reliability", "votes", "preset", "region", "haf_head", "crossfit",
 )  # fmt: skip
 """Those with a form field and a command-line option of their own."""
 
 FURTHER = tuple(name for name in OPTIONS if name not in NAMED)
 """The others: lines KEY = VALUE of the form, `--set KEY=VALUE` of the command."""
 
-PROJECT_OPTIONS = ("reliability", "votes", "hardening", "patience")
-"""What a project's settings offer of TRAINER_OPTIONS: every method knows these."""
+PROJECT_OPTIONS = ("reliability", "votes", "hardening", "patience", "preset")
+"""What a project's settings offer. Every method knows these, but for the preset, which is RgFT's."""
 
 
 class RunRefused(Exception):
@@ -116,6 +124,30 @@ def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in options.items()
         if value not in (None, "") or (value is None and name in NULL_MEANS)
     }
+
+
+def project_options(options: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """A project's options for one of its methods."""
+    return {
+        name: value for name, value in options.items() if name != "preset" or method == METHOD_OF["preset"]
+    }
+
+
+def preset_of(method: str, config: Mapping[str, Any]) -> str:
+    """Which of PRESETS a run's settings are; empty for settings of their own, and for the other methods."""
+    if method != METHOD_OF["preset"]:
+        return ""
+    chosen = {key: config.get(key) or default for key, default in PRESETS["product"].items()}
+    return next((name for name, settings in PRESETS.items() if settings == chosen), "")
+
+
+def preset_words(method: str, config: Mapping[str, Any]) -> str:
+    """The preset of an RgFT run with what it sets, in words; empty for the other methods."""
+    if method != METHOD_OF["preset"]:
+        return ""
+    region, terms = (config.get(key) or default for key, default in PRESETS["product"].items())
+    learned = {"all": "all level terms", "unpaired": "level terms of unpaired responses"}
+    return f"{preset_of(method, config) or 'own settings'}: {region}, {learned.get(terms, 'no level terms')}"
 
 
 def further_settings(lines: Iterable[str]) -> dict[str, Any]:
@@ -173,6 +205,14 @@ def check_options(method: str, given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if value is not None:
             _check_value(name, value)
+    if given.get("strength") == "thresholds" and (
+        method not in (Method.BT, Method.HAF) or given.get("haf_head") == "ordinal"
+    ):
+        raise RunRefused(
+            "strength = thresholds lie on the difference of two rewards (Bradley-Terry, or HaF-RM with a scalar head). "
+            "Choose margin or none.",
+            "strength",
+        )
     for name, owner in METHOD_OF.items():
         if name in given and method != owner:
             raise RunRefused(

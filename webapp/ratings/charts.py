@@ -347,6 +347,7 @@ class Histogram:
     bars: tuple[Bar, ...]
     ticks: tuple[Line, ...]
     places: tuple[ScorePlace, ...]
+    bands: tuple[Band, ...]
     title: str
 
 
@@ -366,10 +367,17 @@ def score_bins(scores: Sequence[float], bins: int = 24) -> tuple[float, float, l
     return low, high, counts
 
 
-def score_histogram(low: float, high: float, counts: Sequence[int], places: Mapping[str, float]) -> Histogram:
+def score_histogram(
+    low: float,
+    high: float,
+    counts: Sequence[int],
+    places: Mapping[str, float],
+    cuts: tuple[float, float] | None = None,
+) -> Histogram:
     """The scalar counterpart of the strip: 480 x 200 units, the model's own scale from its lowest to highest score.
 
-    `low`, `high`, `counts` come from `score_bins`; `places`: scores to mark, by name.
+    `low`, `high`, `counts` come from `score_bins`; `places`: scores to mark, by name. `cuts`: where bad and normal end
+    for a model that saw levels; the picture then has their bands and is 222 units high.
     """
     left, right, edge, baseline = 14.0, 466.0, 40.0, 160.0
     width = (right - left) / len(counts)
@@ -399,9 +407,21 @@ def score_histogram(low: float, high: float, counts: Sequence[int], places: Mapp
     ticks = tuple(Line(position=x(spot), label=f"{spot:.2f}") for spot in spots)
     words = ", ".join(f"{name} {score:.2f}".strip() for name, score in places.items())
     title = f"Scores of {counted(sum(counts), 'response')} from {low:.2f} to {high:.2f}; {words}."
+    bands: tuple[Band, ...] = ()
+    if cuts is not None:
+        ends = [left, x(cuts[0]), x(cuts[1]), right]
+        bands = tuple(
+            Band(
+                name=name, x=start, y=edge, width=_round(end - start), height=baseline - edge,
+                middle=_round((start + end) / 2), people=0, dots=(), more=0,
+            )
+            for name, start, end in zip(("bad", "normal", "good"), ends[:-1], ends[1:], strict=True)
+            if end - start >= 1
+        )  # fmt: skip
+        title += f" Bad ends at {cuts[0]:.2f}, normal at {cuts[1]:.2f}."
     return Histogram(
         width=480,
-        height=200,
+        height=222 if bands else 200,
         left=left,
         right=right,
         edge=edge,
@@ -409,6 +429,7 @@ def score_histogram(low: float, high: float, counts: Sequence[int], places: Mapp
         bars=bars,
         ticks=ticks,
         places=marks,
+        bands=bands,
         title=title,
     )
 

@@ -63,7 +63,9 @@ def track_of(prediction: Prediction | None) -> charts.Track | None:
 def histogram_of(version: ModelVersion, places: Mapping[str, float]) -> charts.Histogram | None:
     """All scores of a scalar version with some of them marked; None before it has any."""
     scores = score_distribution(version)
-    return charts.score_histogram(scores.low, scores.high, scores.counts, places) if scores else None
+    if not scores:
+        return None
+    return charts.score_histogram(scores.low, scores.high, scores.counts, places, version.level_cuts)
 
 
 def votes_bar(votes: Votes, *, a: str = "A", b: str = "B") -> charts.Outcomes | None:

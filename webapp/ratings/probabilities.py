@@ -84,6 +84,12 @@ def scalar_outcome(r_a: float, r_b: float, *, tie: float | None = None, temperat
     return Outcome(a=a, tie=max(0.0, 1.0 - a - b), b=b)
 
 
+def level_shares(score: float, cuts: tuple[float, float]) -> dict[str, float]:
+    """P(bad), P(normal), P(good) of a scalar reward by its two cut points: cumulative logit (McCullagh 1980)."""
+    bad, upto_normal = (_sigmoid(cut - score) for cut in cuts)
+    return {"bad": bad, "normal": upto_normal - bad, "good": 1.0 - upto_normal}
+
+
 def _sigmoid(x: float) -> float:
     """Logistic function that does not overflow."""
     small = math.exp(-abs(x))

@@ -24,6 +24,7 @@ from webapp.ratings.leaderboard import MOST_AUTHORS, board_of, csv_of
 from webapp.ratings.lists import ResponseRow, SideRow
 from webapp.ratings.lists_query import PAIRS, RESPONSES, Listing, Query, sort_links
 from webapp.ratings.models import Prediction
+from webapp.ratings.probabilities import level_shares
 from webapp.ratings.queries import (
     Shown,
     labels_state,
@@ -145,6 +146,8 @@ def response_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespons
         context["histogram"] = (
             pictures.histogram_of(version, {"this response": prediction.score}) if prediction else None
         )
+        if prediction and version.level_cuts:
+            context["shares"] = level_shares(prediction.score, version.level_cuts)
     elif prediction is not None or levels.total:
         context["strip"] = pictures.strip_of(project, version, prediction, levels)
     return _partial(request, "ratings/response.html", "rating", context)

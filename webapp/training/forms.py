@@ -9,7 +9,17 @@ from django import forms
 from webapp.corpus.base_models import base_model_choices, base_model_named, base_model_public
 from webapp.corpus.models import Project
 from webapp.corpus.option_fields import BaseModelInput, TrainingOptionsForm, choice_field, number_field
-from webapp.corpus.options import FOLDS, FURTHER, NAMED, Method, RunRefused, Tuning, further_settings
+from webapp.corpus.options import (
+    FOLDS,
+    FURTHER,
+    NAMED,
+    Method,
+    RunRefused,
+    Tuning,
+    further_settings,
+    preset_of,
+    project_options,
+)
 from webapp.training.models import ModelVersion, TrainingRun, public_config
 from webapp.words import duration
 
@@ -40,7 +50,11 @@ class RunForm(TrainingOptionsForm):
     learning_rate = number_field("learning_rate", "Learning rate")
     max_length = number_field("max_length", "Longest text, in tokens")
     holdout = number_field("holdout", "Held-out share", "Of the groups, 0 to 0.9. Default 0.2.")
-    region = choice_field("region", "Region masks (RgFT)", "Which ratings a preference with levels allows.")
+    region = choice_field(
+        "region",
+        "Region masks (RgFT)",
+        "Which ratings a preference with levels allows; it goes before the preset.",
+    )
     haf_head = choice_field("haf_head", "Reward head (HaF)", "With ratings it also predicts levels.")
     crossfit = forms.BooleanField(
         required=False,
@@ -61,6 +75,7 @@ class RunForm(TrainingOptionsForm):
         """`earlier`: a run to start again; the form begins with its settings in place of the project's."""
         super().__init__(*args, **kwargs)
         self.earlier = earlier
+        self.project_preset = project.training_options.get("preset")
         self.fields["method"].initial = project.main_method
         if earlier is None:
             self.initial.update(project.training_options)
@@ -72,6 +87,8 @@ class RunForm(TrainingOptionsForm):
                 "method": earlier.method,
                 "crossfit": bool(config.get("crossfit")),
             }
+            if (preset := preset_of(earlier.method, config)) == "paper":
+                self.initial |= {"preset": preset, "region": ""}
         field = self.fields["base_model"].widget
         field.attrs["placeholder"] = (
             f"{base_model_public(project.base_model)} (HaF: {base_model_public(project.causal_base_model)})"
@@ -126,6 +143,11 @@ class RunForm(TrainingOptionsForm):
         )
 
     def overrides(self) -> dict[str, Any]:
-        """What was sent, for run_start: a field that was emptied asks for the trainer's default, not the project's."""
+        """What was sent, for run_start: a field that was emptied asks for the trainer's default, not the project's.
+
+        The project's own preset stands in the form whatever the method; it means nothing to the others.
+        """
         named = {name: self.cleaned_data[name] for name in self.MORE if name in self.data}
+        if named.get("preset") == self.project_preset:
+            named = project_options(named, self.cleaned_data["method"])
         return named | self.cleaned_data["further"]

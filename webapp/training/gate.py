@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from webapp.training.models import ModelVersion
 
 PAIRS = (("held_out", "pairs", "accuracy"), "held-out pair accuracy", 1 / 2)
-# Levels stand in where no pair was held out. No interval is made for them.
+# Levels stand in where no pair was held out. They are held against always guessing the level that is most common.
 LEVELS = (("held_out", "levels", "accuracy"), "held-out level accuracy", 1 / 3)
 
 # Of the pairs that a version is measured on, how many it may not tell apart.
@@ -103,6 +103,11 @@ def refusal(metrics: dict[str, Any]) -> str:
             high = measured.get("high")
             if (measured["value"] if high is None else high) < chance:
                 return f"{_told(name, measured)} is worse than guessing ({chance:.2f})."
+            over, gain = (
+                dig(metrics, ("held_out", "levels", part)) for part in ("over_constant", "rps_gain")
+            )
+            if path == LEVELS[0] and _below_zero(over) and _below_zero(gain):
+                return f"{_told(name, measured)} is worse than always guessing the most common level."
             break
     return ""
 
@@ -117,7 +122,7 @@ def shortfall(metrics: dict[str, Any]) -> tuple[str, str]:
                 "not measured",
                 "no label was held out, as too few groups are labelled, so it was not measured.",
             )
-        return "", f"{name} {levels['value']:.3f} is above guessing ({chance:.2f})."
+        return _levels_shortfall(metrics, f"{name} {levels['value']:.3f}", chance)
     told = _told(name, pairs)
     told = told[0].lower() + told[1:]
     if (low := pairs.get("low")) is None:
@@ -140,6 +145,32 @@ def shortfall(metrics: dict[str, Any]) -> tuple[str, str]:
         "",
         f"{told} is better than one half and not below “the longer one wins” on the same pairs ({difference}).",
     )
+
+
+def _levels_shortfall(metrics: dict[str, Any], told: str, chance: float) -> tuple[str, str]:
+    """The same where no pair was held out: its ranked error must be less than the constant guess's, by the interval,
+    and its accuracy not below that guess's."""
+    over, gain = (dig(metrics, ("held_out", "levels", part)) for part in ("over_constant", "rps_gain"))
+    if over is None or gain is None:
+        return "", f"{told} is above guessing ({chance:.2f})."
+    guess = "always guessing the most common level"
+    if gain.get("low") is None:
+        return (
+            "no interval",
+            f"{told} has no interval, as its labels lie in one group: label another prompt or group.",
+        )
+    error = f"{-gain['value']:+.3f} ({-gain['high']:+.3f} to {-gain['low']:+.3f}) RPS"
+    if gain["low"] <= 0:
+        return "not shown to beat guessing", f"{told} is not shown to be nearer than {guess}: {error}."
+    difference = f"{over['value']:+.3f} ({over['low']:+.3f} to {over['high']:+.3f})"
+    if _below_zero(over):
+        return "below guessing", f"{told} is below {guess}, by {difference}."
+    return "", f"{told} is not below {guess} ({difference}), and its error is less: {error}."
+
+
+def _below_zero(difference: dict[str, Any] | None) -> bool:
+    """Whether a whole interval is."""
+    return difference is not None and (high := difference.get("high")) is not None and high < 0
 
 
 def _against(

@@ -39,8 +39,11 @@ _ROWS = (
     ("Squared error against vote shares (Brier)", ("held_out", "pairs", "brier"), False),
     ("Calibration error (ECE)", ("held_out", "pairs", "ece"), False),
     ("Level accuracy", ("held_out", "levels", "accuracy"), True),
+    ("Accuracy of always guessing the most common level", ("held_out", "levels", "constant"), True),
+    ("Better than the most common level by", ("held_out", "levels", "over_constant"), True),
     ("Level agreement (weighted kappa)", ("held_out", "levels", "quadratic_kappa"), False),
     ("Level error (ranked probability score, RPS)", ("held_out", "levels", "rps"), False),
+    ("Level error (RPS) less than that guess's by", ("held_out", "levels", "rps_gain"), False),
     ("AUROC good against bad", ("held_out", "auroc_good_bad"), False),
     ("Pair accuracy, cross-fitted on the other groups", ("crossfit", "pairs", "accuracy"), True),
     ("Level accuracy, cross-fitted on the other groups", ("crossfit", "levels", "accuracy"), True),
@@ -83,15 +86,17 @@ def metric_rows(metrics: dict[str, Any], old: dict[str, Any] | None = None) -> l
 
 @dataclass(frozen=True)
 class Headline:
-    """The two numbers that stand beside a run in lists."""
+    """The two numbers that stand beside a run in lists; of pairs, or `of_levels` where no pair was held out."""
 
     accuracy: Cell
     length: Cell
+    of_levels: bool = False
 
 
 def headline(metrics: dict[str, Any]) -> Headline:
-    """Held-out pair accuracy beside the length baseline; empty cells where there is none."""
-    return Headline(
-        _cell(metrics, ("held_out", "pairs", "accuracy")),
-        _cell(metrics, ("held_out", "pairs", "length_baseline")),
-    )
+    """Held-out pair accuracy beside length baseline, else level accuracy beside the constant guess; or nothing."""
+    pairs = _cell(metrics, ("held_out", "pairs", "accuracy"))
+    levels = _cell(metrics, ("held_out", "levels", "accuracy"))
+    if pairs.value is None and levels.value is not None:
+        return Headline(levels, _cell(metrics, ("held_out", "levels", "constant")), of_levels=True)
+    return Headline(pairs, _cell(metrics, ("held_out", "pairs", "length_baseline")))

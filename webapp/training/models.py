@@ -15,7 +15,7 @@ from django.utils.functional import cached_property
 
 from webapp.corpus.base_models import base_model_public
 from webapp.corpus.models import Method, Project
-from webapp.corpus.options import FOLDS
+from webapp.corpus.options import FOLDS, preset_words
 from webapp.jobs import ACTIVE, Job, JobQuerySet, State
 from webapp.snapshots.models import Snapshot
 from webapp.training import phases
@@ -236,6 +236,18 @@ class ModelVersion(models.Model):
     def saw_levels(self) -> bool:
         """Whether bad, normal and good mean something on its scale."""
         return saw_levels(self.metrics, self.method)
+
+    @property
+    def level_cuts(self) -> tuple[float, float] | None:
+        """Where bad and normal end on a scalar version's rewards; None for ratings, and where it saw no levels."""
+        cuts = self.metrics.get("level_cuts")
+        return (cuts[0], cuts[1]) if isinstance(cuts, list) and len(cuts) == 2 else None
+
+    @property
+    def preset(self) -> str:
+        """Which preset of RgFT it is, in words; empty for other methods."""
+        config = self.metrics.get("config")
+        return preset_words(self.method, config) if isinstance(config, dict) else ""
 
     @property
     def is_there(self) -> bool:

@@ -28,12 +28,14 @@ from webapp.corpus.base_models import (
 from webapp.corpus.models import Project
 from webapp.corpus.options import (
     FOLDS,
+    PRESETS,
     TRAINER_OPTIONS,
     Method,
     RunRefused,
     Tuning,
     check_options,
     given_options,
+    project_options,
 )
 from webapp.jobs import State
 from webapp.labels.models import Judgement, QualityLabel
@@ -63,7 +65,7 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
     Options left out are the project's. Empty ones are the trainer's defaults, but for base model and tuning, which
     every project has.
     """
-    options = given_options({**project.training_options, **(overrides or {})})
+    options = given_options({**project_options(project.training_options, method), **(overrides or {})})
     if method not in Method.values:
         raise RunRefused(f"Unknown method {method!r}. Known: {', '.join(Method.values)}.", "method")
     check_options(method, options)
@@ -88,6 +90,7 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
         "split_salt": project.split_salt,
         "code_version": __version__,
     }
+    options = PRESETS.get(options.get("preset", ""), {}) | options
     config.update({name: options[name] for name in TRAINER_OPTIONS if name in options})
     if config.get("crossfit") not in (None, 0, FOLDS):
         raise RunRefused(f"crossfit is {config['crossfit']}: it must be 0 or {FOLDS}.", "crossfit")
@@ -175,16 +178,22 @@ def config_digest(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def run_refusal(project: Project, method: str) -> str:
-    """Why the project's labels don't allow this training now; empty if they do."""
+def run_refusal(project: Project, method: str, config: Mapping[str, Any]) -> str:
+    """Why the project's labels don't allow a training with this run_config now; empty if they do."""
     judgements, levels = label_counts(project)
     if method == Method.RGFT and not levels:
         return (
             "RgFT learns from quality levels, and this project has none yet. Let annotators give levels "
             "(Settings: what is asked), or train OPRM, which needs none."
         )
-    if method != Method.RGFT and not judgements:
-        return "There is no judgement yet. Let annotators judge some pairs, or import votes."
+    if not judgements and not levels:
+        return "There is no label yet. Let annotators judge some pairs or give levels, or import votes."
+    learned = config.get("level_terms") or ("none" if method == Method.OPRM else "all")
+    if not judgements and learned == "none":
+        return (
+            f"{Method(method).label} without level terms learns from judgements of pairs, and this project has levels "
+            'alone. Write level_terms = "all" under Further settings, or train Bradley-Terry.'
+        )
     return too_few_labels(project, judgements + levels)
 
 
@@ -215,7 +224,7 @@ def run_start(
     """
     check_not_archived(project)
     resolved = run_config(project, method, config)
-    if refusal := run_refusal(project, method):
+    if refusal := run_refusal(project, method, resolved):
         raise RunRefused(refusal, "method" if method == Method.RGFT else None)
     digest = config_digest(resolved)
     waiting = TrainingRun.objects.filter(project=project, config_digest=digest, state=State.QUEUED)

@@ -12,7 +12,14 @@ from webapp.corpus.models import Method, Project
 from webapp.jobs import State
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.training.models import TrainingRun
-from webapp.training.services import RunRefused, label_counts, project_lock, run_refusal, run_start
+from webapp.training.services import (
+    RunRefused,
+    label_counts,
+    project_lock,
+    run_config,
+    run_refusal,
+    run_start,
+)
 from webapp.words import counted, duration
 
 logger = logging.getLogger(__name__)
@@ -92,9 +99,16 @@ def _next(project: Project, method: str, labels: int) -> tuple[str, datetime | N
         else:
             parts.append("now: the schedule's time has come" if changed else "as soon as a label changes")
     words = ", or ".join(parts) + "."
-    if refusal := run_refusal(project, method):
+    if refusal := _refusal(project, method):
         words += f" As things stand it would be refused: {refusal}"
     return words, at
+
+
+def _refusal(project: Project, method: str) -> str:
+    try:
+        return run_refusal(project, method, run_config(project, method))
+    except RunRefused as refusal:
+        return str(refusal)
 
 
 def _labels_changed(run: TrainingRun, labels: int) -> bool:

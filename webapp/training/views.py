@@ -16,6 +16,7 @@ from django.views.decorators.http import require_POST, require_safe
 from webapp.corpus.access import project_for
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Method, Project
+from webapp.corpus.options import preset_words
 from webapp.http import HtmxHttpRequest
 from webapp.jobs import State
 from webapp.labels.names import annotator_names
@@ -206,6 +207,8 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
         "log": log,
         "rows": metric_rows(run.metrics, other.metrics if other else None),
         "config": sorted(public_config(run.config).items()),
+        "preset": preset_words(run.method, run.config),
+        "no_pairs": not (run.metrics.get("held_out") or {}).get("pairs"),
         "token": change_token(seen),
     }
 

@@ -22,8 +22,14 @@ ARCHITECTURES = ("auto", "encoder", "causal")
 LEVEL_TERMS = ("none", "unpaired", "all")
 VOTES = ("each", "majority")
 HAF_HEADS = ("scalar", "ordinal")
+STRENGTHS = ("margin", "thresholds", "none")
 FOLDS = 5  # of cross-fitted predictions
 REGIONS = ("none", "flood", "intersect", "rectangle")
+# rgft's settings that have a name of their own: the paper's (arXiv 2602.12660), and the default.
+PRESETS: dict[str, dict[str, str]] = {
+    "product": {"region": "intersect", "level_terms": "all"},
+    "paper": {"region": "flood", "level_terms": "none"},
+}
 # Keys of older versions' config.json, and the values that meant what this version does; None: any value.
 RETIRED: dict[str, tuple[Any, ...] | None] = {
     "read_claims": None,
@@ -71,9 +77,10 @@ class RunConfig:
 
     # objective
     region: str = "intersect"  # rgft: flood | intersect | rectangle | none
-    level_terms: str = "all"  # rgft: whose levels teach on their own, beside the region masks
-    # Strength m: bt, haf add strength_margin a step above 1; ordinal i - j >= m. None: scalar rewards alone.
-    use_strength: bool | None = None
+    level_terms: str | None = None  # whose levels are terms: none | unpaired | all; None: see levels_taught
+    # Strength m. margin: bt, haf add strength_margin a step above 1; ordinal i - j >= m. thresholds: bt, haf learn from
+    # which difference on people say m. None: margin for scalar rewards, none for ordinal ones.
+    strength: str | None = None
     strength_margin: float = 1.0
     centring: float = 0.01  # bt, haf: weight of (r_a + r_b)^2
     alpha: float = 0.2  # haf: weight of the policy term
@@ -109,9 +116,20 @@ class RunConfig:
         return self.method in ORDINAL_METHODS or (self.method == "haf" and self.haf_head == "ordinal")
 
     @property
-    def uses_strength(self) -> bool:
-        """Whether a judgement's strength counts."""
-        return not self.ordinal if self.use_strength is None else self.use_strength
+    def strength_taught(self) -> str:
+        """How a judgement's strength counts: margin, thresholds or none."""
+        return self.strength or ("none" if self.ordinal else "margin")
+
+    @property
+    def levels_taught(self) -> str:
+        """Whose levels are terms of their own: oprm stays the paper's unless asked, which knows the order alone."""
+        return self.level_terms or ("none" if self.method == "oprm" else "all")
+
+    @property
+    def preset(self) -> str:
+        """The name of rgft's settings among PRESETS; empty for settings of their own, and for other methods."""
+        chosen = {"region": self.region, "level_terms": self.levels_taught}
+        return next((name for name in PRESETS if self.method == "rgft" and PRESETS[name] == chosen), "")
 
     @property
     def can_crossfit(self) -> bool:
@@ -145,7 +163,7 @@ class RunConfig:
         for key, meant in RETIRED.items():
             if meant is not None and key in values and values[key] not in meant:
                 raise Refused(f"config.json: {key} is no option any more; leave it out")
-        values = {key: value for key, value in values.items() if key not in RETIRED}
+        values = _renamed({key: value for key, value in values.items() if key not in RETIRED})
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for key in values:
             if key not in fields:
@@ -165,11 +183,12 @@ class RunConfig:
             "backbone": ARCHITECTURES,
             "region": REGIONS,
             "level_terms": LEVEL_TERMS,
+            "strength": STRENGTHS,
             "votes": VOTES,
             "haf_head": HAF_HEADS,
         }.items():
             value = getattr(self, key)
-            if value not in choices:
+            if value not in choices and (value is not None or key not in ("level_terms", "strength")):
                 raise Refused(f"config.json: {key} is {value!r}; choose one of {', '.join(choices)}")
         if not self.base_model:
             raise Refused("config.json: base_model is empty; name a hub id or a folder")
@@ -182,6 +201,11 @@ class RunConfig:
             parts = value if isinstance(value, tuple) else () if value is None else (value,)
             if not all(low <= part <= high for part in parts):
                 raise Refused(f"config.json: {key} is {value}; it must lie within {low}..{high}")
+        if self.strength == "thresholds" and (self.ordinal or self.method == "clf"):
+            raise Refused(
+                "config.json: strength is 'thresholds', which lie on the difference of two rewards (bt, or haf with a "
+                "scalar head); use margin or none"
+            )
         if self.crossfit not in (None, 0, FOLDS):
             raise Refused(f"config.json: crossfit is {self.crossfit}; it must be 0 or {FOLDS}")
         if self.crossfit and not self.can_crossfit:
@@ -217,6 +241,7 @@ class RunConfig:
         chosen = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         chosen |= {key: value for key, value in defaults.items() if chosen[key] is None}
         chosen |= {key: chosen[key] or 0 for key in ("token_budget", "micro_batch_tokens")}
+        chosen |= {"level_terms": self.levels_taught, "strength": self.strength_taught}
         if self.crossfit is None:
             chosen["crossfit"] = FOLDS if self.tuning == "frozen" and self.can_crossfit else 0
         return ResolvedConfig(**{**chosen, "backbone": architecture})
@@ -316,6 +341,15 @@ _RANGES: dict[str, tuple[float, float]] = {
     "checkpoint_seconds": (0.0, 86_400.0),
     "patience": (0, 10_000),
 }
+
+
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """Keys of older versions under their names of now: use_strength true or false was strength margin or none."""
+    if "use_strength" not in values:
+        return values
+    used = _typed("use_strength", "bool | None", values.pop("use_strength"))
+    said = None if used is None else "margin" if used else "none"
+    return {"strength": said, **values}
 
 
 def _typed(key: str, annotation: str, value: Any) -> Any:

@@ -68,7 +68,10 @@ def evaluate_saved(
         "groups": sorted(groups) or None,
         "reading": report(snapshot, rows, alike, everything, max_length=template.max_length, token=token),
         "metrics": evaluate_run(
-            **shared, levels=snapshot.levels, probs={row["response_id"]: row["p"] for row in predicted}
+            **shared,
+            levels=snapshot.levels,
+            probs={row["response_id"]: row["p"] for row in predicted},
+            cuts=config.get("level_cuts"),
         ),
         "robustness": measure(model_scorer(model, template, device), **shared),
     }

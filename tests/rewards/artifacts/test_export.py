@@ -13,8 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from webapp.corpus.options import preset_words
+from workers.rewards.artifacts.card import model_card
 from workers.rewards.artifacts.export import PAD, ExportError, export_model, probes
 from workers.rewards.artifacts.save import load_model, save_model
+from workers.rewards.config import RunConfig
 from workers.rewards.export import main
 from workers.rewards.files import sha256_of
 from workers.rewards.models.base_models import PACKAGED, resolve_base_model
@@ -183,6 +186,8 @@ def test_pad_is_a_token_of_its_own_that_no_text_holds(trained: Path, tmp_path: P
     assert ids.count(tokenizer.eos_token_id) == 1
     assert ids[-1] == tokenizer.eos_token_id
     assert model.config.caliper["method"] == "bt"
+    saved = json.loads((trained / "model" / "reward_config.json").read_text())
+    assert model.config.caliper["level_cuts"] == saved["level_cuts"]
     batch = tokenizer(["hi", "hi"], ["water it", "no " * 30], padding=True, return_tensors="pt")
     tokenizer.padding_side = "left"
     left = tokenizer(["hi", "hi"], ["water it", "no " * 30], padding=True, return_tensors="pt")
@@ -224,6 +229,7 @@ def test_the_card_says_what_is_known_and_claims_nothing_else(trained: Path, tmp_
         "empty answers are not bad",
         "| score_line | 0.120 | 0.010 | 9 |",
         "Whole groups were held out",
+        "- Levels: bad ends at a reward of ",
     ):
         assert part in card, part
     assert str(trained) not in card
@@ -231,6 +237,22 @@ def test_the_card_says_what_is_known_and_claims_nothing_else(trained: Path, tmp_
     bare = (tmp_path / "bare" / "README.md").read_text()
     assert "Nothing is known of its quality" in bare
     assert "None was fitted" in bare
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "Preset: product (region intersect, level terms all)"),
+        ({"region": "flood", "level_terms": "none"}, "Preset: paper (region flood, level terms none)"),
+        ({"region": "flood"}, "Preset: own settings (region flood, level terms all)"),
+    ],
+)
+def test_the_card_names_the_preset(given: dict[str, str], words: str) -> None:
+    run = RunConfig.from_dict({"method": "rgft", **given}).resolved("encoder", 384)
+    config = {"method": "rgft", "kind": "ordinal", "partition": [3, 6], "backbone": "encoder"}
+    metrics = {"preset": run.preset, "config": run.to_json()}
+    assert words in model_card(config, metrics, None)
+    assert preset_words("rgft", run.to_json()).partition(":")[0] == (run.preset or "own settings")
 
 
 def run_code(card: str) -> dict[str, Any]:

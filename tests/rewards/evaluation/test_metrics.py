@@ -459,7 +459,11 @@ class TestLevels:
         rng = np.random.default_rng(8)
         p = rng.dirichlet(np.full(9, 0.7), 20_000)
         rating = (p.cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)
-        assert 0.8 <= metrics.level_scores(p, np.minimum(rating, 8) // 3, (3, 6))["coverage"] < 0.99
+        assert (
+            0.8
+            <= metrics.level_scores(metrics.level_masses(p, (3, 6)), np.minimum(rating, 8) // 3)["coverage"]
+            < 0.99
+        )
 
     def test_scalar_models_have_no_levels_but_an_auroc(self) -> None:
         labels = [level("a", "good"), level("b", "bad"), level("b", "normal")]
@@ -467,7 +471,7 @@ class TestLevels:
         assert found == {"pairs": None, "levels": None, "auroc_good_bad": {"value": 1.0, "n": 2}}
 
     def test_no_label_has_no_score(self) -> None:
-        found = metrics.level_scores([], [], (3, 6))
+        found = metrics.level_scores([], [])
         assert found == {"n": 0, "accuracy": None, "quadratic_kappa": None, "rps": None, "coverage": None}
 
     def test_one_level_throughout_has_no_kappa_and_no_auroc(self) -> None:
@@ -540,7 +544,10 @@ class TestWhatCannotBeComputed:
         assert pairs["human_ceiling"]["value"] > 0
         assert pairs["nll"]["floor"] > 0
         if kind == "ordinal":
-            assert set(found["levels"].values()) == {len(labels), None}
+            levels = found["levels"]
+            assert levels["constant"]["value"] > 0
+            assert levels["over_constant"]["value"] is levels["rps_gain"]["value"] is None
+            assert {value for value in levels.values() if not isinstance(value, dict)} == {len(labels), None}
 
     def test_a_confident_wrong_model_costs_a_finite_amount(self) -> None:
         rows, judged = [response("a"), response("b")], [judgement("a", "b", "a")]

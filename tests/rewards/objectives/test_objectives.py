@@ -185,6 +185,53 @@ def test_plain_bt_is_logsigmoid_with_margin_and_centring() -> None:
     assert terms.item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_two_cut_points_make_three_levels_of_a_reward() -> None:
+    score, cuts = (
+        torch.tensor([0.0, 2.0], dtype=torch.float64),
+        torch.tensor([-1.0, 1.0], dtype=torch.float64),
+    )
+    bad, good = 1 / (1 + math.e), 1 / (1 + math.e)  # sigmoid(-1) at both ends of a reward of 0
+    first, second = o.log_levels(score, cuts).exp().tolist()
+    assert first == pytest.approx([bad, 1 - bad - good, good])
+    assert second == pytest.approx(
+        [1 / (1 + math.e**3), 1 / (1 + math.e) - 1 / (1 + math.e**3), 1 / (1 + 1 / math.e)]
+    )
+
+
+def strengths(d: float, steps: list[float], **options: Any) -> list[float]:
+    """P of b's wins by strength 3, 2, 1, of the tie, and of a's wins by 1, 2, 3, at r_a - r_b = d."""
+    every = [(-d, 3), (-d, 2), (-d, 1), (d, 0), (d, 1), (d, 2), (d, 3)]
+    first = torch.tensor([difference for difference, _ in every], dtype=torch.float64)
+    said = torch.tensor([strength for _, strength in every])
+    outcome = torch.tensor([o.WIN] * 3 + [o.TIE] + [o.WIN] * 3)
+    options |= {"steps": torch.tensor(steps, dtype=torch.float64), "strength": said}
+    return (-o.bt_terms(first, torch.zeros_like(first), outcome, **options)).exp().tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(-30, 30), st.floats(1e-3, 5), st.floats(1e-3, 5), st.floats(1e-3, 5))
+def test_strengths_ties_and_strengths_are_one_distribution(
+    d: float, tie: float, one: float, more: float
+) -> None:
+    eta = torch.tensor(tie, dtype=torch.float64)
+    assert sum(strengths(d, [one, one + more], tie=eta)) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_strengths_are_cumulative_on_the_difference() -> None:
+    def above(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    eta = torch.tensor(0.2, dtype=torch.float64)
+    found = strengths(0.5, [0.7, 1.5], tie=eta)
+    assert found[4:] == pytest.approx(
+        [above(0.3) - above(-0.4), above(-0.4) - above(-1.2), above(-1.2)]  # thresholds .2, .9, 1.7
+    )
+    # a strength that nobody said is the order alone
+    told = {"strength": torch.tensor([0]), "steps": torch.tensor([0.7, 1.5])}
+    plain = o.bt_terms(torch.tensor([0.5]), torch.zeros(1), torch.tensor([o.WIN]), tie=eta, **told)
+    assert plain.item() == pytest.approx(-math.log(above(0.3)), abs=1e-6)
+
+
 def test_bt_refuses_outcomes_it_has_no_threshold_for() -> None:
     for outcome in (o.TIE, o.BOTH_BAD):
         with pytest.raises(ValueError, match="threshold"):
@@ -347,6 +394,13 @@ def everything() -> dict[str, tuple[Callable[..., torch.Tensor], tuple[torch.Ten
         "oprm reliability": (reliable(none), ratings),
         **{f"rgft {region}": (rgft(region), (draw(1, 9), draw(1, 9, seed=1))) for region in REGIONS},
         "level": (level, ratings[:1]),
+        "cut points": (o.log_levels, (scalars[0], torch.tensor([-0.3, 0.9], dtype=torch.float64))),
+        "bt strengths": (
+            lambda a, b, steps, tie: o.bt_terms(
+                a, b, outcome.clamp_max(o.TIE), strength=torch.tensor([1, 0, 3, 2]), steps=steps, tie=tie
+            ),
+            (*scalars, torch.tensor([0.5, 1.4], dtype=torch.float64), thresholds[0]),
+        ),
         "dpo": (dpo, scalars),
     }
 
@@ -368,7 +422,15 @@ def test_extreme_scores_stay_finite() -> None:
     log_p = o.log_ratings(logits)
     mask = o.region_table(SCALE, "none")[[3] * 4, [3] * 4, [0] * 4]
     loss = loss + o.oprm_terms(log_p, log_p, outcome, mask, SCALE.masks()[BAD]).sum()
+    cuts = torch.tensor([-0.5, -0.4999], requires_grad=True)
+    loss = loss - o.log_levels(far, cuts).sum()
+    steps, wins = torch.tensor([1e-4, 2e-4], requires_grad=True), torch.zeros(4, dtype=torch.int64)
+    loss = loss + o.bt_terms(far, near, wins, strength=torch.tensor([1, 2, 3, 1]), steps=steps).sum()
     loss.backward()
+    assert torch.isfinite(loss)
+    for threshold in (cuts, steps):
+        assert threshold.grad is not None
+        assert torch.isfinite(threshold.grad).all()
     assert far.grad is not None
     assert logits.grad is not None
     assert torch.isfinite(far.grad).all()

@@ -31,7 +31,7 @@ from workers.rewards.training.step import StepLoss
 class Scorer(torch.nn.Module):
     """A scalar head alone, on features that are at hand."""
 
-    tie = bad_threshold = None
+    tie = bad_threshold = strength_steps = None
 
     def __init__(self, head: torch.nn.Linear) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ def test_the_gradient_is_the_naive_pairwise_one(
 ) -> None:
     """A step's loss and gradient equal those of encoding both sides of every judgement on its own, by weight."""
     folder = make_run(tiny_encoder, method)
-    config = RunConfig.from_dict({"method": method, "micro_batch_tokens": 60, "use_strength": True})
+    config = RunConfig.from_dict({"method": method, "micro_batch_tokens": 60, "strength": "margin"})
     config = dataclasses.replace(config.resolved("encoder", 32), level_terms="all")
     data = training_data(read_snapshot(folder / "snapshot"), Split(frozenset(), "none"), config)
     data.weight = torch.rand(len(data.first), generator=torch.Generator().manual_seed(0)) + 0.5
@@ -184,7 +184,10 @@ def test_the_gradient_is_the_naive_pairwise_one(
     rows = template.encode(snapshot.responses)
     torch.manual_seed(0)
     backbone = load_backbone("tiny", str(tiny_encoder), "encoder")
-    model = RewardModel(backbone, architecture="encoder", kind=config.kind).double().eval()
+    model = RewardModel(backbone, architecture="encoder", kind=config.kind).eval()
+    if not config.ordinal:
+        model.add_cuts(-0.3, 0.5)
+    model.double()
     cpu = torch.device("cpu")
     step = Step(
         list(range(9)), [r for r in range(len(data.first)) if data.first[r] < 9 and data.second[r] < 9], []
@@ -220,6 +223,10 @@ def test_the_gradient_is_the_naive_pairwise_one(
                 objectives.bt_terms(score(a), score(b), outcome, margin=margin, centring=config.centring)
             )
     for row in step.levels:
+        if not config.ordinal:
+            by_level = objectives.log_levels(score(int(data.level_response[row])), model.cuts)
+            terms.append(-by_level[:, int(data.level_value[row])])
+            continue
         mask = config.scale.masks()[data.level_value[row : row + 1]]
         terms.append(
             objectives.level_terms(objectives.log_ratings(score(int(data.level_response[row]))), mask)

@@ -123,7 +123,7 @@ def test_a_copy_takes_its_responses_place(method: str, make_run: MakeRun, tiny_e
         if copy.set == EVERY:  # 60 judgements of 30 responses, half of them copied
             usual = 2 * MOST / 0.5
             expected.append((copy.of, index, WIN, MAX_STRENGTH, pytest.approx(usual)))
-            expected_levels += [(index, 0)] * (round(usual) if config.ordinal else 0)
+            expected_levels += [(index, 0)] * (round(usual) if config.ordinal or levels else 0)
             continue
         for first, second, outcome, strength, weight in rows(before):
             weight *= MOST / 0.5 / 2

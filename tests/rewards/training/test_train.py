@@ -13,6 +13,7 @@ from workers.rewards.config import Refused, RunConfig
 from workers.rewards.data.judgements import check_labels, training_data
 from workers.rewards.data.snapshot import read_snapshot
 from workers.rewards.data.split import split_groups
+from workers.rewards.evaluate import evaluate_saved
 from workers.rewards.models.encode import ResponseEncoder
 from workers.rewards.models.load import load_backbone
 from workers.rewards.models.packing import Packed
@@ -58,7 +59,9 @@ def test_a_run_writes_what_the_contract_says(
     assert metrics == json.loads((folder / "metrics.json").read_text())
     assert metrics["kind"] == ("ordinal" if ordinal else "scalar")
     assert 0 <= metrics["held_out"]["pairs"]["accuracy"]["value"] <= 1
-    assert (metrics["held_out"]["levels"] is not None) == ordinal
+    assert metrics["held_out"]["levels"]["n"] == 6  # scalar rewards have cut points
+    assert (metrics["level_cuts"] is None) == ordinal
+    assert metrics["training"]["levels"] == (0 if method == "oprm" else 30)
     assert metrics["training"]["judgements"] == 60  # 10 of 12 prompts, 6 each
     assert (metrics["training"]["levelled"] > 0) == (method == "rgft")
     assert metrics["training"]["truncated"] == 0
@@ -142,7 +145,9 @@ def test_ties_and_both_bad_train_thresholds_that_are_saved(
         train(folder)
         config = json.loads((folder / "model" / "reward_config.json").read_text())
         assert (config["tie"] is not None) == (method == "bt")
-        assert (config["bad_threshold"] is not None) == (method == "bt")
+        # of "both bad" and of the levels it is one
+        assert (config["bad_threshold"] is None) == (method == "oprm")
+        assert config["level_cuts"] is None or config["level_cuts"][0] == config["bad_threshold"]
 
 
 def test_the_lora_reference_is_the_starting_model(tiny_lm: Path) -> None:
@@ -242,7 +247,7 @@ def test_every_refusal_is_one_line_with_its_own_exit_status(
 
     asked: list[tuple[Path, str]] = [
         (make_run(tiny_encoder, "bt", name="a", responses=[], judgements=[], levels=[]), "holds no response"),
-        (make_run(tiny_encoder, "bt", name="b", **empty("judgements")), "no judgement"),
+        (make_run(tiny_encoder, "bt", name="b", judgements=[], levels=[]), "no label"),
         (make_run(tiny_encoder, "rgft", name="c", **empty("levels")), "has none"),
         (make_run(tiny_encoder, "haf", name="d"), "haf needs a causal language model"),
         (make_run(tiny_encoder, "bt", name="e", tuning="lora"), "tuning is 'lora'"),
@@ -369,8 +374,11 @@ def test_contradictions_and_crossings_are_dropped_and_counted(make_run: MakeRun,
         ({"method": "haf"}, True),
         ({"method": "oprm"}, False),
         ({"method": "haf", "haf_head": "ordinal"}, False),
-        ({"method": "oprm", "use_strength": True}, True),
+        ({"method": "oprm", "strength": "margin"}, True),
+        ({"method": "bt", "strength": "none"}, False),
+        ({"method": "oprm", "use_strength": True}, True),  # its name until 0.5
         ({"method": "bt", "use_strength": False}, False),
+        ({"method": "bt", "use_strength": None}, True),
     ],
 )
 def test_strength_counts_for_scalar_rewards_unless_told(
@@ -435,11 +443,65 @@ def test_majority_votes_train(make_run: MakeRun, tiny_encoder: Path) -> None:
     assert metrics["annotators"] is None
 
 
-def test_levels_alone_train_rgft(make_run: MakeRun, tiny_encoder: Path) -> None:
-    metrics = train(make_run(tiny_encoder, "rgft", judgements=[], epochs=1))
-    assert metrics["training"]["levels"] == 30
+@pytest.mark.parametrize(
+    ("base", "method", "extra"),
+    [
+        ("tiny_encoder", "bt", {"tuning": "frozen", "patience": 2}),
+        ("tiny_encoder", "clf", {}),
+        ("tiny_encoder", "oprm", {"level_terms": "all"}),
+        ("tiny_encoder", "rgft", {}),
+        ("tiny_lm", "haf", {}),
+        ("tiny_lm", "haf", {"haf_head": "ordinal"}),
+    ],
+)
+def test_levels_alone_train_every_method(
+    base: str, method: str, extra: dict[str, Any], make_run: MakeRun, request: pytest.FixtureRequest
+) -> None:
+    folder = make_run(request.getfixturevalue(base), method, judgements=[], epochs=2, **extra)
+    assert train_main([str(folder)]) == 0
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["training"]["levels"] >= 24
+    assert metrics["training"]["policy_off"] == (method == "haf")
     assert metrics["held_out"]["pairs"] is None
-    assert metrics["held_out"]["levels"] is not None
+    assert metrics["held_out"]["levels"]["constant"]["value"] == pytest.approx(1 / 3)
+    assert metrics["training"]["loss"]["last"] < metrics["training"]["loss"]["first"]
+
+
+@pytest.mark.parametrize(("method", "extra"), [("oprm", {}), ("rgft", {"level_terms": "none"})])
+def test_levels_that_nobody_learns_from_are_refused_with_the_remedy(
+    method: str, extra: dict[str, Any], make_run: MakeRun, tiny_encoder: Path
+) -> None:
+    folder = make_run(tiny_encoder, method, judgements=[], **extra)
+    with pytest.raises(Refused, match=r"levels alone.* set level_terms to 'all'"):
+        train(folder)
+
+
+@pytest.mark.parametrize("method", ["bt", "clf"])
+def test_cut_points_learn_the_levels(method: str, make_run: MakeRun, tiny_encoder: Path) -> None:
+    rates = {"epochs": 20, "learning_rate": 3e-3, "head_learning_rate": 1e-2}
+    folder = make_run(tiny_encoder, method, **rates)
+    metrics = train(folder)
+    low, high = metrics["level_cuts"]
+    assert low < high
+    assert metrics["held_out"]["levels"]["accuracy"] == 1.0  # of a constant guess: a third
+    assert metrics["held_out"]["pairs"]["accuracy"]["value"] == 1.0
+    _, _, config = load_model(folder / "model")
+    assert config["level_cuts"] == metrics["level_cuts"]
+    again = evaluate_saved(folder / "model", folder / "snapshot", metrics["split"]["held_out"])
+    assert again["metrics"]["levels"]["rps"] == pytest.approx(metrics["held_out"]["levels"]["rps"], abs=1e-6)
+
+
+def test_strengths_teach_thresholds_that_are_saved(make_run: MakeRun, tiny_encoder: Path) -> None:
+    folder = make_run(tiny_encoder, "bt", strength="thresholds", epochs=1)
+    config = RunConfig.read(folder / "config.json")
+    snapshot = read_snapshot(folder / "snapshot")
+    data = training_data(snapshot, split_groups(snapshot, config), config)
+    assert set(data.strength.tolist()) == {0, 2}  # 0: nobody said it
+    train(folder)
+    steps = json.loads((folder / "model" / "reward_config.json").read_text())["strength_steps"]
+    assert 0 < steps[0] < steps[1]
+    with pytest.raises(Refused, match="the difference of two rewards"):
+        RunConfig.from_dict({"method": "oprm", "strength": "thresholds"})
 
 
 def test_schedule() -> None:

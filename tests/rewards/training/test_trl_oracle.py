@@ -29,10 +29,10 @@ from workers.rewards.training.step import StepLoss
 
 Rows = list[dict[str, Any]]
 CASES: list[tuple[str, dict[str, Any]]] = [
-    ("plain", {"centring": 0.0, "use_strength": False}),
-    ("margin", {"centring": 0.0, "use_strength": True, "strength_margin": 0.7}),
-    ("centred", {"centring": 0.01, "use_strength": False}),
-    ("margin and centred", {"centring": 0.3, "use_strength": True}),
+    ("plain", {"centring": 0.0, "strength": "none"}),
+    ("margin", {"centring": 0.0, "strength": "margin", "strength_margin": 0.7}),
+    ("centred", {"centring": 0.01, "strength": "none"}),
+    ("margin and centred", {"centring": 0.3, "strength": "margin"}),
 ]
 
 
@@ -55,7 +55,7 @@ def pairs_of(data: TrainingData, rows: list[Encoded], config: RunConfig) -> Rows
         {"chosen_ids": list(rows[a].ids), "rejected_ids": list(rows[b].ids)}
         for a, b in zip(data.first.tolist(), data.second.tolist(), strict=True)
     ]
-    if config.use_strength:
+    if config.strength == "margin":
         for row, strength in zip(made, data.strength.tolist(), strict=True):
             row["margin"] = config.strength_margin * (strength - 1)
     return made
@@ -101,7 +101,7 @@ def test_loss_and_gradients_are_those_of_trl(
     snapshot = Snapshot(chosen, [row for row in whole.judgements if row["response_a"] in inside], [])
     data = training_data(snapshot, Split(frozenset(), "none"), config)
     assert data.outcome.eq(WIN).all()
-    assert config.uses_strength == (data.strength.unique().numel() > 1)
+    assert (config.strength_taught == "margin") == (data.strength.unique().numel() > 1)
     tokenizer = load_tokenizer("tiny", str(path))
     # rows of many lengths, so that both sides pad, and differently
     responses = [

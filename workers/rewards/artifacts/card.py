@@ -159,7 +159,7 @@ def model_card(
     run = (metrics or {}).get("config") or {}
     parts = [
         *([_front_matter(config, report)] if report else []),
-        _what(config, run, report, title, made),
+        _what(config, run, report, title, made, (metrics or {}).get("preset") or ""),
         _section("Use", _use(config, report) if report else _CALIPER_USE),
         _section("Training data", _data(metrics, run)),
         _section("Held-out results", _results(metrics)),
@@ -199,7 +199,7 @@ def _base(config: Row) -> str:
     return {"folder": f"{rest} (a local model)", "version": f"{rest} of the same project"}.get(prefix, name)
 
 
-def _what(config: Row, run: Row, report: Row | None, title: str | None, made: str | None) -> str:
+def _what(config: Row, run: Row, report: Row | None, title: str | None, made: str | None, preset: str) -> str:
     output = (
         "one number, the reward: higher is better, and only differences between responses mean something"
         if config["kind"] == "scalar"
@@ -213,8 +213,17 @@ def _what(config: Row, run: Row, report: Row | None, title: str | None, made: st
         f"- Base model: {_base(config)}",
         f"- Objective: {OBJECTIVES[config['method']]}",
     ]
+    if config["method"] == "rgft" and run:
+        said = f"region {run.get('region')}, level terms {run.get('level_terms')}"
+        lines.append(f"- Preset: {preset or 'own settings'} ({said})")
     if made:
         lines.append(f"- Made: {made}")
+    if cuts := config.get("level_cuts"):
+        bad, normal = (f"{cut:.3f}" for cut in cuts)
+        lines.append(
+            f"- Levels: bad ends at a reward of {bad}, normal at {normal}; sigmoid({bad} - reward) is P(bad), "
+            f"sigmoid({normal} - reward) is P(bad or normal)"
+        )
     if config["kind"] == "ordinal" and config.get("partition"):
         bad, normal = config["partition"]
         lines.append(f"- Levels: bad is 1 to {bad}, normal {bad + 1} to {normal}, good {normal + 1} to 9")
@@ -316,6 +325,7 @@ def _results(metrics: Row | None) -> str:
         ("Human ceiling (leave one out)", pairs.get("human_ceiling"), pairs),
         *((name, pairs.get(key), pairs) for key, name in _MEASURES if key != "ece_equal_mass"),
         ("Level accuracy", levels.get("accuracy"), levels),
+        ("Accuracy of always guessing the most common level", levels.get("constant"), levels),
         ("Level agreement (weighted kappa)", levels.get("quadratic_kappa"), levels),
         ("Level error (ranked probability score, RPS; 0 is best)", levels.get("rps"), levels),
         ("Coverage of the central 80 %", levels.get("coverage"), levels),
@@ -408,7 +418,7 @@ def _limits(config: Row, metrics: Row | None) -> str:
         "and watch length when optimising against it. A policy trained against any reward model finds its mistakes, so "
         "measure it again on your own texts first.",
     ]
-    if config["kind"] == "scalar":
+    if config["kind"] == "scalar" and not config.get("level_cuts"):
         lines.append("- A reward has no zero: compare responses to one prompt, and set no fixed threshold.")
     if not metrics:
         lines.append("- No measurement came with this model.")

@@ -145,7 +145,7 @@ def _check_exportable(model: RewardModel, config: dict[str, Any]) -> None:
 
 def _about(config: dict[str, Any], metrics: dict[str, Any] | None) -> dict[str, Any]:
     """What config.json of the export says beyond the architecture."""
-    kept = ("method", "kind", "partition", "template", "max_length", "tie", "bad_threshold")
+    kept = ("method", "kind", "partition", "template", "max_length", "tie", "bad_threshold", "level_cuts")
     run = (metrics or {}).get("config") or {}
     return {
         **{key: config.get(key) for key in kept},

@@ -72,6 +72,8 @@ def save_model(
         "head_hidden": model.head_hidden,
         "tie": model.calibration.tie(tie),
         "bad_threshold": None if model.bad_threshold is None else model.bad_threshold.item(),
+        "level_cuts": None if model.cuts is None else model.cuts.tolist(),
+        "strength_steps": None if model.strength_steps is None else model.strength_steps.tolist(),
         "temperature": model.calibration.temperature,
         "calibration": model.calibration.to_json(),
         "base_model": public_name(base_model),

@@ -21,7 +21,8 @@ from .split import Split
 class TrainingData:
     """Judgements as index tensors, `first` preferred in a WIN; levels that teach on their own.
 
-    first, second, outcome, strength: [P] int64. level: level index per response (3 = unknown), [N] int64.
+    first, second, outcome: [P] int64. strength: 1 to 3, or 0 where nobody said it and the thresholds are learned, [P]
+    int64. level: level index per response (3 = unknown), [N] int64.
     level_response, level_value: one row per absolute label that is a term of its own, [L] int64.
     annotator: index into `annotators`, [P] int64. first_left: 1 where `first` stood left, 0 where `second` did, -1
     where nobody knows, [P] int64. weight: votes that the row stands for, [P] fp32.
@@ -49,10 +50,14 @@ def check_labels(snapshot: Snapshot, config: RunConfig) -> None:
             "method rgft learns from levels, and this snapshot has none; "
             "ask for levels (bad, normal, good) in the project, or train oprm"
         )
-    if not snapshot.judgements and config.method != "rgft":
+    if snapshot.judgements:
+        return
+    if not snapshot.levels:
+        raise Refused("the snapshot has no label; judge some pairs or give levels, and snapshot again")
+    if config.levels_taught == "none":
         raise Refused(
-            "the snapshot has no judgement; judge some pairs and snapshot again"
-            + (", or train rgft, which learns from levels as well" if snapshot.levels else "")
+            f"this snapshot has levels alone, and {config.method} with level_terms 'none' learns from judgements of "
+            "pairs; judge some pairs, set level_terms to 'all', or train bt"
         )
 
 
@@ -60,6 +65,7 @@ def training_data(snapshot: Snapshot, split: Split, config: RunConfig) -> Traini
     """Judgements and levels of the training side as tensors; what cannot be used is dropped and counted.
 
     A judgement across the split would show the model a held-out response, so it is dropped ("crosses_split").
+    Levels are terms of their own as config.levels_taught says.
     For rgft a response's level is the majority of its people's levels (unknown if they are split evenly), and
     judgements that contradict the levels are dropped, as in the paper ("contradicts_levels"): a preference for
     the lower level, a tie of two different ones, "both bad" about one that is not. With votes "majority" the
@@ -78,6 +84,7 @@ def training_data(snapshot: Snapshot, split: Split, config: RunConfig) -> Traini
         for response, counted in votes.items():
             level[response] = _majority(counted)
 
+    unsaid = 0 if config.strength_taught == "thresholds" else 1
     dropped: Counter[str] = Counter()
     rows: list[tuple[int, int, int, int, int, int]] = []
     weights: list[float] = []
@@ -98,7 +105,7 @@ def training_data(snapshot: Snapshot, split: Split, config: RunConfig) -> Traini
         if with_levels and _contradicts(outcome, int(level[a]), int(level[b])):
             dropped["contradicts_levels"] += 1
             continue
-        strength = int(row["strength"] or 1) if config.uses_strength else 1
+        strength = int(row["strength"] or unsaid) if config.strength_taught != "none" else 1
         first_left = -1 if row.get("left") is None else int(row["left"] == first_side)
         person = people.setdefault(row["annotator"] or ANONYMOUS, len(people))
         rows.append((a, b, outcome, strength, person, first_left))
@@ -106,11 +113,11 @@ def training_data(snapshot: Snapshot, split: Split, config: RunConfig) -> Traini
 
     paired = {response for row in rows for response in row[:2]}
     own_levels: list[tuple[int, int]] = []
-    if with_levels and config.level_terms != "none":
+    if config.levels_taught != "none":
         own_levels = [
             (response, value)
             for response, counted in sorted(votes.items())
-            if config.level_terms == "all" or response not in paired
+            if config.levels_taught == "all" or response not in paired
             for value in counted.elements()
         ]
     if not rows and not own_levels:

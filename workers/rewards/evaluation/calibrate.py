@@ -130,6 +130,7 @@ def calibrate(
     tie: float | None,
     partition: tuple[int, int],
     seed: int,
+    cuts: Sequence[float] | None = None,
 ) -> tuple[Calibration, dict[str, Any], dict[str, Calibration]]:
     """The calibration to serve, the "held_out" object of metrics.json with its "calibration", and each group's own.
 
@@ -143,7 +144,7 @@ def calibrate(
     that of the pairs or of the levels among them: nothing is calibrated, and "note" says why.
     """
     raw: dict[str, Any] = {"responses": responses, "judgements": judgements, "levels": levels}
-    raw |= {"kind": kind, "partition": partition, "seed": seed}
+    raw |= {"kind": kind, "partition": partition, "seed": seed, "cuts": cuts}
     before = evaluate_run(**raw, scores=scores, probs=probs, tie=tie, temperature=1.0)
     sample, names = _sample(
         responses, judgements, levels, scores, probs if kind == "ordinal" else None, tie, partition

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..models.preference import Floats, normalised, ordinal_probabilities, scalar_probabilities
+from ..models.preference import Floats, cut_masses, normalised, ordinal_probabilities, scalar_probabilities
 from ..scale import LEVELS, RATINGS
 
 Ints = NDArray[np.int64]
@@ -216,10 +216,10 @@ def auroc(scores: ArrayLike, positive: ArrayLike) -> float | None:
     return float(above / (n_positive * n_negative))
 
 
-def level_scores(p: ArrayLike, level: ArrayLike, partition: tuple[int, int]) -> dict[str, Any]:
-    """Ordinal metrics of rating distributions against level labels.
+def level_scores(mass: ArrayLike, level: ArrayLike) -> dict[str, Any]:
+    """Ordinal metrics of the levels' probabilities against level labels.
 
-    `p` [N, 9]; `level` [N] of 0 bad, 1 normal, 2 good; `partition` the highest rating of bad and of normal.
+    `mass` [N, 3] of bad, normal, good (`level_masses`, or models.preference.cut_masses); `level` [N] of 0, 1, 2.
     Returns:
 
     - n: labels,
@@ -229,16 +229,15 @@ def level_scores(p: ArrayLike, level: ArrayLike, partition: tuple[int, int]) -> 
     - rps: ranked probability score over the three levels, sum of squared differences of the cumulative
       distributions divided by 2: 0 is perfect, 1 is all mass at the wrong end,
     - coverage: share of labels within the central 80 % interval, from the level that holds the 10 % quantile
-      of the ratings to the one that holds the 90 % quantile. Levels are coarse, so a calibrated model covers
+      to the one that holds the 90 % quantile. Levels are coarse, so a calibrated model covers
       80 % or more.
     """
     level = np.asarray(level, dtype=np.int64)
-    mass = level_masses(np.reshape(p, (len(level), RATINGS)), partition)  # [N, 3]
+    mass = np.asarray(mass, dtype=np.float64).reshape(len(level), len(LEVELS))
     if not len(level) or not np.all(np.isfinite(mass)):
         return {"n": len(level), "accuracy": None, "quadratic_kappa": None, "rps": None, "coverage": None}
     predicted = np.argmax(mass, axis=1)
     cumulative = np.cumsum(mass, axis=1)[:, :2]  # [N, 2]; the third is 1 for both
-    reached = (level[:, None] <= np.arange(2)).astype(np.float64)
     tail = (1.0 - CENTRAL_MASS) / 2
     slack = 1e-9  # ten masses of 0.1 must reach a quantile of 0.9
     lowest = np.sum(cumulative < tail - slack, axis=1)
@@ -247,7 +246,7 @@ def level_scores(p: ArrayLike, level: ArrayLike, partition: tuple[int, int]) -> 
         "n": len(level),
         "accuracy": float(np.mean(predicted == level)),
         "quadratic_kappa": _quadratic_kappa(predicted, level),
-        "rps": float(np.mean(np.sum((cumulative - reached) ** 2, axis=1) / 2)),
+        "rps": float(np.mean(_ranked_error(mass, level))),
         "coverage": float(np.mean((lowest <= level) & (level <= highest))),
     }
 
@@ -275,13 +274,14 @@ def evaluate_run(
     temperature: float | Mapping[str, float],
     partition: tuple[int, int],
     seed: int,
+    cuts: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """The "held_out" object of metrics.json.
 
     The rows are those of the snapshot tables, held-out ones only. `scores` is the reward for ranking (r or
     E[s]) and `probs` the rating distribution, by response id. `kind` is "scalar" or "ordinal"; `tie` and
-    `temperature` belong to scalar rewards, one number or one for each group (cross-fitted calibration); an
-    ordinal distribution is taken as it is.
+    `temperature` belong to scalar rewards, one number or one for each group (cross-fitted calibration), and so do
+    `cuts`, the levels' cut points; an ordinal distribution is taken as it is.
 
     - Accuracies are over decisive judgements (a or b); equal scores, or lengths, count 0.5; model_ties and
       model_tie_share say how often. over_length is accuracy minus length_baseline, judgement by judgement.
@@ -291,7 +291,9 @@ def evaluate_run(
       to each): -q log p - (1-q) log(1-p), and q (1-p)^2 + (1-q) p^2. Their floor is what p = q would get: the
       humans' own spread (0 where every pair has one judgement). ece counts each pair from both of its sides,
       so a bin's n are sides, and whichever response stands first changes nothing.
-    - levels needs rating distributions and is None for scalar rewards.
+    - levels needs rating distributions or cut points, and is None for a reward without them. `constant` is what it
+      is to be held against: always the level that most of these labels are ("value" its accuracy). over_constant is
+      accuracy minus the constant guess's, rps_gain the constant guess's RPS minus the model's, label by label.
 
     Raises ValueError where kind is unknown, a row names a response without text, group or prediction, or a
     verdict or level is unknown.
@@ -306,7 +308,9 @@ def evaluate_run(
         "pairs": _evaluate_pairs(by_id, judgements, scores, ratings, tie, temperature, seed)
         if judgements
         else None,
-        "levels": _evaluate_levels(levels, ratings, partition) if levels and ratings is not None else None,
+        "levels": _evaluate_levels(by_id, levels, scores, ratings, partition, cuts, seed)
+        if levels and (ratings is not None or cuts is not None)
+        else None,
         "auroc_good_bad": _evaluate_extremes(levels, scores),
     }
 
@@ -410,12 +414,49 @@ def _evaluate_pairs(
 
 
 def _evaluate_levels(
-    levels: Sequence[Row], ratings: Mapping[str, ArrayLike], partition: tuple[int, int]
+    by_id: Mapping[str, Row],
+    levels: Sequence[Row],
+    scores: Mapping[str, float],
+    ratings: Mapping[str, ArrayLike] | None,
+    partition: tuple[int, int],
+    cuts: Sequence[float] | None,
+    seed: int,
 ) -> dict[str, Any]:
-    p = np.array(
-        [_known(ratings, str(row["response_id"]), "rating distribution") for row in levels], dtype=np.float64
+    names = [str(row["response_id"]) for row in levels]
+    level = np.array([_level_number(row) for row in levels], dtype=np.int64)
+    if ratings is not None:
+        p = np.array([_known(ratings, name, "rating distribution") for name in names], dtype=np.float64)
+        mass = level_masses(p, partition)
+    else:
+        mass = cut_masses([_known(scores, name, "score") for name in names], cuts or ())
+    common = int(np.argmax(np.bincount(level, minlength=len(LEVELS))))
+    constant = np.broadcast_to(np.eye(len(LEVELS))[common], mass.shape)
+    _, group = np.unique(
+        [str(_known(by_id, name, "row in responses")["group"]) for name in names], return_inverse=True
     )
-    return level_scores(p, [_level_number(row) for row in levels], partition)
+    guessed = (level == common).astype(np.float64)
+    right = np.where(
+        np.isfinite(mass).all(axis=1), np.argmax(mass, axis=1) == level, np.nan
+    )  # NaN: it diverged
+    return {
+        **level_scores(mass, level),
+        "constant": {
+            "level": LEVELS[common],
+            "value": float(np.mean(guessed)),
+            "rps": float(np.mean(_ranked_error(constant, level))),
+        },
+        "over_constant": clustered_mean(right - guessed, group, seed=seed),
+        "rps_gain": clustered_mean(
+            _ranked_error(constant, level) - _ranked_error(mass, level), group, seed=seed
+        ),
+    }
+
+
+def _ranked_error(mass: Floats, level: Ints) -> Floats:
+    """Ranked probability score of each label. [N, 3], [N] -> [N]"""
+    reached = level[:, None] <= np.arange(len(LEVELS) - 1)
+    error: Floats = np.sum((np.cumsum(mass, axis=1)[:, :-1] - reached) ** 2, axis=1) / 2
+    return error
 
 
 def _evaluate_extremes(levels: Sequence[Row], scores: Mapping[str, float]) -> dict[str, Any] | None:

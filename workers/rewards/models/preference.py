@@ -3,6 +3,8 @@
 Plain numpy: it can be recomputed wherever predictions.parquet can be read.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -44,6 +46,17 @@ def scalar_p_preferred(
     """P(a preferred) = P(a) + P(tie)/2 of scalar rewards; see `scalar_probabilities`."""
     p_a, _, p_tie = scalar_probabilities(difference, tie=tie, temperature=temperature)
     return p_a + p_tie / 2
+
+
+def cut_masses(rewards: ArrayLike, cuts: Sequence[float]) -> Floats:
+    """P(bad), P(normal), P(good) of rewards [N] by the two cut points learned with them: an array [N, 3].
+
+    P(bad) = sigmoid(c1 - r), P(bad or normal) = sigmoid(c2 - r): cumulative logit (McCullagh 1980).
+    """
+    reached = sigmoid(
+        np.asarray(cuts, dtype=np.float64) - np.asarray(rewards, dtype=np.float64)[:, None]
+    )  # [N, 2]
+    return np.diff(reached, axis=1, prepend=0.0, append=1.0)
 
 
 def ordinal_probabilities(p_a: ArrayLike, p_b: ArrayLike) -> tuple[Floats, Floats, Floats]:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
+import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -53,8 +56,9 @@ class RewardModel(nn.Module):
     """Backbone and head.
 
     kind "scalar": r [B]. kind "ordinal": nine logits [B, 9]: a linear layer on an encoder, the LM head's nine
-    digit rows on a causal model (no new parameters, OPRM). `tie` and `bad` are the raw thresholds of
-    Rao-Kupper ties and of "both bad"; they stay None unless the labels hold such verdicts.
+    digit rows on a causal model (no new parameters, OPRM). The thresholds of a scalar likelihood stay None unless the
+    labels need them: `tie` (Rao-Kupper), `bad_threshold` (where bad ends, of "both bad" and of levels), `cuts` (where
+    bad and normal end) and `strength_steps`.
     """
 
     def __init__(
@@ -90,6 +94,8 @@ class RewardModel(nn.Module):
             )
         self.tie_raw: nn.Parameter | None = None
         self.bad_threshold: nn.Parameter | None = None
+        self.normal_raw: nn.Parameter | None = None
+        self.steps_raw: nn.Parameter | None = None
         self.calibration = Calibration()  # applied by score.distributions
 
     # --- Thresholds of the scalar likelihood ---
@@ -100,6 +106,38 @@ class RewardModel(nn.Module):
             self.tie_raw = nn.Parameter(torch.zeros(()))
         if both_bad:
             self.bad_threshold = nn.Parameter(torch.zeros(()))
+
+    def add_cuts(self, low: float, high: float) -> None:
+        """Learn where the levels bad and normal end on the reward, from low < high on.
+
+        Bad ends for "both bad" where it ends for a level: both say that a response is bad, so it is one parameter.
+        """
+        self.bad_threshold = nn.Parameter(torch.tensor(low))
+        self.normal_raw = nn.Parameter(torch.tensor(_inverse_softplus(high - low)))
+
+    def add_strengths(self, shares: Sequence[float]) -> None:
+        """Learn from which difference on a win is called stronger, above the tie's threshold.
+
+        `shares`: of all verdicts but "both bad", the wins of strength 2 or more, of 3 or more. Between equal rewards
+        they start with these shares.
+        """
+        start = [0.0 if self.tie is None else self.tie.item()]
+        for share in shares:
+            start.append(max(-logit(share / 2), start[-1] + 0.1))
+        gaps = [_inverse_softplus(high - low) for low, high in itertools.pairwise(start)]
+        self.steps_raw = nn.Parameter(torch.tensor(gaps))
+
+    @property
+    def cuts(self) -> torch.Tensor | None:
+        """c1 < c2, where bad and normal end on the reward. [2], or None"""
+        if self.bad_threshold is None or self.normal_raw is None:
+            return None
+        return torch.stack([self.bad_threshold, self.bad_threshold + F.softplus(self.normal_raw) + 1e-4])
+
+    @property
+    def strength_steps(self) -> torch.Tensor | None:
+        """How far above the tie's threshold each further strength begins, rising. [2], or None"""
+        return None if self.steps_raw is None else (F.softplus(self.steps_raw) + 1e-4).cumsum(0)
 
     @property
     def tie(self) -> torch.Tensor | None:
@@ -124,7 +162,8 @@ class RewardModel(nn.Module):
     @property
     def thresholds(self) -> list[nn.Parameter]:
         """Parameters of the likelihood alone, which no text passes through."""
-        return [value for value in (self.tie_raw, self.bad_threshold) if value is not None]
+        every = (self.tie_raw, self.bad_threshold, self.normal_raw, self.steps_raw)
+        return [value for value in every if value is not None]
 
     # --- LoRA ---
 
@@ -240,6 +279,15 @@ class RewardModel(nn.Module):
         head: Any = self.backbone.get_output_embeddings()  # type: ignore[operator]
         weight: torch.Tensor = head.weight
         return weight
+
+
+def logit(share: float) -> float:
+    """log odds of a probability within 0..1, both excluded."""
+    return math.log(share / (1 - share))
+
+
+def _inverse_softplus(value: float) -> float:
+    return math.log(math.expm1(value))
 
 
 def _fill_gradient(weight: torch.Tensor) -> None:

@@ -1,6 +1,6 @@
 """Every loss as a pure function of scores; outcomes.py says the convention that they share."""
 
-from .bradley_terry import bt_terms, clf_terms, rao_kupper
+from .bradley_terry import bt_terms, clf_terms, log_levels, rao_kupper
 from .ordinal import (
     level_terms,
     log_mass,
@@ -22,6 +22,7 @@ __all__ = [
     "clf_terms",
     "dpo_terms",
     "level_terms",
+    "log_levels",
     "log_mass",
     "log_not_both_bad",
     "log_ratings",

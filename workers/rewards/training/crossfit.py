@@ -57,8 +57,7 @@ def cross_fit(
     """Puts out-of-fold predictions in the place of the trained responses' rows; the "crossfit" object of metrics.json.
 
     `predicted` are the final model's, `final` what they are made of, [N] or [N, 9]. Its calibration is applied to every
-    fold, and as rewards have no zero of their own, a fold's scalars are moved to the final model's mean over the
-    responses that both score. None if it was not asked for. Raises Stopped.
+    fold. None if it was not asked for. Raises Stopped.
     """
     config, labels = run.config, run.labels
     if not config.crossfit:
@@ -86,12 +85,12 @@ def cross_fit(
         assert part.data.trained_on.isdisjoint(left_out), "a fold's model would see its labels"
         raw = _kept(run, fold, share, scored)
         if raw is None:
-            raw = fold_scores(run, train_fold(run, part, share, partial(said, fold)), scored)
+            model = train_fold(run, part, share, partial(said, fold))
+            raw = fold_scores(run, model, scored, final)
+            del model
             _keep(run, fold, share, scored, raw)
         said(fold, 1, 1)
         values = calibrated(raw, run.model.calibration)
-        if values.ndim == 1:
-            values = values + (final[scored].mean() - values.mean())
         told = predictions([responses[row] for row in scored], [rows[row] for row in scored], values)
         for row, number in zip(told, scored, strict=True):
             if number in left_out & known:
@@ -121,17 +120,30 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def fold_scores(run: Run, model: RewardModel, scored: list[int]) -> torch.Tensor:
-    """A fold's scores of these responses before calibration. [S] or [S, 9]"""
+def fold_scores(run: Run, model: RewardModel, scored: list[int], final: torch.Tensor) -> torch.Tensor:
+    """A fold's scores of these responses before calibration. [S] or [S, 9]
+
+    As rewards have no zero of their own, scalars are moved: the middle of the cut points to the final model's, or
+    without levels their mean to that of `final`, the final model's.
+    """
     if run.features is not None:
-        return raw_scores(model, run.features[scored])
+        return _moved(run.model, model, raw_scores(model, run.features[scored]), final[scored])
     model.merge_lora()
     encoder = encoder_of(model, run.texts.template, run.config, Group(device=run.team.device))
     features = embed(encoder, [run.texts.rows[row] for row in scored], lambda done, total: run.stop.check())
-    found = raw_scores(model, features)
+    found = _moved(run.model, model, raw_scores(model, features), final[scored])
     del model, encoder, features
     _free()
     return found
+
+
+def _moved(whole: RewardModel, fold: RewardModel, scores: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
+    """[S] -> [S]; ratings [S, 9] stay where they are."""
+    if fold.kind == "ordinal":
+        return scores
+    if whole.cuts is None or fold.cuts is None:
+        return scores + (final.mean() - scores.mean())
+    return scores + (whole.cuts.mean().item() - fold.cuts.mean().item())
 
 
 def _header(run: Run, fold: int, share: float, scored: list[int]) -> str:
@@ -263,6 +275,7 @@ def measure_out_of_fold(run: Run, done: set[int], predicted: list[Row]) -> dict[
         temperature=calibration.temperature,
         partition=config.partition,
         seed=config.seed,
+        cuts=None if run.model.cuts is None else run.model.cuts.tolist(),
     )
     names = ("n", "groups", "accuracy", "length_baseline", "model_ties", "nll", "brier")
     pairs = found["pairs"]

@@ -15,7 +15,7 @@ import torch
 from ..data.snapshot import Snapshot
 from ..evaluation.metrics import cross_entropy, level_masses, pair_votes
 from ..models.predict import distributions
-from ..models.preference import ordinal_p_preferred, scalar_p_preferred
+from ..models.preference import cut_masses, ordinal_p_preferred, scalar_p_preferred
 from ..models.reward_model import RewardModel
 from ..scale import LEVEL_INDEX
 
@@ -26,13 +26,14 @@ class Watch:
     """NLL and accuracy on the watched pairs, the best weights so far, and whether patience has run out.
 
     `watched` holds the rows of the watched groups. The NLL is that of P(preferred) against the vote shares; where
-    nobody compared there, an ordinal model's NLL of the levels. `usable` is False where neither is given.
+    nobody compared there, the NLL of the levels, if the model knows them. `usable` is False where neither is given.
     """
 
     def __init__(self, watched: Snapshot, index: dict[str, int], model: RewardModel, patience: int) -> None:
         self.model, self.patience = model, patience
         self.pairs = pair_votes(watched.judgements)
-        levels = watched.levels if model.kind == "ordinal" and not watched.judgements else []
+        knows_levels = model.kind == "ordinal" or model.cuts is not None
+        levels = watched.levels if knows_levels and not watched.judgements else []
         self.level = np.array([LEVEL_INDEX[row["level"]] for row in levels], dtype=np.int64)
         names = self.pairs.ids or sorted({row["response_id"] for row in levels})
         place = {name: number for number, name in enumerate(names)}
@@ -73,7 +74,12 @@ class Watch:
 
     def _figures(self, scored: Any, partition: tuple[int, int]) -> tuple[float, float | None]:
         if not len(self.pairs.share):
-            p = level_masses(scored[self.labelled], partition)
+            cuts = None if self.model.cuts is None else self.model.cuts.tolist()
+            p = (
+                level_masses(scored[self.labelled], partition)
+                if cuts is None
+                else cut_masses(scored[self.labelled], cuts)
+            )
             hit = p[np.arange(len(self.level)), self.level]
             return float(-np.log(np.maximum(hit, 1e-12)).mean()), float(
                 np.mean(p.argmax(axis=1) == self.level)

@@ -55,6 +55,7 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
         tie=None if model.tie is None else model.tie.item(),
         partition=config.partition,
         seed=config.seed,
+        cuts=None if model.cuts is None else model.cuts.tolist(),
     )
 
     # Save, and predict as the saved model does
@@ -83,6 +84,8 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
         "format": 1,
         "kind": config.kind,
         "method": config.method,
+        "preset": config.preset,
+        "level_cuts": artifact["level_cuts"],
         "held_out": held_out_metrics,
         "crossfit": crossfit,
         "robustness": robustness,
@@ -181,6 +184,7 @@ def training_figures(run: Run, position: Position) -> dict[str, Any]:
         "levelled": int((data.level != UNKNOWN).sum()),
         "responses": len(data.trained_on),
         "hardening_copies": len(texts.rows) - texts.count,
+        "policy_off": run.config.method == "haf" and not run.loss.with_policy,
         "dropped": dict(data.dropped),
         "truncated": sum(row.truncated for row in texts.rows[: texts.count]),
         "processes": run.team.size,

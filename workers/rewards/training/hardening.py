@@ -4,7 +4,7 @@
   sentences (hardening.json), since a model that saw a few dozen knows those and no others. It takes its response's
   place in what people judged, verdict and level kept.
 - A *degenerate answer* (empty, punctuation, an opener, the prompt again, one word repeated) loses to a real response
-  at full strength, and is "bad" for an ordinal model.
+  at full strength, and is "bad" for an ordinal model and where people gave levels.
 
 All come from the training side; the rows have no annotator. No text of evaluation/attacks.py is in the grammar.
 """
@@ -70,13 +70,14 @@ def harden(
     # were every response copied at full weight, copies would drown what people said
     limit = min(1.0, MOST / config.hardening)
     usual = max(1.0, float(data.weight.sum()) / len(data.trained_on)) * limit
+    knows_bad = config.ordinal or len(data.level_value) > 0
     terms: list[tuple[float, ...]] = []  # first, second, outcome, strength, weight
     levels: list[tuple[int, int]] = []  # copy, level
     attacked_at: defaultdict[int, list[int]] = defaultdict(list)
     for index, (copy, _) in enumerate(kept, start=len(responses)):
         if copy.set == EVERY:
             terms.append((copy.of, index, WIN, MAX_STRENGTH, usual))
-            levels += [(index, 0)] * max(1, round(usual)) * config.ordinal
+            levels += [(index, 0)] * max(1, round(usual)) * knows_bad
         else:
             attacked_at[copy.of].append(index)
     for response, value in zip(data.level_response.tolist(), data.level_value.tolist(), strict=True):

@@ -9,15 +9,22 @@ import torch
 from ..config import ResolvedConfig
 from ..models.reward_model import RewardModel
 
+# What thresholds learn faster by than the head: in a frozen head's fifty steps of 1e-3 they could not move
+# by a tenth. mlqe_pe ro-en, bt with level terms: RPS .1947 at 1, .1941 at 10, accuracy .670 and .672.
+THRESHOLD_RATE = 10.0
+
 
 def make_optimizer(model: RewardModel, config: ResolvedConfig) -> torch.optim.AdamW:
-    """AdamW; the new head and the thresholds learn faster than the backbone, vectors and scalars don't decay."""
+    """AdamW; the new head learns faster than the backbone, thresholds faster still; vectors and scalars don't decay."""
+    thresholds = {id(parameter) for parameter in model.thresholds}
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         new = not name.startswith("backbone.")
         rate = config.head_learning_rate if new else config.learning_rate
+        if id(parameter) in thresholds:
+            rate *= THRESHOLD_RATE
         decay = config.weight_decay if parameter.ndim >= 2 else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return torch.optim.AdamW(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from .. import objectives
-from ..artifacts.save import continue_head
+from ..artifacts.save import continue_head, read_config
 from ..config import Refused, ResolvedConfig, RunConfig
 from ..data.judgements import TrainingData, check_labels, training_data
 from ..data.snapshot import Snapshot, read_snapshot
@@ -25,7 +25,7 @@ from ..models.distributed import Group
 from ..models.embeddings import embed_cached
 from ..models.encode import ResponseEncoder
 from ..models.load import architecture_of, load_backbone, load_tokenizer
-from ..models.reward_model import RewardModel, longest_text, set_dropout
+from ..models.reward_model import RewardModel, logit, longest_text, set_dropout
 from ..text.readable import readable, reads_alike, report
 from ..text.sections import Encoded, Template
 from .batches import Blocks, Draws, Step
@@ -166,6 +166,9 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     model = untrained(backbone, template.digit_ids, config, data, team.device)
     if config.base_model.startswith("version:") and continue_head(model, Path(source.path)):
         progress.say("loading", message=f"the head goes on from {config.base_model}'s")
+        if model.cuts is not None and (cuts := read_config(Path(source.path)).get("level_cuts")):
+            model.add_cuts(*cuts)
+            model.to(team.device)
     encoder = encoder_of(model, template, config, team)
 
     # Compute once: a frozen encoder's embeddings, a policy's starting log-probabilities
@@ -178,12 +181,12 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     several = config.reliability and len(data.annotators) > 1
     reliability = Reliability(judged, sides_only=config.ordinal) if several else None
     loss = StepLoss(model, config, data, texts.rows, features, encoder, reliability)
-    if config.method == "haf":
+    if loss.with_policy:
         loss.keep_reference(on_progress)
     watch = watch_of(labels, model, config) if labels.watched.held_out else None
     note = labels.watched.note
     if watch is not None and not watch.usable:
-        watch, note = None, "no early stopping: nobody compared the watched"
+        watch, note = None, "no early stopping: nobody labelled the watched"
     return Run(
         run_dir=run_dir,
         config=config,
@@ -318,6 +321,16 @@ def make_trainable(model: RewardModel, config: ResolvedConfig, data: TrainingDat
             ties=bool((data.outcome == objectives.TIE).any()),
             both_bad=bool((data.outcome == objectives.BOTH_BAD).any()),
         )
+        strong = data.strength[data.outcome != objectives.BOTH_BAD]
+        if config.strength_taught == "thresholds" and bool(strong.any()):
+            said = len(strong) + 2
+            model.add_strengths(
+                [(int((strong >= m).sum()) + 1) / said for m in range(2, objectives.MAX_STRENGTH + 1)]
+            )
+    if len(data.level_value) and not config.ordinal:
+        bad, normal, good = (torch.bincount(data.level_value, minlength=3) + 1).tolist()
+        # where a reward of 0 has the levels' shares
+        model.add_cuts(logit(bad / (bad + normal + good)), logit((bad + normal) / (bad + normal + good)))
 
 
 def watch_of(labels: Labels, model: RewardModel, config: ResolvedConfig) -> Watch:

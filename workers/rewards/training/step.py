@@ -60,7 +60,9 @@ class StepLoss:
         region = config.region if config.method == "rgft" else "none"
         self.regions = objectives.region_table(config.scale, region).to(device)
         # where "both bad" was among the verdicts, the others say that not both were
-        self.may_be_bad = config.ordinal and bool((data.outcome == objectives.BOTH_BAD).any())
+        self.may_be_bad = bool((data.outcome == objectives.BOTH_BAD).any())
+        # haf's second term prefers one text to another, so without such a judgement it has nothing to say
+        self.with_policy = config.method == "haf" and bool((data.outcome == objectives.WIN).any())
         self.place = torch.zeros(len(rows), dtype=torch.int64)  # a response's position within the step
         self.reference: torch.Tensor | None = None
 
@@ -84,7 +86,7 @@ class StepLoss:
             terms = terms + self.config.alpha * self._policy_terms(log_pi, rows)
         if self.reliability is not None and bool(rows.by_person.any()):
             terms = self._trusted(scores, rows, terms)
-        if self.may_be_bad:
+        if self.may_be_bad and self.config.ordinal:
             log_p = objectives.log_ratings(scores)
             not_both = objectives.log_not_both_bad(log_p[rows.a], log_p[rows.b], self.masks[0])
             terms = terms - (rows.outcome != objectives.BOTH_BAD) * not_both
@@ -125,9 +127,13 @@ class StepLoss:
             scores[a],
             scores[b],
             rows.outcome,
-            margin=config.strength_margin * (rows.strength - 1),
+            margin=None
+            if config.strength_taught == "thresholds"
+            else config.strength_margin * (rows.strength - 1),
+            strength=rows.strength,
+            steps=self.model.strength_steps,
             tie=self.model.tie,
-            bad_threshold=self.model.bad_threshold,
+            bad_threshold=self._bad_threshold,
             centring=config.centring,
         )
 
@@ -162,13 +168,26 @@ class StepLoss:
             weighted = weighted - (1 - trust) * log_sided
         return weighted + (terms - relief.to(self.device) - weighted).detach()
 
+    @property
+    def _bad_threshold(self) -> torch.Tensor | None:
+        """For the likelihood of verdicts: None where nobody could say, or said, "both bad"."""
+        return self.model.bad_threshold if self.may_be_bad else None
+
     def _level_terms(self, scores: torch.Tensor, levels: list[int]) -> torch.Tensor:
-        """Levels that teach on their own; scalar rewards have none. [L]"""
+        """Levels that teach on their own: -log of the level's mass, of a scalar reward by its cut points. [L]"""
         if not levels:
             return scores.new_zeros(0)
         rows = torch.tensor(levels)
         where = self.place[self.data.level_response[rows]].to(self.device)
-        masks = self.masks[self.data.level_value[rows].to(self.device)]
+        value = self.data.level_value[rows].to(self.device)
+        if not self.config.ordinal:
+            assert self.model.cuts is not None, "levels need cut points"
+            return (
+                -objectives.log_levels(scores[where], self.model.cuts)
+                .gather(1, value.unsqueeze(1))
+                .squeeze(1)
+            )
+        masks = self.masks[value]
         return objectives.level_terms(objectives.log_ratings(scores)[where], masks)
 
     def _log_side(self, log_a: torch.Tensor, log_b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -189,11 +208,11 @@ class StepLoss:
         if self.config.method == "clf":
             log_a = torch.nn.functional.logsigmoid(score_a - score_b)
             return torch.where(outcome == objectives.WIN, log_a, torch.nan)
-        tie, bad_threshold = self.model.tie, self.model.bad_threshold
+        tie, bad_threshold = self.model.tie, self._bad_threshold
         return -objectives.bt_terms(score_a, score_b, outcome, tie=tie, bad_threshold=bad_threshold)
 
     def _scores(self, responses: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Scores, and with HaF log pi(response), in the order of `responses`. [B] or [B, 9], [B] or None"""
         if self.features is not None:
             return self.model.score(self.features[responses]), None
-        return self.encoder.scores([self.rows[r] for r in responses], log_probs=self.config.method == "haf")
+        return self.encoder.scores([self.rows[r] for r in responses], log_probs=self.with_policy)
