@@ -42,6 +42,7 @@ _ROWS = (
     ("Level agreement (weighted kappa)", ("held_out", "levels", "quadratic_kappa"), False),
     ("Level error (ranked probability score, RPS)", ("held_out", "levels", "rps"), False),
     ("AUROC good against bad", ("held_out", "auroc_good_bad"), False),
+    ("Peaks of a rating distribution (mean)", ("spread", "peaks"), False),
     ("Pair accuracy, cross-fitted on the other groups", ("crossfit", "pairs", "accuracy"), True),
     ("Level accuracy, cross-fitted on the other groups", ("crossfit", "levels", "accuracy"), True),
 )
