@@ -52,6 +52,7 @@ LOADERS: dict[str, Callable[..., Rows]] = {
     "mlqe": datasets.load_mlqe,
     "pandalm": datasets.load_pandalm,
     "autoj": datasets.load_autoj,
+    "demonstration": datasets.load_demonstration,
 }
 CHANGES: dict[str, Callable[..., Rows]] = {
     "flip": datasets.flip_verdicts,

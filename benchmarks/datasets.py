@@ -15,12 +15,19 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import random
+import shutil
+import subprocess
+import sys
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from workers.rewards.data.snapshot import read_snapshot
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -360,6 +367,45 @@ def load_autoj(path: Path | None = None) -> Rows:
             }
         )
     return Rows(responses, judgements, [])
+
+
+# Run in a process of its own, in an empty data folder: what every installation's demonstration begins with.
+_DEMONSTRATION = """
+import django
+django.setup()
+from django.core.management import call_command
+from webapp.corpus.models import Project
+from webapp.snapshots.services import snapshot_take
+from webapp.training.demo import SLUG, demo_seed
+call_command("migrate", verbosity=0)
+demo_seed(train=False)
+print(snapshot_take(project=Project.objects.get(slug=SLUG)).path)
+"""
+
+
+def load_demonstration() -> Rows:
+    """The demonstration as `make run` makes it: simulated verdicts and levels; group = the prompt's.
+
+    Simulated with a fixed seed; ids differ from one making to the next, so the first is kept in the temporary folder.
+    """
+    folder = Path(tempfile.gettempdir()) / "caliper-demonstration"
+    kept = folder / "snapshot"
+    if not kept.is_dir():
+        folder.mkdir(exist_ok=True)
+        told = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+        told |= {"CALIPER_DATA_DIR": str(folder), "DJANGO_SETTINGS_MODULE": "webapp.settings"}
+        root = Path(__file__).resolve().parents[1]
+        said = subprocess.run(
+            [sys.executable, "-c", _DEMONSTRATION],
+            cwd=root,
+            env=told,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        shutil.copytree(said.stdout.split()[-1], kept)
+    snapshot = read_snapshot(kept)
+    return Rows(snapshot.responses, snapshot.judgements, snapshot.levels)
 
 
 # --- Changes of the training side alone, for studies ---

@@ -108,6 +108,7 @@ def test_a_metric_that_could_not_be_computed_is_absent_not_zero() -> None:
         },
         "crossfit": {"folds": 5, "pairs": {"n": 9, "accuracy": {"value": 0.6, "n": 7}}, "levels": None},
         "training": {"levels": 8},
+        "spread": {"value": 1.2, "n": 36, "ratings": 5, "peaks": {"value": 1.5, "n": 36}},
     }
     rows = {row.name: row.new for row in metric_rows(metrics, {"held_out": None})}
     assert rows["Pair accuracy"].value == 0.0
@@ -115,7 +116,7 @@ def test_a_metric_that_could_not_be_computed_is_absent_not_zero() -> None:
     assert rows["AUROC good against bad"].n == 4
     crossed = rows["Pair accuracy, cross-fitted on the other groups"]
     assert (crossed.value, crossed.n) == (0.6, 7)
-    assert len(rows) == 4
+    assert (rows["Peaks of a rating distribution (mean)"].value, len(rows)) == (1.5, 5)
     # A version that saw no level agrees with none: where its bad ends is chance. The old one keeps its number.
     told = {**metrics, "training": {"levels": 0, "levelled": 0}}
     rows_of = {row.name: row for row in metric_rows(told, metrics)}

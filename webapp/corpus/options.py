@@ -35,6 +35,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "crossfit": (0, 5),
     "strength_margin": (0.0, 100.0),
     "centring": (0.0, 100.0),
+    "smoothness": (0.0, 100.0),
     "alpha": (0.0, 100.0),
     "beta": (1e-6, 100.0),
     "head_learning_rate": (0.0, 1.0),

@@ -45,6 +45,7 @@ _ROWS = (
     ("Level error (ranked probability score, RPS)", ("held_out", "levels", "rps"), False),
     ("Level error (RPS) less than that guess's by", ("held_out", "levels", "rps_gain"), False),
     ("AUROC good against bad", ("held_out", "auroc_good_bad"), False),
+    ("Peaks of a rating distribution (mean)", ("spread", "peaks"), False),
     ("Pair accuracy, cross-fitted on the other groups", ("crossfit", "pairs", "accuracy"), True),
     ("Level accuracy, cross-fitted on the other groups", ("crossfit", "levels", "accuracy"), True),
 )

@@ -495,13 +495,24 @@ class TestWhatTheGateAsks:
             opposite["accuracy"]["value"] - opposite["length_baseline"]["value"]
         )
 
+    def test_peaks(self) -> None:
+        comb, ends, plateaus = (
+            [3, 1, 3, 1, 3, 1, 3, 1, 3],
+            [4, 1, 0, 0, 0, 0, 0, 1, 4],
+            [1, 2, 2, 1, 1, 3, 3, 0, 0],
+        )
+        hill, falling, uniform = [1, 2, 3, 4, 5, 4, 3, 2, 1], list(range(9, 0, -1)), [1] * 9
+        assert metrics.peaks([comb, ends, plateaus, hill, falling, uniform]).tolist() == [5, 2, 2, 1, 1, 1]
+
     def test_spread(self) -> None:
         p, other = [0.0] * 8 + [1.0], [1.0] + [0.0] * 8
         rows = [{"score": 1.0, "p": p}, {"score": 3.0, "p": p}]
-        assert metrics.score_spread(rows) == {"value": 1.0, "n": 2, "ratings": 1}
+        peaks = {"value": 1.0, "n": 2}
+        assert metrics.score_spread(rows) == {"value": 1.0, "n": 2, "ratings": 1, "peaks": peaks}
         assert metrics.score_spread([*rows, {"score": 2.0, "p": other}])["ratings"] == 2
-        assert metrics.score_spread([{"score": 1.0, "p": None}]) == {"value": 0.0, "n": 1, "ratings": None}
-        assert metrics.score_spread([]) == {"value": None, "n": 0, "ratings": None}
+        unknown = {"ratings": None, "peaks": None}
+        assert metrics.score_spread([{"score": 1.0, "p": None}]) == {"value": 0.0, "n": 1, **unknown}
+        assert metrics.score_spread([]) == {"value": None, "n": 0, **unknown}
         assert metrics.score_spread([{"score": float("nan"), "p": None}])["value"] is None
 
     def test_first_and_last_tenth_of_the_losses(self) -> None:

@@ -53,6 +53,17 @@ def test_region_loss_at_uniform_ratings(region: str, level_a: int, level_b: int,
     assert win_loss(region, level_a, level_b) == pytest.approx(expected, abs=5e-5)
 
 
+def test_roughness_is_zero_for_a_geometric_distribution_and_large_for_a_comb() -> None:
+    k = torch.arange(1.0, 10.0, dtype=torch.float64)
+    geometric, hill = torch.stack([0.3 * k, -0.7 * k]), -0.5 * (k - 4) ** 2
+    comb = torch.tensor([3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0], dtype=torch.float64).log()
+    log_p = o.log_ratings(torch.stack([*geometric, hill, comb]))
+    # second differences: 0; -1 at seven places; 2 log 3 at seven places
+    expected = torch.tensor([0.0, 0.0, 7.0, 7 * (2 * math.log(3)) ** 2], dtype=torch.float64)
+    torch.testing.assert_close(o.roughness(log_p), expected)
+    assert torch.autograd.gradcheck(lambda x: o.roughness(o.log_ratings(x)), draw(2, 9).requires_grad_())
+
+
 def test_strength_asks_for_a_gap_and_never_empties_a_region() -> None:
     assert win_loss("none", UNKNOWN, UNKNOWN, 2) == pytest.approx(-math.log(28 / 81))
     assert win_loss("none", UNKNOWN, UNKNOWN, 3) == pytest.approx(-math.log(21 / 81))

@@ -233,6 +233,9 @@ def test_the_gradient_is_the_naive_pairwise_one(
         )
     weights = torch.cat([data.weight[step.judgements], torch.ones(len(step.levels))])
     naive = (weights * torch.cat(terms)).sum() / weights.sum()
+    if config.ordinal:
+        ratings = torch.cat([objectives.log_ratings(score(response)) for response in step.responses])
+        naive = naive + config.smoothness * objectives.roughness(ratings).mean()
     naive.backward()
     torch.testing.assert_close(loss, naive, rtol=1e-6, atol=1e-6)
     assert shared

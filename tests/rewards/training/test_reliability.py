@@ -91,7 +91,9 @@ def test_a_steps_gradient_is_that_of_the_joint_likelihood(
         {**row, "verdict": verdicts[n % 5], "left": "ab"[n % 2], "weight": 1 + n % 3, "strength": None}
         for n, row in enumerate(rows[1])
     ]
-    config = RunConfig.from_dict({"method": method, "centring": 0.0}).resolved("encoder", 32)
+    config = RunConfig.from_dict({"method": method, "centring": 0.0, "smoothness": 0.0}).resolved(
+        "encoder", 32
+    )
     snapshot = read_snapshot(make_run(tiny_encoder, method, judgements=judgements) / "snapshot")
     data = training_data(snapshot, Split(frozenset(), "none"), config)
     template = Template(

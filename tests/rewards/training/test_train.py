@@ -17,8 +17,9 @@ from workers.rewards.evaluate import evaluate_saved
 from workers.rewards.models.encode import ResponseEncoder
 from workers.rewards.models.load import load_backbone
 from workers.rewards.models.packing import Packed
-from workers.rewards.models.predict import score_responses
+from workers.rewards.models.predict import expected_rating, score_responses
 from workers.rewards.models.reward_model import RewardModel
+from workers.rewards.objectives import log_ratings
 from workers.rewards.objectives.outcomes import BOTH_BAD, TIE, WIN
 from workers.rewards.score import main as score_main
 from workers.rewards.text.sections import Encoded
@@ -190,6 +191,18 @@ def test_response_log_probs_are_those_of_the_whole_vocabulary(
         assert got[number].item() == pytest.approx(
             sum(logits[number, t - 1, row.ids[t]].item() for t in places), abs=1e-4
         )
+
+
+def test_an_ordinal_head_starts_in_order(tiny_encoder: Path) -> None:
+    """Its logits are one reward times how far a rating is from the middle, so E[s] rises with that reward."""
+    backbone = load_backbone("tiny", str(tiny_encoder), "encoder")
+    model = RewardModel(backbone, architecture="encoder", kind="ordinal", head_hidden=8).eval()
+    with torch.no_grad():
+        logits = model.score(torch.randn(20, model.hidden_size))
+    reward = logits[:, 5]  # of rating 6, one above the middle
+    torch.testing.assert_close(logits, reward[:, None] * (torch.arange(9) - 4.0))
+    expected = expected_rating(log_ratings(logits).exp())
+    assert expected[reward.argsort()].diff().ge(0).all()
 
 
 def test_ordinal_scores_are_the_digit_rows_of_the_lm_head(tiny_lm: Path) -> None:

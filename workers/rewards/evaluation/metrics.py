@@ -316,18 +316,26 @@ def evaluate_run(
 
 
 def score_spread(predictions: Sequence[Row]) -> dict[str, Any]:
-    """How far apart a model's scores lie: {"value": their standard deviation, "n", "ratings"}.
+    """How far apart a model's scores lie: {"value": their standard deviation, "n", "ratings", "peaks"}.
 
     `predictions`: rows with `score` and `p`. `ratings` counts the ratings that are the most probable one of some
-    response (None for scalar rewards). A collapsed model has a spread of about 0, or one rating for all.
+    response, `peaks` is {"value": the mean number of peaks of a distribution, "n"} (both None for scalar rewards). A
+    collapsed model has a spread of about 0, or one rating for all.
     """
     scores = np.array([row["score"] for row in predictions], dtype=np.float64)
-    ratings = {int(np.argmax(row["p"])) for row in predictions if row["p"] is not None}
+    p = [row["p"] for row in predictions if row["p"] is not None]
     return {
         "value": _finite(scores.std()) if len(scores) else None,
         "n": len(scores),
-        "ratings": len(ratings) or None,
+        "ratings": len(set(np.argmax(p, axis=1))) if p else None,
+        "peaks": {"value": float(np.mean(peaks(p))), "n": len(p)} if p else None,
     }
+
+
+def peaks(p: ArrayLike) -> Ints:
+    """Local maxima of each distribution, a run of equal values counting once; a uniform one has 1. [N, 9] -> [N]"""
+    signs = np.sign(np.diff(np.asarray(p, dtype=np.float64), axis=1))  # [N, 8]
+    return np.array([1 + np.sum(np.diff(row[row != 0]) > 0) for row in signs], dtype=np.int64)
 
 
 def first_and_last(losses: Sequence[float]) -> dict[str, float] | None:

@@ -9,6 +9,7 @@ from .ordinal import (
     oprm_terms,
     region_mask,
     region_table,
+    roughness,
 )
 from .outcomes import BOTH_BAD, MAX_STRENGTH, TIE, WIN
 from .policy import dpo_terms
@@ -30,4 +31,5 @@ __all__ = [
     "rao_kupper",
     "region_mask",
     "region_table",
+    "roughness",
 ]

@@ -98,6 +98,15 @@ def log_not_both_bad(log_a: torch.Tensor, log_b: torch.Tensor, bad: torch.Tensor
     return log1mexp(-level_terms(log_a, bad) - level_terms(log_b, bad))
 
 
+def roughness(log_p: torch.Tensor) -> torch.Tensor:
+    """How uneven a distribution is over neighbouring ratings: the squared second differences of log p. [N, 9] -> [N]
+
+    sum_k (log p(k+1) - 2 log p(k) + log p(k-1))^2, k = 2..8 (ours): 0 where p rises or falls by one factor throughout.
+    Pairs and levels never say where inside a level the mass lies; without a penalty nine free logits learn a comb.
+    """
+    return log_p.diff(n=2, dim=1).square().sum(1)
+
+
 def level_terms(log_p: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """A response with a level but no pair: -log sum_{k in level} p(k). [N, 9], [N, 9] bool -> [N]"""
     return -log_p.masked_fill(~mask, -torch.inf).logsumexp(1)

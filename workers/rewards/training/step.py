@@ -78,7 +78,7 @@ class StepLoss:
         self.reference[chosen] = log_pi
 
     def __call__(self, step: Step) -> torch.Tensor:
-        """Sum of the step's judgement and level terms by weight, with its graph. []"""
+        """Sum of the step's judgement and level terms by weight, each with the step's roughness, with its graph. []"""
         scores, log_pi = self._scores(step.responses)
         rows = self._rows(step)
         terms = self._reward_terms(scores, rows)  # [P]
@@ -90,7 +90,12 @@ class StepLoss:
             log_p = objectives.log_ratings(scores)
             not_both = objectives.log_not_both_bad(log_p[rows.a], log_p[rows.b], self.masks[0])
             terms = terms - (rows.outcome != objectives.BOTH_BAD) * not_both
-        return (rows.weight * terms).sum() + self._level_terms(scores, step.levels).sum()
+        total = (rows.weight * terms).sum() + self._level_terms(scores, step.levels).sum()
+        if self.config.ordinal and self.config.smoothness:
+            # a mean over responses, added to each of the step's terms, as the loop divides by their weight
+            rough = objectives.roughness(objectives.log_ratings(scores)).mean()
+            total = total + self.config.smoothness * self.weight(step) * rough
+        return total
 
     def weight(self, step: Step) -> float:
         """The weight of the step's terms together; a level's is 1."""
