@@ -171,7 +171,7 @@ def test_a_cell_is_trained_once_and_measures_as_metrics_json_does(
     assert set(fold.cluster) == HELD_OUT
     assert len(fold.level) == 6
     assert np.allclose(fold.level_cut[:2].sum(axis=2), 1)  # 5 % of nine labelled responses are none
-    assert np.isfinite(fold.level_own).all() == (method == "rgft")
+    assert np.isfinite(fold.level_own).all()  # a scalar reward has cut points
     if method == "bt":  # whatever calibration does, it keeps the order of rewards
         assert fold.right.sum() / fold.votes.sum() == pytest.approx(pairs["accuracy"]["value"])
 

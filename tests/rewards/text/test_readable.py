@@ -166,7 +166,7 @@ def test_levels_alone_still_teach_and_pairs_alone_are_refused(make_run: MakeRun,
     with pytest.raises(
         Refused, match=r"10 of 10 pairs read alike: the base model knows none .* \(no label is left"
     ):
-        train(make_run(tiny_encoder, "bt", name="bt", **tables))
+        train(make_run(tiny_encoder, "bt", name="bt", level_terms="none", **tables))
 
 
 def test_equal_ids_have_equal_scores_so_nothing_is_lost_by_leaving_them_out() -> None:
