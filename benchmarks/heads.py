@@ -28,7 +28,7 @@ from workers.rewards.data.snapshot import write_snapshot
 from workers.rewards.evaluation.metrics import evaluate_run, pair_votes, peaks
 from workers.rewards.models.predict import distributions, predictions
 from workers.rewards.models.reward_model import RewardModel
-from workers.rewards.training.crossfit import Part, train_head
+from workers.rewards.training.crossfit import Part, train_fold
 from workers.rewards.training.prepare import Run, prepare
 from workers.rewards.training.progress import Stop
 
@@ -118,7 +118,7 @@ def tried(name: str, methods: Sequence[str], count: int, settings: Sequence[dict
             for each, setting in zip(found, settings, strict=True):
                 started = time.process_time()
                 changed = dataclasses.replace(run, config=dataclasses.replace(run.config, **setting))
-                head = train_head(changed, part, 1.0, lambda done, total: None)
+                head = train_fold(changed, part, 1.0, lambda done, total: None)
                 seconds = time.process_time() - started
                 each.append({**measured(run, rows, held_out, head), "seconds": (seconds, 1)})
         for setting, each in zip(settings, found, strict=True):

@@ -217,7 +217,7 @@ def test_a_hardened_run_reports_real_counts_and_predicts_real_responses(
     assert 30 < metrics["training"]["hardening_copies"] <= 15 * SETS + 30
     assert metrics["training"]["judgements"] == 60
     assert metrics["training"]["responses"] == 30
-    assert metrics["training"]["levels"] == 0
+    assert metrics["training"]["levels"] == 30
     predicted = pq.read_table(folder / "predictions.parquet").to_pylist()
     assert len(predicted) == 36
     assert [row["split"] for row in predicted].count("crossfit" if tuning == "frozen" else "train") == 30
