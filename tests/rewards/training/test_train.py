@@ -193,10 +193,11 @@ def test_response_log_probs_are_those_of_the_whole_vocabulary(
         )
 
 
-def test_an_ordinal_head_starts_in_order(tiny_encoder: Path) -> None:
+@pytest.mark.parametrize("width", [0, 8])
+def test_an_ordinal_head_starts_in_order(width: int, tiny_encoder: Path) -> None:
     """Its logits are one reward times how far a rating is from the middle, so E[s] rises with that reward."""
     backbone = load_backbone("tiny", str(tiny_encoder), "encoder")
-    model = RewardModel(backbone, architecture="encoder", kind="ordinal", head_hidden=8).eval()
+    model = RewardModel(backbone, architecture="encoder", kind="ordinal", head_hidden=width).eval()
     with torch.no_grad():
         logits = model.score(torch.randn(20, model.hidden_size))
     reward = logits[:, 5]  # of rating 6, one above the middle

@@ -309,18 +309,18 @@ def weights_digest(module: nn.Module) -> str:
 def _head(hidden_size: int, width: int, outputs: int, *, bias: bool) -> nn.Module:
     """A linear layer, or one hidden layer on normalised features; small weights, so that scores start near zero.
 
-    With a hidden layer nine ratings start as one scalar reward, in order: logit k is (k - 5) r.
+    Nine ratings start as one scalar reward, in order: logit k is (k - 5) r.
     """
     last = nn.Linear(width or hidden_size, outputs, bias=bias)
     nn.init.normal_(last.weight, std=0.02)
-    if bias:
-        nn.init.zeros_(last.bias)
-    if not width:
-        return last
     if outputs == RATINGS:
         # as nine rows of their own they need twice the epochs to find the order (benchmarks/heads.py)
         with torch.no_grad():
             last.weight.copy_(ORDERED_START * torch.outer(torch.arange(RATINGS) - 4.0, last.weight[0]))
+    if bias:
+        nn.init.zeros_(last.bias)
+    if not width:
+        return last
     return nn.Sequential(
         nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width), nn.GELU(), nn.Dropout(0.2), last
     )
