@@ -83,11 +83,11 @@ def test_more_options_reach_the_config(labelled: Project) -> None:
 
 
 @pytest.mark.usefixtures("sent")
-def test_a_preset_sets_two_keys(labelled: Project, judge: Any, capsys: Any) -> None:
+def test_a_preset_sets_its_keys(labelled: Project, judge: Any, capsys: Any) -> None:
     judge(labelled, 0, levels=4)
     call_command("train", *["--project", "capitals", "--method", "rgft", "--preset", "paper"])
     config = TrainingRun.objects.get().config
-    assert (config["region"], config["level_terms"]) == ("flood", "none")
+    assert (config["region"], config["level_terms"], config["smoothness"]) == ("flood", "none", 0)
     assert "preset" not in config
     with pytest.raises(CommandError, match="preset is an option of Region Flooding Tuning"):
         call_command("train", *["--project", "capitals", "--method", "bt", "--preset", "paper"])

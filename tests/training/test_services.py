@@ -298,7 +298,7 @@ def test_the_form_and_the_trainer_know_the_same_settings() -> None:
     fields = {field.name: str(field.type) for field in dataclasses.fields(trainer.RunConfig)}
     not_for_people = {"format", "method", "partition", "snapshot_digest", "code_version", "held_out_groups"}
     not_for_people.add("split_salt")
-    assert set(OPTIONS) - {"preset"} == set(fields) - not_for_people  # a preset sets two of them
+    assert set(OPTIONS) - {"preset"} == set(fields) - not_for_people  # a preset sets some of them
     assert PRESETS == trainer.PRESETS
     assert len(OPTIONS) == len(set(OPTIONS)) == len(NAMED) + len(FURTHER)
     assert set(RunForm.base_fields) == {"method", "further", *NAMED}

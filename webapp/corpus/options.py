@@ -68,9 +68,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """The words that a person may choose, the trainer's default first (of OPRM's level_terms it is none)."""
 
-PRESETS: dict[str, dict[str, str]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "product": {"region": "intersect", "level_terms": "all"},
-    "paper": {"region": "flood", "level_terms": "none"},
+    "paper": {"region": "flood", "level_terms": "none", "smoothness": 0.0},
 }
 """What one choice sets for RgFT, as in workers.rewards.config."""
 
@@ -138,8 +138,8 @@ def preset_of(method: str, config: Mapping[str, Any]) -> str:
     """Which of PRESETS a run's settings are; empty for settings of their own, and for the other methods."""
     if method != METHOD_OF["preset"]:
         return ""
-    chosen = {key: config.get(key) or default for key, default in PRESETS["product"].items()}
-    return next((name for name, settings in PRESETS.items() if settings == chosen), "")
+    chosen = PRESETS["product"] | {key: value for key, value in config.items() if value is not None}
+    return next((name for name, settings in PRESETS.items() if settings.items() <= chosen.items()), "")
 
 
 def preset_words(method: str, config: Mapping[str, Any]) -> str:

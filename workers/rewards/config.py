@@ -26,9 +26,9 @@ STRENGTHS = ("margin", "thresholds", "none")
 FOLDS = 5  # of cross-fitted predictions
 REGIONS = ("none", "flood", "intersect", "rectangle")
 # rgft's settings that have a name of their own: the paper's (arXiv 2602.12660), and the default.
-PRESETS: dict[str, dict[str, str]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "product": {"region": "intersect", "level_terms": "all"},
-    "paper": {"region": "flood", "level_terms": "none"},
+    "paper": {"region": "flood", "level_terms": "none", "smoothness": 0.0},
 }
 # Keys of older versions' config.json, and the values that meant what this version does; None: any value.
 RETIRED: dict[str, tuple[Any, ...] | None] = {
@@ -129,8 +129,9 @@ class RunConfig:
     @property
     def preset(self) -> str:
         """The name of rgft's settings among PRESETS; empty for settings of their own, and for other methods."""
-        chosen = {"region": self.region, "level_terms": self.levels_taught}
-        return next((name for name in PRESETS if self.method == "rgft" and PRESETS[name] == chosen), "")
+        chosen = {"region": self.region, "level_terms": self.levels_taught, "smoothness": self.smoothness}
+        named = (name for name, settings in PRESETS.items() if settings.items() <= chosen.items())
+        return next(named, "") if self.method == "rgft" else ""
 
     @property
     def can_crossfit(self) -> bool:
