@@ -243,7 +243,10 @@ def test_the_card_says_what_is_known_and_claims_nothing_else(trained: Path, tmp_
     ("given", "words"),
     [
         ({}, "Preset: product (region intersect, level terms all)"),
-        ({"region": "flood", "level_terms": "none", "smoothness": 0.0}, "Preset: paper (region flood, level terms none)"),
+        (
+            {"region": "flood", "level_terms": "none", "smoothness": 0.0},
+            "Preset: paper (region flood, level terms none)",
+        ),
         ({"region": "flood"}, "Preset: own settings (region flood, level terms all)"),
     ],
 )
