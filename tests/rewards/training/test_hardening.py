@@ -228,8 +228,7 @@ def test_a_hardened_run_reports_real_counts_and_predicts_real_responses(
 
 def test_hardening_teaches_what_it_is_for(make_run: MakeRun, tiny_encoder: Path) -> None:
     """The same tiny model moves less under the suite's attacks, all read, when it has seen others of the kind."""
-    # smooth ratings move together: the tiny model would need more epochs
-    settings: dict[str, Any] = {"epochs": 12, "learning_rate": 3e-3, "smoothness": 0.0}
+    settings: dict[str, Any] = {"epochs": 12, "learning_rate": 3e-3}
     plain = train(make_run(tiny_encoder, "oprm", name="plain", **settings))["robustness"]
     hard = train(make_run(tiny_encoder, "oprm", name="hard", hardening=1.0, **settings))["robustness"]
 
