@@ -213,9 +213,14 @@ def test_an_import_that_takes_too_much_memory_fails_with_words(
 
 def test_housekeeping_has_a_queue_of_its_own() -> None:
     from webapp.embedded import WORKERS
-    from webapp.health import QUEUES
+    from webapp.health import OPTIONAL_QUEUES, QUEUES
 
     assert app.conf.beat_schedule["tick"]["options"]["queue"] == "housekeeping"
     reads = {name: options[1] for name, options in WORKERS}
-    assert reads == {"worker": "default", "train": "train", "housekeeping": "housekeeping"}
-    assert set(QUEUES) == set(reads.values())
+    assert reads == {
+        "worker": "default",
+        "train": "train",
+        "score": "score",
+        "housekeeping": "housekeeping",
+    }
+    assert {*QUEUES, *OPTIONAL_QUEUES} == set(reads.values())

@@ -32,7 +32,9 @@ def run_of(project: Project, tmp_path: Path) -> Callable[..., Path]:
         folder = tmp_path / f"{method}-{len(config)}"
         folder.mkdir()
         (folder / "snapshot").symlink_to(snapshot_take(project=project).path)
-        (folder / "config.json").write_text(json.dumps(run_config(project, method, config)))
+        # The project's own salt is drawn, and so would be how many pairs are held out.
+        settings = run_config(project, method, config) | {"split_salt": None}
+        (folder / "config.json").write_text(json.dumps(settings))
         return folder
 
     return make

@@ -77,7 +77,7 @@ def test_two_processes_end_with_the_weights_of_one(
     assert alone.keys() == together.keys()
     for name, tensor in alone.items():
         torch.testing.assert_close(
-            together[name], tensor, rtol=0, atol=5e-5, msg=lambda m, n=name: f"{n}: {m}"
+            together[name], tensor, rtol=0, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
         )
     ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (one, two))
     assert theirs["training"]["processes"] == (1 if given.get("tuning") == "frozen" else 2)
