@@ -137,6 +137,24 @@ def test_the_figures_are_those_of_numpy_on_exported_predictions(
     assert [by_rps.new, by_rps.old] == pytest.approx(rps)
 
 
+def test_rewards_with_cut_points_are_compared_on_levels_too(
+    project: Project, two: tuple[ModelVersion, ModelVersion]
+) -> None:
+    older, newer = two
+    older.kind, older.method = "scalar", "bt"
+    older.metrics = {**older.metrics, "level_cuts": [3.0, 6.5], "training": {"levels": 24}}
+    older.save()
+    older.predictions.update(p=None, expected=None)
+    measures = {row.name: row for row in comparison(newer, older, project).rows}
+    hits = []
+    for row in older.predictions.select_related("response").exclude(response__prompt__external_id="p8"):
+        below = 1 / (1 + np.exp(row.score - np.array([3.0, 6.5])))
+        shares = np.diff([0.0, *below, 1.0])
+        hits.append(LEVELS[int(np.argmax(shares))] == row.response.quality_labels.get().level)
+    assert measures["Level accuracy"].old == pytest.approx(np.mean(hits))
+    assert measures["Level accuracy"].difference.n == len(hits) == 3 * (GROUPS - 1)
+
+
 def test_a_pair_that_turned_round_says_who_is_with_people(
     project: Project,
     make_prompt: Callable[..., Prompt],

@@ -14,6 +14,7 @@ from webapp.corpus.models import Pair, Project
 from webapp.labels.models import LEVELS, Judgement, QualityLabel
 from webapp.labels.summaries import Votes, vote_counts
 from webapp.ratings.models import Prediction
+from webapp.ratings.probabilities import level_shares
 from webapp.ratings.queries import identity, kept, labels_state, outcome_from, tallies
 from webapp.training.gate import Difference
 from webapp.training.models import ModelVersion, public_config
@@ -202,24 +203,32 @@ def _compare(
 def _level_rows(
     new: ModelVersion, old: ModelVersion, rows: Rows, levels: list[tuple[int, int]]
 ) -> list[ComparedRow | None]:
-    """Level accuracy and ranked probability score, where both versions have ratings and saw levels."""
+    """Level accuracy and ranked probability score, where both versions saw levels."""
     if not (new.saw_levels and old.saw_levels):
         return []
     accuracy, rps = _Sums(), _Sums()
     for response, level in levels:
         sides = [each[response] for each in rows]
-        if not all(side.p for side in sides):
-            continue
         masses = [
-            _masses(side.p or [], _partition(version))
+            mass
             for version, side in zip((new, old), sides, strict=True)
+            if (mass := _level_masses(version, side)) is not None
         ]
+        if len(masses) < 2:
+            continue
         accuracy.add(sides[0].group, [float(max(range(3), key=mass.__getitem__) == level) for mass in masses])
         rps.add(sides[0].group, [_rps(mass, level) for mass in masses])
     return [
         accuracy.row("Level accuracy", "level", share=True),
         rps.row("Level error (ranked probability score, RPS)", "level", less=True),
     ]
+
+
+def _level_masses(version: ModelVersion, row: FairRow) -> list[float] | None:
+    """P(bad), P(normal), P(good): of a rating distribution, or of a reward by the version's cut points."""
+    if row.p:
+        return _masses(row.p, _partition(version))
+    return list(level_shares(row.score, version.level_cuts).values()) if version.level_cuts else None
 
 
 def _partition(version: ModelVersion) -> tuple[int, int]:
