@@ -196,7 +196,7 @@ def test_a_file_without_a_row_that_counts_is_refused(row: Any, words: str, tmp_p
         (b"\x1f\x8bnot gzip", "a.jsonl.gz", "can't be read"),
         (b"PAR1 and no more", "a.parquet", "can't be read"),
         (b"PK\x03\x04...", "a.zip", "is a zip; unpack it"),
-        (gzip.compress(b" " * 5000), "a.jsonl.gz", "is larger than"),
+        (gzip.compress(b" " * 5000, mtime=0), "a.jsonl.gz", "is larger than"),
         (b'{"chosen": "a", "rejected": "b"}\n' * 6, "a.jsonl", "more than 5 rows"),
         (b"prompt,chosen,rejected\na,b\n", "a.csv", "not as many cells as the header"),
     ],
