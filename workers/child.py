@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from webapp.jobs import JobFailed, explained
+from django.conf import settings
+
+from webapp.jobs import Job, JobFailed, Reason, Stopped, explained
 
 POLL_SECONDS = 1.0
 # From SIGTERM (write a checkpoint) to SIGKILL.
@@ -205,6 +207,26 @@ def supervise(
                     stopped_at = time.monotonic()
         finally:
             _end(child)
+
+
+def supervise_job(job: Job, command: Sequence[str], *, folder: Path, stopping: Callable[[], bool]) -> int:
+    """`supervise` with its progress copied into the job's row; the exit status. Raises Stopped."""
+    reason: Reason | None = None
+
+    def each_second(progress: dict[str, Any] | None) -> bool:
+        nonlocal reason
+        told = {name: value for name, value in (progress or {}).items() if name in ("phase", "step", "total")}
+        mine = job.beat(**told)
+        if reason is None and not mine:
+            reason = "not ours"
+        elif reason is None:
+            reason = "cancelled" if job.asked_to_stop() else "shutdown" if stopping() else None
+        return reason is None
+
+    status = supervise(command, folder=folder, cwd=settings.BASE_DIR, each_second=each_second)
+    if reason is not None:
+        raise Stopped(reason)
+    return status
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:

@@ -9,9 +9,9 @@ from django.conf import settings
 
 from webapp import life
 from webapp.benchmarks.models import EvaluationSet, Measurement
-from webapp.jobs import JobFailed, Reason, Stopped, carried
+from webapp.jobs import JobFailed, carried
 from webapp.limits import OUT_OF_MEMORY, memory_limited
-from workers.child import explained_with_disk, log_tail, never, supervise
+from workers.child import explained_with_disk, log_tail, never, supervise_job
 from workers.results import BadResult, read_artifact
 from workers.rewards.data.benchmarks import FORMATS, read_benchmarks, subset_counts
 from workers.rewards.data.responses import BadInput
@@ -94,21 +94,7 @@ def _measure(row: Measurement, stopping: Callable[[], bool]) -> dict[str, Any]:
         "--progress", str(folder / "progress.jsonl"),
         *(["--trained-on", str(snapshot)] if snapshot.is_dir() else []),
     ]  # fmt: skip
-    reason: Reason | None = None
-
-    def each_second(progress: dict[str, Any] | None) -> bool:
-        nonlocal reason
-        if reason is None:
-            mine = row.beat(**(progress or {}))
-            cancelled = mine and row.asked_to_stop()
-            reason = (
-                "not ours" if not mine else "cancelled" if cancelled else "shutdown" if stopping() else None
-            )
-        return reason is None
-
-    status = supervise(command, folder=folder, cwd=settings.BASE_DIR, each_second=each_second)
-    if reason is not None:
-        raise Stopped(reason)
+    status = supervise_job(row, command, folder=folder, stopping=stopping)
     if status not in MEASURED:
         raise JobFailed(_failure(row, status))
     (result,) = json.loads(out.read_text(encoding="utf-8"))["benchmarks"]

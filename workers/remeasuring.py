@@ -6,16 +6,15 @@ The model is loaded in a child process, as trainings are.
 import json
 import shutil
 from collections.abc import Callable
-from typing import Any
 
 from django.conf import settings
 from django.db import transaction
 
 from webapp import life
-from webapp.jobs import JobFailed, Reason, Stopped, carried, patiently
+from webapp.jobs import JobFailed, Stopped, carried, patiently
 from webapp.ratings.services import predictions_add
 from webapp.training.models import Remeasurement
-from workers.child import explained_with_disk, log_tail, never, supervise
+from workers.child import explained_with_disk, log_tail, never, supervise_job
 from workers.results import read_metrics, read_predictions
 
 
@@ -65,25 +64,9 @@ def _measure(measurement: Remeasurement, stopping: Callable[[], bool]) -> None:
 
 
 def _supervised(measurement: Remeasurement, arguments: list[str], stopping: Callable[[], bool]) -> None:
-    """Run the child and copy its progress into the row. Raises Stopped, and JobFailed if it did not end well."""
-    reason: Reason | None = None
-
-    def each_second(progress: dict[str, Any] | None) -> bool:
-        nonlocal reason
-        told = {
-            name: (progress or {})[name] for name in ("phase", "step", "total") if name in (progress or {})
-        }
-        mine = measurement.beat(**told)
-        if reason is None and not mine:
-            reason = "not ours"
-        elif reason is None:
-            reason = "cancelled" if measurement.asked_to_stop() else "shutdown" if stopping() else None
-        return reason is None
-
+    """Run the child. Raises Stopped, and JobFailed if it did not end well."""
     command = [*settings.MEASURE_COMMAND, *arguments]
-    status = supervise(command, folder=measurement.folder, cwd=settings.BASE_DIR, each_second=each_second)
-    if reason is not None:
-        raise Stopped(reason)
+    status = supervise_job(measurement, command, folder=measurement.folder, stopping=stopping)
     if status != 0:
         lines = log_tail(measurement.folder, 12)
         refused = [line.removeprefix("refused: ") for line in lines if line.startswith("refused: ")]

@@ -19,7 +19,7 @@ from webapp.snapshots.services import snapshot_take
 from webapp.training.models import ModelVersion, Remeasurement, TrainingRun
 from webapp.training.remeasuring import measurement_start, measurements_start
 from webapp.training.services import VersionRefused
-from workers import remeasuring, runs
+from workers import child, remeasuring, runs
 from workers.rewards.measure import measure_again
 from workers.rewards.training.loop import train
 from workers.rewards.training.progress import Stop
@@ -102,7 +102,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         measure_again(model, snapshot, folder, Stop())
         return 0
 
-    monkeypatch.setattr(remeasuring, "supervise", supervise)
+    monkeypatch.setattr(child, "supervise", supervise)
 
 
 @pytest.mark.usefixtures("in_process")
