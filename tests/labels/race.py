@@ -117,6 +117,7 @@ def work(first: int, last: int) -> None:
 def check() -> None:
     from tests.labels.recount import counters_recount
     from webapp.corpus.models import Pair, Project, Response
+    from webapp.labels.counters import drift
     from webapp.labels.models import Assignment, Judgement
 
     for number in range(PEOPLE):
@@ -136,6 +137,7 @@ def check() -> None:
         "pairs_judged": len(per_pair),
         "twice_by_one": sum(count > 1 for count in voices.values()),
         "counters_equal_recount": before == counters(),
+        "drift": [str(number) for number in drift(Project.objects.get())],
         "rows": Judgement.objects.count(),
         "retractions": Judgement.objects.filter(retraction=True).count(),
         "expired": Assignment.objects.filter(state="expired").count(),

@@ -15,7 +15,9 @@ from django.utils import timezone
 
 from webapp.accounts.models import User, UserQuerySet
 from webapp.corpus.conversations import spoken
+from webapp.corpus.counters import QueueCounter as QueueCounter  # a model is found where models stand
 from webapp.corpus.options import Method, RunRefused, Tuning, check_options, project_options
+from webapp.corpus.queued import Queued, open_index
 from webapp.corpus.reason_tags import TagRefused, check_tags
 from webapp.jobs import Job, State
 
@@ -398,19 +400,12 @@ class Prompt(models.Model):
         return spoken(self.messages[-1]) if self.messages else ""
 
 
-def _open_index(name: str, done: str) -> models.Index:
-    """What still wants judgements, the most started first: the queue finds its next card without a scan."""
-    taken = F(done) + F("reserved")
-    columns: list[Any] = [F("project"), taken.desc(), F("id"), F(done), F("reserved"), F("wanted")]
-    return models.Index(*columns, name=name, condition=Q(wanted__gt=taken))
-
-
 class ResponseQuerySet(models.QuerySet["Response"]):
     def of(self, project: Project) -> "ResponseQuerySet":
         return self.filter(project=project)
 
 
-class Response(models.Model):
+class Response(Queued):
     """One answer to a prompt, with the hidden name of its author model.
 
     `labelled` and `reserved` are the queue's counters for lone-response labelling (labels.queue keeps them by
@@ -426,9 +421,7 @@ class Response(models.Model):
     digest = models.CharField(max_length=64, editable=False)
     author = models.CharField(max_length=200, blank=True)
     metadata = models.JSONField(default=dict, blank=True)
-    wanted = models.PositiveSmallIntegerField(default=0)
     labelled = models.PositiveIntegerField(default=0)
-    reserved = models.PositiveIntegerField(default=0)
     origin = _origin()
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -444,7 +437,7 @@ class Response(models.Model):
             models.Index(fields=["project", "author"]),
             # Lists are sorted by length without reading a text.
             models.Index(F("project"), Length("text"), name="response_length"),
-            _open_index("response_open", "labelled"),
+            open_index("response_open", "labelled"),
         ]
 
     def __str__(self) -> str:
@@ -463,7 +456,7 @@ class PairQuerySet(models.QuerySet["Pair"]):
         return self.filter(Q(response_a=pk) | Q(response_b=pk))
 
 
-class Pair(models.Model):
+class Pair(Queued):
     """Two responses put side by side (usually of one prompt).
 
     `judged` counts the current judgements that are not skips, `reserved` the open assignments. labels.queue keeps
@@ -476,7 +469,6 @@ class Pair(models.Model):
     response_b = models.ForeignKey(Response, on_delete=models.CASCADE, related_name="pairs_as_b")
     wanted = models.PositiveSmallIntegerField(default=3)
     judged = models.PositiveIntegerField(default=0)
-    reserved = models.PositiveIntegerField(default=0)
     origin = _origin()
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -488,7 +480,7 @@ class Pair(models.Model):
             models.UniqueConstraint(fields=["response_a", "response_b"], name="pair_once"),
             models.CheckConstraint(condition=~Q(response_a=F("response_b")), name="pair_of_two"),
         ]
-        indexes = [models.Index(fields=["project", "judged"]), _open_index("pair_open", "judged")]
+        indexes = [models.Index(fields=["project", "judged"]), open_index("pair_open", "judged")]
 
     def __str__(self) -> str:
         return self.external_id

@@ -220,16 +220,15 @@ def keys_in(text: str, limit: int = 8) -> list[uuid.UUID]:
 def cards_for(assignments: Iterable[Assignment]) -> list[Card]:
     """The cards of these assignments in their order, with what their annotator has answered on them before.
 
-    Three queries, whatever their number (four when there are earlier answers).
+    No query for what the queue has just given; one for others, and one or two where there are earlier answers.
     """
-    keys = [assignment.pk for assignment in assignments]
-    rows = Assignment.objects.filter(pk__in=keys).select_related(
-        "project", "pair__response_a__prompt", "pair__response_b__prompt", "response__prompt"
-    )
-    found = {row.pk: row for row in rows}
-    cards = [_card(found[pk]) for pk in keys if pk in found]
-    _fill_pairs([card for card in cards if card.is_pair])
-    _fill_lone([card for card in cards if not card.is_pair])
+    given = list(assignments)
+    unread = [row.pk for row in given if row.said is None]
+    read = {row.pk: row for row in Assignment.objects.filter(pk__in=unread).with_texts()} if unread else {}
+    cards = [_card(read.get(row.pk, row)) for row in given]
+    said = [card for card in cards if card.assignment.said]
+    _fill_pairs([card for card in said if card.is_pair])
+    _fill_lone([card for card in said if not card.is_pair])
     return cards
 
 

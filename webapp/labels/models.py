@@ -6,6 +6,7 @@ from typing import Any, Self
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from webapp.accounts.models import User
@@ -45,6 +46,12 @@ class Source(models.TextChoices):
     SIMULATED = "simulated", "simulated"
 
 
+def number_of(rows: models.QuerySet[Any]) -> Any:
+    """How many of `rows`, which point at an outer query, as an expression."""
+    counted = rows.order_by().values("annotator").annotate(n=models.Count("pk")).values("n")
+    return Coalesce(models.Subquery(counted), 0)
+
+
 class AssignmentQuerySet(models.QuerySet["Assignment"]):
     def of(self, project: Project, annotator: User) -> "AssignmentQuerySet":
         """One annotator's cards in a project."""
@@ -52,6 +59,32 @@ class AssignmentQuerySet(models.QuerySet["Assignment"]):
 
     def open(self) -> "AssignmentQuerySet":
         return self.filter(state=Assignment.State.OPEN)
+
+    def with_said(self) -> "AssignmentQuerySet":
+        """Annotated with `said`: how many rows their annotator has about what they show (answers and undos)."""
+        mine = {"annotator": models.OuterRef("annotator")}
+        judgements = Judgement.objects.filter(pair=models.OuterRef("pair"), **mine)
+        levels = QualityLabel.objects.filter(response=models.OuterRef("response"), **mine)
+        return self.annotate(said=number_of(judgements) + number_of(levels))
+
+    def with_texts(self) -> "AssignmentQuerySet":
+        """With `said` and all that a card shows, in one query."""
+        return self.with_said().select_related(
+            "project", "pair__response_a__prompt", "pair__response_b__prompt", "response__prompt"
+        )
+
+    def with_heads(self) -> "AssignmentQuerySet":
+        """Annotated with the annotator's current level of either response: `head_a`, `level_a`, `head_b`, `level_b`."""
+        found: dict[str, Any] = {}
+        for side in ("a", "b"):
+            heads = QualityLabel.objects.filter(
+                annotator=models.OuterRef("annotator"),
+                response=models.OuterRef(f"pair__response_{side}"),
+                is_current=True,
+            )
+            found[f"head_{side}"] = models.Subquery(heads.values("pk")[:1])
+            found[f"level_{side}"] = models.Subquery(heads.values("level")[:1])
+        return self.annotate(**found)
 
 
 class Assignment(models.Model):
@@ -86,6 +119,9 @@ class Assignment(models.Model):
     policy = models.CharField(max_length=40)
     propensity = models.FloatField()
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    # Known where a query has asked for it: see AssignmentQuerySet.with_said.
+    said: int | None = None
 
     objects = AssignmentQuerySet.as_manager()
 

@@ -2,74 +2,75 @@
 
 A pair wants `wanted` judgements. Its places are counted on its own row: `judged` are taken for good, `reserved` are
 held by open assignments. Whoever wants a place changes that row by one conditional UPDATE (`place_move`) and the row
-count decides, so the overlap is exact with any number of processes, on SQLite and on PostgreSQL alike. Everything
-that changes an assignment's state first locks the pair's row (`place_lock`), so the order of locks is always
-pair, then assignment, and nothing is released twice.
+count decides, so the overlap is exact with any number of processes, on SQLite and on PostgreSQL alike.
 
-Lone responses (projects that ask for levels only) are handed out in the same way; `Subject` names what differs.
+The next card costs the same in every project. labels.counters tells how many pairs are open for somebody in each
+stratum, so nothing is counted here. Each pair has a random place in a ring (`draw`); `_choose` reads one row at or
+after a random point of the ring through an index, and says with what probability it was chosen.
+
+Locks are taken in one order: the annotator's own assignments of a pair, that pair, responses by key, a pair that is
+drawn (one that is locked is passed over), the counters. So no two transactions wait for each other in a circle.
 """
 
 import random
-from dataclasses import dataclass
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from django.db import IntegrityError, models, transaction
-from django.db.models import F, Q
+from django.db.models import Case, Exists, F, OuterRef, Subquery, When
 from django.utils import timezone
 
 from webapp.accounts.models import User
 from webapp.corpus.access import check_not_archived
-from webapp.corpus.models import Pair, Project, Response
-from webapp.labels.models import Assignment, Judgement, QualityLabel, Side
+from webapp.corpus.models import Project
+from webapp.corpus.queued import point_draw
+from webapp.labels.counters import (
+    PAIRS,
+    RESPONSES,
+    Ledger,
+    Standing,
+    Stratum,
+    Subject,
+    answered,
+    own,
+    recount,
+    standing,
+    stratum,
+    subject_of,
+)
+from webapp.labels.models import Assignment, AssignmentQuerySet, Judgement, QualityLabel, Side, number_of
 
 POLICY = "finish-started"
-"""Uniform among the open pairs that have the most judgements and reservations, so that started pairs get done."""
+"""At random among the open pairs that have the most judgements and reservations, so that started pairs get done."""
 
-_TRIES = 200
+_EVENLY = 256
+"""Up to so many are drawn from with equal chances."""
 
+_NEIGHBOURS = 16
+"""Of more, one of so many neighbours at a random point of the ring: their chances differ a little, and are known."""
 
-@dataclass(frozen=True)
-class Subject:
-    """What is handed out: the model, the assignment's foreign key to it, and the counter of finished places."""
+_TRIES = 50
 
-    model: type[Pair] | type[Response]
-    field: str
-    done: str
-
-    def rows(self) -> models.QuerySet[Any]:
-        return self.model.objects.all()
-
-    def of(self, project: Project) -> models.QuerySet[Any]:
-        return self.model.objects.of(project)
-
-    def pk_in(self, assignment: Assignment) -> int:
-        pk: int = getattr(assignment, f"{self.field}_id")
-        return pk
-
-
-PAIRS = Subject(Pair, "pair", "judged")
-RESPONSES = Subject(Response, "response", "labelled")
-
-
-def subject_of(project: Project) -> Subject:
-    """What this project hands out."""
-    return PAIRS if project.asks_pairs else RESPONSES
-
-
-def place_lock(subject: Subject, pk: int) -> None:
-    """Lock the row that counts the places until the transaction ends (SQLite: the transaction already has the lock)."""
-    list(subject.rows().filter(pk=pk).select_for_update(no_key=True).values_list("pk", flat=True))
+_RENEWED_AFTER = timedelta(minutes=1)
 
 
 def place_move(
-    subject: Subject, pk: int, *, done: int = 0, reserved: int = 0, only_if_free: bool = False
+    subject: Subject,
+    pk: int,
+    *,
+    done: int = 0,
+    reserved: int = 0,
+    only_if_free: bool = False,
+    rows: models.QuerySet[Any] | None = None,
 ) -> bool:
     """Change the counters of one pair or response in one UPDATE.
 
-    With `only_if_free` the change happens only if it leaves done + reserved within `wanted`. False: it did not.
+    With `only_if_free` the change happens only if it leaves done + reserved within `wanted`; with `rows` only if the
+    pair is one of them. False: it did not happen.
     """
-    rows = subject.rows().filter(pk=pk)
+    rows = (subject.rows() if rows is None else rows).filter(pk=pk)
     if only_if_free:
         rows = rows.alias(after=F(subject.done) + F("reserved") + (done + reserved)).filter(
             after__lte=F("wanted")
@@ -82,128 +83,208 @@ def place_move(
     return not changes or rows.update(**changes) == 1
 
 
-def _answered(subject: Subject, annotator: User) -> list[models.QuerySet[Any]]:
-    """Ids of what this annotator has answered; skips count, answers taken back don't."""
-    if subject is PAIRS:
-        return [Judgement.objects.current().by(annotator).values("pair_id")]
-    # A skipped lone response has no level; its finished assignment remembers it.
-    finished = Assignment.objects.filter(
-        annotator=annotator, state=Assignment.State.DONE, response__isnull=False
-    )
-    return [
-        QualityLabel.objects.current().by(annotator).values("response_id"),
-        finished.values("response_id"),
-    ]
+def place_shift(
+    ledger: Ledger,
+    subject: Subject,
+    pk: int,
+    *,
+    done: int = 0,
+    reserved: int = 0,
+    only_if_free: bool = False,
+    was_own: bool = True,
+    is_own: bool = True,
+) -> bool:
+    """`place_move`, noted in the ledger: the pair may leave its stratum, and become its annotator's own or no more."""
+    if not place_move(subject, pk, done=done, reserved=reserved, only_if_free=only_if_free):
+        return False
+    change = done + reserved
+    if change or was_own != is_own:
+        counts = subject.rows().filter(pk=pk).values_list(subject.done, "reserved", "wanted", "priority")
+        now_done, now_reserved, wanted, priority = counts.get()
+        taken = now_done + now_reserved
+        before, after = stratum(taken - change, wanted, priority), stratum(taken, wanted, priority)
+        ledger.move(subject, pk, before, after, was_own=was_own, is_own=is_own)
+    return True
 
 
-def _open_assignments(subject: Subject, project: Project, annotator: User) -> models.QuerySet[Assignment]:
-    return Assignment.objects.of(project, annotator).open().filter(**{f"{subject.field}__isnull": False})
+def _open_assignments(subject: Subject, project: Project, annotator: User) -> AssignmentQuerySet:
+    rows = Assignment.objects.of(project, annotator).open()
+    return rows.filter(**{f"{subject.field}__isnull": False})
 
 
-def _wanting(subject: Subject, project: Project) -> models.QuerySet[Any]:
-    """What wants more judgements, annotated with `taken` (the index of corpus.models._open_index serves this)."""
-    taken = F(subject.done) + F("reserved")
-    return subject.of(project).filter(wanted__gt=taken).annotate(taken=taken)
+def _not_own(subject: Subject, rows: models.QuerySet[Any], annotator: User) -> models.QuerySet[Any]:
+    """Those that can still be given to this annotator: neither answered nor held by them."""
+    for theirs in own(subject):
+        rows = rows.filter(~Exists(theirs.filter(annotator=annotator, **{subject.field: OuterRef("pk")})))
+    return rows
 
 
-def _mine(subject: Subject, project: Project, annotator: User) -> Q:
-    """What can't be given to this annotator (again): they have answered it or hold it."""
-    held = _open_assignments(subject, project, annotator).values(f"{subject.field}_id")
-    condition = Q(pk__in=held)
-    for ids in _answered(subject, annotator):
-        condition |= Q(pk__in=ids)
-    return condition
-
-
-def _size(rows: models.QuerySet[Any], mine: Q) -> int:
-    """How many of `rows` are not mine. Two counts: looking up one's own few is quicker than testing every row."""
-    return rows.count() - rows.filter(mine).count()
-
-
-def open_count(*, project: Project, annotator: User) -> int:
-    """How many cards are open for this annotator now: their own reservations and what they could still be given."""
-    subject = subject_of(project)
-    free = _size(_wanting(subject, project), _mine(subject, project, annotator))
-    return free + _open_assignments(subject, project, annotator).count()
+def _with_texts(subject: Subject, rows: models.QuerySet[Any], annotator: User) -> models.QuerySet[Any]:
+    """With all that a card shows, and with `said`, as the cards of this annotator have it."""
+    labels = (Judgement if subject is PAIRS else QualityLabel).objects
+    said = labels.filter(annotator=annotator, **{subject.field: OuterRef("pk")})
+    texts = ("response_a__prompt", "response_b__prompt") if subject is PAIRS else ("prompt",)
+    rows = rows.select_related(*texts)
+    return rows.annotate(said=number_of(said))
 
 
 def busy_count(*, project: Project, annotator: User) -> int:
     """How many this annotator could judge if those who hold the last places let go of them."""
     subject = subject_of(project)
-    rows = subject.of(project).filter(wanted__gt=F(subject.done), wanted__lte=F(subject.done) + F("reserved"))
-    return _size(rows, _mine(subject, project, annotator))
+    held = Assignment.objects.filter(project=project, holds_place=True).open()
+    rows = subject.of(project).filter(
+        pk__in=held.values(f"{subject.field}_id"),
+        wanted__gt=F(subject.done),
+        wanted__lte=F(subject.done) + F("reserved"),
+    )
+    return _not_own(subject, rows, annotator).count()
 
 
-class _Taken(Exception):
-    """Somebody else has taken the chosen pair: the transaction rolls back and another is chosen."""
+def _choose(rows: models.QuerySet[Any], locked: models.QuerySet[Any], size: int) -> tuple[Any, float] | None:
+    """Draw one of about `size` rows and lock it by `locked`; the second is the probability it was chosen with.
+
+    None: it is gone, or somebody has it locked and `locked` doesn't wait.
+    """
+    position = random.randrange(size if size <= _EVENLY else _NEIGHBOURS)
+    if size <= _EVENLY:
+        chosen = locked.filter(
+            pk=Subquery(rows.order_by("draw").values("pk")[position : position + 1])
+        ).first()
+        return (chosen, 1 / size) if chosen else None
+    # A row is chosen if the point falls before it, behind the row that is _NEIGHBOURS before it, and the position is
+    # the right one of _NEIGHBOURS: its chance is that stretch of the ring, divided.
+    point = point_draw()
+    behind = _NEIGHBOURS - position - 1
+    after = rows.filter(draw__gte=point).order_by("draw").values("pk")[position : position + 1]
+    before = rows.filter(draw__lt=point).order_by("-draw").values("draw")[behind : behind + 1]
+    chosen = locked.annotate(before=Subquery(before)).filter(pk=Subquery(after)).first()
+    if chosen is not None and chosen.before is not None:
+        return chosen, (chosen.draw - chosen.before) / _NEIGHBOURS
+    # Perhaps the stretch goes over the end of the ring. Then it is unrolled at the point: rare, since there are many.
+    ring = rows.alias(along=Case(When(draw__lt=point, then=F("draw") + 1.0), default=F("draw")))
+    found = list(ring.order_by("along").values_list("pk", "draw")[position : position + 1])
+    last = list(ring.order_by("-along").values_list("draw", flat=True)[behind : behind + 1])
+    if not found or not last:
+        return None
+    pk, draw = found[0]
+    chosen = locked.filter(pk=pk).first()
+    return (chosen, (draw - last[0]) % 1.0 / _NEIGHBOURS) if chosen else None
 
 
-def _reserve(subject: Subject, project: Project, annotator: User, until: Any) -> Assignment | None:
-    """One new reservation, or None when nothing is open. Reads happen before the write lock is taken."""
-    for _ in range(_TRIES):
-        wanting, mine = _wanting(subject, project), _mine(subject, project, annotator)
-        most = wanting.exclude(mine).order_by("-taken").values_list("taken", flat=True).first()
-        if most is None:
+def draw(
+    numbers: Standing, ledger: Ledger, project: Project, annotator: User, until: Any, *, waits: bool = True
+) -> Assignment | None:
+    """One new reservation in the caller's transaction, or None when nothing is open. `numbers` follow it.
+
+    Without `waits` a pair that somebody else has locked is passed over: the caller has locks of its own.
+    """
+    subject = subject_of(project)
+    for place in list(numbers.free):
+        rows = subject.wanting(project).filter(taken=place.taken, priority=place.priority)
+        rows = _not_own(subject, rows, annotator)
+        locked = _with_texts(subject, rows, annotator)
+        locked = locked.select_for_update(no_key=True, of=("self",), skip_locked=not waits)
+        for attempt in range(_TRIES):
+            if numbers.free[place] < 1:
+                break
+            found = _choose(rows, locked, numbers.free[place])
+            if found is not None and (card := _reserve(subject, project, annotator, *found, until)):
+                _note(numbers, ledger, subject, card, place)
+                return card
+            if numbers.free[place] <= _EVENLY or attempt > 2:
+                # Others were faster, or hold it locked: look how many there are now.
+                numbers.free[place] = rows.count()
+        else:
             return None
-        stratum = wanting.filter(taken=most)
-        if (size := _size(stratum, mine)) < 1:
-            continue  # others took the last ones between the two reads
-        chosen = (
-            stratum.exclude(mine)
-            .order_by("pk")
-            .values_list("pk", flat=True)[random.randrange(size) :]
-            .first()
-        )
-        if chosen is None:
-            continue
-        try:
-            with transaction.atomic():
-                if not place_move(subject, chosen, reserved=1, only_if_free=True):
-                    raise _Taken
-                # Another tab of the same person may have taken and answered it since the read; the row lock that
-                # the UPDATE holds makes this answer final.
-                if any(
-                    ids.filter(**{subject.field: chosen}).exists() for ids in _answered(subject, annotator)
-                ):
-                    raise _Taken
-                return Assignment.objects.create(
-                    project=project,
-                    annotator=annotator,
-                    **{f"{subject.field}_id": chosen},
-                    left=random.choice(Side.values) if subject is PAIRS else "",
-                    reserved_until=until,
-                    policy=POLICY,
-                    propensity=1 / size,
-                )
-        except (_Taken, IntegrityError):
-            # IntegrityError: another tab of the same person holds an open assignment for it.
-            continue
     return None
+
+
+def _reserve(
+    subject: Subject, project: Project, annotator: User, row: Any, propensity: float, until: Any
+) -> Assignment | None:
+    """Take a place of a row that is locked; None if this annotator has it by now, from another tab."""
+    theirs = _not_own(subject, subject.rows().filter(pk=row.pk), annotator)
+    if not place_move(subject, row.pk, reserved=1, only_if_free=True, rows=theirs):
+        return None
+    card = Assignment(
+        project=project,
+        annotator=annotator,
+        left=random.choice(Side.values) if subject is PAIRS else "",
+        reserved_until=until,
+        policy=POLICY,
+        propensity=propensity,
+        **{subject.field: row},
+    )
+    card.save(force_insert=True)
+    card.said = row.said
+    return card
+
+
+def _note(numbers: Standing, ledger: Ledger, subject: Subject, card: Assignment, place: Stratum) -> None:
+    """The new reservation in the ledger, and in the numbers as this annotator has them."""
+    row = getattr(card, subject.field)
+    after = stratum(place.taken + 1, row.wanted, place.priority)
+    ledger.add(subject, held=1)
+    ledger.move(subject, row.pk, place, after, was_own=False)
+    numbers.free[place] -= 1
+    numbers.held += 1
 
 
 def assignments_for(*, project: Project, annotator: User, count: int = 2) -> list[Assignment]:
     """Up to `count` cards reserved for this annotator, oldest first; fewer when nothing else is open for them.
 
     Their own open assignments come first and their time is renewed, so a reload, a second tab and the card fetched
-    ahead keep theirs. New ones follow the policy, and say with what probability they were chosen.
+    ahead keep theirs. New ones follow the policy, and say with what probability they were chosen. All have their texts.
     Raises ProjectArchived.
     """
+    return cards_and_standing(project=project, annotator=annotator, count=count)[0]
+
+
+def cards_and_standing(
+    *, project: Project, annotator: User, count: int, others: Collection[UUID] = ()
+) -> tuple[list[Assignment], Standing]:
+    """As `assignments_for`, with the annotator's numbers. Cards whose keys are `others` are not counted."""
     check_not_archived(project)
     subject = subject_of(project)
-    until = timezone.now() + timedelta(minutes=project.reservation_minutes)
     mine = _open_assignments(subject, project, annotator)
-    cards = list(mine.order_by("pk")[:count]) if mine.update(reserved_until=until) else []
-    swept = False
+    cards = [card for card in mine.with_texts().order_by("pk") if card.key not in others][:count]
+    until = timezone.now() + timedelta(minutes=project.reservation_minutes)
+    if any(card.reserved_until < until - _RENEWED_AFTER for card in cards):
+        mine.update(reserved_until=until)
+    numbers = standing(project=project, annotator=annotator)
+    looked = False
     while len(cards) < count:
-        card = _reserve(subject, project, annotator, until)
+        card = _draw_alone(numbers, project, annotator, until) if numbers.free else None
         if card is not None:
             cards.append(card)
-        elif not swept and reservations_expire(project=project):
-            # Nothing was free but for places whose time is over: don't wait for beat to end them.
-            swept = True
-        else:
+        elif looked or not _look_again(subject, project, annotator):
             break
-    return cards
+        else:
+            looked, numbers = True, standing(project=project, annotator=annotator)
+    for card in cards:
+        card.project = project
+    return cards, numbers
+
+
+def _draw_alone(numbers: Standing, project: Project, annotator: User, until: Any) -> Assignment | None:
+    ledger = Ledger(project, annotator.pk)
+    try:
+        with transaction.atomic():
+            card = draw(numbers, ledger, project, annotator, until)
+            ledger.write()
+            return card
+    except IntegrityError:
+        # Another tab of the same person holds an open assignment for it.
+        return None
+
+
+def _look_again(subject: Subject, project: Project, annotator: User) -> bool:
+    """Before somebody is told that nothing is open: end reservations whose time is over, and don't believe numbers."""
+    ended = reservations_expire(project=project)
+    if not ended and _not_own(subject, subject.wanting(project), annotator).exists():
+        recount(project)
+        return True
+    return bool(ended)
 
 
 def reservations_expire(*, project: Project | None = None) -> int:
@@ -213,16 +294,25 @@ def reservations_expire(*, project: Project | None = None) -> int:
     if project is not None:
         late = late.filter(project=project)
     ended = 0
-    for assignment in late.order_by("pk").only("pair_id", "response_id", "holds_place"):
-        subject = PAIRS if assignment.pair_id else RESPONSES
-        pk = subject.pk_in(assignment)
+    for assignment in late.select_related("project").order_by("pk"):
         with transaction.atomic():
-            place_lock(subject, pk)
             # Only while it is still late: its owner may have come back, or another process may have been faster.
             moved = late.filter(pk=assignment.pk, holds_place=assignment.holds_place).update(
                 state=Assignment.State.EXPIRED, holds_place=False
             )
-            if moved and assignment.holds_place:
-                place_move(subject, pk, reserved=-1)
+            if moved:
+                ledger = Ledger(assignment.project, assignment.annotator_id)
+                release(ledger, assignment)
+                ledger.write()
         ended += moved
     return ended
+
+
+def release(ledger: Ledger, assignment: Assignment) -> None:
+    """What an open card held (`assignment` as it was) goes back, once it is closed without an answer."""
+    subject = PAIRS if assignment.pair_id else RESPONSES
+    pk = subject.pk_in(assignment)
+    mine = {subject.field: pk, "annotator": assignment.annotator_id}
+    is_own = any(rows.filter(**mine).exists() for rows in answered(subject))
+    place_shift(ledger, subject, pk, reserved=-int(assignment.holds_place), is_own=is_own)
+    ledger.add(subject, held=-1)

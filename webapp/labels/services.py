@@ -19,24 +19,23 @@ import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from webapp.accounts.models import User
 from webapp.corpus.access import check_not_archived
 from webapp.corpus.models import Pair, Project, Response
 from webapp.labels.contradictions import contradiction
+from webapp.labels.counters import PAIRS, RESPONSES, Ledger, Standing, Subject, standing
 from webapp.labels.models import Assignment, Judgement, Level, QualityLabel, Side, Source, Verdict
-from webapp.labels.queue import PAIRS, RESPONSES, Subject, place_lock, place_move
+from webapp.labels.queue import draw, place_shift
 
 COMMENT_MAX = 4000
 REASONS_MAX = 20
 UNDO_WITHIN = timedelta(hours=24)
-
-T = TypeVar("T")
 
 
 class Refused(ValueError):
@@ -58,14 +57,27 @@ class Asked(Exception):
 
 
 @dataclass(frozen=True)
+class Ahead:
+    """How many new cards a page lacks after this answer, and which cards it has (with the answered one)."""
+
+    lacking: int
+    known: frozenset[uuid.UUID]
+
+
+@dataclass
 class Receipt:
-    """What became of a submitted card. `kept` False: nothing was stored, and `message` says why."""
+    """What became of a submitted card. `kept` False: nothing was stored, and `message` says why.
+
+    `numbers` and `cards` come with an answer that was told what the page lacks, if nothing stood in the way.
+    """
 
     judgement: Judgement | None
     label: QualityLabel | None
     saved_at: datetime
     kept: bool
     message: str = ""
+    numbers: Standing | None = None
+    cards: tuple[Assignment, ...] = ()
 
     @property
     def skipped(self) -> bool:
@@ -75,10 +87,16 @@ class Receipt:
         return self.label is not None and not self.label.level
 
 
-def judgement_submit(
+def judgement_submit(*, key: uuid.UUID, annotator: User, verdict: str, **said: Any) -> Receipt:
+    """`judgement_save` on the card with this key. Raises Assignment.DoesNotExist if it is not this annotator's."""
+    cards = Assignment.objects.filter(key=key, annotator=annotator, pair__isnull=False)
+    assignment = cards.with_said().with_heads().select_related("project", "pair").get()
+    return judgement_save(assignment, verdict=verdict, **said)
+
+
+def judgement_save(
+    assignment: Assignment,
     *,
-    key: uuid.UUID,
-    annotator: User,
     verdict: str,
     strength: int | None = None,
     comment: str = "",
@@ -88,18 +106,17 @@ def judgement_submit(
     source: str = Source.BROWSER,
     revision: int | None = None,
     keep: bool | None = None,
+    ahead: Ahead | None = None,
 ) -> Receipt:
     """Store one verdict (in terms of the pair's responses a and b) with the levels of its responses.
 
-    `levels` maps response primary keys to levels; `reasons` are tags of the project as "a:TAG" and "b:TAG", or words of
-    one's own. `revision` is the number of rows that the annotator had on this pair when the card was shown; without it
-    the newest row tells a repetition from a correction, and nobody is asked. `keep` says that a contradiction is meant
-    (True) or that nobody has been asked (False); without it nobody is, as for simulated annotators.
-    Raises Assignment.DoesNotExist if the card is not this annotator's, Refused if the answer is incomplete, Asked.
+    `assignment` comes with its project, its pair, `with_said` and `with_heads`. `levels` maps response primary keys to
+    levels; `reasons` are tags of the project as "a:TAG" and "b:TAG", or words of one's own. `revision` is the number
+    of rows that the annotator had on this pair when the card was shown; without it the newest row tells a repetition
+    from a correction, and nobody is asked. `keep` says that a contradiction is meant (True) or that nobody has been
+    asked (False); without it nobody is, as for simulated annotators. With `ahead` the next cards come in the same
+    transaction. Raises Refused if the answer is incomplete, Asked, ProjectArchived.
     """
-    assignment = Assignment.objects.select_related("project", "pair").get(
-        key=key, annotator=annotator, pair__isnull=False
-    )
     check_not_archived(assignment.project)
     pair = assignment.pair
     assert pair is not None
@@ -128,7 +145,11 @@ def judgement_submit(
         "contradiction_kept": bool(contradicts and keep),
     }
     question = contradicts if keep is False else ""
-    return _again_on_conflict(lambda: _judgement_store(assignment, pair, fields, levels, revision, question))
+
+    def store(ledger: Ledger, *, locked: bool) -> Receipt:
+        return _judgement_store(ledger, assignment, pair, fields, levels, revision, question, locked=locked)
+
+    return _stored(assignment, store, ahead)
 
 
 def _contradiction(assignment: Assignment, pair: Pair, verdict: str, levels: Mapping[int, str]) -> str:
@@ -185,30 +206,95 @@ def _level_errors(project: Project, pair: Pair, verdict: str, levels: Mapping[in
     return errors
 
 
-def _again_on_conflict(store: Callable[[], T]) -> T:
-    """Run `store` in a transaction; once more if another tab of the same person wrote the same row in between."""
-    try:
-        with transaction.atomic():
-            return store()
-    except IntegrityError:
-        with transaction.atomic():
-            return store()
+class _Stale(Exception):
+    """The card is not as it was read before the transaction: its rows have to be locked and read again."""
 
 
-def _settle(subject: Subject, assignment: Assignment, gain: int) -> bool:
-    """Close the card and count its answer; the caller holds the place lock. False: no place is left for it."""
-    pk = subject.pk_in(assignment)
-    # The annotator's own open card for the same pair, if the reservation ran out and they were given it again.
-    mine = Assignment.objects.filter(annotator_id=assignment.annotator_id, **{f"{subject.field}_id": pk})
-    opened = mine.filter(state=Assignment.State.OPEN)
-    if opened.filter(holds_place=True).exists():
-        place_move(subject, pk, done=gain, reserved=-1)
-    elif not place_move(subject, pk, done=gain, only_if_free=gain > 0):
-        opened.update(state=Assignment.State.EXPIRED)
+def _stored(assignment: Assignment, store: Callable[..., Receipt], ahead: Ahead | None) -> Receipt:
+    """Run `store` in a transaction, and draw the next cards in it.
+
+    What `store` knows was read before. If that is old (a double click, another tab of the same person, a reservation
+    that ran out), it runs once more behind locks.
+    """
+    for locked in (False, True):
+        ledger = Ledger(assignment.project, assignment.annotator_id)
+        try:
+            with transaction.atomic():
+                receipt = store(ledger, locked=locked)
+                if ahead is not None:
+                    _draw_ahead(ledger, assignment, receipt, ahead)
+                ledger.write()
+                return receipt
+        except (_Stale, IntegrityError):
+            if locked:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _draw_ahead(ledger: Ledger, assignment: Assignment, receipt: Receipt, ahead: Ahead) -> None:
+    """The next cards of an answer, unless the page does not know all that its annotator holds (another tab)."""
+    project, annotator = assignment.project, assignment.annotator
+    numbers = standing(project=project, annotator=annotator)
+    was_open = numbers.held
+    ledger.settle(numbers)
+    receipt.numbers = numbers
+    if was_open > len(ahead.known):
+        return
+    minutes = project.reservation_minutes
+    until = timezone.now() + timedelta(minutes=minutes)
+    if assignment.reserved_until < until - timedelta(minutes=minutes / 4):
+        # Whoever takes long over a card keeps the next ones, which were reserved with it.
+        Assignment.objects.of(project, annotator).open().update(reserved_until=until)
+    while len(receipt.cards) < ahead.lacking:
+        card = draw(numbers, ledger, project, annotator, until, waits=False)
+        if card is None:
+            return
+        receipt.cards += (card,)
+
+
+def _lock(subject: Subject, assignment: Assignment) -> list[Assignment]:
+    """The annotator's cards of this pair, oldest first, locked until the transaction ends; `assignment` follows."""
+    same = {subject.field: subject.pk_in(assignment), "annotator": assignment.annotator_id}
+    cards = list(Assignment.objects.filter(**same).order_by("pk").select_for_update(no_key=True))
+    for card in cards:
+        if card.pk == assignment.pk:
+            assignment.state, assignment.holds_place = card.state, card.holds_place
+    return cards
+
+
+def _settle(
+    ledger: Ledger,
+    subject: Subject,
+    assignment: Assignment,
+    gain: int,
+    *,
+    was_answered: bool,
+    cards: list[Assignment] | None,
+) -> bool:
+    """Close the card and count its answer. False: no place is left for it.
+
+    Without `cards` the card is open and holds its place as far as is known; with them they are locked, and may be
+    several, if the reservation ran out and the same pair was given to its annotator again.
+    """
+    pk, done = subject.pk_in(assignment), {"state": Assignment.State.DONE, "holds_place": False}
+    if cards is None:
+        card = Assignment.objects.open().filter(pk=assignment.pk, holds_place=True)
+        if not card.update(**done):
+            raise _Stale
+        place_shift(ledger, subject, pk, done=gain, reserved=-1)
+        ledger.add(subject, held=-1)
+        return True
+    opened = [card.pk for card in cards if card.state == Assignment.State.OPEN]
+    was_own = bool(opened) or was_answered
+    if any(card.holds_place for card in cards if card.state == Assignment.State.OPEN):
+        place_shift(ledger, subject, pk, done=gain, reserved=-1, was_own=was_own)
+    elif not place_shift(ledger, subject, pk, done=gain, only_if_free=gain > 0, was_own=was_own):
+        Assignment.objects.filter(pk__in=opened).update(state=Assignment.State.EXPIRED)
+        place_shift(ledger, subject, pk, was_own=was_own, is_own=was_answered)
+        ledger.add(subject, held=-len(opened))
         return False
-    mine.filter(Q(pk=assignment.pk) | Q(state=Assignment.State.OPEN)).update(
-        state=Assignment.State.DONE, holds_place=False
-    )
+    Assignment.objects.filter(pk__in=[assignment.pk, *opened]).update(**done)
+    ledger.add(subject, held=-len(opened))
     return True
 
 
@@ -241,16 +327,21 @@ def _same_intent(assignment: Assignment, rows: list[Any], revision: int | None, 
 
 
 def _judgement_store(
+    ledger: Ledger,
     assignment: Assignment,
     pair: Pair,
     fields: dict[str, Any],
     levels: dict[int, str],
     revision: int | None,
     question: str,
+    *,
+    locked: bool,
 ) -> Receipt:
-    place_lock(PAIRS, pair.pk)
-    assignment.refresh_from_db(fields=["state", "holds_place"])
-    rows = list(Judgement.objects.filter(pair=pair, annotator_id=assignment.annotator_id).order_by("pk"))
+    holds = assignment.state == Assignment.State.OPEN and assignment.holds_place
+    cards, rows = None, []
+    if locked or assignment.said or not holds:
+        cards = _lock(PAIRS, assignment)
+        rows = list(Judgement.objects.filter(pair=pair, annotator=assignment.annotator_id).order_by("pk"))
     own = [row for row in rows if row.assignment_id == assignment.pk]
     head = next((row for row in rows if row.is_current), None)
     compared = ("verdict", "strength", "reasons", "comment")
@@ -262,10 +353,12 @@ def _judgement_store(
     if question:
         raise Asked(contradiction=question)
 
-    gain = int(fields["verdict"] != Verdict.SKIP) - int(head is not None and head.verdict != Verdict.SKIP)
+    before, after = _kind(head), "skipped" if fields["verdict"] == Verdict.SKIP else "judged"
     late = assignment.state == Assignment.State.EXPIRED
-    if not _settle(PAIRS, assignment, gain):
+    gain = int(after == "judged") - int(before == "judged")
+    if not _settle(ledger, PAIRS, assignment, gain, was_answered=bool(before), cards=cards):
         return _no_place(PAIRS)
+    _count(ledger, PAIRS, before, after)
     if head is not None:
         Judgement.objects.filter(pk=head.pk).update(is_current=False)
     judgement = Judgement.objects.create(
@@ -279,9 +372,25 @@ def _judgement_store(
         supersedes=head,
         **fields,
     )
-    _levels_store(judgement, levels, judgement.client_key)
+    if levels:
+        heads = _level_heads(judgement.annotator_id, levels) if locked else _heads_of(assignment, pair)
+        _levels_store(judgement, levels, heads)
     message = _late_message(PAIRS) if late else ""
     return Receipt(judgement, None, judgement.created_at, kept=True, message=message)
+
+
+def _kind(head: Judgement | None) -> str:
+    """What an answer counts as among its annotator's numbers; "" where there is none (any more)."""
+    if head is None or head.retraction:
+        return ""
+    return "skipped" if head.verdict == Verdict.SKIP else "judged"
+
+
+def _count(ledger: Ledger, subject: Subject, before: str, after: str) -> None:
+    """An answer in place of another in its annotator's numbers."""
+    for kind, change in ((before, -1), (after, 1)):
+        if kind:
+            ledger.add(subject, **{kind: change})
 
 
 def _levels_of(judgement: Judgement) -> dict[int, str]:
@@ -289,31 +398,56 @@ def _levels_of(judgement: Judgement) -> dict[int, str]:
     return dict(labels.values_list("response_id", "level"))
 
 
-def _levels_store(judgement: Judgement, levels: dict[int, str], client_key: str) -> None:
+@dataclass(frozen=True)
+class _Head:
+    """The current row of an annotator's levels of one response."""
+
+    pk: int
+    level: str
+
+
+def _heads_of(assignment: Any, pair: Pair) -> dict[int, _Head]:
+    """What `with_heads` has read. If that is old, the row that the database allows once tells so."""
+    found = {
+        pair.response_a_id: (assignment.head_a, assignment.level_a),
+        pair.response_b_id: (assignment.head_b, assignment.level_b),
+    }
+    return {pk: _Head(*head) for pk, head in found.items() if head[0] is not None}
+
+
+def _level_heads(annotator_id: int, response_ids: Collection[int]) -> dict[int, _Head]:
+    heads = QualityLabel.objects.filter(
+        annotator_id=annotator_id, response_id__in=response_ids, is_current=True
+    )
+    return {head.response_id: _Head(head.pk, head.level) for head in heads.select_for_update()}
+
+
+def _levels_store(judgement: Judgement, levels: dict[int, str], heads: dict[int, _Head]) -> None:
     """The levels given with a judgement, each superseding the annotator's former one of the same response."""
-    heads = _level_heads(judgement.annotator_id, levels)
-    # In the order of primary keys: two people who judge the same responses take the row locks in one order.
-    for response_id, level in sorted(levels.items()):
-        _level_append(
+    former = [heads[pk].pk for pk in levels if pk in heads]
+    if former and QualityLabel.objects.filter(pk__in=former, is_current=True).update(is_current=False) != len(
+        former
+    ):
+        raise _Stale
+    new = [pk for pk in levels if not (head := heads.get(pk)) or not head.level]
+    if new:
+        # In the order of primary keys: two people who judge the same responses take the row locks in one order.
+        rows = Response.objects.filter(pk__in=new).order_by("pk").select_for_update(no_key=True)
+        Response.objects.filter(pk__in=rows.values("pk")[: len(new)]).update(labelled=F("labelled") + 1)
+    QualityLabel.objects.bulk_create(
+        QualityLabel(
             response_id=response_id,
-            head=heads.get(response_id),
             level=level,
+            supersedes_id=heads[response_id].pk if response_id in heads else None,
             annotator_id=judgement.annotator_id,
             judgement=judgement,
             shown_at=judgement.shown_at,
             created_at=judgement.created_at,
             source=judgement.source,
-            client_key=f"{client_key}:{response_id}",
+            client_key=f"{judgement.client_key}:{response_id}",
         )
-
-
-def _level_heads(annotator_id: int, response_ids: Collection[int]) -> dict[int, QualityLabel]:
-    if not response_ids:
-        return {}
-    heads = QualityLabel.objects.filter(
-        annotator_id=annotator_id, response_id__in=response_ids, is_current=True
+        for response_id, level in sorted(levels.items())
     )
-    return {head.response_id: head for head in heads.select_for_update()}
 
 
 def _level_gain(head: QualityLabel | None, level: str) -> int:
@@ -333,23 +467,26 @@ def _level_append(
     )
 
 
-def level_submit(
+def level_submit(*, key: uuid.UUID, annotator: User, level: str, **said: Any) -> Receipt:
+    """`level_save` on the card with this key. Raises Assignment.DoesNotExist if it is not this annotator's."""
+    cards = Assignment.objects.filter(key=key, annotator=annotator, response__isnull=False)
+    return level_save(cards.with_said().select_related("project").get(), level=level, **said)
+
+
+def level_save(
+    assignment: Assignment,
     *,
-    key: uuid.UUID,
-    annotator: User,
     level: str,
     comment: str = "",
     shown_at: datetime | None = None,
     source: str = Source.BROWSER,
     revision: int | None = None,
+    ahead: Ahead | None = None,
 ) -> Receipt:
     """Store one level for a lone response (projects that ask for levels only); `level` may be "skip".
 
-    Raises Assignment.DoesNotExist if the card is not this annotator's, Refused if the answer is incomplete, Asked.
+    The rest is as for `judgement_save`. Raises Refused if the answer is incomplete, Asked, ProjectArchived.
     """
-    assignment = Assignment.objects.select_related("project").get(
-        key=key, annotator=annotator, response__isnull=False
-    )
     check_not_archived(assignment.project)
     comment = _clean(comment)
     errors = _common_errors(comment)
@@ -358,20 +495,30 @@ def level_submit(
     if errors:
         raise Refused(errors)
     fields = {"comment": comment, "shown_at": shown_at, "source": source}
-    return _again_on_conflict(
-        lambda: _level_store(assignment, "" if level == Verdict.SKIP else level, fields, revision)
-    )
+    said = "" if level == Verdict.SKIP else level
+
+    def store(ledger: Ledger, *, locked: bool) -> Receipt:
+        return _level_store(ledger, assignment, said, fields, revision, locked=locked)
+
+    return _stored(assignment, store, ahead)
 
 
-def _level_store(assignment: Assignment, level: str, fields: dict[str, Any], revision: int | None) -> Receipt:
+def _level_store(
+    ledger: Ledger,
+    assignment: Assignment,
+    level: str,
+    fields: dict[str, Any],
+    revision: int | None,
+    *,
+    locked: bool,
+) -> Receipt:
     response_id = RESPONSES.pk_in(assignment)
-    place_lock(RESPONSES, response_id)
-    assignment.refresh_from_db(fields=["state", "holds_place"])
-    rows = list(
-        QualityLabel.objects.filter(response_id=response_id, annotator_id=assignment.annotator_id).order_by(
-            "pk"
-        )
-    )
+    holds = assignment.state == Assignment.State.OPEN and assignment.holds_place
+    cards, rows = None, []
+    if locked or assignment.said or not holds:
+        cards = _lock(RESPONSES, assignment)
+        mine = QualityLabel.objects.filter(response=response_id, annotator=assignment.annotator_id)
+        rows = list(mine.order_by("pk"))
     own = [row for row in rows if row.assignment_id == assignment.pk]
     head = next((row for row in rows if row.is_current), None)
     for row in _same_intent(assignment, rows, revision, head):
@@ -387,9 +534,13 @@ def _level_store(assignment: Assignment, level: str, fields: dict[str, Any], rev
     ):
         raise Asked(former=head)
 
+    before = "judged" if head is not None and head.level else "skipped" if skipped else ""
     late = assignment.state == Assignment.State.EXPIRED
-    if not _settle(RESPONSES, assignment, _level_gain(head, level)):
+    if not _settle(
+        ledger, RESPONSES, assignment, _level_gain(head, level), was_answered=bool(before), cards=cards
+    ):
         return _no_place(RESPONSES)
+    _count(ledger, RESPONSES, before, "judged" if level else "skipped")
     label = _level_append(
         response_id=response_id,
         head=head,
@@ -430,33 +581,37 @@ def judgement_undo(*, project: Project, annotator: User, key: uuid.UUID | None =
         return reopened.filter(key=key).first() if key is not None else None
     assignment = newest.assignment
     undo = _judgement_undo if isinstance(newest, Judgement) else _level_undo
-    _again_on_conflict(lambda: undo(assignment))
+    with transaction.atomic():
+        ledger = Ledger(project, annotator.pk)
+        undo(ledger, assignment)
+        ledger.write()
     assignment.refresh_from_db()
     return assignment
 
 
-def _reopen(subject: Subject, assignment: Assignment, gain: int) -> None:
-    """DONE -> OPEN."""
-    pk = subject.pk_in(assignment)
-    free = place_move(subject, pk, done=gain, reserved=1, only_if_free=True)
+def _reopen(ledger: Ledger, subject: Subject, assignment: Assignment, before: str) -> None:
+    """DONE -> OPEN. The card holds its place again if one is free."""
+    pk, gain = subject.pk_in(assignment), -int(before == "judged")
+    free = place_shift(ledger, subject, pk, done=gain, reserved=1, only_if_free=True)
     if not free:
-        place_move(subject, pk, done=gain)
-    minutes = Project.objects.values_list("reservation_minutes", flat=True).get(pk=assignment.project_id)
-    Assignment.objects.filter(pk=assignment.pk, state=Assignment.State.DONE).update(
+        place_shift(ledger, subject, pk, done=gain)
+    Assignment.objects.filter(pk=assignment.pk).update(
         state=Assignment.State.OPEN,
         holds_place=free,
-        reserved_until=timezone.now() + timedelta(minutes=minutes),
+        reserved_until=timezone.now() + timedelta(minutes=ledger.project.reservation_minutes),
     )
+    ledger.add(subject, held=1)
+    _count(ledger, subject, before, "")
 
 
-def _judgement_undo(assignment: Assignment) -> None:
+def _judgement_undo(ledger: Ledger, assignment: Assignment) -> None:
     pair_id = PAIRS.pk_in(assignment)
-    place_lock(PAIRS, pair_id)
+    _lock(PAIRS, assignment)
     own = list(Judgement.objects.filter(assignment=assignment).order_by("pk"))
     head = own[-1]
-    if not head.is_current or head.retraction:
+    if assignment.state != Assignment.State.DONE or not head.is_current or head.retraction:
         return  # another tab was faster
-    _reopen(PAIRS, assignment, -int(head.verdict != Verdict.SKIP))
+    _reopen(ledger, PAIRS, assignment, _kind(head))
     Judgement.objects.filter(pk=head.pk).update(is_current=False)
     client_key = f"{assignment.key}:{len(own)}"
     retraction = Judgement.objects.create(
@@ -494,15 +649,14 @@ def _level_before(label: QualityLabel, assignment: Assignment) -> QualityLabel |
     return None
 
 
-def _level_undo(assignment: Assignment) -> None:
+def _level_undo(ledger: Ledger, assignment: Assignment) -> None:
     response_id = RESPONSES.pk_in(assignment)
-    place_lock(RESPONSES, response_id)
-    assignment.refresh_from_db(fields=["state"])
+    _lock(RESPONSES, assignment)
     own = list(QualityLabel.objects.filter(assignment=assignment).order_by("pk"))
     head = own[-1]
     if not head.is_current or assignment.state != Assignment.State.DONE:
         return  # another tab was faster
-    _reopen(RESPONSES, assignment, _level_gain(head, ""))
+    _reopen(ledger, RESPONSES, assignment, "judged" if head.level else "skipped")
     _level_append(
         response_id=response_id,
         head=head,

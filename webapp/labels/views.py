@@ -1,6 +1,7 @@
 """The annotator's pages: the deck of cards, storing and taking back an answer, and what one has judged so far."""
 
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import messages
@@ -17,8 +18,10 @@ from webapp.corpus.models import Project
 from webapp.http import HtmxHttpRequest
 from webapp.labels import queue, services
 from webapp.labels.cards import CONTRADICTIONS, Answers, Card, Former, cards_for, form_errors, keys_in
+from webapp.labels.counters import Standing, standing, subject_of
 from webapp.labels.histories import (
     STRENGTHS,
+    Counts,
     entry_of,
     in_words,
     own_counts,
@@ -50,23 +53,31 @@ RECEIPT_HEADER = "Caliper-Receipt"
 """Tells the page's script that an answer was dealt with: a sign-in page that a proxy sends instead is no receipt."""
 
 
-def _standing(project: Project, user: User) -> dict[str, Any]:
-    """What every answer of the annotate page says: how far one is, and what an undo would take back."""
-    return {
+def _standing(
+    numbers: Standing, last: uuid.UUID | None, cards: Iterable[Any], project: Project, user: User
+) -> dict[str, Any]:
+    """What every answer of the annotate page says: how far one is, what an undo takes back (a card's key), and why
+    there is no card where there is none.
+    """
+    said: dict[str, Any] = {
         **_CHOICES,
-        "counts": own_counts(project=project, annotator=user),
-        "open_count": queue.open_count(project=project, annotator=user),
-        "last": services.undoable(project=project, annotator=user),
+        "counts": Counts(judged=numbers.judged, skipped=numbers.skipped),
+        "open_count": numbers.open,
+        "last": last,
     }
+    if not cards and not numbers.held:
+        # An empty project, all done, or others hold the last places.
+        said |= {
+            "nothing": True,
+            "is_empty": not subject_of(project).of(project).exists(),
+            "busy": queue.busy_count(project=project, annotator=user),
+        }
+    return said
 
 
-def _nothing(project: Project, user: User) -> dict[str, Any]:
-    """Why there is no card: an empty project, all done, or others hold the last places."""
-    return {
-        "nothing": True,
-        "is_empty": not queue.subject_of(project).of(project).exists(),
-        "busy": queue.busy_count(project=project, annotator=user),
-    }
+def _undoable(project: Project, user: User) -> uuid.UUID | None:
+    newest = services.undoable(project=project, annotator=user)
+    return newest.assignment.key if newest and newest.assignment else None
 
 
 @never_cache
@@ -74,14 +85,15 @@ def _nothing(project: Project, user: User) -> dict[str, Any]:
 def annotate(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """The card to judge now, with the next one behind it."""
     project = project_for(request, slug, "annotate")
-    cards = []
-    if project.archived_at is None:
-        cards = cards_for(queue.assignments_for(project=project, annotator=request.user, count=_AHEAD))
+    cards: list[Card] = []
+    if project.archived_at is not None:
+        return render(request, "labels/annotate.html", {"cards": cards, "nothing": True})
+    reserved, numbers = queue.cards_and_standing(project=project, annotator=request.user, count=_AHEAD)
+    cards = cards_for(reserved)
     if cards:
         cards[0].shown_at = timezone.now()
-    context = {"cards": cards, **_standing(project, request.user)}
-    if not cards:
-        context |= _nothing(project, request.user)
+    last = _undoable(project, request.user)
+    context = {"cards": cards, **_standing(numbers, last, cards, project, request.user)}
     return render(request, "labels/annotate.html", context)
 
 
@@ -93,14 +105,18 @@ def submit(request: HtmxHttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
     An answer that can't be stored comes back as 422, one that is asked about once more as 409; both are the card.
     """
     project = project_for(request, slug, "annotate")
-    own = Assignment.objects.of(project, request.user).select_related("project", "pair")
+    own = Assignment.objects.of(project, request.user).with_said().with_heads().select_related("pair")
     assignment = get_object_or_404(own, key=key)
+    assignment.project, assignment.annotator = project, request.user
     if request.method == "GET":
         return _edit(request, project, assignment)
     answers = Answers.read(request.POST)
     editing = "editing" in request.POST
+    held = keys_in(request.POST.get("holding", ""), limit=_AHEAD)
+    known = {key, *held, *keys_in(request.POST.get("sending", ""), limit=_AHEAD)}
+    ahead = services.Ahead(max(0, _AHEAD - len(held)), frozenset(known)) if request.htmx else None
     try:
-        receipt = _store(project, assignment, request.user, answers)
+        receipt = _store(assignment, answers, ahead)
     except (services.Refused, services.Asked) as reason:
         return _back(request, project, assignment, answers, reason, editing)
     except ProjectArchived as refusal:
@@ -114,47 +130,57 @@ def submit(request: HtmxHttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
         text = f"{word} {clock}. {receipt.message}" if receipt.kept else receipt.message
         messages.add_message(request, messages.SUCCESS if receipt.kept else messages.WARNING, text.strip())
         return redirect("labels:history" if editing else "labels:annotate", slug=project.slug)
-    return _receipt(request, project, receipt)
+    assert ahead is not None
+    return _receipt(request, project, assignment, receipt, ahead)
 
 
-def _store(project: Project, assignment: Assignment, user: User, answers: Answers) -> services.Receipt:
+def _store(assignment: Assignment, answers: Answers, ahead: services.Ahead | None) -> services.Receipt:
     if assignment.pair is None:
-        return services.level_submit(
-            key=assignment.key,
-            annotator=user,
+        return services.level_save(
+            assignment,
             level="skip" if answers.skipped else answers.levels.get("level", ""),
             comment=answers.comment,
             shown_at=answers.shown_at,
             revision=answers.revision,
+            ahead=ahead,
         )
-    return services.judgement_submit(
-        key=assignment.key,
-        annotator=user,
+    return services.judgement_save(
+        assignment,
         verdict=answers.verdict_for(assignment),
         strength=answers.strength,
         comment=answers.comment,
         # A card may have been shown before the project stopped asking for levels.
-        levels=answers.levels_for(assignment) if project.asks_levels else {},
+        levels=answers.levels_for(assignment) if assignment.project.asks_levels else {},
         reasons=answers.reasons_for(assignment),
         shown_at=answers.shown_at,
         revision=answers.revision,
         keep=answers.keep == answers.said,
+        ahead=ahead,
     )
 
 
-def _receipt(request: HtmxHttpRequest, project: Project, receipt: services.Receipt) -> HttpResponse:
+def _receipt(
+    request: HtmxHttpRequest,
+    project: Project,
+    assignment: Assignment,
+    receipt: services.Receipt,
+    ahead: services.Ahead,
+) -> HttpResponse:
     """For htmx: the receipt, the new standing, and as many new cards as the page lacks."""
-    held = keys_in(request.POST.get("holding", ""), limit=3)
-    gone = keys_in(request.POST.get("sending", ""), limit=3)
-    lacking = max(0, _AHEAD - len(held))
-    reserved = queue.assignments_for(
-        project=project, annotator=request.user, count=len(held) + len(gone) + lacking
-    )
-    there = {*held, *gone}
-    new = [assignment for assignment in reserved if assignment.key not in there][:lacking]
-    context = {"receipt": receipt, "cards": cards_for(new), "ahead": True, **_standing(project, request.user)}
-    if not reserved:
-        context |= _nothing(project, request.user)
+    cards, numbers = list(receipt.cards), receipt.numbers
+    if numbers is None or len(cards) < ahead.lacking:
+        # Cards of another tab, places whose time is over, or pairs that others had locked just then.
+        others = ahead.known | {card.key for card in cards}
+        more, numbers = queue.cards_and_standing(
+            project=project, annotator=request.user, count=ahead.lacking - len(cards), others=others
+        )
+        cards += more
+    # This answer is the newest one, if it was not kept at all or was there before.
+    new = receipt.kept and assignment.state != Assignment.State.DONE
+    last = assignment.key if new else _undoable(project, request.user)
+    shown = cards_for(cards)
+    said = _standing(numbers, last, shown, project, request.user)
+    context = {"receipt": receipt, "cards": shown, "ahead": True, **said}
     response = render(request, "labels/annotate.html#answer", context)
     response.headers[RECEIPT_HEADER] = "kept" if receipt.kept else "dropped"
     return response
@@ -169,7 +195,7 @@ def _back(
     editing: bool,
 ) -> HttpResponse:
     """The card as it was answered, with what is wrong (422) or what has to be looked at once more (409)."""
-    [card] = cards_for([assignment])
+    [card] = cards_for(Assignment.objects.filter(pk=assignment.pk).with_texts())
     card.answer(answers)
     status = 409
     if isinstance(reason, services.Refused):
@@ -185,7 +211,9 @@ def _back(
         response.headers["HX-Retarget"] = f"#card-{card.assignment.key}"
         response.headers["HX-Reswap"] = "outerHTML"
         return response
-    return render(request, "labels/annotate.html", context | _standing(project, request.user), status=status)
+    numbers = standing(project=project, annotator=request.user)
+    context |= _standing(numbers, _undoable(project, request.user), [card], project, request.user)
+    return render(request, "labels/annotate.html", context, status=status)
 
 
 def _former(card: Card, row: Judgement | QualityLabel, *, asks: bool = False) -> Former:
@@ -196,7 +224,7 @@ def _edit(request: HtmxHttpRequest, project: Project, assignment: Assignment) ->
     """An answered card with its answer: on a page of its own, or for a deck that still held it blank."""
     if assignment.state != Assignment.State.DONE or project.archived_at is not None:
         return HttpResponse(status=204) if request.htmx else redirect("labels:annotate", slug=project.slug)
-    [card] = cards_for([assignment])
+    [card] = cards_for(Assignment.objects.filter(pk=assignment.pk).with_texts())
     card.shown_at = timezone.now()
     if card.former is not None:
         card.former_said = _former(card, card.former)
@@ -214,17 +242,15 @@ def undo(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     if not request.htmx:
         messages.info(request, _undone(cards_for([reopened] if reopened else [])))
         return redirect("labels:annotate", slug=project.slug)
-    reserved = queue.assignments_for(project=project, annotator=request.user, count=_AHEAD)
+    reserved, numbers = queue.cards_and_standing(project=project, annotator=request.user, count=_AHEAD)
     if reopened is not None:
         reserved = [reopened, *(other for other in reserved if other.pk != reopened.pk)][:_AHEAD]
     cards = cards_for(reserved)
     context = {
         "cards": cards,
         "undone": _undone(cards if reopened else []),
-        **_standing(project, request.user),
+        **_standing(numbers, _undoable(project, request.user), cards, project, request.user),
     }
-    if not cards:
-        context |= _nothing(project, request.user)
     response = render(request, "labels/annotate.html#undone", context)
     response.headers[RECEIPT_HEADER] = "undone"
     return response
