@@ -47,6 +47,11 @@ app.conf.update(
             "schedule": 600,
             "options": {"expires": 600, "queue": "housekeeping"},
         },
+        "counters_check": {
+            "task": "workers.tasks.counters_check",
+            "schedule": crontab(hour=3, minute=37),
+            "options": {"expires": 3600, "queue": "housekeeping"},
+        },
         "sessions_clear": {
             "task": "workers.tasks.sessions_clear",
             "schedule": crontab(hour=3, minute=17),

@@ -23,9 +23,10 @@ from django.db import DatabaseError, connection
 from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.benchmarks.services import measurements_due
 from webapp.broker import redis_client
-from webapp.corpus.models import Import
+from webapp.corpus.models import Import, Project
 from webapp.jobs import ACTIVE, Job, State
 from webapp.keeping import files_held
+from webapp.labels.checking import counters_check
 from webapp.labels.queue import reservations_expire
 from webapp.operations.disk import disk_measure
 from webapp.snapshots.models import Export
@@ -74,6 +75,13 @@ def _short_waits() -> Iterator[None]:
     finally:
         with contextlib.suppress(DatabaseError), connection.cursor() as cursor:
             cursor.execute(usual)
+
+
+def counters_check_all() -> None:
+    """What the queue keeps in numbers is compared with the rows, a project at a time; what differs is mended."""
+    for project in Project.objects.filter(archived_at__isnull=True):
+        for sentence in counters_check(project):
+            logger.warning("counters of %s: %s", project.slug, sentence)
 
 
 def jobs_reap() -> int:

@@ -120,6 +120,12 @@ def housekeep() -> None:
 
 
 @app.task
+def counters_check() -> None:
+    """Count the queue's numbers anew, and tell what was wrong."""
+    housekeeping.counters_check_all()
+
+
+@app.task
 def sessions_clear() -> None:
     """Throw away sessions that have run out, and failed sign-ins that nothing counts any more."""
     accounts_sweep()

@@ -10,6 +10,7 @@ from django.utils import timezone
 from webapp.accounts.models import User
 from webapp.corpus.access import check_not_archived
 from webapp.corpus.audit import Action, audit, changes
+from webapp.corpus.counters import counters_forget
 from webapp.corpus.models import Invitation, Membership, Pair, Project, Response
 
 INVITATION_DAYS = 14
@@ -113,9 +114,11 @@ def project_save(*, project: Project, actor: User | None = None) -> None:
     if changed := changes(before, project, [field.attname for field in Project._meta.concrete_fields]):
         audit(project=project, actor=actor, action=Action.SETTINGS_CHANGED, detail=changed)
     wanted = project.overlap if project.asks_pairs else 0
-    Pair.objects.of(project).exclude(wanted=wanted).update(wanted=wanted)
+    moved = Pair.objects.of(project).exclude(wanted=wanted).update(wanted=wanted)
     lone = 0 if project.asks_pairs else project.overlap
-    Response.objects.of(project).exclude(wanted=lone).update(wanted=lone)
+    moved += Response.objects.of(project).exclude(wanted=lone).update(wanted=lone)
+    if moved:
+        counters_forget(project.pk)
 
 
 def people_known_to(admin: User) -> QuerySet[User]:

@@ -24,6 +24,7 @@ from webapp import life
 from webapp.accounts.models import User
 from webapp.corpus.access import ProjectArchived, check_not_archived
 from webapp.corpus.audit import Action, audit
+from webapp.corpus.counters import counters_forget
 from webapp.corpus.models import Import, Project
 from webapp.importing.labels import LabelWriter
 from webapp.importing.mapping import Mapping, Reader
@@ -35,6 +36,7 @@ from webapp.importing.spool import OnProgress, Spool, spool_records
 from webapp.importing.survey import guess, survey, survey_write
 from webapp.importing.writing import CorpusWriter
 from webapp.jobs import REQUEUABLE, ProgressFile, State, Stopped, carried
+from webapp.labels.counters import recount
 from webapp.limits import OUT_OF_MEMORY, memory_limited
 
 
@@ -241,7 +243,11 @@ def import_files(
             preview_write(folder, report.preview)
             report.seconds = time.monotonic() - started
             if not dry_run:
+                counters_forget(project.pk)
                 written(report)
+    if not dry_run:
+        # Here, and not by whoever judges next.
+        recount(project)
     return report
 
 

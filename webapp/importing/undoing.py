@@ -18,6 +18,7 @@ from django.utils import timezone
 from webapp.accounts.models import User
 from webapp.corpus.access import check_not_archived
 from webapp.corpus.audit import Action
+from webapp.corpus.counters import counters_forget
 from webapp.corpus.models import Import, Pair, Project, Prompt, Response
 from webapp.importing.services import audit_import
 from webapp.importing.spool import CHUNK, in_chunks
@@ -147,6 +148,7 @@ def import_undo(*, import_row: Import, actor: User | None = None) -> dict[str, i
     for record_type in ("pairs", "responses", "prompts"):
         _own(record_type, import_row).delete()
     _recount(project, touched)
+    counters_forget(project.pk)
     _annotators_without_labels(annotators).delete()
     Import.objects.filter(pk=import_row.pk).update(undone_at=timezone.now())
     audit_import(import_row, Action.IMPORT_UNDONE, actor)

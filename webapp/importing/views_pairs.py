@@ -14,6 +14,7 @@ from django.views.decorators.http import require_http_methods
 from webapp.accounts.models import User
 from webapp.corpus.access import check_not_archived, project_for
 from webapp.corpus.audit import Action, audit
+from webapp.corpus.counters import counters_forget
 from webapp.corpus.models import Pair, Project, Prompt, Response, messages_digest, text_digest
 from webapp.http import HtmxHttpRequest
 from webapp.importing.fields import RowError, check_text, short_digest
@@ -124,6 +125,7 @@ def pair_add(*, form: PairForm, actor: User) -> tuple[Pair, bool]:
     pair = Pair.objects.create(
         project=project, external_id=id, response_a=a, response_b=b, wanted=project.overlap
     )
+    counters_forget(project.pk)
     audit(project=project, actor=actor, action=Action.PAIR_ADDED, detail={"pair": pair.pk, "id": id})
     return pair, True
 

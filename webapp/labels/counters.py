@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
-from django.db.models import Count, F, Q, QuerySet, Sum
+from django.db.models import Count, F, JSONField, Q, QuerySet, Sum
+from django.db.models.expressions import RawSQL
 
 from webapp.accounts.models import User
 from webapp.corpus.counters import QueueCounter
@@ -28,11 +29,16 @@ Name = QueueCounter.Name
 
 @dataclass(frozen=True)
 class Subject:
-    """What is handed out: the model, the assignment's foreign key to it, and the counter of finished places."""
+    """What is handed out: the model, the assignment's foreign key to it, and the counter of finished places.
+
+    `own` tells in SQL what can't be given to its annotator (again): rows `o` of what they have answered (a skip
+    counts, an answer taken back does not), and of what they hold.
+    """
 
     model: type[Pair] | type[Response]
     field: str
     done: str
+    own: tuple[str, ...]
 
     def rows(self) -> QuerySet[Any]:
         return self.model.objects.all()
@@ -44,34 +50,55 @@ class Subject:
         pk: int = getattr(assignment, f"{self.field}_id")
         return pk
 
+    @property
+    def table(self) -> str:
+        return self.model._meta.db_table
+
     def wanting(self, project: Project) -> QuerySet[Any]:
         """What wants more judgements, annotated with `taken` (the index of corpus.queued.open_index serves this)."""
         taken = F(self.done) + F("reserved")
         return self.of(project).filter(wanted__gt=taken).annotate(taken=taken)
 
+    @property
+    def not_own(self) -> str:
+        """Condition on rows `q` of this subject, with the annotator's key once for each of `own`."""
+        return " AND ".join(
+            f"NOT EXISTS (SELECT 1 FROM {part} AND o.{self.field}_id = q.id AND o.annotator_id = %s)"
+            for part in self.own
+        )
 
-PAIRS = Subject(Pair, "pair", "judged")
-RESPONSES = Subject(Response, "response", "labelled")
+    def people(self, *, of_all: bool = False) -> str:
+        """Whose own one row is (its key once for each of `own`), or with the key of each row, whose own all are."""
+        key = f"o.{self.field}_id"
+        columns, which = (f", {key}", f"{key} IS NOT NULL") if of_all else ("", f"{key} = %s")
+        return " UNION ".join(f"SELECT o.annotator_id{columns} FROM {part} AND {which}" for part in self.own)
+
+
+# The ORM takes several times as long to write these conditions as a database to run them, and every card needs them.
+PAIRS = Subject(
+    Pair,
+    "pair",
+    "judged",
+    (
+        "labels_judgement o WHERE o.is_current AND NOT o.retraction",
+        "labels_assignment o WHERE o.state = 'open'",
+    ),
+)
+RESPONSES = Subject(
+    Response,
+    "response",
+    "labelled",
+    (
+        "labels_qualitylabel o WHERE o.is_current AND NOT o.retraction",
+        # A skipped lone response has no level; its finished assignment remembers it.
+        "labels_assignment o WHERE o.state IN ('open', 'done')",
+    ),
+)
 
 
 def subject_of(project: Project) -> Subject:
     """What this project hands out."""
     return PAIRS if project.asks_pairs else RESPONSES
-
-
-def answered(subject: Subject) -> list[QuerySet[Any]]:
-    """What people have answered, in rows with an annotator; skips count, answers taken back don't."""
-    if subject is PAIRS:
-        return [Judgement.objects.current()]
-    # A skipped lone response has no level; its finished assignment remembers it.
-    finished = Assignment.objects.filter(state=Assignment.State.DONE, response__isnull=False)
-    return [QualityLabel.objects.current(), finished]
-
-
-def own(subject: Subject) -> list[QuerySet[Any]]:
-    """What can't be given to their annotator (again): what they have answered, and what they hold."""
-    held = Assignment.objects.open().filter(**{f"{subject.field}__isnull": False})
-    return [*answered(subject), held]
 
 
 class Stratum(NamedTuple):
@@ -110,16 +137,40 @@ def standing(*, project: Project, annotator: User) -> Standing:
         recount(project)
 
 
+def with_numbers(cards: QuerySet[Any]) -> QuerySet[Any]:
+    """The cards with the numbers of their annotators, for `standing_of`: a save needs both, and asks once."""
+    several, one = ("json_agg", "json_build_array")
+    if connection.vendor == "sqlite":
+        several, one = ("json_group_array", "json_array")
+    numbers = (
+        f"(SELECT {several}({one}(n.name, n.taken, n.priority, n.value)) FROM ("
+        "SELECT name, taken, priority, SUM(value) AS value FROM corpus_queuecounter"
+        " WHERE project_id = labels_assignment.project_id"
+        " AND (name = 'open' OR person IN (0, labels_assignment.annotator_id))"
+        " GROUP BY name, taken, priority) n)"
+    )
+    return cards.annotate(numbers=RawSQL(numbers, (), output_field=JSONField()))
+
+
+def standing_of(card: Assignment) -> Standing:
+    """The numbers of the card's annotator, as they were read with it where `with_numbers` was asked."""
+    if card.numbers is not None:
+        found, fresh = _standing((name, Stratum(*place), value) for name, *place, value in card.numbers)
+        if fresh:
+            return found
+    return standing(project=card.project, annotator=card.annotator)
+
+
 def _read(project: Project, annotator: User) -> tuple[Standing, bool]:
     rows = QueueCounter.objects.filter(
         Q(name=Name.OPEN) | Q(person__in=[0, annotator.pk]), project=project
     ).order_by()
-    sums = {
-        (name, Stratum(taken, priority)): value
-        for name, taken, priority, value in rows.values_list("name", "taken", "priority").annotate(
-            sum=Sum("value")
-        )
-    }
+    sums = rows.values_list("name", "taken", "priority").annotate(sum=Sum("value"))
+    return _standing((name, Stratum(taken, priority), value) for name, taken, priority, value in sums)
+
+
+def _standing(rows: Iterable[tuple[str, Stratum, int]]) -> tuple[Standing, bool]:
+    sums = {(name, place): value for name, place, value in rows}
     none = Stratum(0, 0)
     free = {
         place: size
@@ -188,11 +239,10 @@ class Ledger:
             if change:
                 changes.row(person, name, place, change)
         for pk, before, after in self.moves:
-            people = [rows.filter(**{self.subject.field: pk}) for rows in own(self.subject)]
             for at, change in ((before, -1), (after, 1)):
                 if at is not None:
                     # Whoever else has answered or holds it finds one of their own in another stratum.
-                    changes.people(people, self.person, at, change)
+                    changes.people(self.subject, pk, self.person, at, change)
         self.changes, self.moves = {}, []
         changes.write(self.project.pk)
 
@@ -211,13 +261,12 @@ class _Select:
         self.selects.append("SELECT %s AS person, %s AS name, %s AS taken, %s AS priority, %s AS change")
         self.parameters += [person, name, *place, change]
 
-    def people(self, rows: list[QuerySet[Any]], but: int, place: Stratum, change: int) -> None:
-        sql, parameters = _sql(_union(rows, "annotator_id"))
+    def people(self, subject: Subject, pk: int, but: int, place: Stratum, change: int) -> None:
         self.selects.append(
             "SELECT annotator_id AS person, %s AS name, %s AS taken, %s AS priority, %s AS change "
-            f"FROM ({sql}) people WHERE annotator_id <> %s"
+            f"FROM ({subject.people()}) people WHERE annotator_id <> %s"
         )
-        self.parameters += [Name.MINE, *place, change, *parameters, but]
+        self.parameters += [Name.MINE, *place, change, *[pk] * len(subject.own), but]
 
     def rows(self, columns: str, sql: str, parameters: Iterable[Any], rest: str = "") -> None:
         self.selects.append(f"SELECT {columns} FROM ({sql}) counted {rest}")
@@ -250,11 +299,6 @@ def _sql(rows: QuerySet[Any]) -> tuple[str, tuple[Any, ...]]:
     return sql, tuple(parameters)
 
 
-def _union(rows: list[QuerySet[Any]], *columns: str) -> QuerySet[Any]:
-    first, *others = (part.order_by().values(*columns) for part in rows)
-    return first.union(*others)
-
-
 @dataclass(frozen=True)
 class Drift:
     """One number that is not what its rows come to."""
@@ -284,16 +328,12 @@ def _difference(project: Project) -> _Select:
     sql, parameters = _sql(wanting.values("taken", "priority").annotate(size=Count("pk")))
     select.rows("0 AS person, 'open' AS name, taken, priority, size AS change", sql, parameters)
 
-    project_path = f"{subject.field}__project"
-    mine, mine_parameters = _sql(
-        _union([rows.filter(**{project_path: project}) for rows in own(subject)], "annotator_id", column)
-    )
     sql, parameters = _sql(wanting.values("id", "taken", "priority"))
     select.rows(
         "annotator_id AS person, 'mine' AS name, taken, priority, COUNT(*) AS change",
         sql,
-        [*parameters, *mine_parameters],
-        f"JOIN ({mine}) mine ON mine.{column} = counted.id GROUP BY annotator_id, taken, priority",
+        parameters,
+        f"JOIN ({subject.people(of_all=True)}) own ON own.{column} = counted.id GROUP BY annotator_id, taken, priority",
     )
 
     said: QuerySet[Any]

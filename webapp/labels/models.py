@@ -6,7 +6,7 @@ from typing import Any, Self
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
-from django.db.models.functions import Coalesce
+from django.db.models.expressions import RawSQL
 from django.utils import timezone
 
 from webapp.accounts.models import User
@@ -46,12 +46,6 @@ class Source(models.TextChoices):
     SIMULATED = "simulated", "simulated"
 
 
-def number_of(rows: models.QuerySet[Any]) -> Any:
-    """How many of `rows`, which point at an outer query, as an expression."""
-    counted = rows.order_by().values("annotator").annotate(n=models.Count("pk")).values("n")
-    return Coalesce(models.Subquery(counted), 0)
-
-
 class AssignmentQuerySet(models.QuerySet["Assignment"]):
     def of(self, project: Project, annotator: User) -> "AssignmentQuerySet":
         """One annotator's cards in a project."""
@@ -62,10 +56,15 @@ class AssignmentQuerySet(models.QuerySet["Assignment"]):
 
     def with_said(self) -> "AssignmentQuerySet":
         """Annotated with `said`: how many rows their annotator has about what they show (answers and undos)."""
-        mine = {"annotator": models.OuterRef("annotator")}
-        judgements = Judgement.objects.filter(pair=models.OuterRef("pair"), **mine)
-        levels = QualityLabel.objects.filter(response=models.OuterRef("response"), **mine)
-        return self.annotate(said=number_of(judgements) + number_of(levels))
+        return self.annotate(
+            said=RawSQL(
+                "(SELECT COUNT(*) FROM labels_judgement s WHERE s.pair_id = labels_assignment.pair_id"
+                " AND s.annotator_id = labels_assignment.annotator_id)"
+                " + (SELECT COUNT(*) FROM labels_qualitylabel s WHERE s.response_id = labels_assignment.response_id"
+                " AND s.annotator_id = labels_assignment.annotator_id)",
+                (),
+            )
+        )
 
     def with_texts(self) -> "AssignmentQuerySet":
         """With `said` and all that a card shows, in one query."""
@@ -74,17 +73,20 @@ class AssignmentQuerySet(models.QuerySet["Assignment"]):
         )
 
     def with_heads(self) -> "AssignmentQuerySet":
-        """Annotated with the annotator's current level of either response: `head_a`, `level_a`, `head_b`, `level_b`."""
-        found: dict[str, Any] = {}
-        for side in ("a", "b"):
-            heads = QualityLabel.objects.filter(
-                annotator=models.OuterRef("annotator"),
-                response=models.OuterRef(f"pair__response_{side}"),
-                is_current=True,
-            )
-            found[f"head_{side}"] = models.Subquery(heads.values("pk")[:1])
-            found[f"level_{side}"] = models.Subquery(heads.values("level")[:1])
-        return self.annotate(**found)
+        """Annotated with the annotator's current level of either response: `head_a`, `level_a`, `head_b`, `level_b`.
+
+        It comes with the pair.
+        """
+        head = (
+            "(SELECT h.{} FROM labels_qualitylabel h WHERE h.response_id = corpus_pair.response_{}_id"
+            " AND h.annotator_id = labels_assignment.annotator_id AND h.is_current)"
+        )
+        found = {
+            f"{name}_{side}": RawSQL(head.format(column, side), ())
+            for side in ("a", "b")
+            for name, column in (("head", "id"), ("level", "level"))
+        }
+        return self.select_related("pair").annotate(**found)
 
 
 class Assignment(models.Model):
@@ -120,8 +122,9 @@ class Assignment(models.Model):
     propensity = models.FloatField()
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
-    # Known where a query has asked for it: see AssignmentQuerySet.with_said.
+    # Known where a query has asked for them: see AssignmentQuerySet.with_said and counters.with_numbers.
     said: int | None = None
+    numbers: list[list[Any]] | None = None
 
     objects = AssignmentQuerySet.as_manager()
 

@@ -18,8 +18,9 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError, models, transaction
-from django.db.models import Case, Exists, F, OuterRef, Subquery, When
+from django.db import IntegrityError, connection, models, transaction
+from django.db.models import F, Q
+from django.db.models.expressions import RawSQL
 from django.utils import timezone
 
 from webapp.accounts.models import User
@@ -33,14 +34,12 @@ from webapp.labels.counters import (
     Standing,
     Stratum,
     Subject,
-    answered,
-    own,
     recount,
     standing,
     stratum,
     subject_of,
 )
-from webapp.labels.models import Assignment, AssignmentQuerySet, Judgement, QualityLabel, Side, number_of
+from webapp.labels.models import Assignment, AssignmentQuerySet, Side
 
 POLICY = "finish-started"
 """At random among the open pairs that have the most judgements and reservations, so that started pairs get done."""
@@ -112,20 +111,13 @@ def _open_assignments(subject: Subject, project: Project, annotator: User) -> As
     return rows.filter(**{f"{subject.field}__isnull": False})
 
 
-def _not_own(subject: Subject, rows: models.QuerySet[Any], annotator: User) -> models.QuerySet[Any]:
-    """Those that can still be given to this annotator: neither answered nor held by them."""
-    for theirs in own(subject):
-        rows = rows.filter(~Exists(theirs.filter(annotator=annotator, **{subject.field: OuterRef("pk")})))
-    return rows
-
-
-def _with_texts(subject: Subject, rows: models.QuerySet[Any], annotator: User) -> models.QuerySet[Any]:
-    """With all that a card shows, and with `said`, as the cards of this annotator have it."""
-    labels = (Judgement if subject is PAIRS else QualityLabel).objects
-    said = labels.filter(annotator=annotator, **{subject.field: OuterRef("pk")})
-    texts = ("response_a__prompt", "response_b__prompt") if subject is PAIRS else ("prompt",)
-    rows = rows.select_related(*texts)
-    return rows.annotate(said=number_of(said))
+def _not_own(subject: Subject, annotator: User) -> RawSQL:
+    """The condition that a row can still be given to this annotator: neither answered nor held by them."""
+    return RawSQL(
+        subject.not_own.replace("q.id", f"{subject.table}.id"),
+        [annotator.pk] * len(subject.own),
+        output_field=models.BooleanField(),
+    )
 
 
 def busy_count(*, project: Project, annotator: User) -> int:
@@ -137,38 +129,81 @@ def busy_count(*, project: Project, annotator: User) -> int:
         wanted__gt=F(subject.done),
         wanted__lte=F(subject.done) + F("reserved"),
     )
-    return _not_own(subject, rows, annotator).count()
+    return rows.filter(_not_own(subject, annotator)).count()
 
 
-def _choose(rows: models.QuerySet[Any], locked: models.QuerySet[Any], size: int) -> tuple[Any, float] | None:
-    """Draw one of about `size` rows and lock it by `locked`; the second is the probability it was chosen with.
+class _Choice:
+    """The open rows of one stratum that an annotator could be given, as a ring by `draw`."""
 
-    None: it is gone, or somebody has it locked and `locked` doesn't wait.
-    """
-    position = random.randrange(size if size <= _EVENLY else _NEIGHBOURS)
-    if size <= _EVENLY:
-        chosen = locked.filter(
-            pk=Subquery(rows.order_by("draw").values("pk")[position : position + 1])
-        ).first()
-        return (chosen, 1 / size) if chosen else None
-    # A row is chosen if the point falls before it, behind the row that is _NEIGHBOURS before it, and the position is
-    # the right one of _NEIGHBOURS: its chance is that stretch of the ring, divided.
-    point = point_draw()
-    behind = _NEIGHBOURS - position - 1
-    after = rows.filter(draw__gte=point).order_by("draw").values("pk")[position : position + 1]
-    before = rows.filter(draw__lt=point).order_by("-draw").values("draw")[behind : behind + 1]
-    chosen = locked.annotate(before=Subquery(before)).filter(pk=Subquery(after)).first()
-    if chosen is not None and chosen.before is not None:
-        return chosen, (chosen.draw - chosen.before) / _NEIGHBOURS
-    # Perhaps the stretch goes over the end of the ring. Then it is unrolled at the point: rare, since there are many.
-    ring = rows.alias(along=Case(When(draw__lt=point, then=F("draw") + 1.0), default=F("draw")))
-    found = list(ring.order_by("along").values_list("pk", "draw")[position : position + 1])
-    last = list(ring.order_by("-along").values_list("draw", flat=True)[behind : behind + 1])
-    if not found or not last:
-        return None
-    pk, draw = found[0]
-    chosen = locked.filter(pk=pk).first()
-    return (chosen, (draw - last[0]) % 1.0 / _NEIGHBOURS) if chosen else None
+    def __init__(self, project: Project, annotator: User, place: Stratum, *, waits: bool) -> None:
+        self.subject = subject = subject_of(project)
+        taken = f"(q.{subject.done} + q.reserved)"
+        self._ring = (
+            f"FROM {subject.table} q WHERE q.project_id = %s AND q.wanted > {taken} AND {taken} = %s"
+            f" AND q.priority = %s AND {subject.not_own}"
+        )
+        self._of = [project.pk, *place, *[annotator.pk] * len(subject.own)]
+        texts = ("response_a__prompt", "response_b__prompt") if subject is PAIRS else ("prompt",)
+        labels = "labels_judgement" if subject is PAIRS else "labels_qualitylabel"
+        said = RawSQL(
+            f"(SELECT COUNT(*) FROM {labels} s"
+            f" WHERE s.{subject.field}_id = {subject.table}.id AND s.annotator_id = %s)",
+            [annotator.pk],
+        )
+        # What others have taken between the choice and the lock is open no more.
+        self._locked = (
+            subject.wanting(project)
+            .filter(taken=place.taken)
+            .annotate(said=said)
+            .select_related(*texts)
+            .select_for_update(no_key=True, of=("self",), skip_locked=not waits)
+        )
+
+    def _at(self, columns: str, rest: str, *parameters: Any) -> RawSQL:
+        return RawSQL(f"(SELECT {columns} {self._ring} {rest})", [*self._of, *parameters])
+
+    def size(self) -> int:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT COUNT(*) {self._ring}", self._of)
+            size: int = cursor.fetchone()[0]
+            return size
+
+    def draw(self, size: int) -> tuple[Any, float] | None:
+        """Draw one of about `size` rows and lock it, with its texts; the second is the probability of the choice.
+
+        None: it is gone, or somebody has it locked and is not waited for.
+        """
+        if size <= _EVENLY:
+            at = self._at("q.id", "ORDER BY q.draw LIMIT 1 OFFSET %s", random.randrange(size))
+            chosen = self._locked.filter(pk=at).first()
+            return (chosen, 1 / size) if chosen else None
+        # A row is chosen if the point falls before it, behind the row that is _NEIGHBOURS before it, and the position
+        # is the right one of _NEIGHBOURS: its chance is that stretch of the ring, divided.
+        point, position = point_draw(), random.randrange(_NEIGHBOURS)
+        behind = _NEIGHBOURS - position - 1
+        after = self._at("q.id", "AND q.draw >= %s ORDER BY q.draw LIMIT 1 OFFSET %s", point, position)
+        before = self._at("q.draw", "AND q.draw < %s ORDER BY q.draw DESC LIMIT 1 OFFSET %s", point, behind)
+        chosen = self._locked.annotate(before=before).filter(pk=after).first()
+        if chosen is not None and chosen.before is not None:
+            return chosen, (chosen.draw - chosen.before) / _NEIGHBOURS
+        return self._unrolled(point, position, behind)
+
+    def _unrolled(self, point: float, position: int, behind: int) -> tuple[Any, float] | None:
+        """The same where the stretch may go over the end of the ring. Rare, since there are many rows."""
+        along = "CASE WHEN q.draw < %s THEN q.draw + 1 ELSE q.draw END"
+        found = []
+        with connection.cursor() as cursor:
+            for direction, offset in (("ASC", position), ("DESC", behind)):
+                cursor.execute(
+                    f"SELECT q.id, q.draw {self._ring} ORDER BY {along} {direction} LIMIT 1 OFFSET %s",
+                    [*self._of, point, offset],
+                )
+                found += cursor.fetchall()
+        if len(found) < 2:
+            return None
+        (pk, place), (_, before) = found
+        chosen = self._locked.filter(pk=pk).first()
+        return (chosen, (place - before) % 1.0 / _NEIGHBOURS) if chosen else None
 
 
 def draw(
@@ -180,20 +215,17 @@ def draw(
     """
     subject = subject_of(project)
     for place in list(numbers.free):
-        rows = subject.wanting(project).filter(taken=place.taken, priority=place.priority)
-        rows = _not_own(subject, rows, annotator)
-        locked = _with_texts(subject, rows, annotator)
-        locked = locked.select_for_update(no_key=True, of=("self",), skip_locked=not waits)
+        choice = _Choice(project, annotator, place, waits=waits)
         for attempt in range(_TRIES):
             if numbers.free[place] < 1:
                 break
-            found = _choose(rows, locked, numbers.free[place])
+            found = choice.draw(numbers.free[place])
             if found is not None and (card := _reserve(subject, project, annotator, *found, until)):
                 _note(numbers, ledger, subject, card, place)
                 return card
             if numbers.free[place] <= _EVENLY or attempt > 2:
                 # Others were faster, or hold it locked: look how many there are now.
-                numbers.free[place] = rows.count()
+                numbers.free[place] = choice.size()
         else:
             return None
     return None
@@ -203,7 +235,7 @@ def _reserve(
     subject: Subject, project: Project, annotator: User, row: Any, propensity: float, until: Any
 ) -> Assignment | None:
     """Take a place of a row that is locked; None if this annotator has it by now, from another tab."""
-    theirs = _not_own(subject, subject.rows().filter(pk=row.pk), annotator)
+    theirs = subject.rows().filter(_not_own(subject, annotator))
     if not place_move(subject, row.pk, reserved=1, only_if_free=True, rows=theirs):
         return None
     card = Assignment(
@@ -281,7 +313,7 @@ def _draw_alone(numbers: Standing, project: Project, annotator: User, until: Any
 def _look_again(subject: Subject, project: Project, annotator: User) -> bool:
     """Before somebody is told that nothing is open: end reservations whose time is over, and don't believe numbers."""
     ended = reservations_expire(project=project)
-    if not ended and _not_own(subject, subject.wanting(project), annotator).exists():
+    if not ended and subject.wanting(project).filter(_not_own(subject, annotator)).exists():
         recount(project)
         return True
     return bool(ended)
@@ -312,7 +344,8 @@ def release(ledger: Ledger, assignment: Assignment) -> None:
     """What an open card held (`assignment` as it was) goes back, once it is closed without an answer."""
     subject = PAIRS if assignment.pair_id else RESPONSES
     pk = subject.pk_in(assignment)
-    mine = {subject.field: pk, "annotator": assignment.annotator_id}
-    is_own = any(rows.filter(**mine).exists() for rows in answered(subject))
+    # Somebody may have answered it besides, by an import.
+    theirs = subject.rows().filter(~Q(_not_own(subject, assignment.annotator)), pk=pk)
+    is_own = theirs.exists()
     place_shift(ledger, subject, pk, reserved=-int(assignment.holds_place), is_own=is_own)
     ledger.add(subject, held=-1)

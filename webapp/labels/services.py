@@ -29,7 +29,7 @@ from webapp.accounts.models import User
 from webapp.corpus.access import check_not_archived
 from webapp.corpus.models import Pair, Project, Response
 from webapp.labels.contradictions import contradiction
-from webapp.labels.counters import PAIRS, RESPONSES, Ledger, Standing, Subject, standing
+from webapp.labels.counters import PAIRS, RESPONSES, Ledger, Standing, Subject, standing_of
 from webapp.labels.models import Assignment, Judgement, Level, QualityLabel, Side, Source, Verdict
 from webapp.labels.queue import draw, place_shift
 
@@ -234,7 +234,7 @@ def _stored(assignment: Assignment, store: Callable[..., Receipt], ahead: Ahead 
 def _draw_ahead(ledger: Ledger, assignment: Assignment, receipt: Receipt, ahead: Ahead) -> None:
     """The next cards of an answer, unless the page does not know all that its annotator holds (another tab)."""
     project, annotator = assignment.project, assignment.annotator
-    numbers = standing(project=project, annotator=annotator)
+    numbers = standing_of(assignment)
     was_open = numbers.held
     ledger.settle(numbers)
     receipt.numbers = numbers

@@ -18,7 +18,7 @@ from webapp.corpus.models import Project
 from webapp.http import HtmxHttpRequest
 from webapp.labels import queue, services
 from webapp.labels.cards import CONTRADICTIONS, Answers, Card, Former, cards_for, form_errors, keys_in
-from webapp.labels.counters import Standing, standing, subject_of
+from webapp.labels.counters import Standing, standing, subject_of, with_numbers
 from webapp.labels.histories import (
     STRENGTHS,
     Counts,
@@ -105,8 +105,8 @@ def submit(request: HtmxHttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
     An answer that can't be stored comes back as 422, one that is asked about once more as 409; both are the card.
     """
     project = project_for(request, slug, "annotate")
-    own = Assignment.objects.of(project, request.user).with_said().with_heads().select_related("pair")
-    assignment = get_object_or_404(own, key=key)
+    own = Assignment.objects.of(project, request.user).with_said().with_heads()
+    assignment = get_object_or_404(with_numbers(own), key=key)
     assignment.project, assignment.annotator = project, request.user
     if request.method == "GET":
         return _edit(request, project, assignment)
