@@ -121,7 +121,7 @@ def test_chances_on_the_ring(project: Project, annotator: User, make_prompt: Cal
     numbers = standing(project=project, annotator=annotator)
     [(place, size)] = numbers.free.items()
     assert size == 21
-    choice = queue._Choice(project, annotator, place, waits=True)
+    choice = queue._Choice(project, annotator, place)
     chance: dict[int, float] = {}
     seen: Counter[int] = Counter()
     with mock.patch.object(queue, "_EVENLY", 4), mock.patch.object(queue, "_NEIGHBOURS", 5):

@@ -11,12 +11,13 @@ the rows that they count, both read in one statement: changes that commit meanwh
 Lone responses (projects that ask for levels only) are counted in the same way; `Subject` names what differs.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
-from django.db.models import Count, F, JSONField, Q, QuerySet, Sum
+from django.db.models import Count, F, Q, QuerySet, Sum, TextField
 from django.db.models.expressions import RawSQL
 
 from webapp.accounts.models import User
@@ -143,19 +144,21 @@ def with_numbers(cards: QuerySet[Any]) -> QuerySet[Any]:
     if connection.vendor == "sqlite":
         several, one = ("json_group_array", "json_array")
     numbers = (
-        f"(SELECT {several}({one}(n.name, n.taken, n.priority, n.value)) FROM ("
+        f"(SELECT CAST({several}({one}(n.name, n.taken, n.priority, n.value)) AS text) FROM ("
         "SELECT name, taken, priority, SUM(value) AS value FROM corpus_queuecounter"
         " WHERE project_id = labels_assignment.project_id"
         " AND (name = 'open' OR person IN (0, labels_assignment.annotator_id))"
         " GROUP BY name, taken, priority) n)"
     )
-    return cards.annotate(numbers=RawSQL(numbers, (), output_field=JSONField()))
+    return cards.annotate(numbers=RawSQL(numbers, (), output_field=TextField()))
 
 
 def standing_of(card: Assignment) -> Standing:
     """The numbers of the card's annotator, as they were read with it where `with_numbers` was asked."""
     if card.numbers is not None:
-        found, fresh = _standing((name, Stratum(*place), value) for name, *place, value in card.numbers)
+        found, fresh = _standing(
+            (name, Stratum(*place), value) for name, *place, value in json.loads(card.numbers)
+        )
         if fresh:
             return found
     return standing(project=card.project, annotator=card.annotator)

@@ -124,7 +124,7 @@ class Assignment(models.Model):
 
     # Known where a query has asked for them: see AssignmentQuerySet.with_said and counters.with_numbers.
     said: int | None = None
-    numbers: list[list[Any]] | None = None
+    numbers: str | None = None
 
     objects = AssignmentQuerySet.as_manager()
 

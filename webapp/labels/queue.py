@@ -13,6 +13,7 @@ drawn (one that is locked is passed over), the counters. So no two transactions 
 """
 
 import random
+import time
 from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
@@ -50,7 +51,9 @@ _EVENLY = 256
 _NEIGHBOURS = 16
 """Of more, one of so many neighbours at a random point of the ring: their chances differ a little, and are known."""
 
-_TRIES = 50
+_TRIES = 5
+
+_WAITS = 40
 
 _RENEWED_AFTER = timedelta(minutes=1)
 
@@ -135,7 +138,7 @@ def busy_count(*, project: Project, annotator: User) -> int:
 class _Choice:
     """The open rows of one stratum that an annotator could be given, as a ring by `draw`."""
 
-    def __init__(self, project: Project, annotator: User, place: Stratum, *, waits: bool) -> None:
+    def __init__(self, project: Project, annotator: User, place: Stratum) -> None:
         self.subject = subject = subject_of(project)
         taken = f"(q.{subject.done} + q.reserved)"
         self._ring = (
@@ -156,7 +159,7 @@ class _Choice:
             .filter(taken=place.taken)
             .annotate(said=said)
             .select_related(*texts)
-            .select_for_update(no_key=True, of=("self",), skip_locked=not waits)
+            .select_for_update(no_key=True, of=("self",), skip_locked=True)
         )
 
     def _at(self, columns: str, rest: str, *parameters: Any) -> RawSQL:
@@ -171,7 +174,7 @@ class _Choice:
     def draw(self, size: int) -> tuple[Any, float] | None:
         """Draw one of about `size` rows and lock it, with its texts; the second is the probability of the choice.
 
-        None: it is gone, or somebody has it locked and is not waited for.
+        None: it is gone, or somebody has it locked.
         """
         if size <= _EVENLY:
             at = self._at("q.id", "ORDER BY q.draw LIMIT 1 OFFSET %s", random.randrange(size))
@@ -207,15 +210,16 @@ class _Choice:
 
 
 def draw(
-    numbers: Standing, ledger: Ledger, project: Project, annotator: User, until: Any, *, waits: bool = True
+    numbers: Standing, ledger: Ledger, project: Project, annotator: User, until: Any
 ) -> Assignment | None:
-    """One new reservation in the caller's transaction, or None when nothing is open. `numbers` follow it.
+    """One new reservation in the caller's transaction. `numbers` follow it.
 
-    Without `waits` a pair that somebody else has locked is passed over: the caller has locks of its own.
+    None: nothing is open (`numbers.free` says so then), or others have locked what is. Nobody is waited for, since the
+    caller has locks of its own, as has whoever looked at a row in vain.
     """
     subject = subject_of(project)
     for place in list(numbers.free):
-        choice = _Choice(project, annotator, place, waits=waits)
+        choice = _Choice(project, annotator, place)
         for attempt in range(_TRIES):
             if numbers.free[place] < 1:
                 break
@@ -299,15 +303,20 @@ def cards_and_standing(
 
 
 def _draw_alone(numbers: Standing, project: Project, annotator: User, until: Any) -> Assignment | None:
-    ledger = Ledger(project, annotator.pk)
-    try:
-        with transaction.atomic():
-            card = draw(numbers, ledger, project, annotator, until)
-            ledger.write()
+    for attempt in range(_WAITS):
+        ledger = Ledger(project, annotator.pk)
+        try:
+            with transaction.atomic():
+                card = draw(numbers, ledger, project, annotator, until)
+                ledger.write()
+        except IntegrityError:
+            # Another tab of the same person holds an open assignment for it.
+            continue
+        if card is not None or not any(size > 0 for size in numbers.free.values()):
             return card
-    except IntegrityError:
-        # Another tab of the same person holds an open assignment for it.
-        return None
+        # Others have the last open ones locked, each for some milliseconds.
+        time.sleep(0.001 * 2 ** min(attempt, 5))
+    return None
 
 
 def _look_again(subject: Subject, project: Project, annotator: User) -> bool:

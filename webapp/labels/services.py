@@ -246,7 +246,7 @@ def _draw_ahead(ledger: Ledger, assignment: Assignment, receipt: Receipt, ahead:
         # Whoever takes long over a card keeps the next ones, which were reserved with it.
         Assignment.objects.of(project, annotator).open().update(reserved_until=until)
     while len(receipt.cards) < ahead.lacking:
-        card = draw(numbers, ledger, project, annotator, until, waits=False)
+        card = draw(numbers, ledger, project, annotator, until)
         if card is None:
             return
         receipt.cards += (card,)
