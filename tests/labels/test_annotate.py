@@ -454,7 +454,7 @@ def _judge_many(project: Project, annotator: User, make_prompt: Callable[..., Pr
 class TestQueries:
     """Exact counts: who looks, what is open, the texts; never one per card or row."""
 
-    WHO = 4  # session, user, project, roles
+    WHO = 3  # session, user, project with roles
 
     @pytest.mark.parametrize("prompts", [2, 50])
     def test_annotate_and_submit(
