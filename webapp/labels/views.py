@@ -28,8 +28,8 @@ from webapp.labels.histories import (
 from webapp.labels.models import Assignment, Judgement, QualityLabel
 from webapp.labels.names import labellers_and_members
 
-_AHEAD = 2
-"""Cards a page holds: the one in sight and the next."""
+_AHEAD = 3
+"""Cards a page holds: the one in sight and the next two, so that two answers may be on their way."""
 
 _PAGE = 25
 
@@ -72,7 +72,7 @@ def _nothing(project: Project, user: User) -> dict[str, Any]:
 @never_cache
 @require_GET
 def annotate(request: HtmxHttpRequest, slug: str) -> HttpResponse:
-    """The card to judge now, with the next one behind it."""
+    """The card to judge now, with the next ones behind it."""
     project = project_for(request, slug, "annotate")
     cards = []
     if project.archived_at is None:
@@ -144,8 +144,8 @@ def _store(project: Project, assignment: Assignment, user: User, answers: Answer
 
 def _receipt(request: HtmxHttpRequest, project: Project, receipt: services.Receipt) -> HttpResponse:
     """For htmx: the receipt, the new standing, and as many new cards as the page lacks."""
-    held = keys_in(request.POST.get("holding", ""), limit=3)
-    gone = keys_in(request.POST.get("sending", ""), limit=3)
+    held = keys_in(request.POST.get("holding", ""), limit=_AHEAD)
+    gone = keys_in(request.POST.get("sending", ""), limit=_AHEAD)
     lacking = max(0, _AHEAD - len(held))
     reserved = queue.assignments_for(
         project=project, annotator=request.user, count=len(held) + len(gone) + lacking
