@@ -93,8 +93,9 @@ def submit(request: HtmxHttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
     An answer that can't be stored comes back as 422, one that is asked about once more as 409; both are the card.
     """
     project = project_for(request, slug, "annotate")
-    own = Assignment.objects.of(project, request.user).select_related("project", "pair")
+    own = Assignment.objects.of(project, request.user).select_related("pair")
     assignment = get_object_or_404(own, key=key)
+    assignment.project = project
     if request.method == "GET":
         return _edit(request, project, assignment)
     answers = Answers.read(request.POST)
