@@ -1,4 +1,4 @@
-// The annotate page: keys, sending, the card fetched ahead, and answers that survive a lost connection.
+// The annotate page: keys, sending, the cards fetched ahead, and answers that survive a lost connection.
 // The deck holds cards; the first that is not being sent is in sight. A sent card leaves the page only when the
 // server's receipt is there; until then it can come back with its answers. The server stores one row per card and
 // revision, so sending again is harmless. A contradiction of verdict and levels is asked about here and, for whoever
@@ -305,6 +305,14 @@
   // --- Sending -----------------------------------------------------------------------------------------------------
   const cardOf = (event) => event.detail.elt.matches?.("form.verdict-bar") ? event.detail.elt.closest(".judge") : null;
 
+  // Several answers may be on their way, and the one that was written first may come last. How far one is, what an undo
+  // takes back and why there is no card are then told by the later one; its receipt and its cards count all the same.
+  const answered = (html) => Number(/data-answered="(\d+)"/.exec(html)?.[1] ?? -1);
+  let older = false;
+  document.addEventListener("htmx:oobBeforeSwap", (event) => {
+    if (older && ["undo-place", "progress", "nothing"].includes(event.detail.target.id)) event.detail.shouldSwap = false;
+  });
+
   const comesBack = (xhr) => xhr.status === 422 || xhr.status === 409;
 
   document.addEventListener("htmx:configRequest", (event) => {
@@ -325,6 +333,7 @@
     // A refused answer comes back as its card with what is wrong, a doubtful one with what to look at again.
     if (comesBack(event.detail.xhr)) { event.detail.shouldSwap = true; event.detail.isError = false; }
     else if (!event.detail.xhr.getResponseHeader("Caliper-Receipt") && !event.detail.requestConfig.elt.matches(".judge")) event.detail.shouldSwap = false;
+    older = Boolean(cardOf(event)) && answered(event.detail.xhr.responseText) < answered(document.getElementById("progress")?.innerHTML);
     // What was taken back comes again on purpose.
     if (event.detail.requestConfig.elt.id === "undo") settled.clear();
   });

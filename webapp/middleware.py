@@ -1,4 +1,4 @@
-"""What may come in: how large a body may be, and whose is read at all; and what a page may load."""
+"""What may come in: how large a body may be, and whose is read at all; what a page may load, and how it is sent."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from csp.middleware import CSPMiddleware, PolicyParts
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.middleware.gzip import GZipMiddleware
 from django.shortcuts import render
 
 from webapp.corpus.access import Need, project_for
@@ -38,6 +39,24 @@ class PolicyMiddleware(CSPMiddleware):
         if project is not None and project.load_images:
             parts.update = {**(parts.update or {}), "img-src": ["https:"]}
         return parts
+
+
+class PageCompressionMiddleware(GZipMiddleware):
+    """Compresses pages, fragments and JSON of 1 KB or more; downloads are streamed as they are.
+
+    A page shows what somebody else wrote beside secrets: its size must not tell them (BREACH). Django adds up to a
+    hundred random bytes, and the token against forgery is written otherwise each time.
+    """
+
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        kind = response.headers.get("Content-Type", "").partition(";")[0]
+        if (
+            not isinstance(response, HttpResponse)
+            or kind not in ("text/html", "application/json")
+            or len(response.content) < 1024
+        ):
+            return response
+        return super().process_response(request, response)
 
 
 class BodyLimitMiddleware:

@@ -1,4 +1,4 @@
-"""The annotate page in a real browser: keys, the card fetched ahead, undo, a lost connection, a phone."""
+"""The annotate page in a real browser: keys, the cards fetched ahead, undo, a lost connection, a phone."""
 
 import re
 from collections.abc import Callable
@@ -82,28 +82,37 @@ def test_all_cards_by_keys_until_nothing_is_left(page: Any, cards: Project, anno
     assert QualityLabel.objects.filter(judgement__isnull=False).count() == 10
 
 
-def test_the_next_card_is_there_before_the_server_answers(page: Any, cards: Project) -> None:
+def test_two_answers_in_a_row_wait_for_nobody(page: Any, cards: Project) -> None:
+    """A line so slow that nothing comes back; then the answers come, the first one last."""
     waiting: list[Any] = []
     # before the page is there: a renderer that is told later may still send its first request past the route
     page.route("**/annotate/*-*/", lambda route: waiting.append(route))
     page.goto(ANNOTATE)
-    first = key_in_sight(page)
-    for key in "a31":
-        page.keyboard.press(key)
-    wait_for_other_card(page, first)
-    page.wait_for_function("() => document.querySelectorAll('.judge').length === 2")
+    seen = [key_in_sight(page)]
+    for count, keys in enumerate(("a31", "b13"), start=1):
+        for key in keys:
+            page.keyboard.press(key)
+        wait_for_other_card(page, seen[-1])
+        page.wait_for_function(
+            "count => document.querySelectorAll('.judge[data-sending]').length === count", arg=count
+        )
+        seen.append(key_in_sight(page))
+    assert page.locator("#waiting").is_hidden()
     assert Judgement.objects.count() == 0
-    second = key_in_sight(page)
-    for key in "b13":  # the second is answered and on its way too before the first has arrived
+    for key in "t22":
         page.keyboard.press(key)
     page.locator("#waiting").wait_for()
-    for route in waiting:
-        route.continue_()
-    page.unroute("**/annotate/*-*/")
-    wait_until_sent(page, 2)
-    page.wait_for_function("() => document.querySelectorAll('.judge').length >= 2")
-    assert Judgement.objects.count() == 2
-    assert key_in_sight(page) not in (first, second)
+    replies = [(route, route.fetch()) for route in waiting]
+    assert Judgement.objects.count() == 3
+    for route, reply in reversed(replies):
+        route.fulfill(response=reply)
+    page.wait_for_function("() => document.querySelectorAll('.judge:not([data-sending])').length === 3")
+    page.wait_for_function("() => !document.querySelector('.judge[data-sending]')")
+    assert len({*seen, *page.locator(".judge").evaluate_all("all => all.map(one => one.dataset.key)")}) == 6
+    # what was written first and came last does not tell how far one is
+    wait_until_sent(page, 3)
+    page.keyboard.press("u")
+    page.locator(f".judge[data-key='{seen[2]}']:not([hidden])").wait_for()
 
 
 def test_receipts_that_arrive_in_the_other_order(page: Any, cards: Project, annotator: User) -> None:

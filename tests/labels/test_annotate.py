@@ -113,16 +113,16 @@ class TestWho:
 
 
 class TestPage:
-    def test_shows_the_card_and_holds_the_next(self, client: Client, three: None) -> None:
+    def test_shows_the_card_and_holds_the_next_two(self, client: Client, three: None) -> None:
         page = client.get(ANNOTATE).content.decode()
         keys = re.findall(r'data-key="([^"]+)"', page)
-        assert len(keys) == 2
+        assert len(keys) == 3
         assert [str(key) for key in Assignment.objects.order_by("pk").values_list("key", flat=True)] == keys
-        assert page.count(" hidden tabindex") == 1
+        assert page.count(" hidden tabindex") == 2
         assert "Question p?" in page
         for key in ["a", "b", "t", "x", "s", "c", "u"]:
             assert f"<kbd>{key}</kbd>" in page or f">{key}</kbd>" in page
-        assert "You: 0 judged · about 3 open for you" in page
+        assert "You: 0 judged</span> · about 3 open for you" in page
 
     def test_neither_names_nor_identities_are_in_the_source(self, client: Client, three: None) -> None:
         page = client.get(ANNOTATE).content.decode()
@@ -190,7 +190,7 @@ class TestPage:
         Response.objects.update(wanted=2)
         page = client.get(ANNOTATE).content.decode()
         assert 'name="verdict"' not in page
-        assert page.count('name="level"') == 6
+        assert page.count('name="level"') == 9
         assert 'data-asks="levels"' in page
 
 
@@ -229,7 +229,7 @@ class TestSubmit:
         saved = timezone.localtime(Judgement.objects.get().created_at)
         assert "Saved <time data-clock" in text
         assert saved.strftime("%H:%M:%S") in text
-        assert "You: 1 judged · about 2 open for you" in text
+        assert "You: 1 judged</span> · about 2 open for you" in text
         keys = re.findall(r'data-key="([^"]+)"', text)
         assert len(keys) == 1
         assert keys[0] not in (str(card.key), str(ahead.key))
@@ -454,7 +454,7 @@ def _judge_many(project: Project, annotator: User, make_prompt: Callable[..., Pr
 class TestQueries:
     """Exact counts: who looks, what is open, the texts; never one per card or row."""
 
-    WHO = 4  # session, user, project, roles
+    WHO = 3  # session, user, project with roles
 
     @pytest.mark.parametrize("prompts", [2, 50])
     def test_annotate_and_submit(
@@ -472,13 +472,13 @@ class TestQueries:
         # Renew and read the own cards (2), texts and former answers (2), judged, open (3), what an undo takes back.
         with django_assert_num_queries(self.WHO + 2 + 2 + 1 + 3 + 1):
             client.get(ANNOTATE)
-        card, ahead = Assignment.objects.order_by("pk")
+        card, *ahead = Assignment.objects.order_by("pk")
         # Storing: the card for the view and for the service; savepoint, lock, state, former rows; own place, counter,
         # close, judgement; former levels, two counters and two rows; release. Then the following card: renew and read,
         # most started, two counts, choice; savepoint, take, check, create, release. Then the page as above.
         storing, following = 2 + 4 + 4 + 5 + 1, 2 + 4 + 5
         with django_assert_num_queries(self.WHO + storing + following + 2 + 1 + 3 + 1):
-            post(client, card, revision="0", holding=str(ahead.key), **WHOLE)
+            post(client, card, revision="0", holding=",".join(str(other.key) for other in ahead), **WHOLE)
 
     @pytest.mark.parametrize("asks", ["both", "levels"])
     @pytest.mark.parametrize("count", [2, 50])

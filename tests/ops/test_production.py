@@ -1,5 +1,6 @@
 """Production without Docker: every service's command as an unprivileged user, and every command of the handbook."""
 
+import gzip
 import re
 import shlex
 import subprocess
@@ -83,6 +84,31 @@ def test_every_service_runs_as_nobody_and_says_that_it_is_well(production: Produ
     with urllib.request.urlopen(request, timeout=10) as response:
         assert "Strict-Transport-Security" in response.headers
         assert b"Sign in" in response.read()
+
+
+def test_pages_are_compressed_and_static_files_kept_for_years(production: Production) -> None:
+    """By gunicorn: each file that a page names has a hash in its name, those of others too."""
+    headers = {
+        "Host": "caliper.example.org",
+        "X-Forwarded-Proto": "https",
+        "Accept-Encoding": "gzip",
+    }
+
+    def get(address: str) -> tuple[Any, bytes]:
+        request = urllib.request.Request(f"http://127.0.0.1:{production.port}{address}", headers=headers)
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert response.headers["Content-Encoding"] == "gzip"
+            return response.headers, gzip.decompress(response.read())
+
+    production.until(lambda: production.healthy("web").returncode == 0)
+    _, page = get("/sign-in/")
+    files = re.findall(r'(?:src|href)="(/static/[^"]+)"', page.decode())
+    assert len([each for each in files if "/vendor/" in each]) == 2
+    assert len(files) > 6
+    for each in files:
+        assert re.search(r"\.[0-9a-f]{12}\.(css|js|svg)$", each)
+        kept, _ = get(each)
+        assert re.fullmatch(r"max-age=\d{8,}, public, immutable", kept["Cache-Control"])
 
 
 def test_beat_that_is_silent_is_told(production: Production) -> None:

@@ -1,5 +1,6 @@
 """What docs/security.md says of sessions, cookies, headers and errors, seen from outside."""
 
+import gzip
 import os
 import subprocess
 import sys
@@ -99,6 +100,23 @@ def test_every_answer_has_the_headers(
     assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     assert not [name for name in answer.headers if name.startswith("Access-Control-")]
+
+
+def test_a_page_is_sent_compressed_and_its_size_tells_nothing(
+    project: Project, admin: User, client_of: Callable[[User], Client]
+) -> None:
+    """The answer to BREACH: a name of random length stands in the compressed page (its flag is 8)."""
+    client, accepts = client_of(admin), {"Accept-Encoding": "gzip, deflate, br"}
+    answers = [client.get("/p/capitals/people/", headers=accepts) for _ in range(6)]
+    assert {answer.headers["Content-Encoding"] for answer in answers} == {"gzip"}
+    assert {answer.content[3] for answer in answers} == {8}
+    assert len({answer.content.index(0, 10) for answer in answers}) > 1
+    assert b"adam" in gzip.decompress(answers[0].content)
+    assert answers[0].headers["Content-Length"] == str(len(answers[0].content))
+    assert answers[0].headers["Cache-Control"] == "no-store, private"
+    assert "Accept-Encoding" in answers[0].headers["Vary"]
+    assert "Content-Encoding" not in client.get("/p/capitals/people/").headers
+    assert "Content-Encoding" not in client.get("/healthz", headers=accepts).headers  # short
 
 
 @pytest.mark.parametrize(

@@ -642,7 +642,7 @@ def test_query_counts_do_not_grow_with_the_rows(
     fill(project, prompts, people, make_prompt, make_version, judge, rate)
     pair = Pair.objects.of(project)[0]
     client = client_of(researcher)
-    visitor = 4  # session, user, project, roles
+    visitor = 3  # session, user, project with roles
     expected = {
         url("responses", project): visitor + 11,
         url("responses", project) + "?sort=-level&q=one": visitor + 10,
@@ -690,7 +690,7 @@ def test_a_response_in_many_pairs_shows_the_most_judged_and_links_to_all(
         for number, other in enumerate(others)
     )
     client = client_of(researcher)
-    with django_assert_num_queries(4 + 8):  # one of them asks whether there is any version, as none serves
+    with django_assert_num_queries(3 + 8):  # one of them asks whether there is any version, as none serves
         page = client.get(url("response", project, first.pk))
     assert len(page.context["pairs"]) == 50
     assert f"?response={first.pk}" in text_of(page)

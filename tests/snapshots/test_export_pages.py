@@ -85,8 +85,9 @@ def test_a_finished_export_shows_rows_and_what_was_left_out(
 
 def test_downloads(client_of: Callable[[User], Client], researcher: User, done: Export) -> None:
     client = client_of(researcher)
-    data = client.get(f"{PAGE}{done.pk}/data/train.jsonl")
+    data = client.get(f"{PAGE}{done.pk}/data/train.jsonl", headers={"Accept-Encoding": "gzip"})
     assert data.headers["Content-Disposition"] == 'attachment; filename="train.jsonl"'
+    assert "Content-Encoding" not in data.headers
     assert body(data) == (done.folder / "data" / "train.jsonl").read_bytes()
     archive = client.get(f"{PAGE}{done.pk}/capitals-trl-explicit-{done.pk}.zip")
     assert f'filename="capitals-trl-explicit-{done.pk}.zip"' in archive.headers["Content-Disposition"]

@@ -69,25 +69,32 @@ class ProjectRequest(HtmxHttpRequest):
     access: Access
 
 
-def access_of(user: User, project: Project) -> Access:
-    roles = Membership.objects.filter(project=project, user=user).values_list("role", flat=True)
-    return Access(roles=frozenset(roles), is_superuser=user.is_superuser)
+def _entered(user: User, slug: str) -> tuple[Project, Access] | None:
+    """The project with what this user may do in it, by one query (two for a superuser who is no member)."""
+    rows = list(Membership.objects.filter(project__slug=slug, user=user).select_related("project"))
+    project = rows[0].project if rows else None
+    if project is None and user.is_superuser:
+        project = Project.objects.filter(slug=slug).first()
+    if project is None:
+        return None
+    return project, Access(frozenset(row.role for row in rows), user.is_superuser)
 
 
 def project_for(request: HttpRequest, slug: str, needs: Need = "member") -> Project:
     """The project together with the permission; puts `project` and `access` on the request for the templates.
+
+    Asked again in the same request (BodyLimitMiddleware asks before an upload's view) it answers from there.
 
     Raises Http404 for strangers (they don't learn that the project exists) and PermissionDenied, with a message
     that the 403 page shows, for members whose roles don't suffice. Anonymous visitors never get here
     (LoginRequiredMiddleware).
     """
     request = cast(ProjectRequest, request)
-    project = Project.objects.filter(slug=slug).first()
-    if project is None:
+    known = getattr(request, "project", None)
+    entered = (known, request.access) if known and known.slug == slug else _entered(request.user, slug)
+    if entered is None:
         raise Http404("No such project.")
-    access = access_of(request.user, project)
-    if not access.member:
-        raise Http404("No such project.")
+    project, access = entered
     if not getattr(access, needs):
         raise PermissionDenied(_MESSAGES[needs])
     request.project, request.access = project, access

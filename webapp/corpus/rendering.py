@@ -7,10 +7,10 @@ Whatever is lost all the same (a cell too many in a table) makes the text be sho
 
 import re
 import string
+import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from html import escape
 from html.parser import HTMLParser
 from typing import Any
@@ -34,6 +34,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
+from webapp.corpus.kept import Kept
 from webapp.corpus.written import INVISIBLE, as_written, likeness, skeleton
 
 # A formula longer than this, or code longer than that, is shown as written: both are drawn while somebody waits.
@@ -84,7 +85,7 @@ _ATTRIBUTES = {
     **dict.fromkeys(_MATHML, _MATHML_ATTRIBUTES),
 }  # fmt: skip
 # What Markdown may turn into form: marks of emphasis, lists, tables. All else has to be in the page as in the text.
-_MARKS = frozenset(string.punctuation) - {"\\", "&"}
+_MARKS = bytes(ord(sign) for sign in string.punctuation if sign not in "\\&")
 
 _mathml = LatexToMathML()
 _formatter = HtmlFormatter(nowrap=True, classprefix="hl-")
@@ -111,13 +112,18 @@ class Images:
         return not own and not re.search(r"\.svgz?(?:[?#]|$)", path)
 
 
-# A page that compares two texts draws each of them twice.
-@lru_cache(maxsize=32)
+_drawn: Kept[SafeString] = Kept(8 * 2**20, sys.getsizeof)
+
+
 def render_markdown(text: str, images: Images | None = None) -> SafeString:
     """HTML of a Markdown text that is safe to put in a page, and that loses no word of it.
 
     Pictures are boxes with their address; with `images` they are loaded where that allows it.
     """
+    return _drawn.of(lambda: _render_markdown(text, images), text, images)
+
+
+def _render_markdown(text: str, images: Images | None) -> SafeString:
     if _OVERRIDES.search(text):
         return as_written(text)
     try:
@@ -176,24 +182,31 @@ def _visible(text: str) -> str:
     return INVISIBLE.sub("", "".join(text.split()))
 
 
-def _clean(html: str, images: Images | None = None) -> str:
-    return nh3.clean(
-        html,
-        tags=_TAGS | _MATHML | ({"img"} if images else set()),
-        attributes=_ATTRIBUTES,
-        attribute_filter=_no_data_link,
-        url_schemes={"http", "https", "mailto", "data"},
-        link_rel="noopener noreferrer nofollow",
-    )
-
-
 def _no_data_link(tag: str, name: str, value: str) -> str | None:
     return None if name == "href" and value.strip().lower().startswith("data:") else value
 
 
-def _marked(text: str) -> list[str]:
+_LINK_REL = "noopener noreferrer nofollow"
+_cleaner = nh3.Cleaner(
+    tags=_TAGS | _MATHML, attributes=_ATTRIBUTES, url_schemes={"http", "https", "mailto"}, link_rel=_LINK_REL
+)
+# Only a picture's address may begin with "data:".
+_picture_cleaner = nh3.Cleaner(
+    tags=_TAGS | _MATHML | {"img"},
+    attributes=_ATTRIBUTES,
+    attribute_filter=_no_data_link,
+    url_schemes={"http", "https", "mailto", "data"},
+    link_rel=_LINK_REL,
+)
+
+
+def _clean(html: str, images: Images | None = None) -> str:
+    return (_picture_cleaner if images else _cleaner).clean(html)
+
+
+def _marked(text: str) -> bytes:
     """The characters that have to survive, in order."""
-    return [sign for sign in text if sign not in _MARKS and not sign.isspace()]
+    return "".join(text.split()).encode(errors="surrogatepass").translate(None, _MARKS)
 
 
 class _Reader(HTMLParser):

@@ -5,6 +5,7 @@ Each part of a turn stands twice on the page: as it is drawn, and exactly as it 
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from django.utils.safestring import SafeString
 
 from webapp.corpus.conversations import Message
+from webapp.corpus.kept import Kept
 from webapp.corpus.rendering import Images, draw_code, render_markdown
 from webapp.corpus.written import as_written, likeness, look, may_look_alike, written_parts
 
@@ -20,6 +22,10 @@ SCREEN, WIDTH = 24, 80
 PHONE_SCREEN, PHONE_WIDTH = 30, 38
 
 _SHOWN_FIELDS = {"role", "content", "name", "tool_calls", "tool_call_id"}
+
+
+# An answer's text, and its messages if it has several.
+_Said = tuple[str, Sequence[Message] | None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,14 @@ def conversation_of(
     images: Images | None = None,
 ) -> Conversation:
     """A prompt as it is shown; with `fold` a long one begins with its last turn in sight."""
-    offered = list(tools or ())
+    return _conversations.of(
+        lambda: _conversation(messages, list(tools or ()), fold, images), messages, tools, fold, images
+    )
+
+
+def _conversation(
+    messages: Sequence[Message], offered: list[Any], fold: bool, images: Images | None
+) -> Conversation:
     turns = _with_written(_turns(messages, images=images, fold=fold))
     parts = [_part("tool", _json(tool), draw_code(reindented(_json(tool)), "json")) for tool in offered]
     first = _first_in_sight(messages, turns) if fold else 0
@@ -90,7 +103,12 @@ def conversation_of(
 
 def answer_of(answer: Any, rival: Any = None, *, images: Images | None = None) -> Answer:
     """An answer (a Response, or a dict with `text` and maybe `messages`) beside its rival, if it has one."""
-    turns, others = _answer_turns(answer, images), _answer_turns(rival, None) if rival else []
+    own, other = ((_get(each, "text") or "", _get(each, "messages")) for each in (answer, rival or {}))
+    return _answers.of(lambda: _answer(own, other, images), own, other, images)
+
+
+def _answer(own: _Said, other: _Said, images: Images | None) -> Answer:
+    turns, others = _answer_turns(own, images), _answer_turns(other, None)
     sources, rivals = _sources(turns), _sources(others)
     resembles = likeness("\n".join(sources), "\n".join(rivals)) if rivals else ""
     alike = (
@@ -103,11 +121,24 @@ def answer_of(answer: Any, rival: Any = None, *, images: Images | None = None) -
     )
 
 
+def _bytes_of(turns: Sequence[Turn], tools: Sequence[Part] = ()) -> int:
+    parts = [*tools, *(part for turn in turns for part in turn.parts)]
+    return 1000 + sum(
+        sys.getsizeof(text) for part in parts for text in (part.source, part.drawn, part.written)
+    )
+
+
+_conversations: Kept[Conversation] = Kept(
+    8 * 2**20, lambda kept: _bytes_of([*kept.earlier, *kept.turns], kept.tools)
+)
+_answers: Kept[Answer] = Kept(16 * 2**20, lambda kept: _bytes_of(kept.turns))
+
+
 # --- Turns ---
 
 
-def _answer_turns(answer: Any, images: Images | None) -> list[Turn]:
-    text, messages = _get(answer, "text") or "", _get(answer, "messages")
+def _answer_turns(said: _Said, images: Images | None) -> list[Turn]:
+    text, messages = said
     if messages:
         return _turns(messages, images=images)
     return [Turn("", "", [_text(text, images)] if text else [], lines_of(text, WIDTH))]

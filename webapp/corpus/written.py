@@ -35,6 +35,8 @@ _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 
 # How a piece of a text is shown: as its rival has it, otherwise, otherwise in white space, or in look-alike signs.
 _SAME, _OTHER, _SPACED, _SIGNED = range(4)
+# A text in pieces, each with how its rival has it.
+_Pieces = list[tuple[str, int]]
 
 
 def as_written(text: str, rival: str = "") -> SafeString:
@@ -47,13 +49,15 @@ def as_written(text: str, rival: str = "") -> SafeString:
 
 def written_parts(sources: Sequence[str], rivals: Sequence[str] = ()) -> list[SafeString]:
     """Each part as it was written; with rivals, what all parts together don't share with all of theirs is marked."""
-    pieces: list[list[tuple[str, int]]] = [[(source, _SAME)] for source in sources]
-    if rivals and list(rivals) != list(sources):
-        pieces = _compared(sources, rivals)
+    mine, other = tuple(sources), tuple(rivals)
+    pieces: list[_Pieces] = [[(source, _SAME)] for source in mine]
+    if other and mine != other:
+        # a pair is compared once for both of its sides
+        pieces = _compared(mine, other)[0] if mine < other else _compared(other, mine)[1]
     return [_pre(part) for part in pieces]
 
 
-def _pre(pieces: list[tuple[str, int]]) -> SafeString:
+def _pre(pieces: _Pieces) -> SafeString:
     body, last = "", len(pieces) - 1
     for place, (text, kind) in enumerate(pieces):
         shown = _seen(text, kind, first=place == 0, last=place == last)
@@ -108,22 +112,29 @@ def _code(sign: str) -> str:
 # --- Differences ---
 
 
-def _compared(sources: Sequence[str], rivals: Sequence[str]) -> list[list[tuple[str, int]]]:
-    """The parts in pieces, each with how the rivals say it."""
-    mine, other = _tokens(sources, _WORDS), _tokens(rivals, _WORDS)
+@lru_cache(maxsize=8)
+def _compared(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[list[_Pieces], list[_Pieces]]:
+    """The parts of both in pieces, each with how the other one says it."""
+    mine, other = _tokens(first, _WORDS), _tokens(second, _WORDS)
     if len(mine) * len(other) > COMPARED:
-        mine, other = _tokens(sources, _LINES), _tokens(rivals, _LINES)
-    parts: list[list[tuple[str, int]]] = [[]]
+        mine, other = _tokens(first, _LINES), _tokens(second, _LINES)
+    parts: tuple[list[_Pieces], list[_Pieces]] = [[]], [[]]
     for tag, start, end, from_other, to_other in _opcodes(mine, other):
-        kind = _SAME if tag == "equal" else _kind(mine[start:end], other[from_other:to_other])
-        for token in mine[start:end]:
-            if token is None:
-                parts.append([])
-            elif parts[-1] and parts[-1][-1][1] == kind:
-                parts[-1][-1] = (parts[-1][-1][0] + token, kind)
-            else:
-                parts[-1].append((token, kind))
+        said = mine[start:end], other[from_other:to_other]
+        kind = _SAME if tag == "equal" else _kind(*said)
+        for tokens, found in zip(said, parts, strict=True):
+            _add(tokens, kind, found)
     return parts
+
+
+def _add(tokens: Sequence[str | None], kind: int, parts: list[_Pieces]) -> None:
+    for token in tokens:
+        if token is None:
+            parts.append([])
+        elif parts[-1] and parts[-1][-1][1] == kind:
+            parts[-1][-1] = (parts[-1][-1][0] + token, kind)
+        else:
+            parts[-1].append((token, kind))
 
 
 def _tokens(texts: Sequence[str], pattern: re.Pattern[str]) -> list[str | None]:
@@ -195,9 +206,9 @@ def may_look_alike(first: str, second: str) -> bool:
 _FORMULAS = re.compile(r"\$+[^$]*\$+|\\\(.*?\\\)|\\\[.*?\\\]", re.DOTALL)
 
 
-def _letters(text: str) -> str:
-    signs = skeleton(_FORMULAS.sub("", text))
-    return "".join(sign for sign in signs if sign not in string.punctuation and not sign.isspace())
+def _letters(text: str) -> bytes:
+    signs = _spaceless(skeleton(_FORMULAS.sub("", text)))
+    return signs.encode(errors="surrogatepass").translate(None, string.punctuation.encode())
 
 
 def look(html: str) -> list[Any]:

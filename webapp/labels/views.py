@@ -31,8 +31,8 @@ from webapp.labels.histories import (
 from webapp.labels.models import Assignment, Judgement, QualityLabel
 from webapp.labels.names import labellers_and_members
 
-_AHEAD = 2
-"""Cards a page holds: the one in sight and the next."""
+_AHEAD = 3
+"""Cards a page holds: the one in sight and the next two, so that two answers may be on their way."""
 
 _PAGE = 25
 
@@ -65,7 +65,7 @@ def _standing(
         "open_count": numbers.open,
         "last": last,
     }
-    if not cards and not numbers.held:
+    if not cards and (not numbers.held or project.archived_at is not None):
         # An empty project, all done, or others hold the last places.
         said |= {
             "nothing": True,
@@ -83,13 +83,14 @@ def _undoable(project: Project, user: User) -> uuid.UUID | None:
 @never_cache
 @require_GET
 def annotate(request: HtmxHttpRequest, slug: str) -> HttpResponse:
-    """The card to judge now, with the next one behind it."""
+    """The card to judge now, with the next ones behind it."""
     project = project_for(request, slug, "annotate")
     cards: list[Card] = []
-    if project.archived_at is not None:
-        return render(request, "labels/annotate.html", {"cards": cards, "nothing": True})
-    reserved, numbers = queue.cards_and_standing(project=project, annotator=request.user, count=_AHEAD)
-    cards = cards_for(reserved)
+    if project.archived_at is None:
+        reserved, numbers = queue.cards_and_standing(project=project, annotator=request.user, count=_AHEAD)
+        cards = cards_for(reserved)
+    else:
+        numbers = standing(project=project, annotator=request.user)
     if cards:
         cards[0].shown_at = timezone.now()
     last = _undoable(project, request.user)
