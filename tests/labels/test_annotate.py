@@ -469,15 +469,13 @@ class TestQueries:
         for number in range(prompts):
             make_prompt(project, f"p{number}", ["one", "two", "three"])
         client.get(ANNOTATE)
-        # Renew and read the own cards (2), texts and former answers (2), judged, open (3), what an undo takes back.
-        with django_assert_num_queries(self.WHO + 2 + 2 + 1 + 3 + 1):
+        # The own cards with their texts, the numbers, what an undo takes back.
+        with django_assert_num_queries(self.WHO + 3):
             client.get(ANNOTATE)
         card, *ahead = Assignment.objects.order_by("pk")
-        # Storing: the card for the view and for the service; savepoint, lock, state, former rows; own place, counter,
-        # close, judgement; former levels, two counters and two rows; release. Then the following card: renew and read,
-        # most started, two counts, choice; savepoint, take, check, create, release. Then the page as above.
-        storing, following = 2 + 4 + 4 + 5 + 1, 2 + 4 + 5
-        with django_assert_num_queries(self.WHO + storing + following + 2 + 1 + 3 + 1):
+        # The card; savepoint, close it, count its place, judgement, levels, two counters; the next: choose, take,
+        # reserve; what changed in numbers, release.
+        with django_assert_num_queries(self.WHO + 1 + 6 + 3 + 2):
             post(client, card, revision="0", holding=",".join(str(other.key) for other in ahead), **WHOLE)
 
     @pytest.mark.parametrize("asks", ["both", "levels"])

@@ -9,6 +9,7 @@ import pytest
 from django.test import Client
 
 from webapp.accounts.models import User
+from webapp.corpus.counters import counters_forget
 from webapp.corpus.models import Project, Prompt, Response
 from webapp.labels.cards import CONTRADICTIONS
 from webapp.labels.contradictions import contradiction
@@ -376,6 +377,7 @@ class TestSkips:
     def test_of_lone_responses(self, client: Client, project: Project, three: None) -> None:
         Project.objects.update(asks="levels")
         Response.objects.update(wanted=2)
+        counters_forget(project.pk)
         client.get(ANNOTATE)
         card = Assignment.objects.earliest("pk")
         assert "Skipped <time" in post(client, card, skip="1").content.decode()
