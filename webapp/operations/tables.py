@@ -163,7 +163,7 @@ def rows_load(model: Table, lines: Iterable[bytes]) -> None:
                         copy.write_row(row)
             else:
                 places = ", ".join(["%s"] * len(convert))
-                statement = f"INSERT INTO {table} ({names}) VALUES ({places})"
+                statement = f"INSERT INTO {table} ({names}) VALUES ({places})"  # noqa: S608 - names of our models
                 for batch in _batches(rows):
                     cursor.executemany(statement, batch)
     except (TypeError, ValueError) as error:
