@@ -122,7 +122,7 @@ class TestPage:
         assert "Question p?" in page
         for key in ["a", "b", "t", "x", "s", "c", "u"]:
             assert f"<kbd>{key}</kbd>" in page or f">{key}</kbd>" in page
-        assert "You: 0 judged</span> · about 3 open for you" in page
+        assert "You: 0 judged · about 3 open for you" in page
 
     def test_neither_names_nor_identities_are_in_the_source(self, client: Client, three: None) -> None:
         page = client.get(ANNOTATE).content.decode()
@@ -229,7 +229,7 @@ class TestSubmit:
         saved = timezone.localtime(Judgement.objects.get().created_at)
         assert "Saved <time data-clock" in text
         assert saved.strftime("%H:%M:%S") in text
-        assert "You: 1 judged</span> · about 2 open for you" in text
+        assert "You: 1 judged · about 2 open for you" in text
         keys = re.findall(r'data-key="([^"]+)"', text)
         assert len(keys) == 1
         assert keys[0] not in (str(card.key), str(ahead.key))
