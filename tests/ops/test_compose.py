@@ -80,7 +80,9 @@ def test_all_parts_are_there(services: dict[str, Any]) -> None:
     assert services["gpu-worker"]["profiles"] == ["gpu"]
     assert services["proxy"]["profiles"] == ["proxy"]
     assert services["web-replica"]["profiles"] == ["scaled"]
-    assert services["web-replica"]["networks"]["default"]["aliases"] == ["web"], "the name that the proxy asks for"
+    assert services["web-replica"]["networks"]["default"]["aliases"] == ["web"], (
+        "the name that the proxy asks for"
+    )
     for part in ("environment", "volumes", "healthcheck", "depends_on"):
         assert services["web-replica"][part] == services["web"][part]
     for name, service in services.items():
