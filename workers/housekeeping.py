@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from django.conf import settings
-from django.db import DatabaseError, connection
 
 from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.benchmarks.services import measurements_due
@@ -28,6 +27,7 @@ from webapp.jobs import ACTIVE, Job, State
 from webapp.keeping import files_held
 from webapp.labels.checking import counters_check
 from webapp.labels.queue import reservations_expire
+from webapp.locks import short_waits
 from webapp.operations.disk import disk_measure
 from webapp.snapshots.models import Export
 from webapp.training.models import ModelExport, Remeasurement, TrainingRun
@@ -51,30 +51,16 @@ LEFT_AFTER_SECONDS = 3600.0
 
 
 def tick() -> None:
-    """Each part by itself: one that fails doesn't keep the others from their work."""
-    with _short_waits():
+    """Each part by itself: one that fails doesn't keep the others from their work.
+
+    None waits for an import's locks: what can't be done now is done at a later tick.
+    """
+    with short_waits():
         for part in (jobs_reap, jobs_send_again, reservations_expire, retrain_all_due, measurements_due):
             try:
                 part()
             except Exception:
                 logger.exception("tick: %s failed", part.__name__)
-
-
-@contextlib.contextmanager
-def _short_waits() -> Iterator[None]:
-    """Housekeeping waits for no import's locks: what it can't do now it does at a later tick."""
-    short, usual = (
-        ("SET lock_timeout = '2s'", "SET lock_timeout = DEFAULT")
-        if connection.vendor == "postgresql"
-        else ("PRAGMA busy_timeout = 2000", "PRAGMA busy_timeout = 30000")
-    )
-    with connection.cursor() as cursor:
-        cursor.execute(short)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(DatabaseError), connection.cursor() as cursor:
-            cursor.execute(usual)
 
 
 def counters_check_all() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from django.core import mail
-from django.core.cache import cache
 from django.test import Client
 
 from tests.accounts.test_operator import NEW
@@ -29,7 +28,6 @@ def sent() -> list[Any]:
 @pytest.fixture
 def on(settings: Any) -> None:
     settings.MAIL_IS_ON = True
-    cache.clear()
 
 
 @pytest.fixture

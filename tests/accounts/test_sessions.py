@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.sessions.models import Session
-from django.core.cache import cache
+from django.core.cache import caches
 from django.test import Client
 from django.utils import timezone
 
@@ -95,7 +95,7 @@ def test_last_seen_is_written_once_a_minute(uma: User) -> None:
     row = UserSession.objects.get()
     client.get("/account/")
     assert UserSession.objects.get().last_seen == row.last_seen
-    cache.delete(f"seen:{client.session.session_key}")
+    caches["local"].delete(f"seen:{client.session.session_key}")
     client.get("/account/")
     again = UserSession.objects.get()
     assert again.last_seen > row.last_seen

@@ -74,9 +74,17 @@ def test_all_parts_are_there(services: dict[str, Any]) -> None:
         "score-worker",
         "housekeeping",
         "proxy",
+        "web-replica",
+        "pgbouncer",
     } <= set(services)
     assert services["gpu-worker"]["profiles"] == ["gpu"]
     assert services["proxy"]["profiles"] == ["proxy"]
+    assert services["web-replica"]["profiles"] == ["scaled"]
+    assert services["web-replica"]["networks"]["default"]["aliases"] == ["web"], (
+        "the name that the proxy asks for"
+    )
+    for part in ("environment", "volumes", "healthcheck", "depends_on"):
+        assert services["web-replica"][part] == services["web"][part]
     for name, service in services.items():
         if name == "migrate":
             assert service["healthcheck"] == {"disable": True}, "its image asks for a web server"
@@ -156,7 +164,7 @@ def test_commands_name_what_exists(command: list[str]) -> None:
         if "-Q" in command:
             assert command[command.index("-Q") + 1] in ("default", "train", "score", "housekeeping")
     else:
-        assert program in ("pg_isready", "redis-server", "redis-cli", "wget")
+        assert program in ("pg_isready", "redis-server", "redis-cli", "wget", "psql", "sh")
 
 
 def test_a_queue_without_reader_is_not_left(services: dict[str, Any]) -> None:
@@ -186,7 +194,7 @@ def test_the_proxy_has_the_limit_of_uploads(services: dict[str, Any]) -> None:
     """And each name that its file asks for is handed to it."""
     text = (REPOSITORY / "docs" / "Caddyfile").read_text()
     assert "max_size {$CALIPER_MAX_UPLOAD_MB:200}MiB" in text
-    assert "reverse_proxy web:8000" in text
+    assert "dynamic a web 8000" in text
     assert set(re.findall(r"\{\$(\w+)", text)) == set(services["proxy"]["environment"])
     assert str(services["proxy"]["environment"]["CALIPER_MAX_UPLOAD_MB"]) == str(
         settings.MAX_UPLOAD_BYTES // 1024**2

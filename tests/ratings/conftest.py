@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from django.core.cache import cache
+from django.core.cache import caches
 from django.db.models import F
 
 from webapp.accounts.models import User
@@ -49,7 +49,7 @@ def peaked(mean: float, spread: float = 1.2) -> list[float]:
 @pytest.fixture(autouse=True)
 def empty_cache() -> None:
     """Pages cache by version and by label count, and a test's rows get the keys of the test before."""
-    cache.clear()
+    caches["local"].clear()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from django.core.cache import cache
+from django.core.cache import caches
 from django.test import Client
 from django.utils import timezone
 
@@ -189,12 +189,12 @@ def test_a_row_without_labels_then_is_fair_where_the_group_is_held_out_now(
 ) -> None:
     older, newer = two
     older.predictions.filter(response__prompt__external_id__in=["p1", "p2"]).update(split="unlabelled")
-    cache.clear()
+    caches["local"].clear()
     assert comparison(newer, older, project).pairs == 3 * (GROUPS - 3)
     newer.metrics = newer.metrics | {"split": {"unit": "group", "held_out": ["p1", "p2", "p3"]}}
     newer.save()
     older.predictions.filter(response__external_id="p2-r1").update(split="train")
-    cache.clear()
+    caches["local"].clear()
     assert comparison(newer, older, project).pairs == 3 * (GROUPS - 2), "p2 is learnt of, p1 is not"
 
 
@@ -261,7 +261,7 @@ def test_as_many_queries_for_many_rows(
     assert page.context["page"].object_list
     few = Judgement.objects.order_by("pk")[3:].values("pk")
     Judgement.objects.filter(pk__in=list(few.values_list("pk", flat=True))).delete()
-    cache.clear()
+    caches["local"].clear()
     client = client_of(researcher)
     with django_assert_max_num_queries(len(asked)):
         client.get(address)

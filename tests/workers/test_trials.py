@@ -8,7 +8,7 @@ from typing import Any
 import celery
 import pytest
 import torch
-from django.core.cache import cache
+from django.core.cache import caches
 
 import webapp.celery
 from tests.rewards.conftest import rows, tiny_encoder  # noqa: F401 - fixtures
@@ -31,7 +31,7 @@ TEXTS = {1: "water it weekly and give it light", 3: "no idea", 4: "water it", 8:
 @pytest.fixture(autouse=True)
 def _no_model_in_memory() -> Iterator[None]:
     trials._kept.clear()
-    cache.clear()
+    caches["local"].clear()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

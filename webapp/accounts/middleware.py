@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from django.core.cache import cache
+from django.core.cache import caches
 from django.http import HttpRequest, HttpResponse
 
 from webapp.accounts import services
@@ -26,7 +26,7 @@ class SignedInMiddleware:
         # Shared computers: neither the browser's cache nor its Back button shows pages after the sign-out.
         response.headers.setdefault("Cache-Control", "no-store, private")
         key = request.session.session_key
-        if key and cache.add(f"seen:{key}", True, SEEN_EVERY_SECONDS):
+        if key and caches["local"].add(f"seen:{key}", True, SEEN_EVERY_SECONDS):
             device_remember(request=request, response=response, name=request.user.username)
             services.session_seen(request=request, user=request.user, key=key)
         return response

@@ -1,7 +1,7 @@
 """Reads that several pages share: which versions serve, what they predict, and what that says about pairs.
 
 A version's predictions never change; labels are only added, and so are predictions, when a version is measured again.
-So what is computed from all of them is kept in Django's cache, and the key names the version and the newest labels.
+So what is computed from all of them is kept in the process's cache; the key names the version and the newest labels.
 The key has times and digests too, so that two databases with one cache never take each other's entries.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from django.core.cache import cache
+from django.core.cache import caches
 from django.db.models import Count, Q
 
 from webapp.corpus.models import Method, Pair, Project, Response
@@ -30,7 +30,8 @@ T = TypeVar("T")
 
 
 def kept(key: str, make: Callable[[], T]) -> T:
-    """What `make` returns, kept in Django's cache under the key."""
+    """What `make` returns, kept in the process's cache under the key."""
+    cache = caches["local"]
     found: T | None = cache.get(key)
     if found is None:
         found = make()
