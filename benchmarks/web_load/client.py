@@ -162,6 +162,7 @@ class Annotator:
     # After a broken request: wait and send the same again, as the page's Save does.
     insists: bool = False
     deck: dict[str, dict[str, str]] = field(default_factory=dict)
+    since_page: int = 0
     intents: list[Intent] = field(default_factory=list)
 
     async def sign_in(self) -> None:
@@ -172,15 +173,14 @@ class Annotator:
         assert reply.status == 302, f"{self.name} could not sign in: {reply.status}"
 
     async def step(self, intended: float) -> bool:
-        if not self.deck or len(self.intents) % RELOAD_EVERY == RELOAD_EVERY - 1:
-            self.deck = {}
-            page = await self._timed("page", intended, lambda: self.browser.ask("GET", self._path()))
-            self._take(page.text)
-            intended = time.perf_counter()
-        if not self.deck:
-            return False
-        await self._save(intended)
-        return True
+        if self.deck and self.since_page < RELOAD_EVERY:
+            await self._save(intended)
+            self.since_page += 1
+            return True
+        page = await self._timed("page", intended, lambda: self.browser.ask("GET", self._path()))
+        self.deck, self.since_page = {}, 0
+        self._take(page.text)
+        return bool(self.deck)
 
     def _path(self, key: str = "") -> str:
         return f"/p/{self.slug}/annotate/" + (f"{key}/" if key else "")

@@ -109,8 +109,9 @@ def tell(name: str, noted: Noted, seconds: float) -> float:
 
 def tell_cpu(installation: Installation, before: dict[str, float], saves: int) -> None:
     used = installation.used()
-    words = (f"{name} {1000 * (used[name] - before.get(name, 0.0)) / max(1, saves):.1f}" for name in used)
-    print(f"  CPU ms a judgement: {', '.join(words)}", flush=True)
+    spent = {name: 1000 * (used[name] - before.get(name, 0.0)) / max(1, saves) for name in used}
+    words = ", ".join(f"{name} {ms:.1f}" for name, ms in spent.items())
+    print(f"  CPU ms a judgement: {words}; two free cores: {2000 / sum(spent.values()):.0f}/s", flush=True)
 
 
 def counted(
@@ -197,6 +198,8 @@ async def _big(installation: Installation, count: int, options: Options) -> list
     tell_cpu(installation, before, len(noted.seconds["save"]))
     bar = f"judgements/s, {count} people without thinking, big, PostgreSQL"
     lines = [Line(bar, f"{rate:.1f}", ">= 60", rate >= 60)]
+    for person in people:
+        person.deck = {}  # everybody opens the page anew
     before = installation.used()
     took = await play(people, options.seconds, think=THINK_SECONDS)
     noted = gather(people)
