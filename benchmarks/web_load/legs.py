@@ -259,7 +259,7 @@ def _sizes(name: str, small: int, large: int, options: Options, *, postgres: boo
 def kills(options: Options) -> list[Line]:
     """8 people judge a project to its end while a web process, a worker and Redis are killed."""
     with installed(postgres=True, people=8, overlap=3, asks="both") as installation:
-        installation.load(SLUG, options.size(600), votes=False)
+        installation.load(SLUG, options.size(300), votes=False)
         installation.ready()
         return asyncio.run(_kills(installation))
 
@@ -269,15 +269,15 @@ async def _kills(installation: Installation) -> list[Line]:
     await sign_in(people)
 
     def strike() -> None:
-        for process in (installation.offspring("web")[0], installation.offspring("default")[0]):
-            time.sleep(3)
-            process.kill()
-            print(f"  kill -9 of {process.pid}", flush=True)
+        time.sleep(3)
+        installation.offspring("web")[0].kill()
+        time.sleep(3)
+        installation.children["default"].kill()
         time.sleep(3)
         installation.children["redis"].terminate()
-        print("  Redis told to end; it is started again", flush=True)
+        print("  kill -9 of a web process and of a worker; Redis told to end and started again", flush=True)
 
-    took = await play(people, 300, to_the_end=True, meanwhile=strike)
+    took = await play(people, 600, to_the_end=True, meanwhile=strike)
     tell("to the end", gather(people), took)
     return [counted(installation, people, "kills", complete=True)]
 
