@@ -24,6 +24,7 @@ from django.db.models.functions import Greatest
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Pair, Response
+from webapp.importing.loading import Table, iso
 from webapp.importing.report import shorten
 from webapp.importing.shapes import LevelRecord, VoteRecord
 from webapp.importing.spool import CHUNK, Where, in_chunks
@@ -33,6 +34,14 @@ from webapp.labels.models import Source as LabelSource
 from webapp.labels.names import imported_username
 
 logger = logging.getLogger(__name__)
+
+VOTE = (
+    "supersedes_id", "client_key", "pair_id", "annotator_id", "verdict", "strength", "reasons", "comment", "left",
+    "shown_at", "created_at", "policy", "propensity", "contradiction_kept",
+)  # fmt: skip
+LEVEL = (
+    "supersedes_id", "client_key", "response_id", "annotator_id", "level", "comment", "created_at",
+)  # fmt: skip
 
 _SWAPPED = {"a": "b", "b": "a"}
 
@@ -83,6 +92,10 @@ class LabelWriter:
         self.judged: dict[int, int] = defaultdict(int)
         self.labelled: dict[int, int] = defaultdict(int)
         self.preview_votes: dict[int, list[dict[str, str]]] = defaultdict(list)
+        self._now = iso(corpus.now)
+        same = {"source": LabelSource.IMPORT, "origin_id": corpus.origin and corpus.origin.pk}
+        self._vote_rows = Table(Judgement, VOTE, **same)
+        self._level_rows = Table(QualityLabel, LEVEL, **same)
 
     def _look_up_annotators(self, names: Iterable[str]) -> None:
         missing = sorted({name for name in names if name not in self.annotators})
@@ -90,17 +103,15 @@ class LabelWriter:
         for username, pk in User.objects.filter(username__in=usernames).values_list("username", "pk"):
             name = usernames.pop(username)
             self.annotators[name] = _Annotator(name, pk, fresh=False)
-        fresh = [
-            (
-                _Annotator(name, 0, fresh=True),
-                User(
-                    username=username, kind=User.Kind.IMPORTED, is_active=False, password=make_password(None)
-                ),
-            )
-            for username, name in usernames.items()
+        users = [
+            User(username=username, kind=User.Kind.IMPORTED, is_active=False, password=make_password(None))
+            for username in usernames
         ]
-        self.corpus.create(User, fresh)  # type: ignore[arg-type]
-        self.annotators |= {annotator.name: annotator for annotator, _ in fresh}
+        if self.write:
+            User.objects.bulk_create(users)
+        for user, name in zip(users, usernames.values(), strict=True):
+            pk = user.pk if self.write else self.corpus.stand_in()
+            self.annotators[name] = _Annotator(name, pk, fresh=True)
 
     def _annotator(self, name: str, before: _Said | None) -> _Annotator:
         """The imported annotator of that name, or the person whose own word has come back."""
@@ -219,7 +230,7 @@ class LabelWriter:
             for (_, record, _), before in zip(votes, known, strict=True)
             if before is None or not before.by_person
         )
-        fresh: list[Judgement] = []
+        fresh: list[tuple[Any, ...]] = []
         for (where, record, pair), before in zip(votes, known, strict=True):
             annotator = self._annotator(record.annotator, before)
             key, what = (pair.pk, annotator.pk), (record.verdict, record.strength)
@@ -247,35 +258,34 @@ class LabelWriter:
             )
             if self.write:
                 fresh.append(self._judgement(record, pair, annotator, old))
-        self._store(Judgement, fresh)
+        self._store(self._vote_rows, fresh)
 
     def _judgement(
         self, record: VoteRecord, pair: Known, annotator: _Annotator, old: _Said | None
-    ) -> Judgement:
-        return Judgement(
-            pair_id=pair.pk,
-            annotator_id=annotator.pk,
-            verdict=record.verdict,
-            strength=record.strength,
-            reasons=list(record.reasons),
-            comment=record.comment,
-            left=record.left,
-            shown_at=datetime.fromisoformat(record.shown_at) if record.shown_at else None,
-            created_at=datetime.fromisoformat(record.created_at) if record.created_at else self.corpus.now,
-            policy=record.policy,
-            propensity=record.propensity,
-            contradiction_kept=record.contradiction_kept,
-            source=LabelSource.IMPORT,
-            origin=self.corpus.origin,
-            client_key=f"import:{pair.pk}:{annotator.pk}:{old.pk if old else 0}",
-            supersedes_id=old.pk if old else None,
+    ) -> tuple[Any, ...]:
+        """Values of VOTE."""
+        return (
+            old and old.pk,
+            f"import:{pair.pk}:{annotator.pk}:{old.pk if old else 0}",
+            pair.pk,
+            annotator.pk,
+            record.verdict,
+            record.strength,
+            list(record.reasons),
+            record.comment,
+            record.left,
+            record.shown_at,
+            record.created_at or self._now,
+            record.policy,
+            record.propensity,
+            record.contradiction_kept,
         )
 
-    def _store(self, model: type[Judgement] | type[QualityLabel], rows: Sequence[Any]) -> None:
-        replaced = [row.supersedes_id for row in rows if row.supersedes_id]
-        for pks in in_chunks(replaced, CHUNK):
-            model._default_manager.filter(pk__in=pks).update(is_current=False)
-        model._default_manager.bulk_create(rows)
+    def _store(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write labels, whose first value is the key of the one that they supersede."""
+        for pks in in_chunks((row[0] for row in rows if row[0]), CHUNK):
+            table.model._default_manager.filter(pk__in=pks).update(is_current=False)
+        table.write(rows)
 
     # --- Levels ---
 
@@ -296,7 +306,7 @@ class LabelWriter:
             for (_, record, _), before in zip(levels, known, strict=True)
             if before is None or not before.by_person
         )
-        fresh = []
+        fresh: list[tuple[Any, ...]] = []
         for (where, record, response), before in zip(levels, known, strict=True):
             annotator = self._annotator(record.annotator, before)
             key, what = (response.pk, annotator.pk), (record.level,)
@@ -314,21 +324,17 @@ class LabelWriter:
             self.labelled[response.pk] += 1 - (replaced is not None and replaced.what[0] != "retracted")
             if self.write:
                 fresh.append(
-                    QualityLabel(
-                        response_id=response.pk,
-                        annotator_id=annotator.pk,
-                        level=record.level,
-                        comment=record.comment,
-                        created_at=datetime.fromisoformat(record.created_at)
-                        if record.created_at
-                        else corpus.now,
-                        source=LabelSource.IMPORT,
-                        origin=self.corpus.origin,
-                        client_key=f"import:{response.pk}:{annotator.pk}:{replaced.pk if replaced else 0}",
-                        supersedes_id=replaced.pk if replaced else None,
+                    (
+                        replaced and replaced.pk,
+                        f"import:{response.pk}:{annotator.pk}:{replaced.pk if replaced else 0}",
+                        response.pk,
+                        annotator.pk,
+                        record.level,
+                        record.comment,
+                        record.created_at or self._now,
                     )
                 )
-        self._store(QualityLabel, fresh)
+        self._store(self._level_rows, fresh)
 
     # --- Counters ---
 
