@@ -24,6 +24,7 @@ from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.benchmarks.services import measurements_due
 from webapp.broker import redis_client
 from webapp.corpus.models import Import
+from webapp.importing.batches import imports_settle
 from webapp.jobs import ACTIVE, Job, State
 from webapp.keeping import files_held
 from webapp.labels.queue import reservations_expire
@@ -52,7 +53,14 @@ LEFT_AFTER_SECONDS = 3600.0
 def tick() -> None:
     """Each part by itself: one that fails doesn't keep the others from their work."""
     with _short_waits():
-        for part in (jobs_reap, jobs_send_again, reservations_expire, retrain_all_due, measurements_due):
+        for part in (
+            jobs_reap,
+            imports_settle,
+            jobs_send_again,
+            reservations_expire,
+            retrain_all_due,
+            measurements_due,
+        ):
             try:
                 part()
             except Exception:

@@ -10,7 +10,7 @@ from django.utils import timezone
 from webapp.accounts.models import User
 from webapp.corpus.access import check_not_archived
 from webapp.corpus.audit import Action, audit, changes
-from webapp.corpus.models import Invitation, Membership, Pair, Project, Response
+from webapp.corpus.models import Import, Invitation, Membership, Pair, Project, Response
 
 INVITATION_DAYS = 14
 
@@ -113,9 +113,11 @@ def project_save(*, project: Project, actor: User | None = None) -> None:
     if changed := changes(before, project, [field.attname for field in Project._meta.concrete_fields]):
         audit(project=project, actor=actor, action=Action.SETTINGS_CHANGED, detail=changed)
     wanted = project.overlap if project.asks_pairs else 0
-    Pair.objects.of(project).exclude(wanted=wanted).update(wanted=wanted)
+    # What an import has yet to open follows when it does.
+    closed = Import.objects.filter(project=project).unfinished()
+    Pair.objects.of(project).exclude(origin__in=closed).exclude(wanted=wanted).update(wanted=wanted)
     lone = 0 if project.asks_pairs else project.overlap
-    Response.objects.of(project).exclude(wanted=lone).update(wanted=lone)
+    Response.objects.of(project).exclude(origin__in=closed).exclude(wanted=lone).update(wanted=lone)
 
 
 def people_known_to(admin: User) -> QuerySet[User]:

@@ -107,8 +107,9 @@ class LabelWriter:
             User(username=username, kind=User.Kind.IMPORTED, is_active=False, password=make_password(None))
             for username in usernames
         ]
-        if self.write:
-            User.objects.bulk_create(users)
+        if self.write and users:
+            with self.corpus.batch():
+                User.objects.bulk_create(users)
         for user, name in zip(users, usernames.values(), strict=True):
             pk = user.pk if self.write else self.corpus.stand_in()
             self.annotators[name] = _Annotator(name, pk, fresh=True)
@@ -221,9 +222,8 @@ class LabelWriter:
                 reasons = [_other_side(reason) for reason in record.reasons]
                 record = record._replace(verdict=verdict, left=left, reasons=reasons)
             votes.append((where, record, pair))
-        said = self._current(
-            Judgement, "pair", {pair.pk for _, _, pair in votes if not pair.fresh}, ("verdict", "strength")
-        )
+        old_pairs = {pair.pk for _, _, pair in votes if not pair.fresh}
+        said = self._current(Judgement, "pair", old_pairs, ("verdict", "strength"))
         known = [self._before(said, pair.pk, record.annotator) for _, record, pair in votes]
         self._look_up_annotators(
             record.annotator
@@ -258,7 +258,7 @@ class LabelWriter:
             )
             if self.write:
                 fresh.append(self._judgement(record, pair, annotator, old))
-        self._store(self._vote_rows, fresh)
+        self._store(self._vote_rows, fresh, self.judged, old_pairs)
 
     def _judgement(
         self, record: VoteRecord, pair: Known, annotator: _Annotator, old: _Said | None
@@ -281,11 +281,21 @@ class LabelWriter:
             record.contradiction_kept,
         )
 
-    def _store(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Write labels, whose first value is the key of the one that they supersede."""
-        for pks in in_chunks((row[0] for row in rows if row[0]), CHUNK):
-            table.model._default_manager.filter(pk__in=pks).update(is_current=False)
-        table.write(rows)
+    def _store(
+        self, table: Table, rows: Sequence[tuple[Any, ...]], counts: dict[int, int], old: set[int]
+    ) -> None:
+        """Write labels, whose first value is the key of the one that they supersede.
+
+        In batches, the counters of what was there before go with them: they are in the queue's hands already.
+        """
+        if not rows:
+            return
+        with self.corpus.batch():
+            for pks in in_chunks((row[0] for row in rows if row[0]), CHUNK):
+                table.model._default_manager.filter(pk__in=pks).update(is_current=False)
+            table.write(rows)
+            if self.corpus.batches is not None:
+                self._add({pk: counts.pop(pk) for pk in old & counts.keys()}, pairs=counts is self.judged)
 
     # --- Levels ---
 
@@ -334,7 +344,7 @@ class LabelWriter:
                         record.created_at or self._now,
                     )
                 )
-        self._store(self._level_rows, fresh)
+        self._store(self._level_rows, fresh, self.labelled, old)
 
     # --- Counters ---
 
@@ -345,14 +355,24 @@ class LabelWriter:
         """
         if not self.write:
             return
-        for delta, pks in _by_value(self.judged).items():
-            for chunk in in_chunks(pks, CHUNK):
-                Pair.objects.filter(pk__in=chunk).update(
-                    judged=F("judged") + delta, wanted=Greatest(F("wanted"), F("judged") + delta)
-                )
-        for delta, pks in _by_value(self.labelled).items():
-            for chunk in in_chunks(pks, CHUNK):
-                Response.objects.filter(pk__in=chunk).update(labelled=F("labelled") + delta)
+        for counts in (self.judged, self.labelled):
+            for chunk in in_chunks(sorted(counts), CHUNK):
+                with self.corpus.batch():
+                    # In batches these are new, and nothing is wanted of them before they are opened.
+                    self._add(
+                        {pk: counts[pk] for pk in chunk},
+                        pairs=counts is self.judged,
+                        wanted=self.corpus.batches is None,
+                    )
+
+    def _add(self, counts: dict[int, int], *, pairs: bool, wanted: bool = True) -> None:
+        """To pairs' `judged`, and `wanted` where it becomes more than that; or to responses' `labelled`."""
+        for delta, pks in _by_value(counts).items():
+            if pairs:
+                raised = {"wanted": Greatest(F("wanted"), F("judged") + delta)} if wanted else {}
+                Pair.objects.filter(pk__in=pks).update(judged=F("judged") + delta, **raised)
+            else:
+                Response.objects.filter(pk__in=pks).update(labelled=F("labelled") + delta)
 
 
 def _by_value(counts: dict[int, int]) -> dict[int, list[int]]:

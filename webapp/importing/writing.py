@@ -8,14 +8,25 @@ new rows get negative stand-ins for primary keys. `importing.services` orders th
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from webapp.corpus.models import Import, Pair, Project, Prompt, Response, messages_digest, text_digest
+from webapp.corpus.models import (
+    Import,
+    ImportQuerySet,
+    Pair,
+    Project,
+    Prompt,
+    Response,
+    messages_digest,
+    text_digest,
+)
 from webapp.corpus.pairing import pairs_to_make
 from webapp.importing import fields
+from webapp.importing.batches import batch
 from webapp.importing.loading import Table
 from webapp.importing.reading import Problem, Source
 from webapp.importing.report import Problems, Report
@@ -49,7 +60,9 @@ class CorpusWriter:
         *,
         write: bool,
         origin: Import | None = None,
+        batches: ImportQuerySet | None = None,
     ) -> None:
+        """With `batches` each chunk is a transaction, made while its row is among those, and asked of nobody yet."""
         self.project, self.sources, self.spool, self.problems, self.report = (
             project,
             sources,
@@ -57,7 +70,7 @@ class CorpusWriter:
             problems,
             report,
         )
-        self.write, self.origin = write, origin
+        self.write, self.origin, self.batches = write, origin, batches
         self.now = timezone.now()
         self.prompts: dict[str, Known] = {}
         self.responses: dict[str, Known] = {}
@@ -71,14 +84,16 @@ class CorpusWriter:
         self._prompt_rows = Table(
             Prompt, ("id", "external_id", "messages", "tools", "digest", "group"), **same
         )
+        # In batches nothing is asked of anybody until all is there.
+        wanted = project.overlap if batches is None else 0
         self._response_rows = Table(
             Response,
             ("id", "prompt_id", "external_id", "text", "messages", "digest", "author", "metadata"),
-            wanted=0 if project.asks_pairs else project.overlap,
+            wanted=0 if project.asks_pairs else wanted,
             **same,
         )
         self._pair_rows = Table(
-            Pair, ("id", "external_id", "response_a_id", "response_b_id"), wanted=project.overlap, **same
+            Pair, ("id", "external_id", "response_a_id", "response_b_id"), wanted=wanted, **same
         )
         self.preview_pairs: list[Known] = []
 
@@ -109,9 +124,15 @@ class CorpusWriter:
             for known, _ in rows:
                 known.pk = self.stand_in()
             return
-        for (known, _), pk in zip(rows, keys := table.keys(len(rows)), strict=True):
-            known.pk = pk
-        table.write([(pk, *row) for pk, (_, row) in zip(keys, rows, strict=True)])
+        if not rows:
+            return
+        with self.batch():
+            for (known, _), pk in zip(rows, keys := table.keys(len(rows)), strict=True):
+                known.pk = pk
+            table.write([(pk, *row) for pk, (_, row) in zip(keys, rows, strict=True)])
+
+    def batch(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.batches is None else batch(self.batches)
 
     def stand_in(self) -> int:
         self._stand_in -= 1
