@@ -8,7 +8,7 @@ from django.db import IntegrityError, transaction
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Import, Pair, Project, Prompt, Response
-from webapp.importing.loading import Table, iso
+from webapp.importing.loading import Loader, iso
 from webapp.labels.models import Judgement, QualityLabel, Source
 
 ODD = "tab\tline\nreturn\r back\\slash \\N “quoted” 'single' %s %% {} \u2028 \U0001f600 \x01"
@@ -35,8 +35,8 @@ def test_every_column_is_as_the_model_stores_it(project: Project) -> None:
         name = "client_key" if "client_key" in one else "external_id"
         values = {**one, name: f"{one[name]} too"}
         values = {key: iso(value) if isinstance(value, datetime) else value for key, value in values.items()}
-        table = Table(model, list(values), **same)
-        table.write([tuple(values.values())])
+        with transaction.atomic(), Loader() as loader:
+            loader.table(model, list(values), **same).write([tuple(values.values())])
         written = model.objects.get(**{name: values[name]})
         assert columns(written) == columns(model.objects.get(pk=stored.pk))
         return stored, written
@@ -52,9 +52,9 @@ def test_every_column_is_as_the_model_stores_it(project: Project) -> None:
         Response, {"external_id": "s", "messages": messages, "metadata": {"k": ODD}, **answer}, **same
     )
     pair = Pair.objects.create(project=project, external_id="q", response_a=a, response_b=b)
-    Table(Pair, ("external_id", "response_a_id", "response_b_id"), project_id=project.pk).write(
-        [("q2", a.pk, c.pk), ("q3", c.pk, b.pk)]
-    )
+    with transaction.atomic(), Loader() as loader:
+        pairs = loader.table(Pair, ("external_id", "response_a_id", "response_b_id"), project_id=project.pk)
+        pairs.write([("q2", a.pk, c.pk), ("q3", c.pk, b.pk)])
     written = Pair.objects.get(external_id="q3")
     ends = {"response_a_id", "response_b_id", "created_at"}
     assert {k: v for k, v in columns(written).items() if k not in ends} == {
@@ -88,11 +88,19 @@ def test_every_column_is_as_the_model_stores_it(project: Project) -> None:
 
 
 def test_keys_are_the_next_ones_and_what_is_refused_is_an_integrity_error(project: Project) -> None:
-    table = Table(
-        Prompt, ("id", "external_id", "messages", "tools", "digest", "group"), project_id=project.pk
-    )
-    first, second = table.keys(2)
-    table.write([(first, "p1", [], [], "d", ""), (second, "p2", [], [], "d", "")])
-    assert Prompt.objects.create(project=project, external_id="p3", messages=[], digest="d").pk > second
-    with pytest.raises(IntegrityError), transaction.atomic():
-        table.write([(key, "p1", [], [], "d", "") for key in table.keys(1)])
+    columns = ("id", "external_id", "messages", "tools", "digest", "group")
+    with transaction.atomic(), Loader() as loader:
+        table = loader.table(Prompt, columns, expected=3, project_id=project.pk)
+        first, second = table.keys(2)
+        table.write([(first, "p1", [], [], "d", ""), (second, "p2", [], [], "d", "")])
+        table.write([(key, "p3", [], [], "d", "") for key in table.keys(1)])
+    assert Prompt.objects.create(project=project, external_id="p4", messages=[], digest="d").pk > second
+
+    def again() -> None:
+        with transaction.atomic(), Loader() as loader:
+            table = loader.table(Prompt, columns, project_id=project.pk)
+            table.write([(key, "p1", [], [], "d", "") for key in table.keys(1)])
+
+    with pytest.raises(IntegrityError):
+        again()
+    assert Prompt.objects.count() == 4

@@ -79,6 +79,21 @@ class _Said:
         self.annotator_pk, self.by_person = annotator_pk, by_person
 
 
+class _Earlier:
+    """What the files said so far, and in which row, by (pair or response, annotator): two small numbers each."""
+
+    def __init__(self) -> None:
+        self._said: dict[int, int] = {}
+        self._words: dict[tuple[Any, ...], int] = {}
+
+    def get(self, key: tuple[int, int]) -> tuple[tuple[Any, ...], int] | None:
+        said = self._said.get((key[0] << 32) + key[1])
+        return None if said is None else (list(self._words)[said & 0xFF], said >> 8)
+
+    def note(self, key: tuple[int, int], what: tuple[Any, ...], row: int) -> None:
+        self._said[(key[0] << 32) + key[1]] = row << 8 | self._words.setdefault(what, len(self._words))
+
+
 class LabelWriter:
     """Finds or writes annotators, votes and levels of an import. Stand-ins and counts as in CorpusWriter."""
 
@@ -87,15 +102,14 @@ class LabelWriter:
         self.annotators: dict[str, _Annotator] = {}
         self.people: dict[str, _Annotator] = {}
         # What the files themselves said so far, by (pair or response, annotator).
-        self._votes: dict[tuple[int, int], tuple[tuple[Any, ...], int]] = {}
-        self._levels: dict[tuple[int, int], tuple[tuple[Any, ...], int]] = {}
+        self._votes, self._levels = _Earlier(), _Earlier()
         self.judged: dict[int, int] = defaultdict(int)
         self.labelled: dict[int, int] = defaultdict(int)
         self.preview_votes: dict[int, list[dict[str, str]]] = defaultdict(list)
         self._now = iso(corpus.now)
-        same = {"source": LabelSource.IMPORT, "origin_id": corpus.origin and corpus.origin.pk}
-        self._vote_rows = Table(Judgement, VOTE, **same)
-        self._level_rows = Table(QualityLabel, LEVEL, **same)
+        same: dict[str, Any] = {"source": LabelSource.IMPORT, "origin_id": corpus.origin and corpus.origin.pk}
+        self._vote_rows = corpus.loader.table(Judgement, VOTE, **same)
+        self._level_rows = corpus.loader.table(QualityLabel, LEVEL, **same)
 
     def _look_up_annotators(self, names: Iterable[str]) -> None:
         missing = sorted({name for name in names if name not in self.annotators})
@@ -163,7 +177,7 @@ class LabelWriter:
         record: VoteRecord | LevelRecord,
         key: tuple[int, int],
         what: tuple[Any, ...],
-        earlier: dict[tuple[int, int], tuple[tuple[Any, ...], int]],
+        earlier: "_Earlier",
         said: _Said | None,
     ) -> str | None:
         """new, present or changed; None if the row is left out (and why is reported)."""
@@ -237,7 +251,7 @@ class LabelWriter:
             outcome = self._verdict(where, "verdict", record, key, what, self._votes, before)
             if outcome is None or outcome == "repeated":
                 continue
-            self._votes[key] = (what, where.row)
+            self._votes.note(key, what, where.row)
             self._met(annotator)
             self.report.count("votes", "found")
             self.report.count("votes", outcome)
@@ -323,7 +337,7 @@ class LabelWriter:
             outcome = self._verdict(where, "level", record, key, what, self._levels, before)
             if outcome is None or outcome == "repeated":
                 continue
-            self._levels[key] = (what, where.row)
+            self._levels.note(key, what, where.row)
             self._met(annotator)
             self.report.count("levels", "found")
             self.report.count("levels", outcome)

@@ -6,9 +6,11 @@ tuple lacks gets the value that the model's default gives it, as with `bulk_crea
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import repeat
-from typing import Any
+from typing import Any, Self
 
 from django.db import connection
 from django.db.models import DateTimeField, Field, JSONField, Model
@@ -16,15 +18,75 @@ from django.db.models import DateTimeField, Field, JSONField, Model
 NULL = r"\N"
 
 
+# Keys that are asked for at a time.
+KEYS = 5000
+
+
+class Loader:
+    """The tables of one load, inside a transaction of the caller's.
+
+    On PostgreSQL a COPY goes on in a thread while the next rows are made; whatever else is asked of the connection
+    waits for it, and so does the end. Foreign keys are checked meanwhile too, not all of them at the commit.
+    """
+
+    def __init__(self) -> None:
+        self._copies = connection.vendor == "postgresql" and connection.in_atomic_block
+        self._copy: Future[None] | None = None
+
+    def table(self, model: type[Model], columns: Sequence[str], *, expected: int = 0, **same: Any) -> "Table":
+        return Table(self, model, columns, expected=expected, **same)
+
+    def __enter__(self) -> Self:
+        self._stack = ExitStack().__enter__()
+        if self._copies:
+            self._thread = self._stack.enter_context(ThreadPoolExecutor(1))
+            self._stack.enter_context(connection.execute_wrapper(self._in_turn))
+            self._check("IMMEDIATE")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        with self._stack:
+            if self._copies and kind is None:
+                self._check("DEFERRED")  # waits for the last COPY, as all questions do
+
+    def _check(self, when: str) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET CONSTRAINTS ALL {when}")
+
+    def copy(self, sql: str, data: str) -> None:
+        self._wait()
+        self._copy = self._thread.submit(_copy, connection.connection, sql, data)
+
+    def _wait(self) -> None:
+        copy, self._copy = self._copy, None
+        if copy is not None:
+            with connection.wrap_database_errors:
+                copy.result()
+
+    def _in_turn(self, execute: Callable[..., Any], *arguments: Any) -> Any:
+        self._wait()
+        return execute(*arguments)
+
+
+def _copy(postgres: Any, sql: str, data: str) -> None:
+    with postgres.cursor() as cursor, cursor.copy(sql) as copy:
+        copy.write(data)
+
+
 class Table:
     """Where an import's new rows of one model go.
 
     `columns` are attnames in the order of the rows' values, `same` what all rows have. Times are ISO texts in UTC with
-    microseconds (as fields.time_of makes them), "" or None where there is none. Raises IntegrityError.
+    microseconds (as fields.time_of makes them), "" or None where there is none. At most about `expected` rows come.
+    Raises IntegrityError, on PostgreSQL only with what is asked next.
     """
 
-    def __init__(self, model: type[Model], columns: Sequence[str], **same: Any) -> None:
-        self.model, self._copies = model, connection.vendor == "postgresql"
+    def __init__(
+        self, loader: Loader, model: type[Model], columns: Sequence[str], *, expected: int, **same: Any
+    ) -> None:
+        self.model, self._loader, self._copies = model, loader, connection.vendor == "postgresql"
+        self._expected = expected
+        self._keys: list[int] = []
         fields: dict[str, Field[Any, Any]] = {
             field.attname or "": field for field in model._meta.concrete_fields
         }
@@ -55,21 +117,26 @@ class Table:
 
     def keys(self, number: int) -> Sequence[int]:
         """Primary keys for so many rows to come. On SQLite they are free until the transaction ends."""
-        if not number:
-            return []
         name = self.model._meta.db_table
-        with connection.cursor() as cursor:
-            if self._copies:
-                sql = "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)"
-                cursor.execute(sql, [name, number])
-                return [key for (key,) in cursor.fetchall()]
-            cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = %s", [name])
-            first = (cursor.fetchone() or (0,))[0] + 1
+        if not self._copies:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = %s", [name])
+                first = (cursor.fetchone() or (0,))[0] + 1
             return range(first, first + number)
+        if (missing := number - len(self._keys)) > 0:
+            # For several chunks, since each question waits for the COPY that goes on.
+            asked = max(missing, min(KEYS, self._expected))
+            self._expected -= asked
+            with connection.cursor() as cursor:
+                sql = "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)"
+                cursor.execute(sql, [name, asked])
+                self._keys += [key for (key,) in cursor.fetchall()]
+        keys, self._keys = self._keys[:number], self._keys[number:]
+        return keys
 
     def write(self, rows: Sequence[tuple[Any, ...]]) -> None:
         if not rows:
-            return
+            return None
         columns: list[Iterable[Any]] = [
             encode(values) for (_, encode), values in zip(self._given, zip(*rows, strict=True), strict=True)
         ]
@@ -77,13 +144,12 @@ class Table:
             made = [field.get_default() for _ in rows]
             columns.append(encode([iso(value) if isinstance(value, datetime) else value for value in made]))
         encoded = zip(*columns, *(repeat(value) for value in self._same))  # noqa: B905 - these have no end
+        if self._copies:
+            return self._loader.copy(self._sql, "\n".join(map("\t".join, encoded)) + "\n")
         with connection.cursor() as cursor, connection.wrap_database_errors:
-            if self._copies:
-                with cursor.copy(self._sql) as copy:
-                    copy.write("\n".join(map("\t".join, encoded)) + "\n")
-            else:
-                # Past Django, which would look for its own marks in the statement for each row.
-                cursor.connection.executemany(self._sql, encoded)
+            # Past Django, which would look for its own marks in the statement for each row.
+            cursor.connection.executemany(self._sql, encoded)
+        return None
 
     def _encoder(self, field: "Field[Any, Any]") -> Callable[[Sequence[Any]], Iterable[Any]]:
         """A function of a column's values: as texts of COPY, or as SQLite takes them."""

@@ -27,6 +27,7 @@ from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Import, ImportQuerySet, Project
 from webapp.importing.batches import import_open, import_settle, imports_settle, running
 from webapp.importing.labels import LabelWriter
+from webapp.importing.loading import Loader
 from webapp.importing.mapping import Mapping, Reader
 from webapp.importing.preview import first_items, preview_write
 from webapp.importing.reading import ImportRefused, Source, expanded, printable
@@ -239,14 +240,23 @@ def import_files(
                         "Another import of the project is being written. Wait until it has ended."
                     )
             row = None if dry_run or origin is None else origin(report)
-            corpus = CorpusWriter(
-                project, sources, spool, problems, report, write=not dry_run, origin=row, batches=batches
-            )
-            _walk(corpus, spool, report, total, progress)
-            if not report.found:
-                raise ImportRefused(
-                    f"Nothing could be used: every row has a problem. The first: {problems.first}"
+            with Loader() as loader:
+                corpus = CorpusWriter(
+                    project,
+                    sources,
+                    spool,
+                    problems,
+                    report,
+                    loader,
+                    write=not dry_run,
+                    origin=row,
+                    batches=batches,
                 )
+                _walk(corpus, spool, report, total, progress)
+                if not report.found:
+                    raise ImportRefused(
+                        f"Nothing could be used: every row has a problem. The first: {problems.first}"
+                    )
             preview_write(folder, report.preview)
             report.seconds = time.monotonic() - started
             if not dry_run:

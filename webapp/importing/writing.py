@@ -27,7 +27,7 @@ from webapp.corpus.models import (
 from webapp.corpus.pairing import pairs_to_make
 from webapp.importing import fields
 from webapp.importing.batches import batch
-from webapp.importing.loading import Table
+from webapp.importing.loading import Loader, Table
 from webapp.importing.reading import Problem, Source
 from webapp.importing.report import Problems, Report
 from webapp.importing.shapes import PairRecord, PromptRecord, ResponseRecord
@@ -57,6 +57,7 @@ class CorpusWriter:
         spool: Spool,
         problems: Problems,
         report: Report,
+        loader: Loader,
         *,
         write: bool,
         origin: Import | None = None,
@@ -70,7 +71,7 @@ class CorpusWriter:
             problems,
             report,
         )
-        self.write, self.origin, self.batches = write, origin, batches
+        self.write, self.origin, self.batches, self.loader = write, origin, batches, loader
         self.now = timezone.now()
         self.prompts: dict[str, Known] = {}
         self.responses: dict[str, Known] = {}
@@ -80,21 +81,35 @@ class CorpusWriter:
         self._aliases: dict[str, tuple[Known, bool]] = {}
         self._left_out: dict[tuple[str, str], Where] = {}
         self._stand_in = 0
-        same = {"project_id": project.pk, "origin_id": origin and origin.pk, "created_at": self.now}
-        self._prompt_rows = Table(
-            Prompt, ("id", "external_id", "messages", "tools", "digest", "group"), **same
+        same: dict[str, Any] = {
+            "project_id": project.pk,
+            "origin_id": origin and origin.pk,
+            "created_at": self.now,
+        }
+        self._prompt_rows = loader.table(
+            Prompt,
+            ("id", "external_id", "messages", "tools", "digest", "group"),
+            expected=spool.sizes["prompts"],
+            **same,
         )
         # In batches nothing is asked of anybody until all is there.
         wanted = project.overlap if batches is None else 0
-        self._response_rows = Table(
+        self._response_rows = loader.table(
             Response,
             ("id", "prompt_id", "external_id", "text", "messages", "digest", "author", "metadata"),
+            expected=spool.sizes["responses"],
             wanted=0 if project.asks_pairs else wanted,
             **same,
         )
-        self._pair_rows = Table(
-            Pair, ("id", "external_id", "response_a_id", "response_b_id"), wanted=wanted, **same
+        self._pair_rows = loader.table(
+            Pair,
+            ("id", "external_id", "response_a_id", "response_b_id"),
+            expected=spool.sizes["pairs"] + spool.sizes["implied"],
+            wanted=wanted,
+            **same,
         )
+        # Of what the project has none of nothing need be looked up; nobody else adds any meanwhile.
+        self._none = {name for name in self._KEYS if not self._existing(name).exists()}
         self.preview_pairs: list[Known] = []
 
     # --- Shared steps ---
@@ -147,6 +162,8 @@ class CorpusWriter:
 
     def look_up(self, record_type: str, known: dict[str, Known], ids: Iterable[str]) -> None:
         """Load those of the ids that the project has and that aren't known yet."""
+        if record_type in self._none:
+            return
         missing = sorted({id for id in ids if id not in known})
         for chunk in in_chunks(missing, CHUNK):
             for pk, external_id, *key in (
