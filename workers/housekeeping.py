@@ -23,6 +23,7 @@ from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.benchmarks.services import measurements_due
 from webapp.broker import redis_client
 from webapp.corpus.models import Import, Project
+from webapp.importing.batches import imports_settle
 from webapp.jobs import ACTIVE, Job, State
 from webapp.keeping import files_held
 from webapp.labels.checking import counters_check
@@ -56,7 +57,14 @@ def tick() -> None:
     None waits for an import's locks: what can't be done now is done at a later tick.
     """
     with short_waits():
-        for part in (jobs_reap, jobs_send_again, reservations_expire, retrain_all_due, measurements_due):
+        for part in (
+            jobs_reap,
+            imports_settle,
+            jobs_send_again,
+            reservations_expire,
+            retrain_all_due,
+            measurements_due,
+        ):
             try:
                 part()
             except Exception:

@@ -19,7 +19,7 @@ from webapp.corpus.counters import QueueCounter as QueueCounter  # a model is fo
 from webapp.corpus.options import Method, RunRefused, Tuning, check_options, project_options
 from webapp.corpus.queued import Queued, open_index
 from webapp.corpus.reason_tags import TagRefused, check_tags
-from webapp.jobs import Job, State
+from webapp.jobs import Job, JobQuerySet, State
 
 
 class ProjectQuerySet(models.QuerySet["Project"]):
@@ -486,8 +486,20 @@ class Pair(Queued):
         return self.external_id
 
 
+class ImportQuerySet(JobQuerySet):
+    def unfinished(self) -> "ImportQuerySet":
+        """Those that are there in part: SQLite's, which are written in batches, until they are whole or taken back."""
+        return self.filter(phase__in=[Import.IN_BATCHES, Import.OPENING])
+
+
 class Import(Job):
-    """One upload into a project: the file, what was found in it, and what was written."""
+    """One upload into a project: the file, what was found in it, and what was written.
+
+    On SQLite what it brings is written in short transactions and asked of nobody: phase IN_BATCHES. One that ends there
+    is taken back. From OPENING on it is whole; its pairs and responses are opened, by whoever goes on with it.
+    """
+
+    IN_BATCHES, OPENING = "in batches", "opening"
 
     task = "workers.tasks.import_file"
 
@@ -527,6 +539,8 @@ class Import(Job):
     # Counts found and written, the first rows as a preview, the first errors: see importing.report.Report.
     report = models.JSONField(default=dict, blank=True)
     undone_at = models.DateTimeField(null=True, blank=True)
+
+    objects = ImportQuerySet.as_manager()  # type: ignore[misc]
 
     class Meta:
         ordering = ["-pk"]
@@ -587,6 +601,8 @@ class Import(Job):
             "reading": "reading the files",
             "checking": "comparing with what is there",
             "writing": "writing",
+            self.IN_BATCHES: "writing",
+            self.OPENING: "opening what was written",
         }
         return phases.get(self.phase, "starting")
 

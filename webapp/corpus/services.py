@@ -11,7 +11,7 @@ from webapp.accounts.models import User
 from webapp.corpus.access import check_not_archived
 from webapp.corpus.audit import Action, audit, changes
 from webapp.corpus.counters import counters_forget
-from webapp.corpus.models import Invitation, Membership, Pair, Project, Response
+from webapp.corpus.models import Import, Invitation, Membership, Pair, Project, Response
 
 INVITATION_DAYS = 14
 
@@ -114,9 +114,13 @@ def project_save(*, project: Project, actor: User | None = None) -> None:
     if changed := changes(before, project, [field.attname for field in Project._meta.concrete_fields]):
         audit(project=project, actor=actor, action=Action.SETTINGS_CHANGED, detail=changed)
     wanted = project.overlap if project.asks_pairs else 0
-    moved = Pair.objects.of(project).exclude(wanted=wanted).update(wanted=wanted)
+    # What an import has yet to open follows when it does.
+    closed = Import.objects.filter(project=project).unfinished()
+    pairs = Pair.objects.of(project).exclude(origin__in=closed)
+    moved = pairs.exclude(wanted=wanted).update(wanted=wanted)
     lone = 0 if project.asks_pairs else project.overlap
-    moved += Response.objects.of(project).exclude(wanted=lone).update(wanted=lone)
+    responses = Response.objects.of(project).exclude(origin__in=closed)
+    moved += responses.exclude(wanted=lone).update(wanted=lone)
     if moved:
         counters_forget(project.pk)
 

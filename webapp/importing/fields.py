@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.utils import timezone
 from django.utils.duration import duration_iso_string
 
 from webapp.importing.cells import parsed_cell
@@ -37,7 +36,7 @@ class RowError(Exception):
 
 def is_visible(text: str) -> bool:
     """Whether anything of the text can be seen. The text itself is never changed for that."""
-    return any(
+    return "!" <= text[:1] <= "~" or any(
         not character.isspace()
         and character not in INVISIBLE
         and not "\ufe00" <= character <= "\ufe0f"
@@ -70,6 +69,10 @@ def refuse_unreadable(field: str, value: Any) -> None:
 
 def check_text(field: str, value: Any, *, limit: int, empty: bool = False) -> str:
     """The value, if it is a text that both databases can keep: no NUL, no half surrogates, at most `limit` bytes."""
+    # Most texts are plain; every field of every row comes through here.
+    plain = type(value) is str and value.isascii() and len(value) <= limit and "\x00" not in value
+    if plain and "!" <= value[:1] <= "~":
+        return value
     refuse_unreadable(field, value)
     if not _is_present(value) and value != "":
         raise RowError(field, "is empty (null).", "Give it a text, or leave the row out.")
@@ -124,6 +127,14 @@ def _control_character(text: str) -> tuple[int, str] | None:
 def id_of(row: Row, field: str) -> str:
     """An id or a name: text (or a whole number) of at most 200 characters without control characters."""
     value = row.get(field)
+    if (
+        type(value) is str
+        and value.isascii()
+        and value.isprintable()
+        and len(value) <= MAX_ID
+        and value[:1] > " "
+    ):
+        return value
     if not _is_present(value):
         raise RowError(field, "is missing.", "Add it.")
     # pandas turns a column of whole numbers into 1.0, 2.0 when one is missing.
@@ -167,6 +178,8 @@ def comment_of(row: Row, field: str) -> str:
 
 def choice_of(row: Row, field: str, choices: Sequence[str]) -> str:
     value = row.get(field)
+    if type(value) is str and value in choices:
+        return value
     if not _is_present(value):
         raise RowError(field, "is missing.", f"Write one of: {', '.join(choices)}.")
     if value not in choices:
@@ -203,6 +216,8 @@ def number_from(field: str, value: Any, low: float, high: float) -> float | None
 
     A comma is read as the decimal one, unless it may as well part thousands.
     """
+    if type(value) in (int, float) and low <= value <= high:
+        return value
     refuse_unreadable(field, value)
     if _is_no_number(value):
         return None
@@ -248,11 +263,11 @@ def integer_of(row: Row, field: str, low: int, high: int) -> int | None:
 def boolean_of(row: Row, field: str) -> bool | None:
     """True or false, also as 1 and 0, yes and no, and as text; None where it is not given."""
     value = row.get(field)
+    if value is None or value is True or value is False:
+        return value
     refuse_unreadable(field, value)
     if _is_no_number(value):
         return None
-    if isinstance(value, bool):
-        return value
     if isinstance(value, int | float | Decimal) and value in (0, 1):
         return bool(value)
     if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
@@ -261,9 +276,14 @@ def boolean_of(row: Row, field: str) -> bool | None:
     raise RowError(field, f"is {shown}.", "Write true or false.")
 
 
+EPOCH, DAY = datetime(1970, 1, 1, tzinfo=UTC), timedelta(days=1)
+
+
 def time_of(row: Row, field: str) -> str:
     """An ISO time in UTC with microseconds, "" where it is absent. A time without a zone is taken as UTC."""
     value: Any = row.get(field)
+    if value is None:
+        return ""
     refuse_unreadable(field, value)
     if _is_no_number(value):
         return ""
@@ -275,7 +295,7 @@ def time_of(row: Row, field: str) -> str:
         moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (TypeError, ValueError, OverflowError):
         raise RowError(field, f"is not a time: {str(value)[:40]!r}.", remedy) from None
-    if not datetime(1970, 1, 1, tzinfo=UTC) <= moment <= timezone.now() + timedelta(days=1):
+    if not EPOCH <= moment <= datetime.now(UTC) + DAY:
         raise RowError(field, f"lies before 1970 or in the future: {str(value)[:40]!r}.", remedy)
     return moment.isoformat(timespec="microseconds")
 

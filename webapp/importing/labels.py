@@ -24,6 +24,7 @@ from django.db.models.functions import Greatest
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Pair, Response
+from webapp.importing.loading import Table, iso
 from webapp.importing.report import shorten
 from webapp.importing.shapes import LevelRecord, VoteRecord
 from webapp.importing.spool import CHUNK, Where, in_chunks
@@ -33,6 +34,14 @@ from webapp.labels.models import Source as LabelSource
 from webapp.labels.names import imported_username
 
 logger = logging.getLogger(__name__)
+
+VOTE = (
+    "supersedes_id", "client_key", "pair_id", "annotator_id", "verdict", "strength", "reasons", "comment", "left",
+    "shown_at", "created_at", "policy", "propensity", "contradiction_kept",
+)  # fmt: skip
+LEVEL = (
+    "supersedes_id", "client_key", "response_id", "annotator_id", "level", "comment", "created_at",
+)  # fmt: skip
 
 _SWAPPED = {"a": "b", "b": "a"}
 
@@ -70,6 +79,21 @@ class _Said:
         self.annotator_pk, self.by_person = annotator_pk, by_person
 
 
+class _Earlier:
+    """What the files said so far, and in which row, by (pair or response, annotator): two small numbers each."""
+
+    def __init__(self) -> None:
+        self._said: dict[int, int] = {}
+        self._words: dict[tuple[Any, ...], int] = {}
+
+    def get(self, key: tuple[int, int]) -> tuple[tuple[Any, ...], int] | None:
+        said = self._said.get((key[0] << 32) + key[1])
+        return None if said is None else (list(self._words)[said & 0xFF], said >> 8)
+
+    def note(self, key: tuple[int, int], what: tuple[Any, ...], row: int) -> None:
+        self._said[(key[0] << 32) + key[1]] = row << 8 | self._words.setdefault(what, len(self._words))
+
+
 class LabelWriter:
     """Finds or writes annotators, votes and levels of an import. Stand-ins and counts as in CorpusWriter."""
 
@@ -78,11 +102,14 @@ class LabelWriter:
         self.annotators: dict[str, _Annotator] = {}
         self.people: dict[str, _Annotator] = {}
         # What the files themselves said so far, by (pair or response, annotator).
-        self._votes: dict[tuple[int, int], tuple[tuple[Any, ...], int]] = {}
-        self._levels: dict[tuple[int, int], tuple[tuple[Any, ...], int]] = {}
+        self._votes, self._levels = _Earlier(), _Earlier()
         self.judged: dict[int, int] = defaultdict(int)
         self.labelled: dict[int, int] = defaultdict(int)
         self.preview_votes: dict[int, list[dict[str, str]]] = defaultdict(list)
+        self._now = iso(corpus.now)
+        same: dict[str, Any] = {"source": LabelSource.IMPORT, "origin_id": corpus.origin and corpus.origin.pk}
+        self._vote_rows = corpus.loader.table(Judgement, VOTE, **same)
+        self._level_rows = corpus.loader.table(QualityLabel, LEVEL, **same)
 
     def _look_up_annotators(self, names: Iterable[str]) -> None:
         missing = sorted({name for name in names if name not in self.annotators})
@@ -90,17 +117,16 @@ class LabelWriter:
         for username, pk in User.objects.filter(username__in=usernames).values_list("username", "pk"):
             name = usernames.pop(username)
             self.annotators[name] = _Annotator(name, pk, fresh=False)
-        fresh = [
-            (
-                _Annotator(name, 0, fresh=True),
-                User(
-                    username=username, kind=User.Kind.IMPORTED, is_active=False, password=make_password(None)
-                ),
-            )
-            for username, name in usernames.items()
+        users = [
+            User(username=username, kind=User.Kind.IMPORTED, is_active=False, password=make_password(None))
+            for username in usernames
         ]
-        self.corpus.create(User, fresh)  # type: ignore[arg-type]
-        self.annotators |= {annotator.name: annotator for annotator, _ in fresh}
+        if self.write and users:
+            with self.corpus.batch():
+                User.objects.bulk_create(users)
+        for user, name in zip(users, usernames.values(), strict=True):
+            pk = user.pk if self.write else self.corpus.stand_in()
+            self.annotators[name] = _Annotator(name, pk, fresh=True)
 
     def _annotator(self, name: str, before: _Said | None) -> _Annotator:
         """The imported annotator of that name, or the person whose own word has come back."""
@@ -151,7 +177,7 @@ class LabelWriter:
         record: VoteRecord | LevelRecord,
         key: tuple[int, int],
         what: tuple[Any, ...],
-        earlier: dict[tuple[int, int], tuple[tuple[Any, ...], int]],
+        earlier: "_Earlier",
         said: _Said | None,
     ) -> str | None:
         """new, present or changed; None if the row is left out (and why is reported)."""
@@ -210,23 +236,22 @@ class LabelWriter:
                 reasons = [_other_side(reason) for reason in record.reasons]
                 record = record._replace(verdict=verdict, left=left, reasons=reasons)
             votes.append((where, record, pair))
-        said = self._current(
-            Judgement, "pair", {pair.pk for _, _, pair in votes if not pair.fresh}, ("verdict", "strength")
-        )
+        old_pairs = {pair.pk for _, _, pair in votes if not pair.fresh}
+        said = self._current(Judgement, "pair", old_pairs, ("verdict", "strength"))
         known = [self._before(said, pair.pk, record.annotator) for _, record, pair in votes]
         self._look_up_annotators(
             record.annotator
             for (_, record, _), before in zip(votes, known, strict=True)
             if before is None or not before.by_person
         )
-        fresh: list[Judgement] = []
+        fresh: list[tuple[Any, ...]] = []
         for (where, record, pair), before in zip(votes, known, strict=True):
             annotator = self._annotator(record.annotator, before)
             key, what = (pair.pk, annotator.pk), (record.verdict, record.strength)
             outcome = self._verdict(where, "verdict", record, key, what, self._votes, before)
             if outcome is None or outcome == "repeated":
                 continue
-            self._votes[key] = (what, where.row)
+            self._votes.note(key, what, where.row)
             self._met(annotator)
             self.report.count("votes", "found")
             self.report.count("votes", outcome)
@@ -247,35 +272,44 @@ class LabelWriter:
             )
             if self.write:
                 fresh.append(self._judgement(record, pair, annotator, old))
-        self._store(Judgement, fresh)
+        self._store(self._vote_rows, fresh, self.judged, old_pairs)
 
     def _judgement(
         self, record: VoteRecord, pair: Known, annotator: _Annotator, old: _Said | None
-    ) -> Judgement:
-        return Judgement(
-            pair_id=pair.pk,
-            annotator_id=annotator.pk,
-            verdict=record.verdict,
-            strength=record.strength,
-            reasons=list(record.reasons),
-            comment=record.comment,
-            left=record.left,
-            shown_at=datetime.fromisoformat(record.shown_at) if record.shown_at else None,
-            created_at=datetime.fromisoformat(record.created_at) if record.created_at else self.corpus.now,
-            policy=record.policy,
-            propensity=record.propensity,
-            contradiction_kept=record.contradiction_kept,
-            source=LabelSource.IMPORT,
-            origin=self.corpus.origin,
-            client_key=f"import:{pair.pk}:{annotator.pk}:{old.pk if old else 0}",
-            supersedes_id=old.pk if old else None,
+    ) -> tuple[Any, ...]:
+        """Values of VOTE."""
+        return (
+            old and old.pk,
+            f"import:{pair.pk}:{annotator.pk}:{old.pk if old else 0}",
+            pair.pk,
+            annotator.pk,
+            record.verdict,
+            record.strength,
+            list(record.reasons),
+            record.comment,
+            record.left,
+            record.shown_at,
+            record.created_at or self._now,
+            record.policy,
+            record.propensity,
+            record.contradiction_kept,
         )
 
-    def _store(self, model: type[Judgement] | type[QualityLabel], rows: Sequence[Any]) -> None:
-        replaced = [row.supersedes_id for row in rows if row.supersedes_id]
-        for pks in in_chunks(replaced, CHUNK):
-            model._default_manager.filter(pk__in=pks).update(is_current=False)
-        model._default_manager.bulk_create(rows)
+    def _store(
+        self, table: Table, rows: Sequence[tuple[Any, ...]], counts: dict[int, int], old: set[int]
+    ) -> None:
+        """Write labels, whose first value is the key of the one that they supersede.
+
+        In batches, the counters of what was there before go with them: they are in the queue's hands already.
+        """
+        if not rows:
+            return
+        with self.corpus.batch():
+            for pks in in_chunks((row[0] for row in rows if row[0]), CHUNK):
+                table.model._default_manager.filter(pk__in=pks).update(is_current=False)
+            table.write(rows)
+            if self.corpus.batches is not None:
+                self._add({pk: counts.pop(pk) for pk in old & counts.keys()}, pairs=counts is self.judged)
 
     # --- Levels ---
 
@@ -296,14 +330,14 @@ class LabelWriter:
             for (_, record, _), before in zip(levels, known, strict=True)
             if before is None or not before.by_person
         )
-        fresh = []
+        fresh: list[tuple[Any, ...]] = []
         for (where, record, response), before in zip(levels, known, strict=True):
             annotator = self._annotator(record.annotator, before)
             key, what = (response.pk, annotator.pk), (record.level,)
             outcome = self._verdict(where, "level", record, key, what, self._levels, before)
             if outcome is None or outcome == "repeated":
                 continue
-            self._levels[key] = (what, where.row)
+            self._levels.note(key, what, where.row)
             self._met(annotator)
             self.report.count("levels", "found")
             self.report.count("levels", outcome)
@@ -314,21 +348,17 @@ class LabelWriter:
             self.labelled[response.pk] += 1 - (replaced is not None and replaced.what[0] != "retracted")
             if self.write:
                 fresh.append(
-                    QualityLabel(
-                        response_id=response.pk,
-                        annotator_id=annotator.pk,
-                        level=record.level,
-                        comment=record.comment,
-                        created_at=datetime.fromisoformat(record.created_at)
-                        if record.created_at
-                        else corpus.now,
-                        source=LabelSource.IMPORT,
-                        origin=self.corpus.origin,
-                        client_key=f"import:{response.pk}:{annotator.pk}:{replaced.pk if replaced else 0}",
-                        supersedes_id=replaced.pk if replaced else None,
+                    (
+                        replaced and replaced.pk,
+                        f"import:{response.pk}:{annotator.pk}:{replaced.pk if replaced else 0}",
+                        response.pk,
+                        annotator.pk,
+                        record.level,
+                        record.comment,
+                        record.created_at or self._now,
                     )
                 )
-        self._store(QualityLabel, fresh)
+        self._store(self._level_rows, fresh, self.labelled, old)
 
     # --- Counters ---
 
@@ -339,14 +369,24 @@ class LabelWriter:
         """
         if not self.write:
             return
-        for delta, pks in _by_value(self.judged).items():
-            for chunk in in_chunks(pks, CHUNK):
-                Pair.objects.filter(pk__in=chunk).update(
-                    judged=F("judged") + delta, wanted=Greatest(F("wanted"), F("judged") + delta)
-                )
-        for delta, pks in _by_value(self.labelled).items():
-            for chunk in in_chunks(pks, CHUNK):
-                Response.objects.filter(pk__in=chunk).update(labelled=F("labelled") + delta)
+        for counts in (self.judged, self.labelled):
+            for chunk in in_chunks(sorted(counts), CHUNK):
+                with self.corpus.batch():
+                    # In batches these are new, and nothing is wanted of them before they are opened.
+                    self._add(
+                        {pk: counts[pk] for pk in chunk},
+                        pairs=counts is self.judged,
+                        wanted=self.corpus.batches is None,
+                    )
+
+    def _add(self, counts: dict[int, int], *, pairs: bool, wanted: bool = True) -> None:
+        """To pairs' `judged`, and `wanted` where it becomes more than that; or to responses' `labelled`."""
+        for delta, pks in _by_value(counts).items():
+            if pairs:
+                raised = {"wanted": Greatest(F("wanted"), F("judged") + delta)} if wanted else {}
+                Pair.objects.filter(pk__in=pks).update(judged=F("judged") + delta, **raised)
+            else:
+                Response.objects.filter(pk__in=pks).update(labelled=F("labelled") + delta)
 
 
 def _by_value(counts: dict[int, int]) -> dict[int, list[int]]:

@@ -17,16 +17,17 @@ from typing import Any
 
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
-from django.db import IntegrityError, OperationalError, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django.utils import timezone
 
 from webapp import life
 from webapp.accounts.models import User
 from webapp.corpus.access import ProjectArchived, check_not_archived
 from webapp.corpus.audit import Action, audit
-from webapp.corpus.counters import counters_forget
-from webapp.corpus.models import Import, Project
+from webapp.corpus.models import Import, ImportQuerySet, Project
+from webapp.importing.batches import import_open, import_settle, imports_settle, running
 from webapp.importing.labels import LabelWriter
+from webapp.importing.loading import Loader
 from webapp.importing.mapping import Mapping, Reader
 from webapp.importing.preview import first_items, preview_write
 from webapp.importing.reading import ImportRefused, Source, expanded, printable
@@ -184,6 +185,7 @@ def import_files(
     folder: Path,
     mapping: Mapping | None = None,
     origin: Callable[[Report], Import] | None = None,
+    batches: ImportQuerySet | None = None,
     progress: OnProgress = lambda phase, step, total: None,
     before_write: Callable[[int], None] = lambda records: None,
     written: Callable[[Report], None] = lambda report: None,
@@ -192,8 +194,9 @@ def import_files(
 
     `progress(phase, step, total)` is called between transactions while reading, and inside the one write transaction
     while writing; `before_write(records)` right before that transaction, `origin(report)` as its first act (the row
-    that what is written points to) and `written(report)` as its last. `mapping` reads the format “mapped”. The rows
-    left out are listed in `folder`/errors.jsonl. A source may be a zip or a folder: its files are read, and those
+    that what is written points to) and `written(report)` as its last. With `batches` there are many transactions
+    instead, each only while its row is among those (see importing.batches). `mapping` reads the format “mapped”. The
+    rows left out are listed in `folder`/errors.jsonl. A source may be a zip or a folder: its files are read, and those
     that hold no data are named in the report. Raises ImportRefused, and then nothing was written.
     """
     started = time.monotonic()
@@ -227,27 +230,40 @@ def import_files(
         total = sum(spool.sizes.values())
         if not dry_run:
             before_write(total)
-        with nullcontext() if dry_run else transaction.atomic():
-            if not dry_run:
+        with nullcontext() if dry_run or batches is not None else transaction.atomic():
+            if not dry_run and batches is None:
                 # One import of a project at a time; rows that refer to the project may be added meanwhile.
                 locked = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
                 if locked.archived_at is not None:
                     raise ImportRefused(str(ProjectArchived(locked)))
+                if locked.imports.unfinished().exists():
+                    raise ImportRefused(
+                        "Another import of the project is being written. Wait until it has ended."
+                    )
             row = None if dry_run or origin is None else origin(report)
-            corpus = CorpusWriter(project, sources, spool, problems, report, write=not dry_run, origin=row)
-            _walk(corpus, spool, report, total, progress)
-            if not report.found:
-                raise ImportRefused(
-                    f"Nothing could be used: every row has a problem. The first: {problems.first}"
+            with Loader() as loader:
+                corpus = CorpusWriter(
+                    project,
+                    sources,
+                    spool,
+                    problems,
+                    report,
+                    loader,
+                    write=not dry_run,
+                    origin=row,
+                    batches=batches,
                 )
+                _walk(corpus, spool, report, total, progress)
+                if not report.found:
+                    raise ImportRefused(
+                        f"Nothing could be used: every row has a problem. The first: {problems.first}"
+                    )
             preview_write(folder, report.preview)
             report.seconds = time.monotonic() - started
             if not dry_run:
-                counters_forget(project.pk)
+                if batches is None:
+                    recount(project)
                 written(report)
-    if not dry_run:
-        # Here, and not by whoever judges next.
-        recount(project)
     return report
 
 
@@ -301,6 +317,7 @@ def import_run(import_row: Import) -> None:
 
     A row that somebody else has claimed is left alone.
     """
+    imports_settle(import_row.project)
     if not import_row.claim():
         return
     with carried(import_row, explain=_explained), life.alive(import_row) as sign:
@@ -320,16 +337,22 @@ def _import(import_row: Import, sign: life.Life) -> None:
         last = time.monotonic()
         if sign.cancelled:
             raise Stopped("cancelled")
-        if phase == "writing":  # inside the transaction: other connections would not see the row change
+        if phase == "writing":  # inside a transaction: other connections would not see the row change
             shown.write(step=step, total=total)
         else:
             import_row.proceed(phase=phase, step=step, total=total)
 
     def written(report: Report) -> None:
-        if not import_row.finish(report=report.as_json()):
+        moved = (
+            import_row.finish(report=report.as_json())
+            if batches is None
+            else import_row.beat(phase=Import.OPENING, report=report.as_json())
+        )
+        if not moved:
             # Given up as lost meanwhile: roll back, so that the state tells the truth.
             raise Stopped("not ours")
 
+    batches = running(import_row) if connection.vendor == "sqlite" and not import_row.dry_run else None
     try:
         with memory_limited():
             report = import_files(
@@ -341,14 +364,21 @@ def _import(import_row: Import, sign: life.Life) -> None:
                 dry_run=import_row.dry_run,
                 folder=folder,
                 progress=progress,
-                before_write=lambda records: import_row.proceed(phase="writing", step=0, total=records),
+                batches=batches,
+                before_write=lambda records: import_row.proceed(
+                    phase="writing" if batches is None else Import.IN_BATCHES, step=0, total=records
+                ),
                 written=written,
             )
-        if import_row.dry_run:
+        if batches is not None:
+            import_open(import_row, batches)
+        if import_row.dry_run or batches is not None:
             import_row.finish(report=report.as_json())
     except NotRecognised as error:
         _ask(import_row, folder, str(error))
     finally:
+        if batches is not None:
+            import_settle(import_row)
         shown.remove()
 
 

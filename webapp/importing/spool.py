@@ -1,6 +1,6 @@
 """Files are read once, and their records laid down by what they are, so that a file may name things in any order."""
 
-import json
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -55,29 +55,41 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files = {
-            record_type: (folder / record_type).open("w", encoding="utf-8") for record_type in RECORD_TYPES
-        }
+        self._files = {record_type: (folder / record_type).open("wb") for record_type in RECORD_TYPES}
+        self._waiting: dict[str, list[tuple[Any, ...]]] = {record_type: [] for record_type in RECORD_TYPES}
         self.sizes = dict.fromkeys(RECORD_TYPES, 0)
 
     def add(self, where: Where, record: Record) -> None:
         record_type = _record_type(record)
-        self._files[record_type].write(json.dumps([*where, *record]) + "\n")
+        waiting = self._waiting[record_type]
+        waiting.append((*where, *record))
         self.sizes[record_type] += 1
+        if len(waiting) == CHUNK:
+            self._flush(record_type)
+
+    def _flush(self, record_type: str) -> None:
+        waiting = self._waiting[record_type]
+        pickle.dump(waiting, self._files[record_type], pickle.HIGHEST_PROTOCOL)
+        waiting.clear()
 
     def close(self) -> None:
-        for file in self._files.values():
-            file.close()
+        for record_type, file in self._files.items():
+            if not file.closed:
+                self._flush(record_type)
+                file.close()
 
     def read(self, record_type: str) -> Iterator[tuple[Where, Any]]:
-        make = RECORD_TYPES[record_type]
-        with (self._folder / record_type).open(encoding="utf-8") as file:
-            for line in file:
-                values = json.loads(line)
-                yield Where(values[0], values[1]), make(*values[2:])
+        for chunk in self.chunks(record_type):
+            yield from chunk
 
-    def chunks(self, record_type: str, size: int = CHUNK) -> Iterator[list[tuple[Where, Any]]]:
-        yield from in_chunks(self.read(record_type), size)
+    def chunks(self, record_type: str) -> Iterator[list[tuple[Where, Any]]]:
+        """The records as they came, at most CHUNK at a time."""
+        make = RECORD_TYPES[record_type]
+        with (self._folder / record_type).open("rb") as file:
+            while file.peek(1):
+                # A file of this process, in a folder of its own.
+                chunk = pickle.load(file)  # noqa: S301
+                yield [(Where(values[0], values[1]), make(*values[2:])) for values in chunk]
 
 
 def in_chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

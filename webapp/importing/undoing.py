@@ -11,22 +11,20 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Count, F, OuterRef, Q, QuerySet, Subquery, Value
-from django.db.models.functions import Coalesce, Greatest
+from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
 from webapp.accounts.models import User
 from webapp.corpus.access import check_not_archived
 from webapp.corpus.audit import Action
 from webapp.corpus.counters import counters_forget
-from webapp.corpus.models import Import, Pair, Project, Prompt, Response
+from webapp.corpus.models import Import, Pair, Project, Response
+from webapp.importing.batches import MODELS, annotators_without_labels, imports_settle, labels_recount, own
 from webapp.importing.services import audit_import
 from webapp.importing.spool import CHUNK, in_chunks
 from webapp.jobs import REQUEUABLE, State
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.labels.models import Source as LabelSource
-
-MODELS = {"levels": QualityLabel, "votes": Judgement, "pairs": Pair, "responses": Response, "prompts": Prompt}
 
 
 class UndoRefused(ValueError):
@@ -35,12 +33,8 @@ class UndoRefused(ValueError):
 
 def written_by(import_row: Import) -> dict[str, int]:
     """How many rows of each type the import wrote and would take back."""
-    counts = {record_type: _own(record_type, import_row).count() for record_type in reversed(MODELS)}
+    counts = {record_type: own(record_type, import_row).count() for record_type in reversed(MODELS)}
     return {record_type: count for record_type, count in counts.items() if count}
-
-
-def _own(record_type: str, import_row: Import) -> QuerySet[Any]:
-    return MODELS[record_type]._default_manager.filter(origin=import_row)
 
 
 def undo_obstacles(import_row: Import) -> list[str]:
@@ -123,7 +117,7 @@ def import_undo(*, import_row: Import, actor: User | None = None) -> dict[str, i
     import_row = Import.objects.select_for_update().get(pk=import_row.pk)
     # Whoever is judging one of them ends first, or finds it gone.
     for record_type in ("pairs", "responses"):
-        list(_own(record_type, import_row).order_by("pk").select_for_update().values_list("pk", flat=True))
+        list(own(record_type, import_row).order_by("pk").select_for_update().values_list("pk", flat=True))
     if obstacles := undo_obstacles(import_row):
         raise UndoRefused(" ".join(obstacles))
     counts = written_by(import_row)
@@ -134,22 +128,22 @@ def import_undo(*, import_row: Import, actor: User | None = None) -> dict[str, i
     annotators = {
         pk
         for record_type in ("votes", "levels")
-        for pk in _own(record_type, import_row).order_by().values_list("annotator", flat=True).distinct()
+        for pk in own(record_type, import_row).order_by().values_list("annotator", flat=True).distinct()
     }
     for record_type in ("levels", "votes"):
         replaced = [
-            pk for pk in _own(record_type, import_row).values_list("supersedes", flat=True) if pk is not None
+            pk for pk in own(record_type, import_row).values_list("supersedes", flat=True) if pk is not None
         ]
-        rows = _own(record_type, import_row)
+        rows = own(record_type, import_row)
         # Nothing points at them any more (that was looked up above), so the collector has nothing to collect.
         rows._raw_delete(rows.db)
         for pks in in_chunks(replaced, CHUNK):
             MODELS[record_type]._default_manager.filter(pk__in=pks).update(is_current=True)
     for record_type in ("pairs", "responses", "prompts"):
-        _own(record_type, import_row).delete()
-    _recount(project, touched)
+        own(record_type, import_row).delete()
+    labels_recount(project, touched)
     counters_forget(project.pk)
-    _annotators_without_labels(annotators).delete()
+    annotators_without_labels(annotators).delete()
     Import.objects.filter(pk=import_row.pk).update(undone_at=timezone.now())
     audit_import(import_row, Action.IMPORT_UNDONE, actor)
     return counts
@@ -163,39 +157,11 @@ def _kept(model: Any, of: str, import_row: Import) -> Iterable[int]:
     return found
 
 
-def _recount(project: Project, touched: dict[str, set[int]]) -> None:
-    """Count the labels of what stays anew; what only the import had raised is wanted no more."""
-
-    def number(rows: QuerySet[Any], of: str) -> Any:
-        counted = rows.filter(**{of: OuterRef("pk")}).order_by().values(of).annotate(n=Count("pk"))
-        return Coalesce(Subquery(counted.values("n")), 0)
-
-    for pks in in_chunks(sorted(touched["votes"]), CHUNK):
-        pairs = Pair.objects.filter(pk__in=pks)
-        pairs.update(judged=number(Judgement.objects.verdicts(), "pair"))
-        pairs.filter(wanted__gt=project.overlap).update(wanted=Greatest(F("judged"), Value(project.overlap)))
-    for pks in in_chunks(sorted(touched["levels"]), CHUNK):
-        Response.objects.filter(pk__in=pks).update(
-            labelled=number(QualityLabel.objects.current(), "response")
-        )
-
-
-def _annotators_without_labels(pks: set[int]) -> QuerySet[User]:
-    """Imported names that have said nothing that is left."""
-    busy = [
-        pk
-        for model in (Judgement, QualityLabel)
-        for pk in model._default_manager.filter(annotator__in=pks)
-        .values_list("annotator", flat=True)
-        .distinct()
-    ]
-    return User.objects.filter(pk__in=pks - set(busy), kind=User.Kind.IMPORTED)
-
-
 @transaction.atomic
 def import_discard(*, import_row: Import, actor: User | None = None) -> bool:
     """Throw away a preview, or an import that failed, with its files. False: it runs, or it wrote something."""
     check_not_archived(import_row.project)
+    imports_settle(import_row.project)
     removable = Q(dry_run=True, state=State.DONE) | Q(state__in=REQUEUABLE)
     found = Import.objects.select_for_update().filter(removable, pk=import_row.pk).first()
     if found is None:

@@ -115,7 +115,7 @@ def imports(request: HtmxHttpRequest, slug: str) -> HttpResponse:
 def _context(project: Project, pk: int) -> dict[str, Any]:
     row: Import = get_object_or_404(_imports(project), pk=pk)
     step, total = row.step, row.total
-    if row.state == State.RUNNING and row.phase == "writing":
+    if row.state == State.RUNNING and row.phase in ("writing", Import.IN_BATCHES):
         step, total = ProgressFile(settings.DATA_DIR / row.folder / PROGRESS).read() or (step, total)
     other = row.waits_for
     waiting = f"Waits for import {other} of this project, and begins when that one ends." if other else ""

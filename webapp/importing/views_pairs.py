@@ -18,6 +18,7 @@ from webapp.corpus.counters import counters_forget
 from webapp.corpus.models import Pair, Project, Prompt, Response, messages_digest, text_digest
 from webapp.http import HtmxHttpRequest
 from webapp.importing.fields import RowError, check_text, short_digest
+from webapp.importing.reading import ImportRefused
 from webapp.importing.writing import pair_id
 from webapp.parameters import int_parameter
 
@@ -101,10 +102,15 @@ def _label(response: Any) -> str:
 
 @transaction.atomic
 def pair_add(*, form: PairForm, actor: User) -> tuple[Pair, bool]:
-    """The pair of a valid form, and whether it is new. Texts that are there already are not stored twice."""
+    """The pair of a valid form, and whether it is new. Texts that are there already are not stored twice.
+
+    Raises ImportRefused while an import is there in part: it may be taken back, and what relies on it would go too.
+    """
     data = form.cleaned_data
     project = Project.objects.select_for_update(no_key=True).get(pk=form.project.pk)
     check_not_archived(project)
+    if project.imports.unfinished().exists():
+        raise ImportRefused("An import is being written. Add the pair when it has ended.")
     prompt = form.prompt
     if prompt is None:
         turns = [{"role": "user", "content": data["prompt_text"]}]
@@ -150,12 +156,18 @@ def pair_new(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     prompt = project.prompts.with_key(asked)
     form = PairForm(project, prompt, request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
-        pair, new = pair_add(form=form, actor=request.user)
-        if new:
-            messages.success(request, f"The pair {pair.external_id} was added. It is asked from now on.")
+        try:
+            pair, new = pair_add(form=form, actor=request.user)
+        except ImportRefused as refusal:
+            form.add_error(None, str(refusal))
         else:
-            messages.warning(request, f"These two are a pair already: {pair.external_id}. Nothing was added.")
-        return redirect("ratings:pair", project.slug, pair.pk)
+            if new:
+                messages.success(request, f"The pair {pair.external_id} was added. It is asked from now on.")
+            else:
+                messages.warning(
+                    request, f"These two are a pair already: {pair.external_id}. Nothing was added."
+                )
+            return redirect("ratings:pair", project.slug, pair.pk)
     text = request.GET.get("q", "").replace("\x00", "").strip()[:200]
     found = project.prompts.search(text).annotate(number=Count("responses")).order_by("-pk")
     prompts = list(found[: SHOWN_PROMPTS + 1]) if prompt is None else []

@@ -8,14 +8,26 @@ new rows get negative stand-ins for primary keys. `importing.services` orders th
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.utils import timezone
 
-from webapp.corpus.models import Import, Pair, Project, Prompt, Response, messages_digest, text_digest
+from webapp.corpus.models import (
+    Import,
+    ImportQuerySet,
+    Pair,
+    Project,
+    Prompt,
+    Response,
+    messages_digest,
+    text_digest,
+)
 from webapp.corpus.pairing import pairs_to_make
 from webapp.importing import fields
+from webapp.importing.batches import batch
+from webapp.importing.loading import Loader, Table
 from webapp.importing.reading import Problem, Source
 from webapp.importing.report import Problems, Report
 from webapp.importing.shapes import PairRecord, PromptRecord, ResponseRecord
@@ -45,10 +57,13 @@ class CorpusWriter:
         spool: Spool,
         problems: Problems,
         report: Report,
+        loader: Loader,
         *,
         write: bool,
         origin: Import | None = None,
+        batches: ImportQuerySet | None = None,
     ) -> None:
+        """With `batches` each chunk is a transaction, made while its row is among those, and asked of nobody yet."""
         self.project, self.sources, self.spool, self.problems, self.report = (
             project,
             sources,
@@ -56,7 +71,7 @@ class CorpusWriter:
             problems,
             report,
         )
-        self.write, self.origin = write, origin
+        self.write, self.origin, self.batches, self.loader = write, origin, batches, loader
         self.now = timezone.now()
         self.prompts: dict[str, Known] = {}
         self.responses: dict[str, Known] = {}
@@ -66,6 +81,35 @@ class CorpusWriter:
         self._aliases: dict[str, tuple[Known, bool]] = {}
         self._left_out: dict[tuple[str, str], Where] = {}
         self._stand_in = 0
+        same: dict[str, Any] = {
+            "project_id": project.pk,
+            "origin_id": origin and origin.pk,
+            "created_at": self.now,
+        }
+        self._prompt_rows = loader.table(
+            Prompt,
+            ("id", "external_id", "messages", "tools", "digest", "group"),
+            expected=spool.sizes["prompts"],
+            **same,
+        )
+        # In batches nothing is asked of anybody until all is there.
+        wanted = project.overlap if batches is None else 0
+        self._response_rows = loader.table(
+            Response,
+            ("id", "prompt_id", "external_id", "text", "messages", "digest", "author", "metadata"),
+            expected=spool.sizes["responses"],
+            wanted=0 if project.asks_pairs else wanted,
+            **same,
+        )
+        self._pair_rows = loader.table(
+            Pair,
+            ("id", "external_id", "response_a_id", "response_b_id"),
+            expected=spool.sizes["pairs"] + spool.sizes["implied"],
+            wanted=wanted,
+            **same,
+        )
+        # Of what the project has none of nothing need be looked up; nobody else adds any meanwhile.
+        self._none = {name for name in self._KEYS if not self._existing(name).exists()}
         self.preview_pairs: list[Known] = []
 
     # --- Shared steps ---
@@ -89,16 +133,25 @@ class CorpusWriter:
                 remedy,
             )
 
-    def create(self, model: type[Model], rows: list[tuple[Known, Any]]) -> None:
-        """Write new rows and note their keys; stand-ins in a dry run."""
-        if self.write:
-            created = model._default_manager.bulk_create([row for _, row in rows])
-            for (known, _), row in zip(rows, created, strict=True):
-                known.pk = row.pk
+    def create(self, table: Table, rows: list[tuple[Known, tuple[Any, ...]]]) -> None:
+        """Write new rows, which have no keys yet, and note their keys; stand-ins in a dry run."""
+        if not self.write:
+            for known, _ in rows:
+                known.pk = self.stand_in()
             return
-        for known, _ in rows:
-            self._stand_in -= 1
-            known.pk = self._stand_in
+        if not rows:
+            return
+        with self.batch():
+            for (known, _), pk in zip(rows, keys := table.keys(len(rows)), strict=True):
+                known.pk = pk
+            table.write([(pk, *row) for pk, (_, row) in zip(keys, rows, strict=True)])
+
+    def batch(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.batches is None else batch(self.batches)
+
+    def stand_in(self) -> int:
+        self._stand_in -= 1
+        return self._stand_in
 
     def met(self, record_type: str, known: Known) -> None:
         """Count a thing once, however many rows speak of it."""
@@ -109,6 +162,8 @@ class CorpusWriter:
 
     def look_up(self, record_type: str, known: dict[str, Known], ids: Iterable[str]) -> None:
         """Load those of the ids that the project has and that aren't known yet."""
+        if record_type in self._none:
+            return
         missing = sorted({id for id in ids if id not in known})
         for chunk in in_chunks(missing, CHUNK):
             for pk, external_id, *key in (
@@ -136,23 +191,15 @@ class CorpusWriter:
 
     def write_prompts(self, chunk: list[tuple[Where, PromptRecord]]) -> None:
         self.look_up("prompts", self.prompts, (record.id for _, record in chunk))
-        new: list[tuple[Known, Any]] = []
+        new: list[tuple[Known, tuple[Any, ...]]] = []
         for where, record in chunk:
             digest = messages_digest(record.messages, list(record.tools))
             known = self.prompts.get(record.id)
             if known is None:
                 known = Known(record.id, 0, (digest, record.group), fresh=True)
                 self.prompts[record.id] = known
-                new.append(
-                    (
-                        known,
-                        Prompt(
-                            project=self.project, external_id=record.id, messages=record.messages,
-                            tools=list(record.tools), digest=digest, group=record.group, origin=self.origin,
-                            created_at=self.now,
-                        ),
-                    )
-                )  # fmt: skip
+                row = (record.id, record.messages, list(record.tools), digest, record.group)
+                new.append((known, row))
             elif known.key[0] != digest:
                 self._contradicts(where, "messages", "prompt", known, "messages")
                 continue
@@ -161,7 +208,7 @@ class CorpusWriter:
                 continue
             self.report.merged_prompts += known.counted
             self.met("prompts", known)
-        self.create(Prompt, new)
+        self.create(self._prompt_rows, new)
 
     def _contradicts(self, where: Where, field: str, record_type: str, known: Known, what: str) -> None:
         place = "earlier in the files" if known.fresh else "in the project already"
@@ -173,8 +220,7 @@ class CorpusWriter:
     def write_responses(self, chunk: list[tuple[Where, ResponseRecord]]) -> None:
         self.look_up("prompts", self.prompts, (record.prompt for _, record in chunk))
         self.look_up("responses", self.responses, (record.id for _, record in chunk))
-        wanted = self.project.overlap if self.project.asks == Project.Asks.LEVELS else 0
-        new: list[tuple[Known, Any]] = []
+        new: list[tuple[Known, tuple[Any, ...]]] = []
         for where, record in chunk:
             prompt = self.prompts.get(record.prompt)
             if prompt is None:
@@ -187,16 +233,10 @@ class CorpusWriter:
                 known = Known(record.id, 0, (digest, prompt.pk, record.author), fresh=True)
                 known.metadata = _fingerprint(record.metadata)
                 self.responses[record.id] = known
-                new.append(
-                    (
-                        known,
-                        Response(
-                            project=self.project, prompt_id=prompt.pk, external_id=record.id, text=record.text,
-                            messages=record.messages, digest=digest, author=record.author,
-                            metadata=record.metadata, wanted=wanted, origin=self.origin, created_at=self.now,
-                        ),
-                    )
+                row = (
+                    prompt.pk, record.id, record.text, record.messages, digest, record.author, record.metadata
                 )  # fmt: skip
+                new.append((known, row))
             elif known.key[0] != digest:
                 self._contradicts(where, "text", "response", known, "text")
                 continue
@@ -210,7 +250,7 @@ class CorpusWriter:
                 note = "responses that came again with other metadata, of which the first is kept"
                 self.report.notes[note] = self.report.notes.get(note, 0) + 1
             self.met("responses", known)
-        self.create(Response, new)
+        self.create(self._response_rows, new)
 
     # --- Pairs ---
 
@@ -236,7 +276,7 @@ class CorpusWriter:
             self.pairs,
             (id for _, record, a, b in ends for id in (record.id, pair_id(a.id, b.id)) if id),
         )
-        new: list[tuple[Known, Any]] = []
+        new: list[tuple[Known, tuple[Any, ...]]] = []
         for where, record, a, b in ends:
             found = self.pair_of(a.pk, b.pk)
             if found is None:
@@ -256,19 +296,15 @@ class CorpusWriter:
             self.met("pairs", known)
             if len(self.preview_pairs) < PREVIEW and known not in self.preview_pairs:
                 self.preview_pairs.append(known)
-        self.create(Pair, new)
+        self.create(self._pair_rows, new)
 
-    def _pair(self, new: list[tuple[Known, Any]], id: str, a: Known, b: Known) -> Known:
+    def _pair(self, new: list[tuple[Known, tuple[Any, ...]]], id: str, a: Known, b: Known) -> Known:
         """A new pair, put among those to write."""
         if id in self.pairs:
             id = f"pair-{fields.short_digest(a.id, b.id)}"
         known = Known(id, 0, (a.pk, b.pk), fresh=True)
         self.pairs[id] = self._ends[(a.pk, b.pk)] = known
-        row = Pair(
-            project=self.project, external_id=id, response_a_id=a.pk, response_b_id=b.pk,
-            wanted=self.project.overlap, origin=self.origin, created_at=self.now,
-        )  # fmt: skip
-        new.append((known, row))
+        new.append((known, (id, a.pk, b.pk)))
         return known
 
     def pair_the_lone(self) -> None:
@@ -336,7 +372,7 @@ class CorpusWriter:
                 seed=prompt.id,
             )
         self.look_up("pairs", self.pairs, (pair_id(a.id, b.id) for a, b in made))
-        new: list[tuple[Known, Any]] = []
+        new: list[tuple[Known, tuple[Any, ...]]] = []
         for one, other in made:
             if one.key[0] == other.key[0]:
                 continue  # two equal texts are no question
@@ -345,7 +381,7 @@ class CorpusWriter:
             self.report.count("made", "new")
             if len(self.preview_pairs) < PREVIEW:
                 self.preview_pairs.append(pair)
-        self.create(Pair, new)
+        self.create(self._pair_rows, new)
 
     def _look_up_ends(self, ends: list[tuple[Where, PairRecord, Known, Known]]) -> None:
         """Load the project's pairs between the responses of a chunk, in either order; new responses have none."""

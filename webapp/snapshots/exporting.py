@@ -22,7 +22,7 @@ from webapp.limits import OUT_OF_MEMORY, memory_limited
 from webapp.snapshots.data_card import agreement_lines, data_card
 from webapp.snapshots.formats import FORMATS, View, choice_of
 from webapp.snapshots.models import Export
-from webapp.snapshots.reading import Judgements, Levels, consistent_read
+from webapp.snapshots.reading import Judgements, Levels, whole_read
 from webapp.snapshots.services import Watch, snapshot_freeze, snapshot_record
 from webapp.snapshots.writing import Sink, sink
 
@@ -102,7 +102,7 @@ def export_write(
         data_file = made.data_file or f"data/train.{file_type}"
         path = work / data_file
         path.parent.mkdir(exist_ok=True)
-        with consistent_read():
+        with whole_read(project):
             choice = choice_of(project, aggregation=aggregation, superseded=superseded, version=version)
             view = made.view(choice)
             total = Judgement.objects.of(project).filter(is_current=True).count()

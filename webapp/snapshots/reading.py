@@ -9,6 +9,7 @@ texts, and JSON stays text. Half a million rows are read this way in seconds.
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -22,12 +23,14 @@ from django.db.models import BooleanField, F, Func, IntegerField, TextField, Val
 from django.db.models.functions import Cast, Collate
 
 from webapp.corpus.models import Project
+from webapp.jobs import JobFailed
 from webapp.labels.models import JudgementQuerySet, QualityLabel
 from webapp.labels.names import Named
 
 # Rows fetched from the database at a time, and rows of a batch.
 CHUNK = 2000
 BATCH = 5000
+LONGEST_IMPORT_SECONDS = 1800.0
 
 
 @contextmanager
@@ -52,6 +55,23 @@ def consistent_read() -> Iterator[None]:
         finally:
             with connection.cursor() as cursor:
                 cursor.execute("ROLLBACK")
+
+
+@contextmanager
+def whole_read(project: Project) -> Iterator[None]:
+    """A consistent read that sees every import of the project whole or not at all; it waits for one to end.
+
+    Raises JobFailed where that takes longer than any import.
+    """
+    deadline = time.monotonic() + LONGEST_IMPORT_SECONDS
+    while True:
+        with consistent_read():
+            if not project.imports.unfinished().exists():
+                yield
+                return
+        if time.monotonic() > deadline or connection.in_atomic_block:
+            raise JobFailed("An import of the project is being written. Try again when it has ended.")
+        time.sleep(1)
 
 
 def by_bytes(path: str) -> Collate:

@@ -28,13 +28,13 @@ from webapp.snapshots.reading import (
     Judgements,
     Levels,
     Responses,
-    consistent_read,
     judgement_batches,
     judgement_ids,
     level_batches,
     messages_text,
     response_batches,
     short_id,
+    whole_read,
 )
 from webapp.snapshots.writing import Batch, ParquetSink, spread
 
@@ -99,7 +99,7 @@ def snapshot_take(*, project: Project) -> Snapshot:
 
     Memory is bounded by a batch of rows. Several processes may take it at once.
     """
-    with consistent_read():
+    with whole_read(project):
         frozen = snapshot_freeze(project)
     return snapshot_record(project, frozen)
 

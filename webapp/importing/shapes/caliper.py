@@ -27,6 +27,7 @@ from webapp.importing.shapes.records import (
     ResponseRecord,
     VoteRecord,
 )
+from webapp.importing.shapes.tracking import ReadRow
 from webapp.labels.models import LEVELS, Verdict
 
 CALIPER_FIELDS = {
@@ -39,18 +40,27 @@ CALIPER_FIELDS = {
     },
     "level": {"type", "response", "annotator", "level", "comment", "created_at"},
 }  # fmt: skip
+_VERDICTS = tuple(Verdict.values)
 
 
 def parse_caliper(row: Row) -> list[Record]:
     record_type = choice_of(row, "type", tuple(CALIPER_FIELDS))
-    given_fields = {name for name, value in row.items() if value is not None}
-    if unknown := sorted(given_fields - CALIPER_FIELDS[record_type]):
-        known = ", ".join(sorted(CALIPER_FIELDS[record_type]))
+    known_fields = CALIPER_FIELDS[record_type]
+    if not row.keys() <= known_fields and (
+        unknown := sorted(
+            name for name, value in row.items() if value is not None and name not in known_fields
+        )
+    ):
+        known = ", ".join(sorted(known_fields))
         raise RowError(
             unknown[0][:60],
             f"is not a field of a {record_type}.",
             f"Known: {known}. Remove it or mend its name.",
         )
+    if record_type not in ("prompt", "response") and isinstance(row, ReadRow):
+        # Each of its fields is read below: nothing need be noted.
+        row.read.update(row)
+        row = dict(row)
     if record_type == "prompt":
         if row.get("messages") is not None and row.get("text") is not None:
             raise RowError("text", "stands beside messages.", "Give the prompt either messages or text.")
@@ -113,7 +123,7 @@ def _caliper_vote(row: Row) -> list[Record]:
         a=a,
         b=b,
         annotator=name_of(row, "annotator"),
-        verdict=choice_of(row, "verdict", Verdict.values),
+        verdict=choice_of(row, "verdict", _VERDICTS),
         strength=integer_of(row, "strength", 1, 3),
         comment=comment_of(row, "comment"),
         reasons=reasons,

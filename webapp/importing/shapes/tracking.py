@@ -15,6 +15,8 @@ class ReadRow(dict[str, Any]):
     texts (CSV), where lists of messages stand as text.
     """
 
+    __slots__ = ("beside", "children", "notes", "path", "read", "source", "table")
+
     def __init__(self, values: Row, *, source: str = "", table: bool = False, path: str = "") -> None:
         super().__init__(values)
         self.source, self.table, self.path = source, table, path
@@ -46,12 +48,16 @@ class ReadRow(dict[str, Any]):
 
     def unused(self) -> set[str]:
         """Fields that say something and that nobody read."""
+        if self.keys() <= self.read and not self.children:
+            return self.beside
         found = {key for key, value in self.items() if key not in self.read and is_given(value)}
         for child in self.children.values():
             found |= {f"{child.path}{key}" for key in child.unused()}
         return found | self.beside
 
     def all_notes(self) -> set[str]:
+        if not self.children:
+            return self.notes
         return self.notes.union(*(child.all_notes() for child in self.children.values()))
 
 
@@ -67,8 +73,10 @@ class Tally:
     notes: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: ReadRow) -> None:
-        self.unused.update(name[:100] for name in row.unused())
-        self.notes.update(row.all_notes())
+        if unused := row.unused():
+            self.unused.update(name[:100] for name in unused)
+        if notes := row.all_notes():
+            self.notes.update(notes)
 
 
 def number_in(row: Row, name: str, low: float = -ANY_NUMBER, high: float = ANY_NUMBER) -> float | None:
