@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -342,44 +343,65 @@ def _import(import_row: Import, sign: life.Life) -> None:
         else:
             import_row.proceed(phase=phase, step=step, total=total)
 
-    def written(report: Report) -> None:
-        moved = (
-            import_row.finish(report=report.as_json())
-            if batches is None
-            else import_row.beat(phase=Import.OPENING, report=report.as_json())
-        )
-        if not moved:
-            # Given up as lost meanwhile: roll back, so that the state tells the truth.
-            raise Stopped("not ours")
-
-    batches = running(import_row) if connection.vendor == "sqlite" and not import_row.dry_run else None
+    mapping = Mapping.from_json(import_row.mapping) if import_row.mapping else None
     try:
         with memory_limited():
-            report = import_files(
-                project=import_row.project,
-                sources=sources_in(folder),
-                format_name=import_row.format,
-                mapping=Mapping.from_json(import_row.mapping) if import_row.mapping else None,
-                origin=lambda report: import_row,
-                dry_run=import_row.dry_run,
-                folder=folder,
-                progress=progress,
-                batches=batches,
-                before_write=lambda records: import_row.proceed(
-                    phase="writing" if batches is None else Import.IN_BATCHES, step=0, total=records
-                ),
-                written=written,
-            )
+            import_claimed(import_row, sources_in(folder), mapping=mapping, folder=folder, progress=progress)
+    except NotRecognised as error:
+        _ask(import_row, folder, str(error))
+    finally:
+        shown.remove()
+
+
+def import_claimed(
+    import_row: Import,
+    sources: Sequence[Source],
+    *,
+    mapping: Mapping | None,
+    folder: Path,
+    progress: OnProgress,
+    written: Callable[[Report], None] = lambda report: None,
+) -> Report:
+    """The import of a claimed row, which is DONE afterwards; `written` is called in the transaction that ends it.
+
+    Raises what import_files does, and Stopped; then nothing was written, or it was taken back.
+    """
+    batches = running(import_row) if connection.vendor == "sqlite" and not import_row.dry_run else None
+
+    def before_write(records: int) -> None:
+        phase = "writing" if batches is None else Import.IN_BATCHES
+        import_row.proceed(phase=phase, step=0, total=records)
+
+    def ending(report: Report) -> None:
+        whole = import_row.finish if batches is None else partial(import_row.beat, phase=Import.OPENING)
+        with transaction.atomic():
+            if not whole(report=report.as_json()):
+                # Given up as lost meanwhile: roll back, so that the state tells the truth.
+                raise Stopped("not ours")
+            written(report)
+
+    try:
+        report = import_files(
+            project=import_row.project,
+            sources=sources,
+            format_name=import_row.format,
+            mapping=mapping,
+            origin=lambda report: import_row,
+            dry_run=import_row.dry_run,
+            folder=folder,
+            progress=progress,
+            batches=batches,
+            before_write=before_write,
+            written=ending,
+        )
         if batches is not None:
             import_open(import_row, batches)
         if import_row.dry_run or batches is not None:
             import_row.finish(report=report.as_json())
-    except NotRecognised as error:
-        _ask(import_row, folder, str(error))
     finally:
         if batches is not None:
             import_settle(import_row)
-        shown.remove()
+    return report
 
 
 def _ask(import_row: Import, folder: Path, why: str) -> None:

@@ -35,19 +35,12 @@ RECORD_TYPES: dict[str, Callable[..., Record]] = {
 }
 
 
+_TYPE_OF: dict[type, str] = {make: name for name, make in RECORD_TYPES.items() if name != "implied"}  # type: ignore[misc]
+
+
 def _record_type(record: Record) -> str:
-    match record:
-        case PromptRecord():
-            return "prompts"
-        case ResponseRecord():
-            return "responses"
-        case PairRecord():
-            # Pairs that only votes speak of come after those with ids of their own.
-            return "pairs" if record.id else "implied"
-        case VoteRecord():
-            return "votes"
-        case LevelRecord():
-            return "levels"
+    # Pairs that only votes speak of come after those with ids of their own.
+    return "implied" if type(record) is PairRecord and not record.id else _TYPE_OF[type(record)]
 
 
 class Spool:

@@ -41,6 +41,8 @@ def _texts(row: Row, names: tuple[str, ...]) -> tuple[str, str]:
     """(the column, its text) of columns that mean the same; of two that differ, none is guessed."""
     found: tuple[str, str] = ("", "")
     for name in names:
+        if name not in row:
+            continue
         value = conversation_in(row, name)
         if not is_given(value) or isinstance(value, list):
             continue
@@ -102,6 +104,8 @@ def asked(row: Row, *, beside: tuple[list[Message], ...] = (), answers: tuple[st
 def _conversation(row: Row, beside: tuple[list[Message], ...]) -> tuple[str, list[Message]]:
     found: tuple[str, list[Message]] = ("", [])
     for name in (*CONVERSATIONS, "context", *QUESTIONS, "input"):
+        if name not in row:
+            continue
         value = conversation_in(row, name)
         if name in CONVERSATIONS and isinstance(value, str) and is_given(value):
             value = list_in(name, value) or value

@@ -13,18 +13,20 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.utils import timezone
+from django.db import transaction
 
+from webapp import life
 from webapp.corpus.audit import COMMAND, Action
 from webapp.corpus.commands import project_named
-from webapp.corpus.models import Import
+from webapp.corpus.models import Import, Project
+from webapp.importing.batches import imports_settle
 from webapp.importing.mapping import MEANINGS, ROLES, Mapping, value_key
 from webapp.importing.reading import ImportRefused, Source
 from webapp.importing.report import ERRORS, Report
-from webapp.importing.services import audit_import, import_files
+from webapp.importing.services import audit_import, import_claimed, import_files
 from webapp.importing.shapes import NotRecognised
 from webapp.importing.survey import cut_points, guess, meanings, survey
-from webapp.jobs import State
+from webapp.jobs import State, Stopped
 
 
 class Command(BaseCommand):
@@ -55,46 +57,39 @@ class Command(BaseCommand):
             sources.append(Source(path, path.name or path.resolve().name))
         mapping = self._mapping(options["map"], sources) if options["map"] else None
         folder = Path(tempfile.mkdtemp(prefix="caliper-import-"))
-        started = timezone.now()
-        finished: list[Import] = []
-
-        def origin(report: Report) -> Import:
-            # The history entry is written with the data, so that a failed import leaves nothing behind.
-            finished.append(
-                Import.objects.create(
-                    project=project,
-                    file_name=", ".join(source.name for source in sources)[:255],
-                    folder=f"imports/{secrets.token_hex(8)}",
-                    format=report.format,
-                    dry_run=False,
-                    state=State.DONE,
-                    started_at=started,
-                    mapping=mapping.as_json() if mapping else {},
-                )
-            )
-            return finished[-1]
+        row = None if options["dry_run"] else self._claimed(project, sources, mapping, options["format"])
 
         def written(report: Report) -> None:
-            finished[-1].report, finished[-1].finished_at = report.as_json(), timezone.now()
-            finished[-1].save()
-            audit_import(finished[-1], Action.IMPORT_CONFIRMED, COMMAND)
+            assert row is not None
+            row.format = report.format
+            row.save(update_fields=["format"])
+            audit_import(row, Action.IMPORT_CONFIRMED, COMMAND)
 
         try:
-            report = import_files(
-                project=project,
-                sources=sources,
-                format_name=Import.Format.MAPPED if mapping else options["format"],
-                mapping=mapping,
-                origin=origin,
-                dry_run=options["dry_run"],
-                folder=folder,
-                progress=self._progress(),
-                written=written,
-            )
-            if finished and report.left_out:
-                kept = settings.DATA_DIR / finished[0].folder
-                kept.mkdir(parents=True)
-                shutil.copy(folder / ERRORS, kept / ERRORS)
+            if row is None:
+                report = import_files(
+                    project=project,
+                    sources=sources,
+                    format_name=Import.Format.MAPPED if mapping else options["format"],
+                    mapping=mapping,
+                    dry_run=True,
+                    folder=folder,
+                    progress=self._progress(),
+                )
+            else:
+                with life.alive(row):
+                    report = import_claimed(
+                        row,
+                        sources,
+                        mapping=mapping,
+                        folder=folder,
+                        progress=self._progress(),
+                        written=written,
+                    )
+                if report.left_out:
+                    kept = settings.DATA_DIR / row.folder
+                    kept.mkdir(parents=True)
+                    shutil.copy(folder / ERRORS, kept / ERRORS)
         except NotRecognised as error:
             roles = guess(survey(sources)).roles
             named = " ".join(f"--map {shlex.quote(f'{role}={name}')}" for name, role in roles.items() if role)
@@ -104,11 +99,37 @@ class Command(BaseCommand):
             ) from error
         except (ImportRefused, OSError) as error:
             raise CommandError(f"Nothing was imported. {error}") from error
+        except Stopped as stopped:
+            raise CommandError("Nothing was imported. Somebody cancelled it.") from stopped
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            if row is not None:
+                # One that failed leaves nothing behind, unless it is whole and somebody has yet to open it.
+                ended = Import.objects.filter(pk=row.pk).exclude(state=State.DONE)
+                ended.exclude(pk__in=Import.objects.unfinished()).delete()
         self._summary(report)
-        if finished and report.left_out:
-            self.stdout.write(f"all of them: {settings.DATA_DIR / finished[0].folder / ERRORS}")
+        if row is not None and report.left_out:
+            self.stdout.write(f"all of them: {settings.DATA_DIR / row.folder / ERRORS}")
+
+    def _claimed(
+        self, project: Project, sources: list[Source], mapping: Mapping | None, format_name: str
+    ) -> Import:
+        """The row of this import, in this process's hands from its first moment."""
+        with transaction.atomic():
+            imports_settle(project)
+            row = Import.objects.create(
+                project=project,
+                file_name=", ".join(source.name for source in sources)[:255],
+                folder=f"imports/{secrets.token_hex(8)}",
+                format=Import.Format.MAPPED if mapping else format_name,
+                dry_run=False,
+                mapping=mapping.as_json() if mapping else {},
+            )
+            if not row.claim():
+                raise CommandError(
+                    f"Nothing was imported. Import {row.waits_for} of this project runs. Wait until it has ended."
+                )
+        return row
 
     def _mapping(self, given: list[str], sources: list[Source]) -> Mapping:
         """The mapping of --map. Values of the winner that it doesn't explain are guessed, and the guesses printed."""
