@@ -26,7 +26,7 @@ class StepRecord:
     computed_tokens: int  # that went through the network: less with shared prompts, more with padding
     attended: float  # (query, key) positions of the distinct responses, each by itself
     attended_shared: float  # the same with every prompt computed once
-    loss: float
+    loss: float  # mean of its terms
 
 
 def record_training(
@@ -71,7 +71,7 @@ def record_training(
                     attended=sum(len(row) ** 2 for row in rows) / 2,
                     attended_shared=sum(len(prompt) ** 2 for prompt in prompts) / 2
                     + sum(more * (before + more / 2) for before, more in own),
-                    loss=loss.item(),
+                    loss=loss.item() / self.weight(step),
                 )
             )
             return loss

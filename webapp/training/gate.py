@@ -1,4 +1,4 @@
-"""The gate: may a new version serve without anybody's click? (../shared/METHODS.md, section 5)
+"""The gate: may a new version serve without anybody's click? (docs/methods.md)
 
 Every figure is one of metrics.json. A part that an older trainer did not write is passed as unknown, and the reason
 says so.
