@@ -1,6 +1,7 @@
 """What is done now and then, off every job's way.
 
-`tick`, every few seconds: dead workers' jobs are given up, lost messages sent again, trainings started that are due.
+`tick`, every few seconds: dead workers' jobs are given up, lost messages sent again, trainings started that are due,
+what lists are sorted by is brought up to date.
 `housekeep`, every ten minutes: leftovers are swept, old weights packed away, the disk is measured.
 
 A job that was killed leaves its unfinished files. Which job a file belongs to stands in its path; a file of a job that
@@ -28,6 +29,7 @@ from webapp.jobs import ACTIVE, Job, State
 from webapp.keeping import files_held
 from webapp.labels.queue import reservations_expire
 from webapp.operations.disk import disk_measure
+from webapp.ratings.tallies import compare_noted, count_noted
 from webapp.snapshots.models import Export
 from webapp.training.models import ModelExport, Remeasurement, TrainingRun
 from webapp.training.retention import versions_pack
@@ -52,7 +54,15 @@ LEFT_AFTER_SECONDS = 3600.0
 def tick() -> None:
     """Each part by itself: one that fails doesn't keep the others from their work."""
     with _short_waits():
-        for part in (jobs_reap, jobs_send_again, reservations_expire, retrain_all_due, measurements_due):
+        for part in (
+            jobs_reap,
+            jobs_send_again,
+            reservations_expire,
+            retrain_all_due,
+            measurements_due,
+            count_noted,
+            compare_noted,
+        ):
             try:
                 part()
             except Exception:

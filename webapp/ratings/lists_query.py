@@ -158,6 +158,19 @@ class Query:
         return sum(bool(each) for each in chosen) + (self.annotator is not None)
 
     @property
+    def compares(self) -> bool:
+        """Whether the list needs a version beside people."""
+        return bool(self.model) or self.sort in ("model", "gap")
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the list needs what labels add up to (webapp/ratings/tallies.py)."""
+        needs = self.sort in ("people", "even", "level", "labels", "split") or self.state in (
+            "split", "unanimous", "several", "labelled", "unlabelled",
+        )  # fmt: skip
+        return self.compares or needs or bool(self.level or self.votes)
+
+    @property
     def narrowed(self) -> bool:
         """Whether the list may have fewer rows than there are."""
         return bool(self.filters or self.text or self.state or self.response is not None)

@@ -14,7 +14,7 @@ from django.db.models import Count, Q
 
 from webapp.corpus.models import Method, Pair, Project, Response
 from webapp.labels.names import annotator_names
-from webapp.labels.summaries import Votes, label_counts_by, level_tallies, newest_labels, vote_tallies
+from webapp.labels.summaries import Votes, label_counts_by, newest_labels, vote_tallies
 from webapp.ratings.charts import score_bins
 from webapp.ratings.models import Prediction
 from webapp.ratings.probabilities import Outcome, ordinal_outcome, scalar_outcome
@@ -188,29 +188,6 @@ def percentiles_among(version: ModelVersion, scores: Sequence[float]) -> list[fl
 def tallies(project: Project, state: str) -> dict[int, Votes]:
     """Votes by pair id, of all pairs that have any. One query, then kept while the labels' state is the same."""
     return kept(f"tallies:{state}", lambda: vote_tallies(project))
-
-
-def level_gaps(version: ModelVersion, state: str) -> dict[int, tuple[float, bool]]:
-    """How far the version's expected level is from the people's mean one (bad 0, normal 1, good 2), and whether it
-    was trained on labels of the response, by response id. Two queries, then kept.
-
-    Empty for a version that predicts no levels: a scalar one, or one that saw none.
-    """
-    if version.kind == "scalar" or not version.saw_levels:
-        return {}
-    bad, normal = version.project.bad_to, version.project.normal_to
-
-    def make() -> dict[int, tuple[float, bool]]:
-        said = level_tallies(version.project)
-        found = {}
-        rows = version.predictions.exclude(p=None).values_list("response_id", "p", "split")
-        for response, p, split in rows.iterator(chunk_size=5000):
-            if p and (levels := said.get(response)) and levels.mean is not None:
-                expected = sum(p[bad:normal]) + 2 * sum(p[normal:])
-                found[response] = abs(expected - levels.mean), split == Prediction.Split.TRAIN
-        return found
-
-    return kept(f"level-gaps:{identity(version)}:{bad}-{normal}:{state}", make)
 
 
 def offered_authors(project: Project) -> list[str]:
