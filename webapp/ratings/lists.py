@@ -5,11 +5,10 @@ that are shown. COUNT and ORDER BY never see a text (label-studio's lists of 10,
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from django.core.paginator import Page, Paginator
 from django.db.models import Case, F, FilteredRelation, OrderBy, Q, QuerySet, TextField, When
 from django.db.models.functions import Cast, Length
 
@@ -17,12 +16,12 @@ from webapp.corpus.models import Pair, PairQuerySet, Project, Response
 from webapp.labels.summaries import Levels, Votes, judged_pairs, labelled_responses, level_counts, vote_counts
 from webapp.ratings.lists_query import Query
 from webapp.ratings.models import NOTHING, Prediction
+from webapp.ratings.paging import ListPage, Ordered, page_of
 from webapp.ratings.probabilities import Outcome
 from webapp.ratings.queries import outcome_of, predictions_of
 from webapp.ratings.tallies import Freshness, catch_up, versions_compare
 from webapp.training.models import ModelVersion
 
-PER_PAGE = 20
 HELD_OUT = [Prediction.Split.HELD_OUT, Prediction.Split.CROSSFIT]
 
 # What a pair's votes add up to: NOTHING is below 0.
@@ -142,16 +141,26 @@ def _rated(version: ModelVersion, *, trained: bool) -> QuerySet[Any]:
     return version.predictions.filter(seen if trained else ~seen).values("response_id")
 
 
-def pair_page(project: Project, query: Query, version: ModelVersion | None) -> Page[Any]:
+def pair_page(project: Project, query: Query, version: ModelVersion | None) -> ListPage:
     """One page of pairs as rows, by a constant number of queries, however many pairs there are."""
-    fresh = freshness(project, query, version)
-    page = Paginator(_pair_keys(project, query, version), PER_PAGE).get_page(query.page)
-    page.fresh = fresh  # type: ignore[attr-defined]
-    page.object_list = pair_rows(project, list(page.object_list), version)
+    page = _page(project, query, version, pairs_ordered, Pair.objects.of(project))
+    page.object_list = pair_rows(project, page.object_list, version)
     return page
 
 
-def freshness(project: Project, query: Query, version: ModelVersion | None) -> Freshness:
+def _page(
+    project: Project,
+    query: Query,
+    version: ModelVersion | None,
+    ordered: Callable[[Project, Query, ModelVersion | None], Ordered],
+    every: QuerySet[Any],
+) -> ListPage:
+    """One page of keys."""
+    total = None if query.narrowed else every.count()
+    return page_of(ordered(project, query, version), number=query.page, at=query.at, total=total)
+
+
+def _freshness(project: Project, query: Query, version: ModelVersion | None) -> Freshness:
     """Bring up to date what the list is sorted and narrowed by, or say what is missing; no query if it needs none."""
     fresh = catch_up(project) if query.adds_up else Freshness()
     if version is not None and query.compares and not versions_compare(project, version):
@@ -159,14 +168,8 @@ def freshness(project: Project, query: Query, version: ModelVersion | None) -> F
     return fresh
 
 
-def pair_keys(project: Project, query: Query, version: ModelVersion | None) -> QuerySet[Any]:
-    """Primary keys of the pairs that a list has, in its order, of what is counted by now."""
-    freshness(project, query, version)
-    return _pair_keys(project, query, version)
-
-
-def _pair_keys(project: Project, query: Query, version: ModelVersion | None) -> QuerySet[Any]:
-    """Primary keys of the pairs that a list has, in its order.
+def pairs_ordered(project: Project, query: Query, version: ModelVersion | None) -> Ordered:
+    """The pairs that a list has, in its order, as far as they are counted: see `_freshness`.
 
     Among equals those with more judgements come first, and last the pairs without a value. "Model against people"
     begins with what is a fair comparison: two votes or more, on labels that the model has not seen. Of one vote, or of
@@ -176,6 +179,7 @@ def _pair_keys(project: Project, query: Query, version: ModelVersion | None) -> 
     of one vote, those on which one of the two has no order, and those that the model was trained on, unless `trained`
     asks for them.
     """
+    fresh = _freshness(project, query, version)
     pairs: QuerySet[Any] = pairs_matching(project, query, version)
     first = {"people": "disagreement", "even": "weaker"}.get(query.sort)
     compares = version is not None and query.compares
@@ -197,7 +201,7 @@ def _pair_keys(project: Project, query: Query, version: ModelVersion | None) -> 
     else:
         column = F("judged" if query.sort == "judged" else "pk")
         order = [column.desc() if query.descending else column.asc()]
-    return pairs.order_by(*order, "pk").values_list("pk", flat=True)
+    return Ordered(pairs, order, fresh)
 
 
 def _sorted(column: str, descending: bool) -> OrderBy:
@@ -254,12 +258,10 @@ def responses_matching(project: Project, text: str) -> QuerySet[Response]:
     return responses.annotate(prompt_text=Cast("prompt__messages", TextField())).filter(said)
 
 
-def response_page(project: Project, query: Query, version: ModelVersion | None) -> Page[Any]:
+def response_page(project: Project, query: Query, version: ModelVersion | None) -> ListPage:
     """One page of responses as rows. At most five queries, however many responses there are."""
-    fresh = freshness(project, query, version)
-    page = Paginator(_response_keys(project, query, version), PER_PAGE).get_page(query.page)
-    page.fresh = fresh  # type: ignore[attr-defined]
-    keys = list(page.object_list)
+    page = _page(project, query, version, responses_ordered, Response.objects.of(project))
+    keys = page.object_list
     found = Response.objects.of(project).select_related("prompt").in_bulk(keys)
     predictions, levels = predictions_of(version, keys), level_counts(keys)
     page.object_list = [
@@ -270,13 +272,9 @@ def response_page(project: Project, query: Query, version: ModelVersion | None) 
     return page
 
 
-def response_keys(project: Project, query: Query, version: ModelVersion | None) -> QuerySet[Any]:
-    """Primary keys of the responses that a list has, in its order, of what is counted by now."""
-    freshness(project, query, version)
-    return _response_keys(project, query, version)
-
-
-def _response_keys(project: Project, query: Query, version: ModelVersion | None) -> QuerySet[Any]:
+def responses_ordered(project: Project, query: Query, version: ModelVersion | None) -> Ordered:
+    """The responses that a list has, in its order, as far as they are counted: see `_freshness`."""
+    fresh = _freshness(project, query, version)
     responses: QuerySet[Any] = responses_matching(project, query.text)
     if query.state:
         responses = responses.filter(tally__labelled=query.state == "labelled")
@@ -304,16 +302,17 @@ def _response_keys(project: Project, query: Query, version: ModelVersion | None)
         responses = responses.filter(tally__project=project)
         order = [_sorted(f"tally__{column}", query.descending)]
     else:
+        nullable = None
         if query.sort in ("score", "spread") and version is not None:
             rated = FilteredRelation("predictions", condition=Q(predictions__version=version))
-            responses = responses.annotate(rated=rated)
-            column = F(f"rated__{query.sort}")
+            responses = responses.alias(rated=rated)
+            column, nullable = F(f"rated__{query.sort}"), True
         elif query.sort == "length":
             column = Length("text")
         else:
             column = F("author" if query.sort == "author" else "pk")
-        order = [column.desc(nulls_last=True) if query.descending else column.asc(nulls_last=True)]
-    return responses.order_by(*order, "pk").values_list("pk", flat=True)
+        order = [column.desc(nulls_last=nullable) if query.descending else column.asc(nulls_last=nullable)]
+    return Ordered(responses, order, fresh)
 
 
 def _of_level(responses: QuerySet[Any], level: str) -> QuerySet[Any]:
@@ -323,36 +322,3 @@ def _of_level(responses: QuerySet[Any], level: str) -> QuerySet[Any]:
     if level == "disputed":
         return responses.filter(tally__variance__gt=0)
     return responses.filter(**{f"tally__{level}__gt": F("tally__total") - F(f"tally__{level}")})
-
-
-# --- One of a list ---
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where one response or pair stands in the list that it was opened from, and its neighbours' keys there."""
-
-    number: int
-    total: int
-    previous: int | None
-    next: int | None
-
-    @property
-    def page(self) -> int:
-        """The page of the list that shows it."""
-        return (self.number - 1) // PER_PAGE + 1
-
-
-def place_in(keys: Iterable[int], pk: int) -> Place | None:
-    """The place of a key among the keys of a list; None if the list hasn't got it. One query, over keys alone."""
-    ordered = list(keys)
-    try:
-        index = ordered.index(pk)
-    except ValueError:
-        return None
-    return Place(
-        number=index + 1,
-        total=len(ordered),
-        previous=ordered[index - 1] if index else None,
-        next=ordered[index + 1] if index + 1 < len(ordered) else None,
-    )

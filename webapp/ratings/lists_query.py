@@ -94,6 +94,7 @@ class Query:
     sort: str
     descending: bool
     page: int
+    at: int | None = None  # beyond the numbered pages: the key that the page begins with
     response: int | None = None
     level: str = ""
     split: str = ""
@@ -137,6 +138,7 @@ class Query:
             sort=name,
             descending=asked.startswith("-"),
             page=int_parameter(parameters, "page") or 1,
+            at=int_parameter(parameters, "at"),
             response=int_parameter(parameters, "response"),
             author=_words(parameters.get("author", "")),
             rival=_words(parameters.get("rival", "")) if listing is PAIRS else "",

@@ -24,6 +24,7 @@ from webapp.ratings.leaderboard import MOST_AUTHORS, board_of, csv_of
 from webapp.ratings.lists import ResponseRow, SideRow
 from webapp.ratings.lists_query import PAIRS, RESPONSES, Listing, Query, sort_links
 from webapp.ratings.models import Prediction
+from webapp.ratings.paging import PER_PAGE, place_in
 from webapp.ratings.probabilities import level_shares
 from webapp.ratings.queries import (
     Shown,
@@ -134,7 +135,7 @@ def response_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespons
     context = {
         **_choice(request, shown),
         "response": response,
-        "place": lists.place_in(lists.response_keys(project, query, version), response.pk),
+        "place": place_in(lists.responses_ordered(project, query, version), response.pk),
         "prediction": prediction,
         "provenance": _provenance(version, prediction, [label.created_at for label in labels]),
         "labels": labels,
@@ -168,7 +169,7 @@ def response_methods(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespon
         "response": response,
         "levels": levels,
         "top": top,
-        "place": lists.place_in(lists.response_keys(project, query, shown.version), pk),
+        "place": place_in(lists.responses_ordered(project, query, shown.version), pk),
         "rows": [
             {
                 "version": version,
@@ -260,7 +261,7 @@ def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     context = {
         **_choice(request, shown),
         "pair": pair,
-        "place": lists.place_in(lists.pair_keys(project, query, version), pair.pk),
+        "place": place_in(lists.pairs_ordered(project, query, version), pair.pk),
         "sides": [
             SideRow("A", pair.response_a, chosen.get(a), levels.get(a, Levels())),
             SideRow("B", pair.response_b, chosen.get(b), levels.get(b, Levels())),
@@ -299,7 +300,7 @@ def versions_compare(request: HtmxHttpRequest, slug: str) -> HttpResponse:
             "judgements": comparing.new_judgements(new, old),
             "levels": comparing.new_levels(new, old),
         }
-        pages = {each: Paginator(rows[each], lists.PER_PAGE) for each in comparing.LISTS}
+        pages = {each: Paginator(rows[each], PER_PAGE) for each in comparing.LISTS}
         page = pages[name].get_page(request.GET.get("page"))
         if name == "pairs":
             page.object_list = comparing.turned_rows(project, list(page.object_list))
@@ -320,7 +321,7 @@ def _scalar(version: ModelVersion | None) -> bool:
 
 def _choice(request: HtmxHttpRequest, shown: Shown) -> dict[str, Any]:
     """What parts.html#methods needs: the versions, the one in sight, and what an address keeps when it changes."""
-    chosen = ("method", "version", "page")
+    chosen = ("method", "version", "page", "at")
     return {
         "shown": shown,
         "version": shown.version,
