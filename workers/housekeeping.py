@@ -29,6 +29,7 @@ from webapp.jobs import ACTIVE, Job, State
 from webapp.keeping import files_held
 from webapp.labels.queue import reservations_expire
 from webapp.operations.disk import disk_measure
+from webapp.ratings.stored import summaries_make
 from webapp.ratings.tallies import compare_noted, count_noted
 from webapp.snapshots.models import Export
 from webapp.training.models import ModelExport, Remeasurement, TrainingRun
@@ -62,6 +63,7 @@ def tick() -> None:
             measurements_due,
             count_noted,
             compare_noted,
+            summaries_make,
         ):
             try:
                 part()

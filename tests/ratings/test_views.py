@@ -512,8 +512,8 @@ def test_the_overview_adds_up(
     assert "67 %" in body
     assert "2 people labelled in the last hour" in body
     assert page.context["queue"].open == 1
-    assert [day.judgements for day in page.context["days"]][-1] == 5
-    assert [day.levels for day in page.context["days"]][-1] == 4
+    assert [day.judgements for day in page.context["labels"].days][-1] == 5
+    assert [day.levels for day in page.context["labels"].days][-1] == 4
     verdicts, levels = (each["alpha"] for each in page.context["alphas"])
     assert verdicts.units == 2
     assert verdicts.value is not None
@@ -647,16 +647,16 @@ def test_query_counts_do_not_grow_with_the_rows(
     tallies.compare_noted()
     visitor = 4  # session, user, project, roles
     expected = {
-        url("responses", project): visitor + 11,
-        url("responses", project) + "?sort=-level&q=one": visitor + 11,
-        url("responses", project) + "?sort=-gap": visitor + 13,
-        url("responses", project) + f"?level=good&split=held_out&annotator={people[0].pk}": visitor + 11,
-        url("pairs", project): visitor + 12,
-        url("pairs", project) + "?sort=-model": visitor + 14,
-        url("pairs", project) + "?sort=judged&state=split&q=one": visitor + 12,
-        url("pairs", project) + "?sort=judged&state=enough": visitor + 11,
+        url("responses", project): visitor + 12,
+        url("responses", project) + "?sort=-level&q=one": visitor + 12,
+        url("responses", project) + "?sort=-gap": visitor + 14,
+        url("responses", project) + f"?level=good&split=held_out&annotator={people[0].pk}": visitor + 12,
+        url("pairs", project): visitor + 13,
+        url("pairs", project) + "?sort=-model": visitor + 15,
+        url("pairs", project) + "?sort=judged&state=split&q=one": visitor + 13,
+        url("pairs", project) + "?sort=judged&state=enough": visitor + 12,
         url("pairs", project) + "?model=against&votes=even&level=good&author=model-1&split=held_out": visitor
-        + 10,
+        + 11,
         # The list that it was opened from is asked for its neighbours and its length: keys alone.
         url("response", project, pair.response_a_id): visitor + 12,
         url("response", project, pair.response_a_id) + "?version=oprm-1": visitor + 12,
@@ -664,18 +664,18 @@ def test_query_counts_do_not_grow_with_the_rows(
         url("response-methods", project, pair.response_a_id): visitor + 11,
         url("pair", project, pair.pk): visitor + 12,
         url("pair", project, pair.pk) + "?sort=added": visitor + 11,
-        url("project", project): visitor + 16,
+        url("project", project): visitor + 17,
     }
     for address, queries in expected.items():
         with django_assert_num_queries(queries):
             assert client.get(address).status_code == 200
     # What is added up from all labels is kept; what the next label changes is counted for the page.
-    with django_assert_num_queries(visitor + 14):
+    with django_assert_num_queries(visitor + 15):
         client.get(url("pairs", project) + "?sort=-model")
-    with django_assert_num_queries(visitor + 9):
+    with django_assert_num_queries(visitor + 10):
         client.get(url("project", project))
     judge(pair, make_user("p4"), "tie")
-    with django_assert_num_queries(visitor + 43):
+    with django_assert_num_queries(visitor + 44):
         client.get(url("pairs", project) + "?sort=-model")
 
 

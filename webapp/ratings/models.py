@@ -1,5 +1,6 @@
 """Prediction: one model version's rating distribution for one response. Also what lists are sorted by."""
 
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
 from django.utils import timezone
 
@@ -192,3 +193,20 @@ class ResponseGap(Derived):
     class Meta:
         constraints = [models.UniqueConstraint(fields=["version", "response"], name="response_gap_once")]
         indexes = [models.Index(fields=["version", "rank", "-gap", "response"], name="response_gap_order")]
+
+
+class Summary(Derived):
+    """What the worker has added up of a large project: see stored.py. `state` names the labels that it is of."""
+
+    project = models.ForeignKey(
+        Project, db_constraint=False, on_delete=models.CASCADE, related_name="summaries"
+    )
+    name = models.CharField(max_length=40)
+    state = models.CharField(max_length=200, blank=True)
+    value = models.JSONField(null=True, encoder=DjangoJSONEncoder)
+    made_at = models.DateTimeField(null=True)
+    seconds = models.FloatField(default=0.0)
+    wanted = models.BooleanField(default=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["project", "name"], name="summary_once")]

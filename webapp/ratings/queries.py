@@ -197,23 +197,24 @@ def offered_authors(project: Project) -> list[str]:
     return names if len(names) <= MENU else []
 
 
-def offered_annotators(project: Project, state: str, chosen: int | None) -> list[tuple[int, str]]:
-    """Keys and names to choose from, by name: the MENU people with the most labels, and the chosen one.
+@dataclass(frozen=True)
+class Annotators:
+    """Keys and names of those who labelled: the MENU people with the most labels, and the others."""
 
-    One query, three where more people labelled than that; then kept with the labels' state.
-    """
+    busiest: list[tuple[int, str]]
+    others: list[tuple[int, str]]
 
-    def make() -> tuple[dict[int, str], set[int]]:
-        names = {pk: named.name for pk, named in annotator_names(project).items()}
-        if len(names) <= MENU:
-            return names, set(names)
-        return names, {pk for pk, _ in label_counts_by(project).most_common(MENU)}
 
-    names, most = kept(f"annotators:{state}", make)
-    offered = [(pk, names[pk]) for pk in names if pk in most or pk == chosen]
-    if chosen is not None and chosen not in names:
-        offered.append((chosen, "somebody who labelled nothing here"))
-    return sorted(offered, key=lambda each: (each[1].casefold(), each[0]))
+def annotators_of(project: Project) -> Annotators:
+    """Who labelled in a project. One query, three where more people labelled than a menu has."""
+    names = {pk: named.name for pk, named in annotator_names(project).items()}
+    most = set(names)
+    if len(names) > MENU:
+        most = {pk for pk, _ in label_counts_by(project).most_common(MENU)}
+    every = list(names.items())
+    return Annotators(
+        [each for each in every if each[0] in most], [each for each in every if each[0] not in most]
+    )
 
 
 def preferences(version: ModelVersion, state: str) -> dict[int, tuple[float, bool]]:

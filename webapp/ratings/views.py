@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import HttpResponse
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.cache import patch_vary_headers
+from django.views.decorators.http import require_POST
 
 from webapp.corpus.access import project_for
 from webapp.corpus.models import Method, Pair, Project, Response
@@ -19,7 +21,7 @@ from webapp.labels.summaries import (
     queue_state,
     vote_counts,
 )
-from webapp.ratings import charts, comparing, lists, pictures, summaries
+from webapp.ratings import charts, comparing, lists, pictures, stored, summaries
 from webapp.ratings.leaderboard import MOST_AUTHORS, board_of, csv_of
 from webapp.ratings.lists import ResponseRow, SideRow
 from webapp.ratings.lists_query import PAIRS, RESPONSES, Listing, Query, sort_links
@@ -28,8 +30,6 @@ from webapp.ratings.paging import PER_PAGE, place_in
 from webapp.ratings.probabilities import level_shares
 from webapp.ratings.queries import (
     Shown,
-    labels_state,
-    offered_annotators,
     offered_authors,
     outcome_of,
     predictions_by_version,
@@ -49,16 +49,16 @@ def overview(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """Overview: labels, coverage, queue, agreement, serving versions and runs."""
     project = project_for(request, slug, "read")
     versions = serving_versions(project)
-    labels = summaries.label_summary(project)
-    agreement = labels.agreement
+    found = stored.labels_of(project)
+    labels = found.value
     cover = coverage(project)
     runs = list(project.runs.select_related("version")[:RUNS_SHOWN])
     context = {
-        "totals": labels.totals,
+        "found": found,
+        "labels": labels,
         "coverage": cover,
         "queue": queue_state(project),
-        "days": labels.days,
-        "picture": pictures.days_of(labels.days),
+        "picture": pictures.days_of(labels.days) if labels else None,
         "alphas": [
             {
                 "name": name,
@@ -69,10 +69,12 @@ def overview(request: HtmxHttpRequest, slug: str) -> HttpResponse:
                 "limited": alpha.ratings >= summaries.AGREEMENT_LABELS,
             }
             for name, metric, units, alpha in (
-                ("Verdicts", "nominal", "pairs", agreement.verdicts),
-                ("Levels", "ordinal", "responses", agreement.levels),
+                ("Verdicts", "nominal", "pairs", labels.agreement.verdicts),
+                ("Levels", "ordinal", "responses", labels.agreement.levels),
             )
-        ],
+        ]
+        if labels
+        else [],
         "metrics": summaries.version_metrics(versions),
         "runs": runs,
         "upcoming": next_trainings(project),
@@ -83,7 +85,9 @@ def overview(request: HtmxHttpRequest, slug: str) -> HttpResponse:
             totals=labels.totals,
             runs=runs,
             serving=len(versions),
-        ),
+        )
+        if labels
+        else [],
     }
     return render(request, "ratings/project.html", context)
 
@@ -220,19 +224,21 @@ def leaderboard(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """The authors by people's judgements, plain and controlled for length, beside their ranks by the chosen version."""
     project = project_for(request, slug, "read")
     shown = shown_version(project, request.GET)
-    board = board_of(project, shown.version)
-    lines = pictures.strength_lines([row.plain.elo for row in board.rows])
+    found = stored.leaderboard_of(project, shown.version)
+    standing = found.value.rows if found.value else []
+    lines = pictures.strength_lines([row.plain.elo for row in standing])
     context = {
         **_choice(request, shown),
-        "board": board,
-        "rows": list(zip(board.rows, lines, strict=True)),
+        "found": found,
+        "board": found.value,
+        "rows": list(zip(standing, lines, strict=True)),
         "most": MOST_AUTHORS,
     }
     return _partial(request, "ratings/leaderboard.html", "rows", context)
 
 
 def leaderboard_csv(request: HtmxHttpRequest, slug: str) -> HttpResponse:
-    """The same as a file."""
+    """The same as a file, of now."""
     project = project_for(request, slug, "read")
     version = shown_version(project, request.GET).version
     return HttpResponse(
@@ -240,6 +246,16 @@ def leaderboard_csv(request: HtmxHttpRequest, slug: str) -> HttpResponse:
         content_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="{project.slug}-leaderboard.csv"'},
     )
+
+
+@require_POST
+def count_again(request: HtmxHttpRequest, slug: str) -> HttpResponse:
+    """Have the worker add up anew what it stores of a large project."""
+    project = project_for(request, slug, "read")
+    stored.summaries_want(project)
+    messages.success(request, "The labels are being counted again; look again in some seconds.")
+    board = request.POST.get("page") == "leaderboard"
+    return redirect("ratings:leaderboard" if board else "ratings:project", slug)
 
 
 def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
@@ -339,7 +355,7 @@ def _filters(
         "query": query,
         "choices": listing.choices,
         "authors": offered_authors(project),
-        "annotators": offered_annotators(project, labels_state(project), query.annotator),
+        "annotators": stored.offered_annotators(project, query.annotator),
         "sorts": sort_links(query, offered),
     }
 
