@@ -1,7 +1,7 @@
 """How long a statement waits for a lock that somebody else holds."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from django.db import DatabaseError, connection, transaction
@@ -9,14 +9,14 @@ from psycopg.pq import TransactionStatus
 
 
 @contextlib.contextmanager
-def short_waits() -> Iterator[None]:
-    """Inside, no statement waits more than two seconds for a lock: it raises OperationalError then."""
+def short_waits(milliseconds: int = 2000) -> Iterator[None]:
+    """Inside, no statement waits longer for a lock: it raises OperationalError then."""
     if connection.vendor == "postgresql":
-        with connection.execute_wrapper(_briefly):
+        with connection.execute_wrapper(_briefly(milliseconds)):
             yield
         return
     with connection.cursor() as cursor:
-        cursor.execute("PRAGMA busy_timeout = 2000")
+        cursor.execute(f"PRAGMA busy_timeout = {milliseconds}")
     try:
         yield
     finally:
@@ -24,12 +24,16 @@ def short_waits() -> Iterator[None]:
             cursor.execute("PRAGMA busy_timeout = 30000")
 
 
-def _briefly(execute: Any, sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
+def _briefly(milliseconds: int) -> Callable[..., Any]:
     """Set the limit as each transaction begins, and for it alone: behind a pooler others get the session after it."""
-    driver: Any = connection.connection
-    if driver.info.transaction_status != TransactionStatus.IDLE:
-        return execute(sql, params, many, context)
-    # A statement outside a transaction gets one; for the first of a transaction this changes nothing.
-    with transaction.atomic(savepoint=False):
-        driver.execute("SET LOCAL lock_timeout = '2s'")
-        return execute(sql, params, many, context)
+
+    def execute_briefly(execute: Any, sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
+        driver: Any = connection.connection
+        if driver.info.transaction_status != TransactionStatus.IDLE:
+            return execute(sql, params, many, context)
+        # A statement outside a transaction gets one; for the first of a transaction this changes nothing.
+        with transaction.atomic(savepoint=False):
+            driver.execute(f"SET LOCAL lock_timeout = '{milliseconds}ms'")
+            return execute(sql, params, many, context)
+
+    return execute_briefly

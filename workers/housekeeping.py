@@ -1,6 +1,7 @@
 """What is done now and then, off every job's way.
 
-`tick`, every few seconds: dead workers' jobs are given up, lost messages sent again, trainings started that are due.
+`tick`, every few seconds: dead workers' jobs are given up, lost messages sent again, trainings started that are due,
+what lists are sorted by is brought up to date.
 `housekeep`, every ten minutes: leftovers are swept, old weights packed away, the disk is measured.
 
 A job that was killed leaves its unfinished files. Which job a file belongs to stands in its path; a file of a job that
@@ -30,6 +31,8 @@ from webapp.labels.checking import counters_check
 from webapp.labels.queue import reservations_expire
 from webapp.locks import short_waits
 from webapp.operations.disk import disk_measure
+from webapp.ratings.stored import summaries_make
+from webapp.ratings.tallies import compare_noted, count_noted
 from webapp.snapshots.models import Export
 from webapp.training.models import ModelExport, Remeasurement, TrainingRun
 from webapp.training.retention import versions_pack
@@ -64,6 +67,9 @@ def tick() -> None:
             reservations_expire,
             retrain_all_due,
             measurements_due,
+            count_noted,
+            compare_noted,
+            summaries_make,
         ):
             try:
                 part()

@@ -25,7 +25,6 @@ from webapp.labels.summaries import (
     queue_state,
     vote_counts,
     vote_tallies,
-    with_levels,
 )
 
 
@@ -103,9 +102,9 @@ def test_levels_count_current_words_only(project: Project, pairs: list[Pair], pe
     assert levels == {response.pk: Levels(normal=1, good=1)}
     assert levels[response.pk].shares == {"bad": 0.0, "normal": 0.5, "good": 0.5}
     assert Levels().shares == {"bad": None, "normal": None, "good": None}
-    rows = {row.pk: row for row in with_levels(Response.objects.of(project))}
-    assert (rows[response.pk].levels, rows[response.pk].mean_level) == (2, 1.5)
-    assert (rows[other.pk].levels, rows[other.pk].mean_level) == (0, None)
+    said = levels[response.pk]
+    assert (said.total, said.mean, said.variance) == (2, 1.5, 0.25)
+    assert (Levels().mean, Levels().variance) == (None, None)
 
 
 def test_days_count_what_people_did_here(project: Project, pairs: list[Pair], people: list[User]) -> None:

@@ -10,9 +10,11 @@ from django.urls import reverse
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Pair, Project, Prompt, Response
-from webapp.ratings.lists import pair_keys, place_in, response_keys
+from webapp.ratings import paging
+from webapp.ratings.lists import pairs_ordered, responses_ordered
 from webapp.ratings.lists_query import PAIRS, RESPONSES, Query
 from webapp.ratings.models import Prediction
+from webapp.ratings.paging import Count, Link, Ordered, page_of, place_in
 from webapp.training.models import ModelVersion
 
 
@@ -139,7 +141,7 @@ def test_pairs_by_each_filter_under_each_sort(
         for sort in PAIRS.sorts:
             query = Query.of(QueryDict(f"{asking(asked, people)}&sort=-{sort}"), PAIRS, rated=True)
             assert not query.ignored
-            found = [names[pk] for pk in pair_keys(project, query, version)]
+            found = [names[pk] for pk in pairs_ordered(project, query, version).keys]
             assert sorted(found) == sorted(expected), (asked, sort)
 
 
@@ -151,8 +153,48 @@ def test_responses_by_each_filter_under_each_sort(
         for sort in RESPONSES.sorts:
             query = Query.of(QueryDict(f"{asking(asked, people)}&sort=-{sort}"), RESPONSES, rated=True)
             assert not query.ignored
-            found = [names[pk] for pk in response_keys(project, query, version)]
+            found = [names[pk] for pk in responses_ordered(project, query, version).keys]
             assert sorted(found) == sorted(expected), (asked, sort)
+
+
+def test_pages_beyond_the_numbered_ones_leave_out_nothing_and_repeat_nothing(
+    project: Project, labelled: dict[str, Pair], version: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under every sort, both ways: forwards by the links from page to page, and back again."""
+    monkeypatch.setattr(paging, "PER_PAGE", 3)
+    monkeypatch.setattr(paging, "NUMBERED", 1)
+    monkeypatch.setattr(paging, "MOST", 3)
+
+    def walked(ordered: Ordered) -> list[int]:
+        page = page_of(ordered, number=1, at=None, total=None)
+        assert page.count == Count(3, more=True)
+        found, back = [*page.object_list], []
+        while page.next is not None:
+            assert page.next.page is None
+            page = page_of(ordered, number=1, at=page.next.at, total=None)
+            found += page.object_list
+        while page.previous is not None:
+            page = page_of(ordered, number=1, at=page.previous.at, total=None)
+            back = [*page.object_list, *back]
+        assert back[: len(found) // 3 * 3] == found[: len(found) // 3 * 3]
+        return found
+
+    for listing, ordered in ((PAIRS, pairs_ordered), (RESPONSES, responses_ordered)):
+        for sort in listing.sorts:
+            for direction in ("", "-"):
+                query = Query.of(QueryDict(f"sort={direction}{sort}"), listing, rated=True)
+                asked = ordered(project, query, version)
+                keys = list(asked.keys)
+                assert walked(asked) == keys, (sort, direction)
+                for index in (0, 2, 4):
+                    place = place_in(asked, keys[index])
+                    assert place is not None
+                    assert place.number == (index + 1 if index < 3 else None)
+                    assert place.link == (Link(at=keys[index]) if index >= 3 else Link(page=1))
+                    assert (place.previous, place.next) == (
+                        keys[index - 1] if index else None,
+                        keys[index + 1],
+                    )
 
 
 def test_sorts_of_responses_and_pairs(
@@ -162,7 +204,7 @@ def test_sorts_of_responses_and_pairs(
 
     def order(sort: str) -> list[str]:
         query = Query.of(QueryDict(f"sort={sort}"), RESPONSES, rated=True)
-        return [names[pk] for pk in response_keys(project, query, version)]
+        return [names[pk] for pk in responses_ordered(project, query, version).keys]
 
     assert order("length")[0] == "odd-r1"  # "First of odd."; its equal "First of sure." is longer
     assert order("-author")[0] == "odd-r2"
@@ -176,7 +218,12 @@ def test_sorts_of_responses_and_pairs(
     assert gaps[4:6] == ["odd-r2", "near-r1"]
     pairs = {pair.pk: name for name, pair in labelled.items()}
     query = Query.of(QueryDict("sort=-even"), PAIRS, rated=True)
-    assert [pairs[pk] for pk in pair_keys(project, query, version)][:4] == ["near", "lean", "sure", "odd"]
+    assert [pairs[pk] for pk in pairs_ordered(project, query, version).keys][:4] == [
+        "near",
+        "lean",
+        "sure",
+        "odd",
+    ]
 
 
 def test_what_is_not_known_is_left_out_and_said(
@@ -188,7 +235,7 @@ def test_what_is_not_known_is_left_out_and_said(
     assert (query.state, query.level, query.model, query.annotator) == ("unjudged", "", "", None)
     page = client_of(researcher).get(f"{reverse('ratings:pairs', args=[project.slug])}?{asked}")
     assert "Not known here, so left out: level, split, votes, model, annotator." in page.content.decode()
-    assert page.context["page"].paginator.count == 1
+    assert page.context["page"].count.number == 1
     # Of responses there is neither a rival nor a split of votes.
     assert Query.of(QueryDict("rival=x&votes=even"), RESPONSES, rated=True).filters == 0
 
@@ -213,10 +260,11 @@ def test_the_address_bar_holds_the_filter(
     # The row's link and, from the pair, the links beside it keep all of it.
     link = f"{reverse('ratings:pair', args=[project.slug, labelled['odd'].pk])}?{asked}&sort=-even"
     assert link.replace("&", "&amp;") in body
-    assert client.get(link).context["place"].total == 1
+    assert client.get(link).context["place"].total == Count(1)
     query = Query.of(QueryDict("model=against&sort=-judged"), PAIRS, rated=True)
-    keys = list(pair_keys(project, query, version))
-    assert place_in(keys, labelled["sure"].pk).total == 3
+    place = place_in(pairs_ordered(project, query, version), labelled["sure"].pk)
+    assert place is not None
+    assert place.total == Count(3)
     # A shared pair that the filter does not have is still a page.
     other = f"{reverse('ratings:pair', args=[project.slug, labelled['once'].pk])}?{asked}"
     assert client.get(other).context["place"] is None
@@ -263,7 +311,7 @@ def test_many_authors_are_written_not_chosen(
     make_prompt(project, "many", [f"Text {number}" for number in range(101)], pairs=False)
     page = client_of(researcher).get(f"/p/{project.slug}/responses/?author=model-7")
     assert '<input type="text" name="author" value="model-7"' in page.content.decode()
-    assert page.context["page"].paginator.count == 1
+    assert page.context["page"].count.number == 1
 
 
 def test_of_many_annotators_the_busiest_are_offered_and_the_chosen_one(

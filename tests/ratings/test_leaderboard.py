@@ -119,10 +119,10 @@ def test_the_page_says_how_sure_it_is(
 ) -> None:
     client = client_of(researcher)
     with django_assert_num_queries(
-        3 + 2 + 2 + 6
-    ):  # versions; labels' state; votes, responses, pairs, predictions and their number
+        3 + 2 + 1 + 2 + 6
+    ):  # versions; whether it is large; labels' state; votes, responses, pairs, predictions and their number
         page = client.get(address(project))
-    with django_assert_num_queries(3 + 4):
+    with django_assert_num_queries(3 + 5):
         client.get(address(project))
     body = words(page)
     assert "3 authors, 48 judgements on 8 prompts; 36 of them held out from OPRM" in body

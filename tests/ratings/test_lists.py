@@ -8,7 +8,7 @@ from django.http import QueryDict
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Pair, Project, Prompt, Response
-from webapp.ratings.lists import Place, pair_keys, pair_page, place_in, response_page
+from webapp.ratings.lists import pair_page, pairs_ordered, response_page
 from webapp.ratings.lists_query import (
     PAIR_SORTS,
     PAIR_STATES,
@@ -18,6 +18,7 @@ from webapp.ratings.lists_query import (
     sort_links,
 )
 from webapp.ratings.models import Prediction
+from webapp.ratings.paging import Count, Link, Place, place_in
 from webapp.training.models import ModelVersion
 
 
@@ -120,11 +121,12 @@ def test_what_the_model_was_trained_on_comes_after_what_it_was_not(
 
 def test_a_place_in_a_list_has_its_neighbours(project: Project, pairs: dict[str, Pair]) -> None:
     query = asking(sort="-judged", state="split")
-    first, last = pair_keys(project, query, None)
-    assert place_in([first, last], first) == Place(number=1, total=2, previous=None, next=last)
-    assert place_in([first, last], last) == Place(number=2, total=2, previous=first, next=None)
-    assert place_in([first, last], pairs["nobody"].pk) is None
-    assert Place(number=21, total=40, previous=1, next=3).page == 2
+    ordered = pairs_ordered(project, query, None)
+    first, last = ordered.keys
+    assert place_in(ordered, first) == Place(first, number=1, total=Count(2), previous=None, next=last)
+    assert place_in(ordered, last) == Place(last, number=2, total=Count(2), previous=first, next=None)
+    assert place_in(ordered, pairs["nobody"].pk) is None
+    assert Place(7, number=21, total=Count(40), previous=1, next=3).link == Link(page=2)
 
 
 def test_pairs_sort_by_judgements_and_by_time(project: Project, pairs: dict[str, Pair]) -> None:

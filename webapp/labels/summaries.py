@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
-from django.db.models import Case, Count, F, FloatField, Q, QuerySet, Sum, When
-from django.db.models.expressions import CombinedExpression
-from django.db.models.functions import Cast, Greatest, TruncDate
+from django.db.models import Count, F, Q, QuerySet, Sum
+from django.db.models.functions import Greatest, TruncDate
 from django.utils import timezone
 
 from webapp.corpus.models import Pair, Project, Response
-from webapp.labels.models import LEVELS, VERDICTS, Judgement, Level, QualityLabel, Source, Verdict
+from webapp.labels.models import VERDICTS, Judgement, QualityLabel, Source, Verdict
 
 # --- Votes of a pair ---
 
@@ -117,6 +116,13 @@ class Levels:
         """Mean of the levels as bad 0, normal 1, good 2; None without labels."""
         return (self.normal + 2 * self.good) / self.total if self.total else None
 
+    @property
+    def variance(self) -> float | None:
+        """Variance of the same numbers; None without labels."""
+        if self.mean is None:
+            return None
+        return (self.normal + 4 * self.good) / self.total - self.mean * self.mean
+
 
 def level_counts(responses: Iterable[int]) -> dict[int, Levels]:
     """Levels by response id, for the responses that have any. One query."""
@@ -131,57 +137,6 @@ def level_counts(responses: Iterable[int]) -> dict[int, Levels]:
     for response, level, n in rows:
         counts.setdefault(response, {})[level] = n
     return {response: Levels(**levels) for response, levels in counts.items()}
-
-
-def with_levels(responses: QuerySet[Response]) -> QuerySet[Any]:
-    """The responses with `levels` (how many people gave one), `mean_level` (bad 0, normal 1, good 2) and
-    `level_variance` (of those numbers); both null without a level.
-    """
-    said = Q(quality_labels__is_current=True, quality_labels__retraction=False)
-    good = Count("quality_labels", filter=said & Q(quality_labels__level=Level.GOOD))
-    normal = Count("quality_labels", filter=said & Q(quality_labels__level=Level.NORMAL))
-
-    def mean(of: CombinedExpression) -> Case:
-        share = Cast(of, FloatField()) / Cast(F("levels"), FloatField())
-        return Case(When(levels__gte=1, then=share), default=None, output_field=FloatField())
-
-    return (
-        responses.annotate(
-            levels=Count("quality_labels", filter=said), levels_good=good, levels_normal=normal
-        )
-        .annotate(mean_level=mean(F("levels_good") * 2 + F("levels_normal")))
-        .annotate(
-            level_variance=mean(F("levels_good") * 4 + F("levels_normal")) - F("mean_level") * F("mean_level")
-        )
-    )
-
-
-def level_tallies(project: Project) -> dict[int, Levels]:
-    """Levels by response id of all responses of a project that have any. One query, a narrow row per response."""
-    rows = _levels_said(project).values_list("response_id", *(f"n_{level}" for level in LEVELS))
-    return {response: Levels(*counts) for response, *counts in rows.iterator(chunk_size=5000)}
-
-
-def responses_of_level(project: Project, level: str) -> QuerySet[Any]:
-    """Keys of the responses that more than half of the people who gave a level call bad, normal or good; of those
-    that people disagree on for "disputed".
-    """
-    said = _levels_said(project)
-    if level == "disputed":
-        return said.exclude(Q(n=F("n_bad")) | Q(n=F("n_normal")) | Q(n=F("n_good"))).values("response_id")
-    return said.filter(n__lt=F(f"n_{level}") * 2).values("response_id")
-
-
-def _levels_said(project: Project) -> QuerySet[Any]:
-    """Counts of each level (`n_bad` ...) and of all (`n`) by response."""
-    counts = {f"n_{level}": Count("pk", filter=Q(level=level)) for level in LEVELS}
-    return (
-        QualityLabel.objects.of(project)
-        .current()
-        .order_by()
-        .values("response_id")
-        .annotate(n=Count("pk"), **counts)
-    )
 
 
 # --- Who labelled what ---

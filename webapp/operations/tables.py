@@ -22,6 +22,8 @@ from django.core.management.color import no_style
 from django.db import connection, models
 from django.utils.duration import duration_string
 
+from webapp.ratings.models import Derived
+
 BATCH = 2000
 
 Table = type[models.Model]
@@ -54,8 +56,10 @@ def _referred(model: Table) -> set[Table]:
 
 @cache
 def _left_out(model: Table) -> bool:
-    """Sessions (people sign in again), content types (each database numbers them by itself), what hangs on these."""
-    if model is ContentType or issubclass(model, AbstractBaseSession):
+    """Sessions (people sign in again), content types (each database numbers them by itself), what hangs on these; and
+    what follows from other rows: triggers note it when those are restored.
+    """
+    if model is ContentType or issubclass(model, (AbstractBaseSession, Derived)):
         return True
     return any(_left_out(other) for other in _referred(model) if other is not model)
 

@@ -1,6 +1,9 @@
-"""The ratings app adds its export format to those of webapp.snapshots, which knows nothing of predictions."""
+"""The ratings app adds its export format to those of webapp.snapshots, which knows nothing of predictions, and its
+triggers to the tables of labels.
+"""
 
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 
 
 class RatingsConfig(AppConfig):
@@ -11,3 +14,7 @@ class RatingsConfig(AppConfig):
         from webapp.snapshots.formats import register
 
         register(PREDICTIONS)
+
+        from webapp.ratings.tallies import triggers_install
+
+        post_migrate.connect(triggers_install, sender=self)

@@ -5,52 +5,35 @@ that are shown. COUNT and ORDER BY never see a text (label-studio's lists of 10,
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from django.core.paginator import Page, Paginator
-from django.db.models import F, FilteredRelation, Q, QuerySet, TextField
+from django.db.models import Case, F, FilteredRelation, OrderBy, Q, QuerySet, TextField, When
 from django.db.models.functions import Cast, Length
 
 from webapp.corpus.models import Pair, PairQuerySet, Project, Response
-from webapp.labels.models import QualityLabel
-from webapp.labels.summaries import (
-    Levels,
-    Votes,
-    judged_pairs,
-    labelled_responses,
-    level_counts,
-    responses_of_level,
-    vote_counts,
-    with_levels,
-)
+from webapp.labels.summaries import Levels, Votes, judged_pairs, labelled_responses, level_counts, vote_counts
 from webapp.ratings.lists_query import Query
-from webapp.ratings.models import Prediction
+from webapp.ratings.models import NOTHING, Prediction
+from webapp.ratings.paging import ListPage, Ordered, page_of
 from webapp.ratings.probabilities import Outcome
-from webapp.ratings.queries import (
-    labels_state,
-    level_gaps,
-    outcome_of,
-    predictions_of,
-    preferences,
-    tallies,
-)
+from webapp.ratings.queries import outcome_of, predictions_of
+from webapp.ratings.tallies import Freshness, catch_up, versions_compare
 from webapp.training.models import ModelVersion
 
-PER_PAGE = 20
 HELD_OUT = [Prediction.Split.HELD_OUT, Prediction.Split.CROSSFIT]
 
-# What only the votes themselves decide.
-VOTE_STATES: dict[str, Callable[[Votes], bool]] = {
-    "split": lambda votes: bool(votes.disagreement),
-    "unanimous": lambda votes: votes.disagreement == 0,
-    "several": lambda votes: votes.total >= 2,
+# What a pair's votes add up to: NOTHING is below 0.
+VOTE_STATES = {
+    "split": Q(tally__disagreement__gt=0),
+    "unanimous": Q(tally__disagreement=0),
+    "several": Q(tally__total__gte=2),
 }
-VOTE_SPLITS: dict[str, Callable[[float], bool]] = {
-    "even": lambda weaker: weaker >= 0.4,
-    "leaning": lambda weaker: 0.2 <= weaker < 0.4,
-    "clear": lambda weaker: weaker < 0.2,
+VOTE_SPLITS = {
+    "even": Q(tally__weaker__gte=0.4),
+    "leaning": Q(tally__weaker__gte=0.2, tally__weaker__lt=0.4),
+    "clear": Q(tally__weaker__gte=0, tally__weaker__lt=0.2),
 }
 
 
@@ -115,9 +98,7 @@ def pairs_matching(project: Project, query: Query, version: ModelVersion | None)
         texts = responses_matching(project, query.text).values("pk")
         pairs = pairs.filter(_either(texts) | _says(query.text, "external_id"))
     if query.level:
-        pairs = pairs.filter(
-            _either(_of_level(Response.objects.of(project), project, query.level).values("pk"))
-        )
+        pairs = pairs.filter(_either(_of_level(Response.objects.of(project), query.level).values("pk")))
     by = [Response.objects.of(project).filter(author=name).values("pk") for name in _authors(query)]
     if len(by) == 2:
         pairs = pairs.filter(
@@ -138,8 +119,10 @@ def pairs_matching(project: Project, query: Query, version: ModelVersion | None)
         pairs = pairs.filter(judged__gte=F("wanted"))
     elif query.state == "wanting":
         pairs = pairs.filter(judged__lt=F("wanted"))
-    elif _by_votes_alone(query):
-        pairs = pairs.filter(judged__gte=2)
+    elif query.state:
+        pairs = pairs.filter(VOTE_STATES[query.state])
+    if query.votes:
+        pairs = pairs.filter(VOTE_SPLITS[query.votes])
     return pairs
 
 
@@ -158,88 +141,74 @@ def _rated(version: ModelVersion, *, trained: bool) -> QuerySet[Any]:
     return version.predictions.filter(seen if trained else ~seen).values("response_id")
 
 
-def _by_votes_alone(query: Query) -> bool:
-    """Whether only the votes of a pair decide if it is in the list; two are needed for any of that."""
-    return bool(query.state in VOTE_STATES or query.votes or query.model)
-
-
-def pair_page(project: Project, query: Query, version: ModelVersion | None) -> Page[Any]:
-    """One page of pairs as rows, by ten queries at most, however many pairs there are.
-
-    The pairs' own columns are sorted by the database. Disagreement is worked out here from one narrow row of votes per
-    pair, which is kept until the next label: on 17,000 pairs with 84,000 votes a third of what GROUP BY with ORDER BY
-    over the same counts takes, and nearly nothing on the next page.
-    """
-    page = Paginator(pair_keys(project, query, version), PER_PAGE).get_page(query.page)
-    page.object_list = pair_rows(project, list(page.object_list), version)
+def pair_page(project: Project, query: Query, version: ModelVersion | None) -> ListPage:
+    """One page of pairs as rows, by a constant number of queries, however many pairs there are."""
+    page = _page(project, query, version, pairs_ordered, Pair.objects.of(project))
+    page.object_list = pair_rows(project, page.object_list, version)
     return page
 
 
-def pair_keys(project: Project, query: Query, version: ModelVersion | None) -> Any:
-    """Primary keys of the pairs that a list has, in its order: a list, or a query set that was not yet asked."""
-    matching = pairs_matching(project, query, version)
-    if query.sort in ("people", "even", "model") or _by_votes_alone(query):
-        return _by_votes(project, matching, query, version)
-    column = F({"judged": "judged", "added": "pk"}[query.sort])
-    first = column.desc() if query.descending else column.asc()
-    return matching.order_by(first, "pk").values_list("pk", flat=True)
+def _page(
+    project: Project,
+    query: Query,
+    version: ModelVersion | None,
+    ordered: Callable[[Project, Query, ModelVersion | None], Ordered],
+    every: QuerySet[Any],
+) -> ListPage:
+    """One page of keys."""
+    total = None if query.narrowed else every.count()
+    return page_of(ordered(project, query, version), number=query.page, at=query.at, total=total)
 
 
-def _by_votes(
-    project: Project, matching: QuerySet[Pair], query: Query, version: ModelVersion | None
-) -> list[int]:
-    """Keys of the pairs, sorted; more judgements first among equals, and last the pairs without a value.
+def _freshness(project: Project, query: Query, version: ModelVersion | None) -> Freshness:
+    """Bring up to date what the list is sorted and narrowed by, or say what is missing; no query if it needs none."""
+    fresh = catch_up(project) if query.adds_up else Freshness()
+    if version is not None and query.compares and not versions_compare(project, version):
+        return replace(fresh, comparing=True)
+    return fresh
 
-    "Model against people" begins with what is a fair comparison: two votes or more, on labels that the model has not
-    seen. Of one vote, or of what it was trained on, a distance says little; those come after.
+
+def pairs_ordered(project: Project, query: Query, version: ModelVersion | None) -> Ordered:
+    """The pairs that a list has, in its order, as far as they are counted: see `_freshness`.
+
+    Among equals those with more judgements come first, and last the pairs without a value. "Model against people"
+    begins with what is a fair comparison: two votes or more, on labels that the model has not seen. Of one vote, or of
+    what it was trained on, a distance says little; those come after.
+
+    "model" compares orders: the response that most people prefer with the one that the model does. It leaves out pairs
+    of one vote, those on which one of the two has no order, and those that the model was trained on, unless `trained`
+    asks for them.
     """
-    state = labels_state(project)
-    votes = tallies(project, state)
-    compares = query.sort == "model" or query.model
-    predicted = preferences(version, state) if compares and version else {}
-
-    def value(pk: int, said: Votes) -> float | None:
-        if query.sort == "people":
-            return said.disagreement
-        if query.sort == "even":
-            return said.weaker
-        if query.sort == "model":
-            return None if said.share is None or pk not in predicted else abs(said.share - predicted[pk][0])
-        return said.total if query.sort == "judged" else pk
-
-    known, unknown = [], []
-    nobody = Votes()
-    for pk in matching.order_by("pk").values_list("pk", flat=True):
-        said = votes.get(pk, nobody)
-        if not _votes_match(query, said, predicted.get(pk)):
-            continue
-        found = value(pk, said)
-        if found is None:
-            unknown.append(pk)
-        else:
-            unfair = query.sort == "model" and (said.total < 2 or predicted[pk][1])
-            known.append((unfair, -found if query.descending else found, -said.total, pk))
-    known.sort()
-    return [pk for *_, pk in known] + unknown
+    fresh = _freshness(project, query, version)
+    pairs: QuerySet[Any] = pairs_matching(project, query, version)
+    first = {"people": "disagreement", "even": "weaker"}.get(query.sort)
+    compares = version is not None and query.compares
+    if compares:
+        gaps = FilteredRelation("gaps", condition=Q(gaps__version=version))
+        pairs = pairs.alias(beside=gaps).filter(beside__rank__gte=0)
+    if compares and query.model:
+        agrees = Q(beside__agrees=-1 if query.model == "against" else 1, beside__total__gte=2)
+        pairs = pairs.filter(agrees if query.trained else agrees & Q(beside__seen=False))
+    if first:
+        # The list is read from the table that it is sorted by.
+        pairs = pairs.filter(tally__project=project)
+        order = [_sorted(f"tally__{first}", query.descending), F("tally__total").desc()]
+    elif compares and query.sort == "model":
+        gap = F("beside__gap")
+        order = [
+            F("beside__rank").asc(), gap.desc() if query.descending else gap.asc(), F("beside__total").desc()
+        ]  # fmt: skip
+    else:
+        column = F("judged" if query.sort == "judged" else "pk")
+        order = [column.desc() if query.descending else column.asc()]
+    return Ordered(pairs, order, fresh)
 
 
-def _votes_match(query: Query, said: Votes, predicted: tuple[float, bool] | None) -> bool:
-    """Whether a pair's votes, and what the model says of it, are as asked for.
-
-    "model" compares orders: the response that most people prefer with the one that the model does. It leaves out
-    pairs of one vote, those on which one of the two has no order, and those that the model was trained on, unless
-    `trained` asks for them.
-    """
-    if query.state in VOTE_STATES and not VOTE_STATES[query.state](said):
-        return False
-    if query.votes and (said.weaker is None or not VOTE_SPLITS[query.votes](said.weaker)):
-        return False
-    if query.model:
-        if predicted is None or said.share is None or said.total < 2 or (predicted[1] and not query.trained):
-            return False
-        product = (said.share - 0.5) * (predicted[0] - 0.5)
-        return product < 0 if query.model == "against" else product > 0
-    return True
+def _sorted(column: str, descending: bool) -> OrderBy:
+    """By a column in which NOTHING comes last, whichever way."""
+    if descending:
+        return F(column).desc()
+    return Case(When(**{column: NOTHING}, then=None), default=F(column)).asc(nulls_last=True)
 
 
 def pair_rows(project: Project, keys: Sequence[int], version: ModelVersion | None) -> list[PairRow]:
@@ -289,10 +258,10 @@ def responses_matching(project: Project, text: str) -> QuerySet[Response]:
     return responses.annotate(prompt_text=Cast("prompt__messages", TextField())).filter(said)
 
 
-def response_page(project: Project, query: Query, version: ModelVersion | None) -> Page[Any]:
+def response_page(project: Project, query: Query, version: ModelVersion | None) -> ListPage:
     """One page of responses as rows. At most five queries, however many responses there are."""
-    page = Paginator(response_keys(project, query, version), PER_PAGE).get_page(query.page)
-    keys = list(page.object_list)
+    page = _page(project, query, version, responses_ordered, Response.objects.of(project))
+    keys = page.object_list
     found = Response.objects.of(project).select_related("prompt").in_bulk(keys)
     predictions, levels = predictions_of(version, keys), level_counts(keys)
     page.object_list = [
@@ -303,15 +272,14 @@ def response_page(project: Project, query: Query, version: ModelVersion | None) 
     return page
 
 
-def response_keys(project: Project, query: Query, version: ModelVersion | None) -> Any:
-    """Primary keys of the responses that a list has, in its order: a list, or a query set that was not yet asked."""
+def responses_ordered(project: Project, query: Query, version: ModelVersion | None) -> Ordered:
+    """The responses that a list has, in its order, as far as they are counted: see `_freshness`."""
+    fresh = _freshness(project, query, version)
     responses: QuerySet[Any] = responses_matching(project, query.text)
-    if query.state == "labelled":
-        responses = responses.filter(labelled_responses(project))
-    elif query.state == "unlabelled":
-        responses = responses.exclude(labelled_responses(project))
+    if query.state:
+        responses = responses.filter(tally__labelled=query.state == "labelled")
     if query.level:
-        responses = _of_level(responses, project, query.level)
+        responses = _of_level(responses, query.level)
     if query.author:
         responses = responses.filter(author=query.author)
     if query.annotator is not None:
@@ -323,74 +291,34 @@ def response_keys(project: Project, query: Query, version: ModelVersion | None) 
         responses = responses.filter(
             pk__in=version.predictions.filter(split__in=splits).values("response_id")
         )
+    column: Any
     if query.sort == "gap" and version is not None:
-        return _by_gap(project, responses, query, version)
-    if query.sort in ("score", "spread") and version is not None:
-        rated = FilteredRelation("predictions", condition=Q(predictions__version=version))
-        responses = responses.annotate(rated=rated)
-        column: Any = F(f"rated__{query.sort}")
+        gaps = FilteredRelation("gaps", condition=Q(gaps__version=version))
+        responses = responses.alias(beside=gaps).filter(beside__rank__gte=0)
+        gap = F("beside__gap")
+        order = [F("beside__rank").asc(), gap.desc() if query.descending else gap.asc()]
     elif query.sort in ("level", "labels", "split"):
-        responses = with_levels(responses)
-        column = F({"level": "mean_level", "labels": "levels", "split": "level_variance"}[query.sort])
-    elif query.sort == "length":
-        column = Length("text")
+        column = {"level": "mean", "labels": "total", "split": "variance"}[query.sort]
+        responses = responses.filter(tally__project=project)
+        order = [_sorted(f"tally__{column}", query.descending)]
     else:
-        column = F("author" if query.sort == "author" else "pk")
-    first = column.desc(nulls_last=True) if query.descending else column.asc(nulls_last=True)
-    return responses.order_by(first, "pk").values_list("pk", flat=True)
+        nullable = None
+        if query.sort in ("score", "spread") and version is not None:
+            rated = FilteredRelation("predictions", condition=Q(predictions__version=version))
+            responses = responses.alias(rated=rated)
+            column, nullable = F(f"rated__{query.sort}"), True
+        elif query.sort == "length":
+            column = Length("text")
+        else:
+            column = F("author" if query.sort == "author" else "pk")
+        order = [column.desc(nulls_last=nullable) if query.descending else column.asc(nulls_last=nullable)]
+    return Ordered(responses, order, fresh)
 
 
-def _of_level(responses: QuerySet[Any], project: Project, level: str) -> QuerySet[Any]:
+def _of_level(responses: QuerySet[Any], level: str) -> QuerySet[Any]:
     """Those of a level by most people, those that people disagree on ("disputed"), or those without one ("none")."""
     if level == "none":
-        labelled = QualityLabel.objects.of(project).current()
-        return responses.exclude(pk__in=labelled.values("response_id"))
-    return responses.filter(pk__in=responses_of_level(project, level))
-
-
-def _by_gap(project: Project, responses: QuerySet[Any], query: Query, version: ModelVersion) -> list[int]:
-    """Keys of the responses by how far the model's level is from the people's; what it was trained on after what it
-    was not, and last those of which one has said nothing.
-    """
-    gaps = level_gaps(version, labels_state(project))
-    known, unknown = [], []
-    for pk in responses.order_by("pk").values_list("pk", flat=True):
-        if pk in gaps:
-            gap, seen = gaps[pk]
-            known.append((seen, -gap if query.descending else gap, pk))
-        else:
-            unknown.append(pk)
-    return [pk for *_, pk in sorted(known)] + unknown
-
-
-# --- One of a list ---
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where one response or pair stands in the list that it was opened from, and its neighbours' keys there."""
-
-    number: int
-    total: int
-    previous: int | None
-    next: int | None
-
-    @property
-    def page(self) -> int:
-        """The page of the list that shows it."""
-        return (self.number - 1) // PER_PAGE + 1
-
-
-def place_in(keys: Iterable[int], pk: int) -> Place | None:
-    """The place of a key among the keys of a list; None if the list hasn't got it. One query, over keys alone."""
-    ordered = list(keys)
-    try:
-        index = ordered.index(pk)
-    except ValueError:
-        return None
-    return Place(
-        number=index + 1,
-        total=len(ordered),
-        previous=ordered[index - 1] if index else None,
-        next=ordered[index + 1] if index + 1 < len(ordered) else None,
-    )
+        return responses.filter(tally__total=0)
+    if level == "disputed":
+        return responses.filter(tally__variance__gt=0)
+    return responses.filter(**{f"tally__{level}__gt": F("tally__total") - F(f"tally__{level}")})

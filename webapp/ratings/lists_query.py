@@ -94,6 +94,7 @@ class Query:
     sort: str
     descending: bool
     page: int
+    at: int | None = None  # beyond the numbered pages: the key that the page begins with
     response: int | None = None
     level: str = ""
     split: str = ""
@@ -137,6 +138,7 @@ class Query:
             sort=name,
             descending=asked.startswith("-"),
             page=int_parameter(parameters, "page") or 1,
+            at=int_parameter(parameters, "at"),
             response=int_parameter(parameters, "response"),
             author=_words(parameters.get("author", "")),
             rival=_words(parameters.get("rival", "")) if listing is PAIRS else "",
@@ -156,6 +158,19 @@ class Query:
         """How many filters are set, beside the search and the state."""
         chosen = (self.level, self.split, self.author, self.rival, self.votes, self.model)
         return sum(bool(each) for each in chosen) + (self.annotator is not None)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the list needs a version beside people."""
+        return bool(self.model) or self.sort in ("model", "gap")
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the list needs what labels add up to (webapp/ratings/tallies.py)."""
+        needs = self.sort in ("people", "even", "level", "labels", "split") or self.state in (
+            "split", "unanimous", "several", "labelled", "unlabelled",
+        )  # fmt: skip
+        return self.compares or needs or bool(self.level or self.votes)
 
     @property
     def narrowed(self) -> bool:

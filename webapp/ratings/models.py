@@ -1,8 +1,10 @@
-"""Prediction: one model version's rating distribution for one response."""
+"""Prediction: one model version's rating distribution for one response. Also what lists are sorted by."""
 
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
+from django.utils import timezone
 
-from webapp.corpus.models import Response
+from webapp.corpus.models import Pair, Project, Response
 from webapp.training.models import ModelVersion
 
 
@@ -51,3 +53,160 @@ class Prediction(models.Model):
     def seen(self) -> bool:
         """Whether what predicted it was trained on labels of the response."""
         return self.split == self.Split.TRAIN
+
+
+# --- Derived: counted anew from labels whenever need be (webapp/ratings/tallies.py) ---
+
+# Of which nothing can be said: below all values, so that it comes last where the highest is first.
+NOTHING = -1.0
+
+
+class Derived(models.Model):
+    """Follows from other rows: a backup leaves it out, and no constraint of it may hold up who judges."""
+
+    class Meta:
+        abstract = True
+
+
+class Uncounted(Derived):
+    """A pair or a response that is new or whose labels changed, and that is not counted yet. Written by triggers."""
+
+    pair = models.BigIntegerField(null=True)
+    response = models.BigIntegerField(null=True)
+
+
+class TallyState(Derived):
+    """When a project's tallies were last brought up to date; who counts holds the row."""
+
+    project = models.OneToOneField(
+        Project, primary_key=True, db_constraint=False, on_delete=models.CASCADE, related_name="tally_state"
+    )
+    counted_at = models.DateTimeField(null=True)
+
+
+class PairTally(Derived):
+    """What the current votes of a pair add up to: see labels.summaries.Votes. Every counted pair has a row."""
+
+    pair = models.OneToOneField(
+        Pair, primary_key=True, db_constraint=False, on_delete=models.CASCADE, related_name="tally"
+    )
+    project = models.ForeignKey(
+        Project, db_constraint=False, db_index=False, on_delete=models.CASCADE, related_name="+"
+    )
+    total = models.PositiveIntegerField()
+    share = models.FloatField()
+    disagreement = models.FloatField()
+    weaker = models.FloatField()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["project", "-disagreement", "-total", "pair"], name="tally_disagreement"),
+            models.Index(fields=["project", "-weaker", "-total", "pair"], name="tally_weaker"),
+        ]
+
+
+class ResponseTally(Derived):
+    """What the current levels of a response add up to; every counted response has a row.
+
+    mean, variance: of bad 0, normal 1, good 2; labelled: it has a level, or stands in a judged pair.
+    """
+
+    response = models.OneToOneField(
+        Response, primary_key=True, db_constraint=False, on_delete=models.CASCADE, related_name="tally"
+    )
+    project = models.ForeignKey(
+        Project, db_constraint=False, db_index=False, on_delete=models.CASCADE, related_name="+"
+    )
+    bad = models.PositiveIntegerField()
+    normal = models.PositiveIntegerField()
+    good = models.PositiveIntegerField()
+    total = models.PositiveIntegerField()
+    mean = models.FloatField()
+    variance = models.FloatField()
+    labelled = models.BooleanField()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["project", "-mean", "response"], name="tally_mean"),
+            models.Index(fields=["project", "-variance", "response"], name="tally_variance"),
+            models.Index(fields=["project", "-total", "response"], name="tally_total"),
+        ]
+
+
+class VersionTally(Derived):
+    """That a version is compared with people, from how many of its predictions and within which levels; when asked."""
+
+    version = models.OneToOneField(
+        ModelVersion, primary_key=True, db_constraint=False, on_delete=models.CASCADE, related_name="tally"
+    )
+    # 0 while it is being worked out.
+    rated = models.PositiveIntegerField(default=0)
+    bad_to = models.PositiveSmallIntegerField(default=0)
+    normal_to = models.PositiveSmallIntegerField(default=0)
+    asked_at = models.DateTimeField(default=timezone.now)
+
+
+class Rank(models.IntegerChoices):
+    """What is a fair comparison of a model with people comes first in a list, and what cannot be compared last."""
+
+    FAIR = 0
+    UNFAIR = 1
+    NOTHING = 2
+
+
+class PairGap(Derived):
+    """A version's P(a preferred) beside the people's share for a. Every counted pair has a row.
+
+    rank: unfair are pairs of one vote, and those that the version was trained on; agrees: 1 where both prefer the same
+    response, -1 where not, 0 where one of the two has no order.
+    """
+
+    version = models.ForeignKey(
+        ModelVersion, db_constraint=False, db_index=False, on_delete=models.CASCADE, related_name="pair_gaps"
+    )
+    pair = models.ForeignKey(Pair, db_constraint=False, on_delete=models.CASCADE, related_name="gaps")
+    rank = models.PositiveSmallIntegerField(choices=Rank)
+    gap = models.FloatField()
+    agrees = models.SmallIntegerField()
+    seen = models.BooleanField()
+    total = models.PositiveIntegerField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["version", "pair"], name="pair_gap_once")]
+        indexes = [models.Index(fields=["version", "rank", "-gap", "-total", "pair"], name="pair_gap_order")]
+
+
+class ResponseGap(Derived):
+    """How far a version's expected level is from the people's mean one. Every counted response has a row."""
+
+    version = models.ForeignKey(
+        ModelVersion,
+        db_constraint=False,
+        db_index=False,
+        on_delete=models.CASCADE,
+        related_name="response_gaps",
+    )
+    response = models.ForeignKey(Response, db_constraint=False, on_delete=models.CASCADE, related_name="gaps")
+    rank = models.PositiveSmallIntegerField(choices=Rank)
+    gap = models.FloatField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["version", "response"], name="response_gap_once")]
+        indexes = [models.Index(fields=["version", "rank", "-gap", "response"], name="response_gap_order")]
+
+
+class Summary(Derived):
+    """What the worker has added up of a large project: see stored.py. `state` names the labels that it is of."""
+
+    project = models.ForeignKey(
+        Project, db_constraint=False, on_delete=models.CASCADE, related_name="summaries"
+    )
+    name = models.CharField(max_length=40)
+    state = models.CharField(max_length=200, blank=True)
+    value = models.JSONField(null=True, encoder=DjangoJSONEncoder)
+    made_at = models.DateTimeField(null=True)
+    seconds = models.FloatField(default=0.0)
+    wanted = models.BooleanField(default=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["project", "name"], name="summary_once")]

@@ -14,7 +14,7 @@ from django.db.models import Count, Q
 
 from webapp.corpus.models import Method, Pair, Project, Response
 from webapp.labels.names import annotator_names
-from webapp.labels.summaries import Votes, label_counts_by, level_tallies, newest_labels, vote_tallies
+from webapp.labels.summaries import Votes, label_counts_by, newest_labels, vote_tallies
 from webapp.ratings.charts import score_bins
 from webapp.ratings.models import Prediction
 from webapp.ratings.probabilities import Outcome, ordinal_outcome, scalar_outcome
@@ -191,29 +191,6 @@ def tallies(project: Project, state: str) -> dict[int, Votes]:
     return kept(f"tallies:{state}", lambda: vote_tallies(project))
 
 
-def level_gaps(version: ModelVersion, state: str) -> dict[int, tuple[float, bool]]:
-    """How far the version's expected level is from the people's mean one (bad 0, normal 1, good 2), and whether it
-    was trained on labels of the response, by response id. Two queries, then kept.
-
-    Empty for a version that predicts no levels: a scalar one, or one that saw none.
-    """
-    if version.kind == "scalar" or not version.saw_levels:
-        return {}
-    bad, normal = version.project.bad_to, version.project.normal_to
-
-    def make() -> dict[int, tuple[float, bool]]:
-        said = level_tallies(version.project)
-        found = {}
-        rows = version.predictions.exclude(p=None).values_list("response_id", "p", "split")
-        for response, p, split in rows.iterator(chunk_size=5000):
-            if p and (levels := said.get(response)) and levels.mean is not None:
-                expected = sum(p[bad:normal]) + 2 * sum(p[normal:])
-                found[response] = abs(expected - levels.mean), split == Prediction.Split.TRAIN
-        return found
-
-    return kept(f"level-gaps:{identity(version)}:{bad}-{normal}:{state}", make)
-
-
 def offered_authors(project: Project) -> list[str]:
     """Names of authors to choose from, empty where there are too many for a menu. One query."""
     named = Response.objects.of(project).exclude(author="").order_by("author")
@@ -221,23 +198,24 @@ def offered_authors(project: Project) -> list[str]:
     return names if len(names) <= MENU else []
 
 
-def offered_annotators(project: Project, state: str, chosen: int | None) -> list[tuple[int, str]]:
-    """Keys and names to choose from, by name: the MENU people with the most labels, and the chosen one.
+@dataclass(frozen=True)
+class Annotators:
+    """Keys and names of those who labelled: the MENU people with the most labels, and the others."""
 
-    One query, three where more people labelled than that; then kept with the labels' state.
-    """
+    busiest: list[tuple[int, str]]
+    others: list[tuple[int, str]]
 
-    def make() -> tuple[dict[int, str], set[int]]:
-        names = {pk: named.name for pk, named in annotator_names(project).items()}
-        if len(names) <= MENU:
-            return names, set(names)
-        return names, {pk for pk, _ in label_counts_by(project).most_common(MENU)}
 
-    names, most = kept(f"annotators:{state}", make)
-    offered = [(pk, names[pk]) for pk in names if pk in most or pk == chosen]
-    if chosen is not None and chosen not in names:
-        offered.append((chosen, "somebody who labelled nothing here"))
-    return sorted(offered, key=lambda each: (each[1].casefold(), each[0]))
+def annotators_of(project: Project) -> Annotators:
+    """Who labelled in a project. One query, three where more people labelled than a menu has."""
+    names = {pk: named.name for pk, named in annotator_names(project).items()}
+    most = set(names)
+    if len(names) > MENU:
+        most = {pk for pk, _ in label_counts_by(project).most_common(MENU)}
+    every = list(names.items())
+    return Annotators(
+        [each for each in every if each[0] in most], [each for each in every if each[0] not in most]
+    )
 
 
 def preferences(version: ModelVersion, state: str) -> dict[int, tuple[float, bool]]:

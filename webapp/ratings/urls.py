@@ -12,6 +12,7 @@ urlpatterns = [
     path("responses/<key:pk>/methods/", views.response_methods, name="response-methods"),
     path("leaderboard/", views.leaderboard, name="leaderboard"),
     path("leaderboard/csv/", views.leaderboard_csv, name="leaderboard-csv"),
+    path("count-again/", views.count_again, name="count-again"),
     path("pairs/", views.pairs, name="pairs"),
     path("pairs/<key:pk>/", views.pair_detail, name="pair"),
     path("try/", views_trying.try_texts, name="try"),

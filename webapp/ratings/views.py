@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import HttpResponse
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.cache import patch_vary_headers
+from django.views.decorators.http import require_POST
 
 from webapp.corpus.access import project_for
 from webapp.corpus.models import Method, Pair, Project, Response
@@ -19,16 +21,15 @@ from webapp.labels.summaries import (
     queue_state,
     vote_counts,
 )
-from webapp.ratings import charts, comparing, lists, pictures, summaries
+from webapp.ratings import charts, comparing, lists, pictures, stored, summaries
 from webapp.ratings.leaderboard import MOST_AUTHORS, board_of, csv_of
 from webapp.ratings.lists import ResponseRow, SideRow
 from webapp.ratings.lists_query import PAIRS, RESPONSES, Listing, Query, sort_links
 from webapp.ratings.models import Prediction
+from webapp.ratings.paging import PER_PAGE, place_in
 from webapp.ratings.probabilities import level_shares
 from webapp.ratings.queries import (
     Shown,
-    labels_state,
-    offered_annotators,
     offered_authors,
     outcome_of,
     predictions_by_version,
@@ -48,16 +49,16 @@ def overview(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """Overview: labels, coverage, queue, agreement, serving versions and runs."""
     project = project_for(request, slug, "read")
     versions = serving_versions(project)
-    labels = summaries.label_summary(project)
-    agreement = labels.agreement
+    found = stored.labels_of(project)
+    labels = found.value
     cover = coverage(project)
     runs = list(project.runs.select_related("version")[:RUNS_SHOWN])
     context = {
-        "totals": labels.totals,
+        "found": found,
+        "labels": labels,
         "coverage": cover,
         "queue": queue_state(project),
-        "days": labels.days,
-        "picture": pictures.days_of(labels.days),
+        "picture": pictures.days_of(labels.days) if labels else None,
         "alphas": [
             {
                 "name": name,
@@ -68,10 +69,12 @@ def overview(request: HtmxHttpRequest, slug: str) -> HttpResponse:
                 "limited": alpha.ratings >= summaries.AGREEMENT_LABELS,
             }
             for name, metric, units, alpha in (
-                ("Verdicts", "nominal", "pairs", agreement.verdicts),
-                ("Levels", "ordinal", "responses", agreement.levels),
+                ("Verdicts", "nominal", "pairs", labels.agreement.verdicts),
+                ("Levels", "ordinal", "responses", labels.agreement.levels),
             )
-        ],
+        ]
+        if labels
+        else [],
         "metrics": summaries.version_metrics(versions),
         "runs": runs,
         "upcoming": next_trainings(project),
@@ -82,7 +85,9 @@ def overview(request: HtmxHttpRequest, slug: str) -> HttpResponse:
             totals=labels.totals,
             runs=runs,
             serving=len(versions),
-        ),
+        )
+        if labels
+        else [],
     }
     return render(request, "ratings/project.html", context)
 
@@ -134,7 +139,7 @@ def response_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespons
     context = {
         **_choice(request, shown),
         "response": response,
-        "place": lists.place_in(lists.response_keys(project, query, version), response.pk),
+        "place": place_in(lists.responses_ordered(project, query, version), response.pk),
         "prediction": prediction,
         "provenance": _provenance(version, prediction, [label.created_at for label in labels]),
         "labels": labels,
@@ -168,7 +173,7 @@ def response_methods(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespon
         "response": response,
         "levels": levels,
         "top": top,
-        "place": lists.place_in(lists.response_keys(project, query, shown.version), pk),
+        "place": place_in(lists.responses_ordered(project, query, shown.version), pk),
         "rows": [
             {
                 "version": version,
@@ -219,19 +224,21 @@ def leaderboard(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """The authors by people's judgements, plain and controlled for length, beside their ranks by the chosen version."""
     project = project_for(request, slug, "read")
     shown = shown_version(project, request.GET)
-    board = board_of(project, shown.version)
-    lines = pictures.strength_lines([row.plain.elo for row in board.rows])
+    found = stored.leaderboard_of(project, shown.version)
+    standing = found.value.rows if found.value else []
+    lines = pictures.strength_lines([row.plain.elo for row in standing])
     context = {
         **_choice(request, shown),
-        "board": board,
-        "rows": list(zip(board.rows, lines, strict=True)),
+        "found": found,
+        "board": found.value,
+        "rows": list(zip(standing, lines, strict=True)),
         "most": MOST_AUTHORS,
     }
     return _partial(request, "ratings/leaderboard.html", "rows", context)
 
 
 def leaderboard_csv(request: HtmxHttpRequest, slug: str) -> HttpResponse:
-    """The same as a file."""
+    """The same as a file, of now."""
     project = project_for(request, slug, "read")
     version = shown_version(project, request.GET).version
     return HttpResponse(
@@ -239,6 +246,16 @@ def leaderboard_csv(request: HtmxHttpRequest, slug: str) -> HttpResponse:
         content_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="{project.slug}-leaderboard.csv"'},
     )
+
+
+@require_POST
+def count_again(request: HtmxHttpRequest, slug: str) -> HttpResponse:
+    """Have the worker add up anew what it stores of a large project."""
+    project = project_for(request, slug, "read")
+    stored.summaries_want(project)
+    messages.success(request, "The labels are being counted again; look again in some seconds.")
+    board = request.POST.get("page") == "leaderboard"
+    return redirect("ratings:leaderboard" if board else "ratings:project", slug)
 
 
 def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
@@ -260,7 +277,7 @@ def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     context = {
         **_choice(request, shown),
         "pair": pair,
-        "place": lists.place_in(lists.pair_keys(project, query, version), pair.pk),
+        "place": place_in(lists.pairs_ordered(project, query, version), pair.pk),
         "sides": [
             SideRow("A", pair.response_a, chosen.get(a), levels.get(a, Levels())),
             SideRow("B", pair.response_b, chosen.get(b), levels.get(b, Levels())),
@@ -299,7 +316,7 @@ def versions_compare(request: HtmxHttpRequest, slug: str) -> HttpResponse:
             "judgements": comparing.new_judgements(new, old),
             "levels": comparing.new_levels(new, old),
         }
-        pages = {each: Paginator(rows[each], lists.PER_PAGE) for each in comparing.LISTS}
+        pages = {each: Paginator(rows[each], PER_PAGE) for each in comparing.LISTS}
         page = pages[name].get_page(request.GET.get("page"))
         if name == "pairs":
             page.object_list = comparing.turned_rows(project, list(page.object_list))
@@ -320,7 +337,7 @@ def _scalar(version: ModelVersion | None) -> bool:
 
 def _choice(request: HtmxHttpRequest, shown: Shown) -> dict[str, Any]:
     """What parts.html#methods needs: the versions, the one in sight, and what an address keeps when it changes."""
-    chosen = ("method", "version", "page")
+    chosen = ("method", "version", "page", "at")
     return {
         "shown": shown,
         "version": shown.version,
@@ -338,7 +355,7 @@ def _filters(
         "query": query,
         "choices": listing.choices,
         "authors": offered_authors(project),
-        "annotators": offered_annotators(project, labels_state(project), query.annotator),
+        "annotators": stored.offered_annotators(project, query.annotator),
         "sorts": sort_links(query, offered),
     }
 
