@@ -263,7 +263,7 @@ def test_twenty_thousand_pairs_take_no_more_queries_and_little_time(
             start = timezone.now()
             [card] = assignments_for(project=project, annotator=admin, count=1)
             times.append((timezone.now() - start).total_seconds())
-        # One's own, the numbers; savepoint, choose, take, create, ledger, release.
+        # One's own, the numbers; savepoint, take, texts, create, ledger, release.
         assert len(queries) == 8
         judge(card)
     # About 10 ms on an idle core; the bound leaves room for a busy machine.

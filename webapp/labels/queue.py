@@ -5,8 +5,8 @@ held by open assignments. Whoever wants a place changes that row by one conditio
 count decides, so the overlap is exact with any number of processes, on SQLite and on PostgreSQL alike.
 
 The next card costs the same in every project. labels.counters tells how many pairs are open for somebody in each
-stratum, so nothing is counted here. Each pair has a random place in a ring (`draw`); `_choose` reads one row at or
-after a random point of the ring through an index, and says with what probability it was chosen.
+stratum, so nothing is counted here. Each pair has a random place in a ring (`draw`); `_Ring` takes one row at or after
+a random point of it through an index, and says with what probability it was chosen.
 
 Locks are taken in one order: the annotator's own assignments of a pair, that pair, responses by key, a pair that is
 drawn (one that is locked is passed over), the counters. So no two transactions wait for each other in a circle.
@@ -14,7 +14,7 @@ drawn (one that is locked is passed over), the counters. So no two transactions 
 
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -65,14 +65,12 @@ def place_move(
     done: int = 0,
     reserved: int = 0,
     only_if_free: bool = False,
-    rows: models.QuerySet[Any] | None = None,
 ) -> bool:
     """Change the counters of one pair or response in one UPDATE.
 
-    With `only_if_free` the change happens only if it leaves done + reserved within `wanted`; with `rows` only if the
-    pair is one of them. False: it did not happen.
+    With `only_if_free` the change happens only if it leaves done + reserved within `wanted`. False: it did not.
     """
-    rows = (subject.rows() if rows is None else rows).filter(pk=pk)
+    rows = subject.rows().filter(pk=pk)
     if only_if_free:
         rows = rows.alias(after=F(subject.done) + F("reserved") + (done + reserved)).filter(
             after__lte=F("wanted")
@@ -135,78 +133,77 @@ def busy_count(*, project: Project, annotator: User) -> int:
     return rows.filter(_not_own(subject, annotator)).count()
 
 
-class _Choice:
-    """The open rows of one stratum that an annotator could be given, as a ring by `draw`."""
+class _Ring:
+    """The open rows of one stratum that an annotator could be given, ordered by `draw`; behind the last, the first."""
 
     def __init__(self, project: Project, annotator: User, place: Stratum) -> None:
-        self.subject = subject = subject_of(project)
+        self._subject = subject = subject_of(project)
         taken = f"(q.{subject.done} + q.reserved)"
-        self._ring = (
-            f"FROM {subject.table} q WHERE q.project_id = %s AND q.wanted > {taken} AND {taken} = %s"
-            f" AND q.priority = %s AND {subject.not_own}"
+        self._open = f"q.wanted > {taken} AND {taken} = %s"
+        self._taken = place.taken
+        self._rows = (
+            f"FROM {subject.table} q WHERE {self._open}"
+            f" AND q.project_id = %s AND q.priority = %s AND {subject.not_own}"
         )
-        self._of = [project.pk, *place, *[annotator.pk] * len(subject.own)]
-        texts = ("response_a__prompt", "response_b__prompt") if subject is PAIRS else ("prompt",)
-        labels = "labels_judgement" if subject is PAIRS else "labels_qualitylabel"
-        said = RawSQL(
-            f"(SELECT COUNT(*) FROM {labels} s"
-            f" WHERE s.{subject.field}_id = {subject.table}.id AND s.annotator_id = %s)",
-            [annotator.pk],
-        )
-        # What others have taken between the choice and the lock is open no more.
-        self._locked = (
-            subject.wanting(project)
-            .filter(taken=place.taken)
-            .annotate(said=said)
-            .select_related(*texts)
-            .select_for_update(no_key=True, of=("self",), skip_locked=True)
-        )
-
-    def _at(self, columns: str, rest: str, *parameters: Any) -> RawSQL:
-        return RawSQL(f"(SELECT {columns} {self._ring} {rest})", [*self._of, *parameters])
+        self._of = [place.taken, project.pk, place.priority, *[annotator.pk] * len(subject.own)]
 
     def size(self) -> int:
-        with connection.cursor() as cursor:
-            cursor.execute(f"SELECT COUNT(*) {self._ring}", self._of)
-            size: int = cursor.fetchone()[0]
-            return size
+        [(size,)] = self._ask(f"SELECT COUNT(*) {self._rows}", self._of)
+        return int(size)
 
-    def draw(self, size: int) -> tuple[Any, float] | None:
-        """Draw one of about `size` rows and lock it, with its texts; the second is the probability of the choice.
+    def take(self, size: int) -> tuple[int, float] | None:
+        """Draw one of about `size` rows and reserve a place of it: its key, and the probability of the choice.
 
         None: it is gone, or somebody has it locked.
         """
+        rows = f"SELECT q.id {self._rows}"
         if size <= _EVENLY:
-            at = self._at("q.id", "ORDER BY q.draw LIMIT 1 OFFSET %s", random.randrange(size))
-            chosen = self._locked.filter(pk=at).first()
-            return (chosen, 1 / size) if chosen else None
+            taken = self._reserve(f"{rows} ORDER BY q.draw", [random.randrange(size)])
+            return (taken[0], 1 / size) if taken else None
         # A row is chosen if the point falls before it, behind the row that is _NEIGHBOURS before it, and the position
         # is the right one of _NEIGHBOURS: its chance is that stretch of the ring, divided.
         point, position = point_draw(), random.randrange(_NEIGHBOURS)
         behind = _NEIGHBOURS - position - 1
-        after = self._at("q.id", "AND q.draw >= %s ORDER BY q.draw LIMIT 1 OFFSET %s", point, position)
-        before = self._at("q.draw", "AND q.draw < %s ORDER BY q.draw DESC LIMIT 1 OFFSET %s", point, behind)
-        chosen = self._locked.annotate(before=before).filter(pk=after).first()
-        if chosen is not None and chosen.before is not None:
-            return chosen, (chosen.draw - chosen.before) / _NEIGHBOURS
-        return self._unrolled(point, position, behind)
-
-    def _unrolled(self, point: float, position: int, behind: int) -> tuple[Any, float] | None:
-        """The same where the stretch may go over the end of the ring. Rare, since there are many rows."""
-        along = "CASE WHEN q.draw < %s THEN q.draw + 1 ELSE q.draw END"
-        found = []
-        with connection.cursor() as cursor:
-            for direction, offset in (("ASC", position), ("DESC", behind)):
-                cursor.execute(
-                    f"SELECT q.id, q.draw {self._ring} ORDER BY {along} {direction} LIMIT 1 OFFSET %s",
-                    [*self._of, point, offset],
-                )
-                found += cursor.fetchall()
-        if len(found) < 2:
+        before = f"(SELECT q.draw {self._rows} AND q.draw < %s ORDER BY q.draw DESC LIMIT 1 OFFSET %s)"
+        before_of = [*self._of, point, behind]
+        taken = self._reserve(
+            f"{rows} AND q.draw >= %s ORDER BY q.draw", [point, position], before, before_of
+        )
+        # Perhaps the stretch goes over an end of the ring: rare. Unrolled at the point it does not.
+        unrolled = "CASE WHEN q.draw < %s THEN q.draw + 1 ELSE q.draw END"
+        taken = taken or self._reserve(f"{rows} ORDER BY {unrolled}", [point, position], before, before_of)
+        if taken is None:
             return None
-        (pk, place), (_, before) = found
-        chosen = self._locked.filter(pk=pk).first()
-        return (chosen, (place - before) % 1.0 / _NEIGHBOURS) if chosen else None
+        pk, place, last = taken
+        if last is None:
+            [(last,)] = self._ask(
+                f"SELECT q.draw {self._rows} ORDER BY {unrolled} DESC LIMIT 1 OFFSET %s", before_of
+            )
+        return pk, (place - last) % 1.0 / _NEIGHBOURS
+
+    def _reserve(
+        self, rows: str, position: list[Any], also: str = "NULL", of: Sequence[Any] = ()
+    ) -> tuple[Any, ...] | None:
+        """Reserve a place of the row at this position: its key, its `draw`, and what else is asked.
+
+        Whoever has it locked is not waited for. What others took between the choice and the lock is open no more.
+        """
+        table = self._subject.table
+        lock = "FOR NO KEY UPDATE SKIP LOCKED" if connection.features.has_select_for_update else ""
+        found = self._ask(
+            f"UPDATE {table} SET reserved = reserved + 1 WHERE id = ("
+            f"SELECT q.id FROM {table} q WHERE {self._open} AND q.id = ({rows} LIMIT 1 OFFSET %s) {lock}"
+            f") RETURNING id, draw, {also}",
+            [self._taken, *self._of, *position, *of],
+        )
+        return found[0] if found else None
+
+    @staticmethod
+    def _ask(sql: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+            return rows
 
 
 def draw(
@@ -217,31 +214,33 @@ def draw(
     None: nothing is open (`numbers.free` says so then), or others have locked what is. Nobody is waited for, since the
     caller has locks of its own, as has whoever looked at a row in vain.
     """
-    subject = subject_of(project)
     for place in list(numbers.free):
-        choice = _Choice(project, annotator, place)
+        ring = _Ring(project, annotator, place)
         for attempt in range(_TRIES):
             if numbers.free[place] < 1:
                 break
-            found = choice.draw(numbers.free[place])
-            if found is not None and (card := _reserve(subject, project, annotator, *found, until)):
-                _note(numbers, ledger, subject, card, place)
+            if found := ring.take(numbers.free[place]):
+                card = _card(project, annotator, *found, until)
+                _note(numbers, ledger, card, place)
                 return card
             if numbers.free[place] <= _EVENLY or attempt > 2:
                 # Others were faster, or hold it locked: look how many there are now.
-                numbers.free[place] = choice.size()
+                numbers.free[place] = ring.size()
         else:
             return None
     return None
 
 
-def _reserve(
-    subject: Subject, project: Project, annotator: User, row: Any, propensity: float, until: Any
-) -> Assignment | None:
-    """Take a place of a row that is locked; None if this annotator has it by now, from another tab."""
-    theirs = subject.rows().filter(_not_own(subject, annotator))
-    if not place_move(subject, row.pk, reserved=1, only_if_free=True, rows=theirs):
-        return None
+def _card(project: Project, annotator: User, pk: int, propensity: float, until: Any) -> Assignment:
+    """The assignment of a place that is reserved, with its texts. Raises IntegrityError if another tab has one."""
+    subject = subject_of(project)
+    texts = ("response_a__prompt", "response_b__prompt") if subject is PAIRS else ("prompt",)
+    labels = "labels_judgement" if subject is PAIRS else "labels_qualitylabel"
+    said = RawSQL(
+        f"(SELECT COUNT(*) FROM {labels} s WHERE s.{subject.field}_id = %s AND s.annotator_id = %s)",
+        [pk, annotator.pk],
+    )
+    row: Any = subject.rows().select_related(*texts).annotate(said=said).get(pk=pk)
     card = Assignment(
         project=project,
         annotator=annotator,
@@ -256,8 +255,9 @@ def _reserve(
     return card
 
 
-def _note(numbers: Standing, ledger: Ledger, subject: Subject, card: Assignment, place: Stratum) -> None:
+def _note(numbers: Standing, ledger: Ledger, card: Assignment, place: Stratum) -> None:
     """The new reservation in the ledger, and in the numbers as this annotator has them."""
+    subject = subject_of(card.project)
     row = getattr(card, subject.field)
     after = stratum(place.taken + 1, row.wanted, place.priority)
     ledger.add(subject, held=1)
