@@ -84,6 +84,12 @@ class Card:
         return self.assignment.pair_id is not None
 
     @property
+    def said(self) -> list[object]:
+        """All that its fields show beside the project's own settings."""
+        sides = [[side.name, side.level, side.tags, side.offered] for side in self.sides]
+        return [self.is_pair, self.verdict, self.strength, self.comment, sides]
+
+    @property
     def has_tags(self) -> bool:
         return any(side.offered for side in self.sides)
 

@@ -1,22 +1,46 @@
 """Filters every page may use: Markdown, exact and relative times, short numbers."""
 
+import sys
 from datetime import datetime
 from typing import Any
 
 from django import template
 from django.contrib.humanize.templatetags.humanize import naturaltime
+from django.template.base import FilterExpression, Parser, Token
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from webapp.corpus import rendering
 from webapp.corpus.access import own_hosts
+from webapp.corpus.kept import Kept
 from webapp.corpus.rendering import Images, plain_text, render_markdown
 from webapp.corpus.turns import Answer, Conversation, answer_of, conversation_of
 from webapp.paths import without_paths
 from webapp.words import counted as in_words
 
 register = template.Library()
+
+
+_fragments: Kept[SafeString] = Kept(2 * 2**20, sys.getsizeof)
+
+
+class _KeptNode(template.Node):
+    def __init__(self, nodelist: template.NodeList, arguments: list[FilterExpression]) -> None:
+        self.nodelist, self._arguments = nodelist, arguments
+
+    def render(self, context: template.Context) -> SafeString:
+        arguments = [argument.resolve(context) for argument in self._arguments]
+        return _fragments.of(lambda: self.nodelist.render(context), *arguments)
+
+
+@register.tag
+def kept(parser: Parser, token: Token) -> _KeptNode:
+    """{% kept NAME ARGUMENTS... %}...{% endkept %}: rendered once for all that is in it, which the arguments name."""
+    arguments = [parser.compile_filter(word) for word in token.split_contents()[1:]]
+    nodelist = parser.parse(("endkept",))
+    parser.delete_first_token()
+    return _KeptNode(nodelist, arguments)
 
 
 @register.filter
