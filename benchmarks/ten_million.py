@@ -56,8 +56,9 @@ def fill(judgements: int) -> Any:
     from webapp.accounts.models import User
     from webapp.corpus.models import Membership, Pair, Project, Prompt, Response
     from webapp.labels.models import Assignment, Judgement, QualityLabel
-    from webapp.ratings.models import Prediction
+    from webapp.ratings.models import Prediction, Uncounted
     from webapp.training.models import ModelVersion, TrainingRun
+    from workers.housekeeping import tick
 
     call_command("migrate", verbosity=0)
     project = Project.objects.create(slug="many", name="Many", overlap=VOTES, asks="both")
@@ -141,6 +142,8 @@ def fill(judgements: int) -> Any:
         split=f"CASE WHEN g / {RESPONSES} % 5 = 0 THEN 'held_out' ELSE 'train' END",
     )  # fmt: skip
     call_command("recount", project=project.slug, stdout=io.StringIO())
+    while Uncounted.objects.exists():
+        tick()
     return project
 
 
@@ -268,6 +271,7 @@ def main() -> None:
     name = f"caliper_many_{os.getpid()}"
     with tempfile.TemporaryDirectory() as folder, psycopg.connect(options.server, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}")
+        admin.execute(f"ALTER DATABASE {name} SET jit = off")  # as in docker-compose.yml
         os.environ.update(DATABASE_URL=f"{options.server.rpartition('/')[0]}/{name}", CALIPER_DATA_DIR=folder)
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
         import django
