@@ -10,6 +10,7 @@ million judgements by the rule of three. Then an annotator and an admin ask for 
 """
 
 import argparse
+import io
 import logging
 import os
 import re
@@ -55,8 +56,9 @@ def fill(judgements: int) -> Any:
     from webapp.accounts.models import User
     from webapp.corpus.models import Membership, Pair, Project, Prompt, Response
     from webapp.labels.models import Assignment, Judgement, QualityLabel
-    from webapp.ratings.models import Prediction
+    from webapp.ratings.models import Prediction, Uncounted
     from webapp.training.models import ModelVersion, TrainingRun
+    from workers.housekeeping import tick
 
     call_command("migrate", verbosity=0)
     project = Project.objects.create(slug="many", name="Many", overlap=VOTES, asks="both")
@@ -78,7 +80,7 @@ def fill(judgements: int) -> Any:
     response = Response.objects.create(project=project, prompt=prompt, external_id="r", text="t", digest="")
     copies(
         response, prompts * RESPONSES, prompt_id=f"{prompt.pk} + g / {RESPONSES}", external_id="'response-' || g",
-        digest="md5(g::text)", text=some, author=f"'model-' || g % {RESPONSES}",
+        digest="md5(g::text)", text=some, labelled=str(LEVELS), draw="random()", author=f"'model-' || g % {RESPONSES}",
     )  # fmt: skip
     other = Response.objects.get(pk=response.pk + 1)
     pair = Pair.objects.create(
@@ -139,6 +141,9 @@ def fill(judgements: int) -> Any:
         spread="2 * random()", percentile="100 * random()",
         split=f"CASE WHEN g / {RESPONSES} % 5 = 0 THEN 'held_out' ELSE 'train' END",
     )  # fmt: skip
+    call_command("recount", project=project.slug, stdout=io.StringIO())
+    while Uncounted.objects.exists():
+        tick()
     return project
 
 
@@ -185,11 +190,14 @@ def explained(sql: str) -> tuple[float, str]:
 
 
 def ask(name: str, send: Any, *, show: bool) -> None:
-    """Send a request twice, and tell of the second: time, queries, the slowest of them."""
+    """Send a request twice, the worker's tick between, and tell of the second: time, queries, the slowest of them."""
     from django.db import connection
     from django.test.utils import CaptureQueriesContext
 
+    from workers.housekeeping import tick
+
     send()
+    tick()
     with CaptureQueriesContext(connection) as context:
         start = time.perf_counter()
         answer = send()
@@ -263,6 +271,7 @@ def main() -> None:
     name = f"caliper_many_{os.getpid()}"
     with tempfile.TemporaryDirectory() as folder, psycopg.connect(options.server, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}")
+        admin.execute(f"ALTER DATABASE {name} SET jit = off")  # as in docker-compose.yml
         os.environ.update(DATABASE_URL=f"{options.server.rpartition('/')[0]}/{name}", CALIPER_DATA_DIR=folder)
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
         import django

@@ -1,6 +1,5 @@
 """A Caliper of its own on 127.0.0.1, with the processes of docker-compose.yml but for those that train and score."""
 
-import contextlib
 import multiprocessing
 import os
 import re
@@ -79,28 +78,23 @@ class Installation(Stack):
         if not self.wait_for(self.answers, READY_SECONDS):
             raise SystemExit(f"web_load: the web process did not answer; see {self.logs}")
 
-    def used(self) -> dict[str, float]:
-        """Seconds of CPU so far: of the web processes, of this database's connections, and of this process."""
-        found = {"web": _seconds(self.offspring("web")), "client": time.process_time()}
-        if self.database:
-            backends = [
-                process
-                for process in psutil.process_iter(["name", "cmdline"])
-                if process.info["name"] == "postgres"
-                and self.database in " ".join(process.info["cmdline"] or [])
-            ]
-            found["database"] = _seconds(backends)
-        return found
+    def used(self) -> dict[tuple[str, int], float]:
+        """Seconds of CPU so far of the web processes, this database's connections and this process, by pid."""
+        found = {("web", process.pid): _seconds(process) for process in self.offspring("web")}
+        for process in psutil.process_iter(["name", "cmdline"]) if self.database else ():
+            words = " ".join(process.info["cmdline"] or [])
+            if process.info["name"] == "postgres" and self.database in words:
+                found["database", process.pid] = _seconds(process)
+        return {**found, ("client", 0): time.process_time()}
 
     def end(self) -> list[str]:
         self.inside.shutdown()
         return super().end()
 
 
-def _seconds(processes: list[psutil.Process]) -> float:
-    total = 0.0
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            times = process.cpu_times()
-            total += times.user + times.system
-    return total
+def _seconds(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return times.user + times.system

@@ -164,7 +164,7 @@ def test_commands_name_what_exists(command: list[str]) -> None:
         if "-Q" in command:
             assert command[command.index("-Q") + 1] in ("default", "train", "score", "housekeeping")
     else:
-        assert program in ("pg_isready", "redis-server", "redis-cli", "wget", "psql", "sh")
+        assert program in ("pg_isready", "redis-server", "redis-cli", "wget", "psql", "sh", "postgres")
 
 
 def test_a_queue_without_reader_is_not_left(services: dict[str, Any]) -> None:
