@@ -2,7 +2,7 @@
 
     read    the files once, row by row, into a spool (no transaction is open, progress goes into the row)
     check   what is new, what is there already, what contradicts (a dry run ends here)
-    write   the same walk, with the new rows, in one transaction that also finishes the Import row
+    write   the same walk, with the new rows, in one transaction that also finishes the Import row (SQLite: in batches)
 
 Nothing is half-imported: rows with problems are left out, listed and counted; everything else is there after the
 commit, or nothing is. Importing a file again changes nothing.
