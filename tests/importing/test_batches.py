@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.db import connection, connections
+from django.test import Client
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Import, Pair, Project, Response
@@ -66,7 +67,11 @@ def state_of(project: Project) -> list[Any]:
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="elsewhere an import is one transaction")
 @pytest.mark.django_db(transaction=True)
 def test_a_killed_import_is_taken_back_before_it_is_whole_and_goes_on_after(
-    project: Project, settings: Any, monkeypatch: pytest.MonkeyPatch
+    project: Project,
+    admin: User,
+    client_of: Callable[[User], Client],
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = rows_of("p1", "a", "kim")
     second = [*rows_of("p1", "b", "kim", "lee"), *rows_of("p2", "a", "kim", "lee", "max")]
@@ -88,6 +93,9 @@ def test_a_killed_import_is_taken_back_before_it_is_whole_and_goes_on_after(
     monkeypatch.setattr(reading, "LONGEST_IMPORT_SECONDS", 0)
     with pytest.raises(JobFailed, match="is being written"):
         snapshot_take(project=project)
+    typed = {"prompt_text": "p2?", "text_a": "0.", "text_b": "2."}
+    refused = client_of(admin).post(f"/p/{project.slug}/pairs/new/", typed)
+    assert "An import is being written" in refused.content.decode()
     settings.JOB_LOST_AFTER_SECONDS = 0
     assert imports_settle() == 0
     assert jobs_reap() == 1

@@ -287,6 +287,16 @@ def test_two_verdicts_of_one_annotator_in_a_file(bring: Importer) -> None:
         assert Judgement.objects.get().verdict == "a"
 
 
+def test_a_new_pair_counts_and_wants_only_the_votes_that_were_taken(
+    bring: Importer, project: Project
+) -> None:
+    bring(
+        [*BASE, vote("kim", "a"), vote("kim", "b"), vote("lee", "skip"), vote("max", "tie", a="r2", b="r1")]
+    )
+    assert Pair.objects.values_list("judged", "wanted").get() == (2, project.overlap)
+    check_counters(project)
+
+
 def test_several_files_and_an_id_that_clashes_with_a_made_one(bring: Importer) -> None:
     report = bring(
         BASE,

@@ -2,7 +2,7 @@
 
     read    the files once, row by row, into a spool (no transaction is open, progress goes into the row)
     check   what is new, what is there already, what contradicts (a dry run ends here)
-    write   the same walk, with the new rows, in one transaction that also finishes the Import row
+    write   the same walk, with the new rows, in one transaction that also finishes the Import row (SQLite: in batches)
 
 Nothing is half-imported: rows with problems are left out, listed and counted; everything else is there after the
 commit, or nothing is. Importing a file again changes nothing.
@@ -369,6 +369,15 @@ class LabelWriter:
         """
         if not self.write:
             return
+        # Only where some of the votes that were counted on were left out.
+        mended: dict[int, list[int]] = defaultdict(list)
+        for pk, foretold in self.corpus.foretold.items():
+            if (judged := self.judged.pop(pk, 0)) != foretold:
+                mended[judged].append(pk)
+        for judged, pks in mended.items():
+            for chunk in in_chunks(pks, CHUNK):
+                with self.corpus.batch():
+                    Pair.objects.filter(pk__in=chunk).update(judged=judged, wanted=self.corpus.wanted(judged))
         for counts in (self.judged, self.labelled):
             for chunk in in_chunks(sorted(counts), CHUNK):
                 with self.corpus.batch():

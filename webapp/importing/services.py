@@ -2,7 +2,8 @@
 
 read    the files once, row by row, into a spool (no transaction is open, progress goes into the row)
 check   what is new, what is there already, what contradicts (a dry run ends here)
-write   the same walk, with the new rows, in one transaction that also finishes the Import row
+write   the same walk, with the new rows, in one transaction that also finishes the Import row; on SQLite in batches,
+        which are taken back unless all of them are written (importing.batches)
 """
 
 import re
@@ -232,15 +233,12 @@ def import_files(
         if not dry_run:
             before_write(total)
         with nullcontext() if dry_run or batches is not None else transaction.atomic():
-            if not dry_run and batches is None:
-                # One import of a project at a time; rows that refer to the project may be added meanwhile.
+            if not dry_run:
+                # One import of a project at a time; rows that refer to the project may be added meanwhile. In batches
+                # nothing is locked: there the row's claim sees to it.
                 locked = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
                 if locked.archived_at is not None:
                     raise ImportRefused(str(ProjectArchived(locked)))
-                if locked.imports.unfinished().exists():
-                    raise ImportRefused(
-                        "Another import of the project is being written. Wait until it has ended."
-                    )
             row = None if dry_run or origin is None else origin(report)
             with Loader() as loader:
                 corpus = CorpusWriter(

@@ -10,12 +10,14 @@ from webapp.importing import shapes
 from webapp.importing.reading import Problem, Row, Source, read_as
 from webapp.importing.report import Problems, Report
 from webapp.importing.shapes import LevelRecord, PairRecord, PromptRecord, Record, ResponseRecord, VoteRecord
+from webapp.labels.models import Verdict
 
 # Rows looked up and written at a time: below SQLite's limit of variables in one statement.
 CHUNK = 500
 
 OnProgress = Callable[[str, int, int], None]
 Parser = Callable[[Row], list[Record]]
+_SKIP = Verdict.SKIP.value
 
 
 class Where(NamedTuple):
@@ -51,12 +53,17 @@ class Spool:
         self._files = {record_type: (folder / record_type).open("wb") for record_type in RECORD_TYPES}
         self._waiting: dict[str, list[tuple[Any, ...]]] = {record_type: [] for record_type in RECORD_TYPES}
         self.sizes = dict.fromkeys(RECORD_TYPES, 0)
+        # How many votes that say something speak of a pair, by its id, or by its responses where it has none.
+        self.votes: dict[str | tuple[str, str], int] = {}
 
     def add(self, where: Where, record: Record) -> None:
         record_type = _record_type(record)
         waiting = self._waiting[record_type]
         waiting.append((*where, *record))
         self.sizes[record_type] += 1
+        if type(record) is VoteRecord and record.verdict != _SKIP:
+            pair = record.pair or (record.a, record.b)
+            self.votes[pair] = self.votes.get(pair, 0) + 1
         if len(waiting) == CHUNK:
             self._flush(record_type)
 

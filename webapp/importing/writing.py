@@ -92,8 +92,7 @@ class CorpusWriter:
             expected=spool.sizes["prompts"],
             **same,
         )
-        # In batches nothing is asked of anybody until all is there.
-        wanted = project.overlap if batches is None else 0
+        wanted = self.wanted(0)
         self._response_rows = loader.table(
             Response,
             ("id", "prompt_id", "external_id", "text", "messages", "digest", "author", "metadata"),
@@ -103,11 +102,12 @@ class CorpusWriter:
         )
         self._pair_rows = loader.table(
             Pair,
-            ("id", "external_id", "response_a_id", "response_b_id"),
+            ("id", "external_id", "response_a_id", "response_b_id", "judged", "wanted"),
             expected=spool.sizes["pairs"] + spool.sizes["implied"],
-            wanted=wanted,
             **same,
         )
+        # Pairs are written as judged by as many as the files say, before each vote is looked at: see write_counters.
+        self.foretold: dict[int, int] = {}
         # Of what the project has none of nothing need be looked up; nobody else adds any meanwhile.
         self._none = {name for name in self._KEYS if not self._existing(name).exists()}
         self.preview_pairs: list[Known] = []
@@ -296,7 +296,7 @@ class CorpusWriter:
             self.met("pairs", known)
             if len(self.preview_pairs) < PREVIEW and known not in self.preview_pairs:
                 self.preview_pairs.append(known)
-        self.create(self._pair_rows, new)
+        self._create_pairs(new)
 
     def _pair(self, new: list[tuple[Known, tuple[Any, ...]]], id: str, a: Known, b: Known) -> Known:
         """A new pair, put among those to write."""
@@ -304,8 +304,17 @@ class CorpusWriter:
             id = f"pair-{fields.short_digest(a.id, b.id)}"
         known = Known(id, 0, (a.pk, b.pk), fresh=True)
         self.pairs[id] = self._ends[(a.pk, b.pk)] = known
-        new.append((known, (id, a.pk, b.pk)))
+        votes = sum(self.spool.votes.pop(named, 0) for named in (id, (a.id, b.id), (b.id, a.id)))
+        new.append((known, (id, a.pk, b.pk, votes, self.wanted(votes))))
         return known
+
+    def _create_pairs(self, new: list[tuple[Known, tuple[Any, ...]]]) -> None:
+        self.create(self._pair_rows, new)
+        self.foretold |= {known.pk: row[3] for known, row in new if row[3]}
+
+    def wanted(self, judged: int) -> int:
+        """What a new pair with so many judgements wants. In batches nothing is asked before all is there."""
+        return 0 if self.batches is not None else max(self.project.overlap, judged)
 
     def pair_the_lone(self) -> None:
         """Make the pairs of responses that came without any, as the project pairs; they are counted as “made”."""
@@ -381,7 +390,7 @@ class CorpusWriter:
             self.report.count("made", "new")
             if len(self.preview_pairs) < PREVIEW:
                 self.preview_pairs.append(pair)
-        self.create(self._pair_rows, new)
+        self._create_pairs(new)
 
     def _look_up_ends(self, ends: list[tuple[Where, PairRecord, Known, Known]]) -> None:
         """Load the project's pairs between the responses of a chunk, in either order; new responses have none."""
