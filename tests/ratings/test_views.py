@@ -653,7 +653,7 @@ def test_query_counts_do_not_grow_with_the_rows(
         url("responses", project) + f"?level=good&split=held_out&annotator={people[0].pk}": visitor + 12,
         url("pairs", project): visitor + 13,
         url("pairs", project) + "?sort=-model": visitor + 15,
-        url("pairs", project) + "?sort=judged&state=split&q=one": visitor + 13,
+        url("pairs", project) + "?sort=judged&state=split&q=one": visitor + 14,
         url("pairs", project) + "?sort=judged&state=enough": visitor + 12,
         url("pairs", project) + "?model=against&votes=even&level=good&author=model-1&split=held_out": visitor
         + 11,
@@ -675,7 +675,7 @@ def test_query_counts_do_not_grow_with_the_rows(
     with django_assert_num_queries(visitor + 10):
         client.get(url("project", project))
     judge(pair, make_user("p4"), "tie")
-    with django_assert_num_queries(visitor + 44):
+    with django_assert_num_queries(visitor + 46):
         client.get(url("pairs", project) + "?sort=-model")
 
 

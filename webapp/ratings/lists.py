@@ -4,13 +4,12 @@ A page is found in two steps: first the primary keys in their order, over narrow
 that are shown. COUNT and ORDER BY never see a text (label-studio's lists of 10,000 rows died of that).
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from django.db.models import Case, F, FilteredRelation, OrderBy, Q, QuerySet, TextField, When
-from django.db.models.functions import Cast, Length
+from django.db.models import Case, F, FilteredRelation, OrderBy, Q, QuerySet, When
+from django.db.models.functions import Length
 
 from webapp.corpus.models import Pair, PairQuerySet, Project, Response
 from webapp.labels.summaries import Levels, Votes, judged_pairs, labelled_responses, level_counts, vote_counts
@@ -19,6 +18,7 @@ from webapp.ratings.models import NOTHING, Prediction
 from webapp.ratings.paging import ListPage, Ordered, page_of
 from webapp.ratings.probabilities import Outcome
 from webapp.ratings.queries import outcome_of, predictions_of
+from webapp.ratings.searching import says
 from webapp.ratings.tallies import Freshness, catch_up, versions_compare
 from webapp.training.models import ModelVersion
 
@@ -37,18 +37,8 @@ VOTE_SPLITS = {
 }
 
 
-def _says(text: str, *paths: str) -> Q:
-    """Rows one of whose text columns contains the text."""
-    found = Q()
-    for path in paths:
-        found |= Q(**{f"{path}__icontains": text})
-    return found
-
-
-def _prompt_says(text: str, path: str) -> Q:
-    """Rows whose prompt contains the text. JSON is stored with escapes in one database and without in the other."""
-    spellings = {json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (True, False)}
-    return Q(*[(f"{path}__icontains", spelling) for spelling in sorted(spellings)], _connector=Q.OR)
+# Of so few responses the keys are handed on; of more, each pair is asked whether it has one.
+FEW = 2000
 
 
 # --- Pairs ---
@@ -95,8 +85,9 @@ def pairs_matching(project: Project, query: Query, version: ModelVersion | None)
     if query.response is not None:
         pairs = pairs.with_response(query.response)
     if query.text:
-        texts = responses_matching(project, query.text).values("pk")
-        pairs = pairs.filter(_either(texts) | _says(query.text, "external_id"))
+        texts = responses_matching(project, query.text).values_list("pk", flat=True)
+        few = list(texts[: FEW + 1])
+        pairs = pairs.filter(_either(few if len(few) <= FEW else texts) | says(query.text, "sought"))
     if query.level:
         pairs = pairs.filter(_either(_of_level(Response.objects.of(project), query.level).values("pk")))
     by = [Response.objects.of(project).filter(author=name).values("pk") for name in _authors(query)]
@@ -126,7 +117,7 @@ def pairs_matching(project: Project, query: Query, version: ModelVersion | None)
     return pairs
 
 
-def _either(responses: QuerySet[Any]) -> Q:
+def _either(responses: QuerySet[Any] | list[int]) -> Q:
     """Pairs one of whose responses is among these."""
     return Q(response_a__in=responses) | Q(response_b__in=responses)
 
@@ -250,12 +241,7 @@ class ResponseRow:
 def responses_matching(project: Project, text: str) -> QuerySet[Response]:
     """Responses whose text, author, id or prompt contains the text; all of the project's for an empty one."""
     responses = Response.objects.of(project)
-    if not text:
-        return responses
-    said = _says(text, "text", "author", "external_id", "prompt__external_id") | _prompt_says(
-        text, "prompt_text"
-    )
-    return responses.annotate(prompt_text=Cast("prompt__messages", TextField())).filter(said)
+    return responses.filter(says(text, "sought")) if text else responses
 
 
 def response_page(project: Project, query: Query, version: ModelVersion | None) -> ListPage:
@@ -283,7 +269,7 @@ def responses_ordered(project: Project, query: Query, version: ModelVersion | No
     if query.author:
         responses = responses.filter(author=query.author)
     if query.annotator is not None:
-        responses = responses.filter(labelled_responses(project, query.annotator))
+        responses = responses.filter(pk__in=labelled_responses(project, query.annotator))
     if version is not None and query.split == "unrated":
         responses = responses.exclude(pk__in=version.predictions.values("response_id"))
     elif version is not None and query.split:
