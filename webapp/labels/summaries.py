@@ -145,8 +145,8 @@ def level_counts(responses: Iterable[int]) -> dict[int, Levels]:
 def labelled_responses(project: Project, annotator: int) -> QuerySet[Any]:
     """Keys of the responses that have a level from an annotator, or stand in a pair that they judged."""
     levels = QualityLabel.objects.of(project).current().filter(annotator=annotator).order_by()
-    judged = Pair.objects.filter(pk__in=judged_pairs(project, annotator)).order_by()
-    sides = [judged.values(f"response_{side}_id") for side in "ab"]
+    judged = Judgement.objects.of(project).verdicts().filter(annotator=annotator).order_by()
+    sides = [judged.values(f"pair__response_{side}_id") for side in "ab"]
     return levels.values("response_id").union(*sides, all=True)
 
 

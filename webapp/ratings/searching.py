@@ -27,13 +27,13 @@ _INDEX = "ratings_searchtext_words"
 
 
 def says(text: str, path: str) -> Q:
-    """Rows whose SearchText, at `path` from them, contains the text."""
+    """Rows whose SearchText contains the text; `path`: from the rows to it, as "sought__"."""
     text = text.lower()
     if connection.vendor == "sqlite" and len(text) >= 3 and _has_trigrams():
         quoted = text.replace('"', '""')
         found = RawSQL(f"SELECT rowid FROM {_FTS} WHERE {_FTS} MATCH %s", [f'"{quoted}"'])  # noqa: S608, S611
-        return Q(**{f"{path}__in": found})
-    return Q(**{f"{path}__words__contains": text})
+        return Q(**{f"{path}pk__in": found})
+    return Q(**{f"{path}words__contains": text})
 
 
 def texts_keep(responses: Iterable[int], pairs: Iterable[int]) -> None:
