@@ -11,8 +11,8 @@ from webapp.accounts.models import User
 from webapp.corpus.models import Pair, Project, Prompt, Response
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.labels.summaries import Votes, level_counts, vote_counts
-from webapp.ratings import tallies
-from webapp.ratings.models import NOTHING, PairGap, PairTally, ResponseTally, Uncounted
+from webapp.ratings import searching, tallies
+from webapp.ratings.models import NOTHING, PairGap, PairTally, ResponseTally, SearchText, Uncounted
 from webapp.training.models import ModelVersion
 
 
@@ -110,6 +110,46 @@ def test_much_is_left_to_the_worker_and_the_page_says_so(
     assert page.context["page"].fresh == tallies.Freshness()
     assert [gap.gap for gap in PairGap.objects.filter(version=version)] == [0.5] * 3
     as_counted(project)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_search_finds_every_part_of_a_text_and_only_that(
+    indexed: bool,
+    project: Project,
+    make_prompt: Callable[..., Prompt],
+    researcher: User,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = [
+        'Say "null", 100% sure.',
+        "Ein GRÖßERER Satz über Straßen",
+        "日本語の文章です",
+        "a_b\\c 'quoted'",
+    ]
+    responses = list(make_prompt(project, "odd", texts).responses.order_by("pk"))
+    tallies.catch_up(project)
+    monkeypatch.setattr(searching, "_has_trigrams", lambda: indexed)
+    for number, parts in enumerate(
+        [
+            ['"null"', "100% s", "0% S"],
+            ["größerer", "STRASSEN", "er"],
+            ["日本", "の文章"],
+            ["a_b\\", "'q", "b\\C '"],
+        ]
+    ):
+        for part in parts:
+            found = list(Response.objects.filter(searching.says(part, "sought__")))
+            if part == "STRASSEN":  # ß is no ss: letters are made small, not spelt otherwise
+                assert not found
+            else:
+                assert responses[number] in found, part
+                assert all(part.lower() in each.text.lower() for each in found if len(part) > 2), part
+    assert not Response.objects.filter(searching.says("a%b", "sought__")).exists()
+    assert len(Response.objects.filter(searching.says("question odd", "sought__"))) == 4
+    # What is deleted is found no more, not even in the index.
+    Response.objects.filter(pk=responses[2].pk).delete()
+    assert not Response.objects.filter(searching.says("日本語", "sought__")).exists()
+    assert not SearchText.objects.filter(words__contains="日本語").exists()
 
 
 def test_notes_of_what_is_gone_are_forgotten(project: Project, pairs: list[Pair]) -> None:

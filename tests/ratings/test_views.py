@@ -647,21 +647,21 @@ def test_query_counts_do_not_grow_with_the_rows(
     tallies.compare_noted()
     visitor = 3  # session, user, project with roles
     expected = {
-        url("responses", project): visitor + 12,
+        url("responses", project): visitor + 14,
         url("responses", project) + "?sort=-level&q=one": visitor + 12,
         url("responses", project) + "?sort=-gap": visitor + 14,
-        url("responses", project) + f"?level=good&split=held_out&annotator={people[0].pk}": visitor + 12,
+        url("responses", project) + f"?level=good&split=held_out&annotator={people[0].pk}": visitor + 14,
         url("pairs", project): visitor + 13,
         url("pairs", project) + "?sort=-model": visitor + 15,
-        url("pairs", project) + "?sort=judged&state=split&q=one": visitor + 13,
+        url("pairs", project) + "?sort=judged&state=split&q=one": visitor + 15,
         url("pairs", project) + "?sort=judged&state=enough": visitor + 12,
         url("pairs", project) + "?model=against&votes=even&level=good&author=model-1&split=held_out": visitor
         + 11,
         # The list that it was opened from is asked for its neighbours and its length: keys alone.
-        url("response", project, pair.response_a_id): visitor + 12,
-        url("response", project, pair.response_a_id) + "?version=oprm-1": visitor + 12,
+        url("response", project, pair.response_a_id): visitor + 14,
+        url("response", project, pair.response_a_id) + "?version=oprm-1": visitor + 14,
         # Levels and neighbours, and the scores of the scalar version that its histogram is made of.
-        url("response-methods", project, pair.response_a_id): visitor + 11,
+        url("response-methods", project, pair.response_a_id): visitor + 13,
         url("pair", project, pair.pk): visitor + 12,
         url("pair", project, pair.pk) + "?sort=added": visitor + 11,
         url("project", project): visitor + 17,
@@ -675,7 +675,7 @@ def test_query_counts_do_not_grow_with_the_rows(
     with django_assert_num_queries(visitor + 10):
         client.get(url("project", project))
     judge(pair, make_user("p4"), "tie")
-    with django_assert_num_queries(visitor + 44):
+    with django_assert_num_queries(visitor + 46):
         client.get(url("pairs", project) + "?sort=-model")
 
 

@@ -142,19 +142,12 @@ def level_counts(responses: Iterable[int]) -> dict[int, Levels]:
 # --- Who labelled what ---
 
 
-def labelled_responses(project: Project, annotator: int | None = None) -> Q:
-    """Responses that have a level or stand in a judged pair; from one annotator where one is given."""
-    levels = QualityLabel.objects.of(project).current()
-    if annotator is None:
-        judged = Pair.objects.of(project).filter(judged__gt=0)
-    else:
-        levels = levels.filter(annotator=annotator)
-        judged = Pair.objects.filter(pk__in=judged_pairs(project, annotator))
-    return (
-        Q(pk__in=levels.values("response_id"))
-        | Q(pk__in=judged.values("response_a_id"))
-        | Q(pk__in=judged.values("response_b_id"))
-    )
+def labelled_responses(project: Project, annotator: int) -> QuerySet[Any]:
+    """Keys of the responses that have a level from an annotator, or stand in a pair that they judged."""
+    levels = QualityLabel.objects.of(project).current().filter(annotator=annotator).order_by()
+    judged = Judgement.objects.of(project).verdicts().filter(annotator=annotator).order_by()
+    sides = [judged.values(f"pair__response_{side}_id") for side in "ab"]
+    return levels.values("response_id").union(*sides, all=True)
 
 
 def label_counts_by(project: Project) -> Counter[int]:

@@ -1,5 +1,5 @@
-"""The ratings app adds its export format to those of webapp.snapshots, which knows nothing of predictions, and its
-triggers to the tables of labels.
+"""The ratings app adds its export format to those of webapp.snapshots, which knows nothing of predictions, its triggers
+to the tables of labels, and the index of the search.
 """
 
 from django.apps import AppConfig
@@ -15,6 +15,8 @@ class RatingsConfig(AppConfig):
 
         register(PREDICTIONS)
 
+        from webapp.ratings.searching import index_install
         from webapp.ratings.tallies import triggers_install
 
         post_migrate.connect(triggers_install, sender=self)
+        post_migrate.connect(index_install, sender=self)

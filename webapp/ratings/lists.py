@@ -4,21 +4,21 @@ A page is found in two steps: first the primary keys in their order, over narrow
 that are shown. COUNT and ORDER BY never see a text (label-studio's lists of 10,000 rows died of that).
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from django.db.models import Case, F, FilteredRelation, OrderBy, Q, QuerySet, TextField, When
-from django.db.models.functions import Cast, Length
+from django.db.models import Case, F, FilteredRelation, OrderBy, Q, QuerySet, When
+from django.db.models.functions import Length
 
 from webapp.corpus.models import Pair, PairQuerySet, Project, Response
 from webapp.labels.summaries import Levels, Votes, judged_pairs, labelled_responses, level_counts, vote_counts
 from webapp.ratings.lists_query import Query
-from webapp.ratings.models import NOTHING, Prediction
+from webapp.ratings.models import NOTHING, Prediction, ResponseTally, SearchText
 from webapp.ratings.paging import ListPage, Ordered, page_of
 from webapp.ratings.probabilities import Outcome
 from webapp.ratings.queries import outcome_of, predictions_of
+from webapp.ratings.searching import says
 from webapp.ratings.tallies import Freshness, catch_up, versions_compare
 from webapp.training.models import ModelVersion
 
@@ -37,18 +37,7 @@ VOTE_SPLITS = {
 }
 
 
-def _says(text: str, *paths: str) -> Q:
-    """Rows one of whose text columns contains the text."""
-    found = Q()
-    for path in paths:
-        found |= Q(**{f"{path}__icontains": text})
-    return found
-
-
-def _prompt_says(text: str, path: str) -> Q:
-    """Rows whose prompt contains the text. JSON is stored with escapes in one database and without in the other."""
-    spellings = {json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (True, False)}
-    return Q(*[(f"{path}__icontains", spelling) for spelling in sorted(spellings)], _connector=Q.OR)
+FEW = 2000
 
 
 # --- Pairs ---
@@ -95,10 +84,13 @@ def pairs_matching(project: Project, query: Query, version: ModelVersion | None)
     if query.response is not None:
         pairs = pairs.with_response(query.response)
     if query.text:
-        texts = responses_matching(project, query.text).values("pk")
-        pairs = pairs.filter(_either(texts) | _says(query.text, "external_id"))
+        found = SearchText.objects.filter(says(query.text, ""))
+        texts = found.filter(response__isnull=False).values_list("response_id", flat=True)
+        named = found.filter(pair__isnull=False).values_list("pair_id", flat=True)
+        pairs = pairs.filter(_either(_few(texts)) | Q(pk__in=_few(named)))
     if query.level:
-        pairs = pairs.filter(_either(_of_level(Response.objects.of(project), query.level).values("pk")))
+        tallies = ResponseTally.objects.filter(of_level(query.level), project=project)
+        pairs = pairs.filter(_either(tallies.values("response_id")))
     by = [Response.objects.of(project).filter(author=name).values("pk") for name in _authors(query)]
     if len(by) == 2:
         pairs = pairs.filter(
@@ -126,9 +118,15 @@ def pairs_matching(project: Project, query: Query, version: ModelVersion | None)
     return pairs
 
 
-def _either(responses: QuerySet[Any]) -> Q:
+def _either(responses: QuerySet[Any] | list[int]) -> Q:
     """Pairs one of whose responses is among these."""
     return Q(response_a__in=responses) | Q(response_b__in=responses)
+
+
+def _few(keys: QuerySet[Any]) -> QuerySet[Any] | list[int]:
+    """The keys, where they are few: the database then looks each up in its indexes, and guesses nothing."""
+    found = list(keys[: FEW + 1])
+    return found if len(found) <= FEW else keys
 
 
 def _authors(query: Query) -> list[str]:
@@ -250,12 +248,7 @@ class ResponseRow:
 def responses_matching(project: Project, text: str) -> QuerySet[Response]:
     """Responses whose text, author, id or prompt contains the text; all of the project's for an empty one."""
     responses = Response.objects.of(project)
-    if not text:
-        return responses
-    said = _says(text, "text", "author", "external_id", "prompt__external_id") | _prompt_says(
-        text, "prompt_text"
-    )
-    return responses.annotate(prompt_text=Cast("prompt__messages", TextField())).filter(said)
+    return responses.filter(says(text, "sought__")) if text else responses
 
 
 def response_page(project: Project, query: Query, version: ModelVersion | None) -> ListPage:
@@ -279,11 +272,11 @@ def responses_ordered(project: Project, query: Query, version: ModelVersion | No
     if query.state:
         responses = responses.filter(tally__labelled=query.state == "labelled")
     if query.level:
-        responses = _of_level(responses, query.level)
+        responses = responses.filter(of_level(query.level, "tally__"))
     if query.author:
         responses = responses.filter(author=query.author)
     if query.annotator is not None:
-        responses = responses.filter(labelled_responses(project, query.annotator))
+        responses = responses.filter(pk__in=labelled_responses(project, query.annotator))
     if version is not None and query.split == "unrated":
         responses = responses.exclude(pk__in=version.predictions.values("response_id"))
     elif version is not None and query.split:
@@ -306,7 +299,12 @@ def responses_ordered(project: Project, query: Query, version: ModelVersion | No
         if query.sort in ("score", "spread") and version is not None:
             rated = FilteredRelation("predictions", condition=Q(predictions__version=version))
             responses = responses.alias(rated=rated)
-            column, nullable = F(f"rated__{query.sort}"), True
+            column = F(f"rated__{query.sort}")
+            if version.predictions.count() < Response.objects.of(project).count():
+                nullable = True
+            else:
+                # All are rated: the database may then read them in the order of its index.
+                responses = responses.filter(rated__version=version)
         elif query.sort == "length":
             column = Length("text")
         else:
@@ -315,10 +313,13 @@ def responses_ordered(project: Project, query: Query, version: ModelVersion | No
     return Ordered(responses, order, fresh)
 
 
-def _of_level(responses: QuerySet[Any], level: str) -> QuerySet[Any]:
-    """Those of a level by most people, those that people disagree on ("disputed"), or those without one ("none")."""
+def of_level(level: str, path: str = "") -> Q:
+    """Those of a level by most people, those that people disagree on ("disputed"), or those without one ("none").
+
+    `path`: from the rows to their ResponseTally.
+    """
     if level == "none":
-        return responses.filter(tally__total=0)
+        return Q(**{f"{path}total": 0})
     if level == "disputed":
-        return responses.filter(tally__variance__gt=0)
-    return responses.filter(**{f"tally__{level}__gt": F("tally__total") - F(f"tally__{level}")})
+        return Q(**{f"{path}variance__gt": 0})
+    return Q(**{f"{path}{level}__gt": F(f"{path}total") - F(f"{path}{level}")})

@@ -166,11 +166,11 @@ class Query:
 
     @property
     def adds_up(self) -> bool:
-        """Whether the list needs what labels add up to (webapp/ratings/tallies.py)."""
+        """Whether the list needs what is counted and kept for it (webapp/ratings/tallies.py)."""
         needs = self.sort in ("people", "even", "level", "labels", "split") or self.state in (
             "split", "unanimous", "several", "labelled", "unlabelled",
         )  # fmt: skip
-        return self.compares or needs or bool(self.level or self.votes)
+        return self.compares or needs or bool(self.level or self.votes or self.text)
 
     @property
     def narrowed(self) -> bool:

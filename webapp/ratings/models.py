@@ -46,6 +46,7 @@ class Prediction(models.Model):
         constraints = [models.UniqueConstraint(fields=["version", "response"], name="prediction_once")]
         indexes = [
             models.Index(fields=["version", "score"]),
+            models.Index(fields=["version", "spread"]),
             models.Index(fields=["version", "split", "response"]),
         ]
 
@@ -131,6 +132,21 @@ class ResponseTally(Derived):
             models.Index(fields=["project", "-variance", "response"], name="tally_variance"),
             models.Index(fields=["project", "-total", "response"], name="tally_total"),
         ]
+
+
+class SearchText(Derived):
+    """What a search finds a response by (its text, author, id, and its prompt), or a pair (its id), in small letters.
+
+    A table of its own, since an index of all substrings would be written anew at each change of a counter beside them.
+    """
+
+    response = models.OneToOneField(
+        Response, null=True, db_constraint=False, on_delete=models.CASCADE, related_name="sought"
+    )
+    pair = models.OneToOneField(
+        Pair, null=True, db_constraint=False, on_delete=models.CASCADE, related_name="sought"
+    )
+    words = models.TextField()
 
 
 class VersionTally(Derived):

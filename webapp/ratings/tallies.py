@@ -1,4 +1,5 @@
-"""What lists are sorted and narrowed by: one row per pair and per response with what its labels add up to.
+"""What lists are sorted and narrowed by: one row per pair and per response with what its labels add up to, and what
+a search finds it by.
 
 Triggers in the database note each pair and response that is added or whose labels change, in the transaction that
 changes them (`Uncounted`). Whoever opens a list counts what is noted, if it is little; the worker's tick counts the
@@ -33,6 +34,7 @@ from webapp.ratings.models import (
     VersionTally,
 )
 from webapp.ratings.queries import outcome_from
+from webapp.ratings.searching import texts_keep
 from webapp.training.models import ModelVersion
 
 # What a page counts itself: a tenth of a second at most.
@@ -126,6 +128,7 @@ def _count(project: Project, noted: QuerySet[Uncounted]) -> int:
     pairs_count(project, [pk for pk, _, _ in pairs])
     sides = chain.from_iterable((a, b) for _, a, b in pairs)
     responses = responses_count(project, {*sides, *(response for _, _, response in notes if response)})
+    texts_keep(responses, [pk for pk, _, _ in pairs])
     for compared in VersionTally.objects.filter(version__project=project).select_related("version"):
         pair_gaps(compared.version, pairs)
         response_gaps(compared.version, responses)
