@@ -267,6 +267,7 @@ def compare(judges: list[Judge]) -> dict[str, list[str]]:
     """Each receipt with its rows, each row with what was sent, each counter with what it counts."""
     from tests.labels.recount import counters_recount
     from webapp.corpus.models import Pair, Project, Response
+    from webapp.labels.counters import drift
     from webapp.labels.models import Assignment, Judgement, QualityLabel
 
     rows = {row.client_key: row for row in Judgement.objects.select_related("assignment", "pair")}
@@ -306,6 +307,7 @@ def compare(judges: list[Judge]) -> dict[str, list[str]]:
     for project in Project.objects.all():
         counters_recount(project=project)
     off += [f"{told} should be {true}" for told, true in zip(before, counters(), strict=True) if told != true]
+    off += [str(number) for project in Project.objects.all() for number in drift(project)]
     open_twice = Counter(Assignment.objects.filter(state="open").values_list("pair_id", "annotator_id"))
     off += [f"card {card} is open {n} times" for card, n in open_twice.items() if n > 1]
     return {"lost": lost, "doubled": doubled, "counters off": off}
