@@ -48,6 +48,7 @@ def wrongs(slug: str, intents: list[Intent], complete: bool) -> list[str]:
     from django.db.models import Count
 
     from webapp.corpus.models import Pair, Project
+    from webapp.labels.counters import drift
     from webapp.labels.models import Assignment, Judgement, QualityLabel
 
     project = Project.objects.get(slug=slug)
@@ -97,7 +98,7 @@ def wrongs(slug: str, intents: list[Intent], complete: bool) -> list[str]:
             )
         if (pk in asked and n + reserved > wanted) or (complete and n != wanted):
             found.append(f"pair {pk}: {n} judgements and {reserved} held of {wanted} wanted")
-    return found
+    return found + [f"queue counter: {each}" for each in drift(project)]
 
 
 # --- One by one, through the test client ---
