@@ -7,7 +7,8 @@ rest. Counting always starts from the labels themselves, so a row cannot drift: 
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
@@ -71,7 +72,7 @@ def catch_up(project: Project) -> Freshness:
     waiting = noted[: AT_ONCE + 1].count()
     if 0 < waiting <= AT_ONCE:
         try:
-            with _impatient(), transaction.atomic():
+            with _impatient():
                 _count(project, noted)
             return Freshness()
         except DatabaseError:
@@ -293,18 +294,22 @@ def response_gaps(version: ModelVersion, responses: Sequence[int]) -> None:
     _keep(ResponseGap, ["version", "response"], rows)
 
 
-class _impatient:
-    """In a page: what is locked is left to the worker."""
-
-    def __enter__(self) -> None:
-        self._set("SET lock_timeout = '300ms'", "PRAGMA busy_timeout = 300")
-
-    def __exit__(self, *_: Any) -> None:
-        self._set("SET lock_timeout = DEFAULT", "PRAGMA busy_timeout = 30000")
-
-    def _set(self, postgresql: str, sqlite: str) -> None:
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """A transaction of a page: what is locked is left to the worker. The setting ends with it (pgbouncer)."""
+    sqlite = connection.vendor == "sqlite"
+    try:
         with connection.cursor() as cursor:
-            cursor.execute(postgresql if connection.vendor == "postgresql" else sqlite)
+            if sqlite:
+                cursor.execute("PRAGMA busy_timeout = 300")
+            with transaction.atomic():
+                if not sqlite:
+                    cursor.execute("SET LOCAL lock_timeout = '300ms'")
+                yield
+    finally:
+        if sqlite:
+            with connection.cursor() as cursor:
+                cursor.execute("PRAGMA busy_timeout = 30000")
 
 
 # --- Triggers ---
