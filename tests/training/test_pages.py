@@ -134,7 +134,7 @@ def test_the_list_takes_the_same_queries_for_many_runs(
 ) -> None:
     for number in range(1, count + 1):
         make_version(labelled, number)
-    with django_assert_num_queries(13):
+    with django_assert_num_queries(14):
         admin_client.get(url("runs"))
 
 

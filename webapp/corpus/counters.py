@@ -49,3 +49,21 @@ def counters_forget(project_pk: int) -> None:
     # A project without this mark was never counted.
     mark = QueueCounter.objects.filter(project=project_pk, name=QueueCounter.Name.CHANGED)
     mark.update(value=F("value") + 1)
+
+
+def judged_by_person(project_pk: int) -> dict[int, int] | None:
+    """How many cards each person has answered (skips left out), by key; None while the numbers have to be counted.
+
+    In a project that asks for pairs these are its current judgements that are no skips.
+    """
+    Name = QueueCounter.Name
+    marks, judged = {}, {}
+    names = [Name.CHANGED, Name.COUNTED, Name.JUDGED]
+    rows = QueueCounter.objects.filter(project=project_pk, name__in=names)
+    for name, person, value in rows.values_list("name", "person", "value"):
+        if name == Name.JUDGED:
+            judged[person] = value
+        else:
+            marks[name] = value
+    fresh = Name.CHANGED in marks and marks[Name.CHANGED] == marks.get(Name.COUNTED)
+    return judged if fresh else None

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_GET, require_POST
 from webapp.accounts.models import User
 from webapp.corpus import services
 from webapp.corpus.access import Access, project_for
+from webapp.corpus.counters import judged_by_person
 from webapp.corpus.forms import (
     InvitationForm,
     JoinForm,
@@ -142,10 +143,14 @@ def people(request: HtmxHttpRequest, slug: str) -> HttpResponse:
         {"invitation": one, "url": request.build_absolute_uri(reverse("corpus:join", args=[one.token]))}
         for one in project.invitations.usable().order_by("-pk")
     ]
+    people = project.members().order_by("kind", "username")
+    judged = judged_by_person(project.pk) if project.asks_pairs else None
+    if judged is None:
+        judged = dict(people.with_judgements_in(project).values_list("pk", "judgements_here"))
     context = {
         "members": [
-            {"user": user, "roles": sorted(roles[user.pk])}
-            for user in project.members().with_judgements_in(project).order_by("kind", "username")
+            {"user": user, "roles": sorted(roles[user.pk]), "judgements": judged.get(user.pk, 0)}
+            for user in people
         ],
         "invitations": invitations,
         "role_form": role_form,

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Max
+from django.db.models import Max, Sum
 from django.utils import timezone
 
 from webapp import __version__
@@ -25,7 +25,8 @@ from webapp.corpus.base_models import (
     folder_backbone,
     version_named,
 )
-from webapp.corpus.models import Project
+from webapp.corpus.counters import judged_by_person
+from webapp.corpus.models import Project, Response
 from webapp.corpus.options import (
     FOLDS,
     PRESETS,
@@ -54,6 +55,10 @@ ENCODERS = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 
 def label_counts(project: Project) -> tuple[int, int]:
     """How many judgements (no skips) and quality levels a snapshot taken now would hold."""
+    counted = judged_by_person(project.pk) if project.asks_pairs else None
+    if counted is not None:
+        # In a large project these are many rows, and the queue has their numbers.
+        return sum(counted.values()), Response.objects.of(project).aggregate(n=Sum("labelled"))["n"] or 0
     judgements = Judgement.objects.verdicts().filter(pair__project=project).count()
     levels = QualityLabel.objects.current().filter(response__project=project).count()
     return judgements, levels
