@@ -60,8 +60,12 @@ def offered_annotators(project: Project, chosen: int | None) -> list[tuple[int, 
 
     Whoever is new in a large project comes into it a minute later.
     """
-    made = lambda: kept(f"annotators:{labels_state(project)}", lambda: annotators_of(project))  # noqa: E731
-    found = _stored(project, "annotators", Annotators, made).value or Annotators([], [])
+    if is_large(project):
+        # Not compared with the newest labels: finding those takes SQLite longer than all else of a list.
+        row, _ = Summary.objects.get_or_create(project=project, name="annotators")
+        found = rebuilt(Annotators, row.value) if row.value else Annotators([], [])
+    else:
+        found = kept(f"annotators:{labels_state(project)}", lambda: annotators_of(project))
     offered = [(pk, name) for pk, name in found.busiest]
     if chosen is not None and chosen not in {pk for pk, _ in offered}:
         names = dict(found.others)
