@@ -47,6 +47,12 @@ app.conf.update(
             "schedule": 600,
             "options": {"expires": 600, "queue": "housekeeping"},
         },
+        "tallies_make": {
+            "task": "workers.tasks.tallies_make",
+            "schedule": settings.TICK_SECONDS,
+            # Not the housekeeping worker's: this may take minutes.
+            "options": {"queue": "default", "expires": settings.TICK_SECONDS},
+        },
         "counters_check": {
             "task": "workers.tasks.counters_check",
             "schedule": crontab(hour=3, minute=37),

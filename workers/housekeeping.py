@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from django.conf import settings
+from django.core.cache import cache
 
 from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.benchmarks.services import measurements_due
@@ -67,14 +68,25 @@ def tick() -> None:
             reservations_expire,
             retrain_all_due,
             measurements_due,
-            count_noted,
-            compare_noted,
-            summaries_make,
         ):
             try:
                 part()
             except Exception:
                 logger.exception("tick: %s failed", part.__name__)
+
+
+def tallies_make() -> None:
+    """Add up what lists and summaries of large projects show: one process at a time, for minutes perhaps."""
+    if not cache.add("tallies", True, LEFT_AFTER_SECONDS):
+        return
+    try:
+        for part in (count_noted, compare_noted, summaries_make):
+            try:
+                part()
+            except Exception:
+                logger.exception("tallies: %s failed", part.__name__)
+    finally:
+        cache.delete("tallies")
 
 
 def counters_check_all() -> None:

@@ -120,6 +120,12 @@ def housekeep() -> None:
 
 
 @app.task
+def tallies_make() -> None:
+    """Add up what the pages of large projects show."""
+    housekeeping.tallies_make()
+
+
+@app.task
 def counters_check() -> None:
     """Count the queue's numbers anew, and tell what was wrong."""
     housekeeping.counters_check_all()

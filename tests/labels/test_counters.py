@@ -16,13 +16,13 @@ from django.urls import reverse
 from django.utils import timezone
 
 from webapp.accounts.models import User
-from webapp.corpus.counters import QueueCounter
+from webapp.corpus.counters import QueueCounter, judged_by_person
 from webapp.corpus.models import Pair, Project, Prompt
 from webapp.corpus.services import project_save
 from webapp.labels import queue
 from webapp.labels.checking import counters_check
 from webapp.labels.counters import drift, recount, standing
-from webapp.labels.models import Assignment
+from webapp.labels.models import Assignment, Judgement
 from webapp.labels.services import judgement_submit, judgement_undo, level_submit
 
 pytestmark = pytest.mark.django_db
@@ -173,3 +173,17 @@ class TestQueries:
         with CaptureQueriesContext(connection) as queries:
             judged.get(reverse("labels:annotate", args=[project.slug]))
         assert len(queries) <= 8
+
+
+def test_a_project_of_many_people(
+    project: Project, make_prompt: Callable[..., Prompt], annotator: User
+) -> None:
+    make_prompt(project, "p", ["1", "2"])
+    pair = Pair.objects.get()
+    people = User.objects.bulk_create(User(username=f"crowd-{n}") for n in range(900))
+    Judgement.objects.bulk_create(
+        Judgement(pair=pair, annotator=person, verdict="a", client_key=f"k{person.pk}") for person in people
+    )
+    recount(project)
+    assert drift(project) == []
+    assert judged_by_person(project.pk) == {person.pk: 1 for person in people}

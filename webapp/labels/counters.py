@@ -251,6 +251,7 @@ class Ledger:
 
 
 _NOWHERE = Stratum(0, 0)
+_ROWS = 200
 
 
 class _Select:
@@ -386,8 +387,10 @@ def recount(project: Project) -> list[Drift]:
                 priority=0,
                 defaults={"value": mark.value + 1},
             )
-            changes = _Select()
-            for each in found:
-                changes.row(each.person, each.name, each.place, each.missing)
-            changes.write(project.pk)
+            # A project may have thousands of people, a statement some hundred parts.
+            for start in range(0, len(found), _ROWS):
+                changes = _Select()
+                for each in found[start : start + _ROWS]:
+                    changes.row(each.person, each.name, each.place, each.missing)
+                changes.write(project.pk)
             return found

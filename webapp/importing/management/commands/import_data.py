@@ -105,6 +105,7 @@ class Command(BaseCommand):
             shutil.rmtree(folder, ignore_errors=True)
             if row is not None:
                 # One that failed leaves nothing behind, unless it is whole and somebody has yet to open it.
+                row.fail("The command broke off.")
                 ended = Import.objects.filter(pk=row.pk).exclude(state=State.DONE)
                 ended.exclude(pk__in=Import.objects.unfinished()).delete()
         self._summary(report)
