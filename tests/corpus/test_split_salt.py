@@ -9,6 +9,8 @@ from django.db.migrations.executor import MigrationExecutor
 from webapp.accounts.models import User
 from webapp.corpus.models import Project
 from webapp.corpus.services import project_copy
+from webapp.ratings.searching import index_install
+from webapp.ratings.tallies import triggers_install
 
 BEFORE, AFTER = [("corpus", "0006_archive_and_undo")], [("corpus", "0007_split_salt")]
 
@@ -29,6 +31,8 @@ def back(transactional_db: None) -> Iterator[None]:
     yield
     executor = MigrationExecutor(connection)
     executor.migrate(executor.loader.graph.leaf_nodes())
+    triggers_install()
+    index_install()
 
 
 @pytest.mark.slow

@@ -12,6 +12,25 @@ NOTE = (
 )
 
 
+def drop_triggers(apps, schema_editor):
+    """Those of ratings.tallies and ratings.searching: without the tables that they write to nothing could be saved."""
+    with schema_editor.connection.cursor() as cursor:
+        if schema_editor.connection.vendor == "postgresql":
+            cursor.execute(
+                "SELECT tgname, tgrelid::regclass::text FROM pg_trigger WHERE tgname LIKE 'caliper_%%'"
+            )
+            statements = [f'DROP TRIGGER "{name}" ON {table}' for name, table in cursor.fetchall()]
+        else:
+            cursor.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+                " AND (name LIKE 'caliper_%%' OR name LIKE 'ratings_searchtext_%%')"
+            )
+            statements = [f'DROP TRIGGER "{name}"' for (name,) in cursor.fetchall()]
+            statements.append("DROP TABLE IF EXISTS ratings_searchtext_fts")
+        for statement in statements:
+            cursor.execute(statement)
+
+
 class Migration(migrations.Migration):
 
     dependencies = [
@@ -210,4 +229,5 @@ class Migration(migrations.Migration):
         ),
         # What is there already: the worker counts it, a few seconds later.
         *[migrations.RunSQL(statement, migrations.RunSQL.noop) for statement in NOTE],
+        migrations.RunPython(migrations.RunPython.noop, drop_triggers),
     ]
