@@ -56,7 +56,7 @@ app.conf.update(
         "counters_check": {
             "task": "workers.tasks.counters_check",
             "schedule": crontab(hour=3, minute=37),
-            "options": {"expires": 3600, "queue": "housekeeping"},
+            "options": {"expires": 3600, "queue": "default"},
         },
         "sessions_clear": {
             "task": "workers.tasks.sessions_clear",
