@@ -238,12 +238,16 @@ def pages(project: Any, plans: bool) -> None:
     print()
     with override_settings(ALLOWED_HOSTS=["*"], STORAGES={**settings.STORAGES, **plain}):
         shown = annotator.get(f"{base}annotate/").content.decode()
-        cards = iter(dict.fromkeys(re.findall(rf'action="({base}annotate/[0-9a-f-]{{36}}/)"', shown)))
+        cards = list(dict.fromkeys(re.findall(rf'action="{base}annotate/([0-9a-f-]{{36}})/"', shown)))
 
         def save() -> Any:
-            """Of one of the two cards that the page holds, as its script sends it."""
+            """Of one of the cards that the page holds, as its script sends it."""
+            card = cards.pop(0)
             form = {"verdict": "left", "level_left": "good", "level_right": "bad", "revision": "0"}
-            return annotator.post(next(cards), form, headers={"HX-Request": "true"})
+            form |= {"holding": ",".join(cards), "sending": card}
+            answer = annotator.post(f"{base}annotate/{card}/", form, headers={"HX-Request": "true"})
+            cards.extend(re.findall(r'data-key="([0-9a-f-]{36})"', answer.content.decode()))
+            return answer
 
         ask("annotate/", lambda: annotator.get(f"{base}annotate/"), show=plans)
         ask("a save, with the next card", save, show=plans)
