@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 from django.contrib.sessions.models import Session
+from django.core.cache import cache
 from django.utils import timezone
 
 from webapp.accounts.models import User
 from webapp.celery import app
+from webapp.corpus.counters import QueueCounter
 from webapp.corpus.models import Import, Project
 from webapp.jobs import State
+from webapp.labels.counters import drift, recount
+from webapp.ratings.models import Uncounted
 from webapp.snapshots.models import Export
 from webapp.training.models import ModelExport, ModelVersion, TrainingRun
 from workers import housekeeping, tasks
@@ -87,6 +91,28 @@ def test_beat_asks_for_it_on_the_queue_of_housekeeping() -> None:
         entry = app.conf.beat_schedule[name]
         assert entry["options"]["queue"] == "housekeeping"
         assert entry["task"] in app.tasks
+
+
+def test_wrong_numbers_of_the_queue_are_told_and_mended(
+    labelled: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    recount(labelled)
+    QueueCounter.objects.filter(project=labelled, name="judged").update(value=1000)
+    with caplog.at_level("WARNING"):
+        tasks.counters_check()
+    assert f"counters of {labelled.slug}: The counter “judged” of person" in caplog.text
+    assert drift(labelled) == []
+
+
+def test_tallies_are_made_by_one_process_at_a_time(labelled: Project) -> None:
+    assert Uncounted.objects.exists()
+    cache.set("tallies", True)
+    tasks.tallies_make()
+    assert Uncounted.objects.exists()
+    cache.delete("tallies")
+    tasks.tallies_make()
+    assert not Uncounted.objects.exists()
+    assert cache.get("tallies") is None
 
 
 def test_sessions_that_ran_out_are_cleared() -> None:
