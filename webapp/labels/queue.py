@@ -290,33 +290,39 @@ def cards_and_standing(
     numbers = standing(project=project, annotator=annotator)
     looked = False
     while len(cards) < count:
-        card = _draw_alone(numbers, project, annotator, until) if numbers.free else None
-        if card is not None:
-            cards.append(card)
-        elif looked or not _look_again(subject, project, annotator):
-            break
-        else:
+        new, numbers = _draw_alone(numbers, project, annotator, until, count - len(cards))
+        cards += new
+        if not new:
+            if looked or not _look_again(subject, project, annotator):
+                break
             looked, numbers = True, standing(project=project, annotator=annotator)
     for card in cards:
         card.project = project
     return cards, numbers
 
 
-def _draw_alone(numbers: Standing, project: Project, annotator: User, until: Any) -> Assignment | None:
+def _draw_alone(
+    numbers: Standing, project: Project, annotator: User, until: Any, count: int
+) -> tuple[list[Assignment], Standing]:
+    """Up to `count` new reservations in a transaction of their own, and the numbers after it."""
     for attempt in range(_WAITS):
-        ledger = Ledger(project, annotator.pk)
+        if not any(size > 0 for size in numbers.free.values()):
+            break
+        ledger, cards = Ledger(project, annotator.pk), []
         try:
             with transaction.atomic():
-                card = draw(numbers, ledger, project, annotator, until)
+                while len(cards) < count and (card := draw(numbers, ledger, project, annotator, until)):
+                    cards.append(card)
                 ledger.write()
         except IntegrityError:
-            # Another tab of the same person holds an open assignment for it.
+            # Another tab of the same person holds an open assignment for one of them.
+            numbers = standing(project=project, annotator=annotator)
             continue
-        if card is not None or not any(size > 0 for size in numbers.free.values()):
-            return card
+        if cards:
+            return cards, numbers
         # Others have the last open ones locked, each for some milliseconds.
         time.sleep(0.001 * 2 ** min(attempt, 5))
-    return None
+    return [], numbers
 
 
 def _look_again(subject: Subject, project: Project, annotator: User) -> bool:

@@ -564,8 +564,11 @@ def undoable(*, project: Project, annotator: User) -> Judgement | QualityLabel |
     else:
         # A finished card whose row has no level is a skipped one; a card that was taken back is open.
         rows = QualityLabel.objects.filter(is_current=True, assignment__state=Assignment.State.DONE)
-    rows = rows.filter(annotator=annotator, assignment__project=project, created_at__gte=since)
-    return rows.select_related("assignment").order_by("-created_at").first()
+    rows = rows.filter(annotator=annotator, created_at__gte=since).select_related("assignment")
+    rows = rows.order_by("-created_at")
+    # Nearly always the newest one is of this project; asked for that, PostgreSQL would sort all of the day's.
+    newest = next((row for row in rows[:5] if row.assignment and row.assignment.project_id == project.pk), None)
+    return newest or rows.filter(assignment__project=project).first()
 
 
 def judgement_undo(*, project: Project, annotator: User, key: uuid.UUID | None = None) -> Assignment | None:
