@@ -36,6 +36,7 @@ from webapp.labels.queue import draw, place_shift
 COMMENT_MAX = 4000
 REASONS_MAX = 20
 UNDO_WITHIN = timedelta(hours=24)
+_NEWEST = 5
 
 
 class Refused(ValueError):
@@ -567,8 +568,12 @@ def undoable(*, project: Project, annotator: User) -> Judgement | QualityLabel |
     rows = rows.filter(annotator=annotator, created_at__gte=since).select_related("assignment")
     rows = rows.order_by("-created_at")
     # Nearly always the newest one is of this project; asked for that, PostgreSQL would sort all of the day's.
-    newest = next((row for row in rows[:5] if row.assignment and row.assignment.project_id == project.pk), None)
-    return newest or rows.filter(assignment__project=project).first()
+    newest = list(rows[:_NEWEST])
+    here = (row for row in newest if row.assignment is not None and row.assignment.project_id == project.pk)
+    found = next(here, None)
+    if found is None and len(newest) == _NEWEST:
+        found = rows.filter(assignment__project=project).first()
+    return found
 
 
 def judgement_undo(*, project: Project, annotator: User, key: uuid.UUID | None = None) -> Assignment | None:
