@@ -146,7 +146,8 @@ def people(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     people = project.members().order_by("kind", "username")
     judged = judged_by_person(project.pk) if project.asks_pairs else None
     if judged is None:
-        judged = dict(people.with_judgements_in(project).values_list("pk", "judgements_here"))
+        counted: Any = people.with_judgements_in(project)
+        judged = {user.pk: user.judgements_here for user in counted}
     context = {
         "members": [
             {"user": user, "roles": sorted(roles[user.pk]), "judgements": judged.get(user.pk, 0)}

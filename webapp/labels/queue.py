@@ -308,7 +308,8 @@ def _draw_alone(
     for attempt in range(_WAITS):
         if not any(size > 0 for size in numbers.free.values()):
             break
-        ledger, cards = Ledger(project, annotator.pk), []
+        ledger = Ledger(project, annotator.pk)
+        cards: list[Assignment] = []
         try:
             with transaction.atomic():
                 while len(cards) < count and (card := draw(numbers, ledger, project, annotator, until)):
