@@ -19,7 +19,7 @@ class QueueCounter(models.Model):
         # Pairs (or lone responses) that want more judgements, by stratum. The sum over people counts; a person's row
         # is what their own cards changed.
         OPEN = "open", "open"
-        # Those of the open ones that this person has answered or holds, by stratum.
+        # Those of the open ones that this person has answered or holds, by stratum; not of imported annotators.
         MINE = "mine", "mine"
         # What this person has answered, skipped, and has on cards now.
         JUDGED = "judged", "judged"

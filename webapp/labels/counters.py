@@ -72,7 +72,11 @@ class Subject:
         """Whose own one row is (its key once for each of `own`), or with the key of each row, whose own all are."""
         key = f"o.{self.field}_id"
         columns, which = (f", {key}", f"{key} IS NOT NULL") if of_all else ("", f"{key} = %s")
-        return " UNION ".join(f"SELECT o.annotator_id{columns} FROM {part} AND {which}" for part in self.own)
+        # Names that came with an import are never given anything; their rows would be written by everybody at once.
+        person = "EXISTS (SELECT 1 FROM accounts_user u WHERE u.id = o.annotator_id AND u.kind <> 'imported')"
+        return " UNION ".join(
+            f"SELECT o.annotator_id{columns} FROM {part} AND {which} AND {person}" for part in self.own
+        )
 
 
 # The ORM takes several times as long to write these conditions as a database to run them, and every card needs them.
