@@ -16,7 +16,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from webapp.accounts.models import User
-from webapp.corpus.counters import QueueCounter, judged_by_person
+from webapp.corpus.counters import QueueCounter, counters_forget, judged_by_person
 from webapp.corpus.models import Pair, Project, Prompt
 from webapp.corpus.services import project_save
 from webapp.labels import queue
@@ -187,3 +187,20 @@ def test_a_project_of_many_people(
     recount(project)
     assert drift(project) == []
     assert judged_by_person(project.pk) == {person.pk: 1 for person in people}
+
+
+def test_a_save_between_a_change_in_bulk_and_its_count(
+    project: Project, annotator: User, make_prompt: Callable[..., Prompt], client_of: Any
+) -> None:
+    make_prompt(project, "p", ["1", "2", "3", "4"])
+    client = client_of(annotator)
+    client.get(reverse("labels:annotate", args=[project.slug]))
+    card, *others = Assignment.objects.order_by("pk")
+    counters_forget(project.pk)
+    answer = {"verdict": "left", "level_left": "good", "level_right": "bad", "revision": "0"}
+    answer["holding"] = ",".join(str(other.key) for other in others)
+    url = reverse("labels:submit", args=[project.slug, card.key])
+    text = client.post(url, answer, headers={"HX-Request": "true"}).content.decode()
+    assert "You: 1 judged" in text
+    assert text.count('class="judge') == 1
+    assert drift(project) == []

@@ -157,15 +157,17 @@ def with_numbers(cards: QuerySet[Any]) -> QuerySet[Any]:
     return cards.annotate(numbers=RawSQL(numbers, (), output_field=TextField()))
 
 
-def standing_of(card: Assignment) -> Standing:
-    """The numbers of the card's annotator, as they were read with it where `with_numbers` was asked."""
-    if card.numbers is not None:
-        found, fresh = _standing(
-            (name, Stratum(*place), value) for name, *place, value in json.loads(card.numbers)
-        )
-        if fresh:
-            return found
-    return standing(project=card.project, annotator=card.annotator)
+def standing_of(card: Assignment) -> Standing | None:
+    """The numbers of the card's annotator as they were read with it; None if they have to be counted anew.
+
+    That is not done in the transaction of a card: what it has changed already would be counted twice.
+    """
+    if card.numbers is None:
+        return None
+    found, fresh = _standing(
+        (name, Stratum(*place), value) for name, *place, value in json.loads(card.numbers)
+    )
+    return found if fresh else None
 
 
 def _read(project: Project, annotator: User) -> tuple[Standing, bool]:

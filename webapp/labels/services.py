@@ -235,7 +235,8 @@ def _stored(assignment: Assignment, store: Callable[..., Receipt], ahead: Ahead 
 def _draw_ahead(ledger: Ledger, assignment: Assignment, receipt: Receipt, ahead: Ahead) -> None:
     """The next cards of an answer, unless the page does not know all that its annotator holds (another tab)."""
     project, annotator = assignment.project, assignment.annotator
-    numbers = standing_of(assignment)
+    if (numbers := standing_of(assignment)) is None:
+        return
     was_open = numbers.held
     ledger.settle(numbers)
     receipt.numbers = numbers
