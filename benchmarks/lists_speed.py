@@ -97,8 +97,12 @@ def work() -> None:
     """What the worker does of it, until nothing is left."""
     from django.db import connection
 
+    from webapp.corpus.models import Project
+    from webapp.labels.counters import recount
     from webapp.ratings import stored, tallies
 
+    for project in Project.objects.all():
+        recount(project)
     for part in (tallies.count_noted, tallies.compare_noted, stored.summaries_make):
         start, done = time.perf_counter(), 0
         while found := part():
