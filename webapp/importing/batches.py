@@ -14,14 +14,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Subquery, Value
-from django.db.models.functions import Coalesce, Greatest
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Value
+from django.db.models.functions import Greatest
 from django.utils import timezone
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Import, ImportQuerySet, Pair, Project, Prompt, Response
 from webapp.importing.spool import CHUNK, in_chunks
 from webapp.jobs import State, Stopped
+from webapp.labels.checking import number_of
 from webapp.labels.counters import recount
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.labels.names import imported_username
@@ -121,18 +122,13 @@ def _take_back(row: Import, still: ImportQuerySet) -> None:
 
 def labels_recount(project: Project, touched: dict[str, set[int]]) -> None:
     """Count the labels of what stays anew; what only the import had raised is wanted no more."""
-
-    def number(rows: QuerySet[Any], of: str) -> Any:
-        counted = rows.filter(**{of: OuterRef("pk")}).order_by().values(of).annotate(n=Count("pk"))
-        return Coalesce(Subquery(counted.values("n")), 0)
-
     for pks in in_chunks(sorted(touched.get("votes", ())), CHUNK):
         pairs = Pair.objects.filter(pk__in=pks)
-        pairs.update(judged=number(Judgement.objects.verdicts(), "pair"))
+        pairs.update(judged=number_of(Judgement.objects.verdicts(), "pair"))
         pairs.filter(wanted__gt=project.overlap).update(wanted=Greatest(F("judged"), Value(project.overlap)))
     for pks in in_chunks(sorted(touched.get("levels", ())), CHUNK):
         Response.objects.filter(pk__in=pks).update(
-            labelled=number(QualityLabel.objects.current(), "response")
+            labelled=number_of(QualityLabel.objects.current(), "response")
         )
 
 

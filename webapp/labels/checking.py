@@ -52,10 +52,13 @@ def _wrong(subject: Subject, rows: models.QuerySet[Any]) -> models.QuerySet[Any]
         Judgement.objects.verdicts() if subject is PAIRS else QualityLabel.objects.current()
     )
     held = Assignment.objects.open().filter(holds_place=True)
-    rows = rows.annotate(true_done=_number(said, subject.field), true_reserved=_number(held, subject.field))
+    rows = rows.annotate(
+        true_done=number_of(said, subject.field), true_reserved=number_of(held, subject.field)
+    )
     return rows.filter(~Q(**{subject.done: F("true_done")}) | ~Q(reserved=F("true_reserved"))).order_by("pk")
 
 
-def _number(rows: models.QuerySet[Any], field: str) -> Any:
+def number_of(rows: models.QuerySet[Any], field: str) -> Any:
+    """How many of `rows` point at an outer pair or response by `field`, as an expression."""
     counted = rows.filter(**{field: OuterRef("pk")}).order_by().values(field).annotate(n=Count("pk"))
     return Coalesce(Subquery(counted.values("n")), 0)

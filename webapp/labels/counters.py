@@ -113,6 +113,10 @@ class Stratum(NamedTuple):
     priority: int
 
 
+# Of the numbers that are of no stratum.
+_NOWHERE = Stratum(0, 0)
+
+
 def stratum(taken: int, wanted: int, priority: int) -> Stratum | None:
     """Where a pair with these counters stands; None if it wants nothing more."""
     return Stratum(taken, priority) if wanted > taken else None
@@ -180,14 +184,13 @@ def _read(project: Project, annotator: User) -> tuple[Standing, bool]:
 
 def _standing(rows: Iterable[tuple[str, Stratum, int]]) -> tuple[Standing, bool]:
     sums = {(name, place): value for name, place, value in rows}
-    none = Stratum(0, 0)
     free = {
         place: size
         for (name, place), value in sorted(sums.items(), reverse=True)
         if name == Name.OPEN and (size := value - sums.get((Name.MINE, place), 0)) > 0
     }
-    judged, skipped, held = (sums.get((name, none), 0) for name in (Name.JUDGED, Name.SKIPPED, Name.HELD))
-    changed, counted = sums.get((Name.CHANGED, none)), sums.get((Name.COUNTED, none))
+    judged, skipped, held = (sums.get((name, _NOWHERE), 0) for name in (Name.JUDGED, Name.SKIPPED, Name.HELD))
+    changed, counted = sums.get((Name.CHANGED, _NOWHERE)), sums.get((Name.COUNTED, _NOWHERE))
     return Standing(judged, skipped, held, free), changed is not None and changed == counted
 
 
@@ -256,7 +259,6 @@ class Ledger:
         changes.write(self.project.pk)
 
 
-_NOWHERE = Stratum(0, 0)
 _ROWS = 200
 
 

@@ -91,7 +91,7 @@ class Receipt:
 def judgement_submit(*, key: uuid.UUID, annotator: User, verdict: str, **said: Any) -> Receipt:
     """`judgement_save` on the card with this key. Raises Assignment.DoesNotExist if it is not this annotator's."""
     cards = Assignment.objects.filter(key=key, annotator=annotator, pair__isnull=False)
-    assignment = cards.with_said().with_heads().select_related("project", "pair").get()
+    assignment = cards.with_said().with_heads().select_related("project").get()
     return judgement_save(assignment, verdict=verdict, **said)
 
 
