@@ -90,6 +90,6 @@ $(STAMP): pyproject.toml constraints.txt | $(VENV)/.caliper-torch
 
 $(DEV_STAMP): $(STAMP)
 	@echo "caliper: installing the tools for tests"
-	@$(PIP) install -c constraints.txt -e '.[worker,embedded,sso,dev]' || \
+	@$(PIP) install -c constraints.txt -e '.[worker,embedded,sso,quantised,tracking,dev]' || \
 		{ echo "caliper: the test tools could not be installed (see above; is a package index within reach?)"; exit 1; }
 	@touch $@
