@@ -183,8 +183,7 @@ def test_pad_is_a_token_of_its_own_that_no_text_holds(trained: Path, tmp_path: P
     assert model.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
     ids = tokenizer(f"x {PAD} {tokenizer.eos_token}", f"{PAD}{PAD}")["input_ids"]
     assert tokenizer.pad_token_id not in ids
-    assert ids.count(tokenizer.eos_token_id) == 1
-    assert ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.eos_token_id not in ids  # the head reads the response's last token
     assert model.config.caliper["method"] == "bt"
     saved = json.loads((trained / "model" / "reward_config.json").read_text())
     assert model.config.caliper["level_cuts"] == saved["level_cuts"]

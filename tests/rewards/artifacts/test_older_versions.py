@@ -6,11 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from workers.rewards.artifacts.export import export_model
-from workers.rewards.artifacts.save import ArtifactError, load_model
+from workers.rewards.artifacts.save import ArtifactError, load_model, save_model
 from workers.rewards.config import RunConfig
+from workers.rewards.models.load import load_backbone, load_tokenizer
 from workers.rewards.models.predict import score_responses
+from workers.rewards.models.reward_model import RewardModel
+from workers.rewards.text.sections import Template
 from workers.rewards.training.loop import train
 
 
@@ -82,3 +86,23 @@ def test_a_retired_key_of_config_json_means_nothing() -> None:
         == RunConfig.from_dict({"read_claims": False})
         == RunConfig()
     )
+
+
+def test_a_causal_model_that_read_the_end_token_goes_on_so(tiny_lm: Path, tmp_path: Path) -> None:
+    """Up to 0.6.0 ("causal-1"); later ones read the response's last token."""
+    tokenizer = load_tokenizer("tiny", str(tiny_lm))
+    backbone = load_backbone("tiny", str(tiny_lm), "causal")
+    model = RewardModel(backbone, architecture="causal", kind="scalar").eval()
+    rows = [{"response_id": "", "messages": [{"role": "user", "content": "how do i"}], "text": "water it"}]
+    scores = {}
+    for reads in ("response", "turn"):
+        template = Template(tokenizer, architecture="causal", ordinal=False, max_length=96, reads=reads)
+        save_model(tmp_path / reads, model, template, method="bt", partition=(3, 6), base_model="tiny")
+        loaded, template, config = load_model(tmp_path / reads)
+        (encoded,) = template.encode(rows)
+        hidden = loaded.hidden(torch.tensor([encoded.ids]), torch.tensor([len(encoded)]))
+        (row,) = score_responses(loaded, template, rows)
+        assert row["score"] == pytest.approx(loaded.score(hidden[:, -1]).item(), abs=1e-6)
+        scores[config["template"]["name"]] = row["score"], encoded.ids[-1] == tokenizer.eos_token_id
+    assert [ends for _, ends in scores.values()] == [False, True]
+    assert scores["causal-2"][0] != scores["causal-1"][0]

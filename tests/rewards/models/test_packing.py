@@ -1,5 +1,6 @@
 """Packed rows give the numbers of one text at a time: scores, log-probabilities and gradients."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,12 @@ def gradients(
 
 
 def same(model: RewardModel, rows: list[Encoded], **options: Any) -> None:
-    """Scores alone, with a causal model log-probabilities too."""
+    """Scores alone, with a causal model log-probabilities too; its head reads one of the last three tokens."""
+    if model.architecture == "causal":
+        rows = [
+            dataclasses.replace(row, pooled=0, after=min(place % 3, len(row) - 1))
+            for place, row in enumerate(rows)
+        ]
     for policy in (False, True) if model.architecture == "causal" else (False,):
         same_with(model, rows, policy, **options)
 

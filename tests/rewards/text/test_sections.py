@@ -47,10 +47,23 @@ def test_causal_frame_and_digit_tokens(lm: Any) -> None:
     assert lm.decode(encoded.ids[encoded.start : encoded.stop]) == "water it"
 
 
-def test_scalar_causal_ends_in_the_end_token(lm: Any) -> None:
-    (encoded,) = Template(lm, architecture="causal", ordinal=False, max_length=128).encode([row("water it")])
-    assert encoded.ids[-1] == lm.eos_token_id
-    assert encoded.stop == len(encoded)
+def test_a_scalar_causal_head_reads_the_responses_last_token(lm: Any) -> None:
+    """With an end token behind it (a policy's last word) or without one; up to 0.6.0 it read the end token."""
+
+    def template(**given: Any) -> Template:
+        return Template(lm, architecture="causal", ordinal=False, max_length=96, **given)
+
+    end = lm.eos_token_id
+    for text in ("water it", "", "water " * 200):
+        (plain,) = template().encode([row(text)])
+        (policy,) = template(policy=True).encode([row(text)])
+        (turn,) = template(reads="turn").encode([row(text)])
+        assert (*plain.ids, end) == policy.ids == turn.ids
+        assert (plain.after, policy.after, turn.after) == (0, 1, 0)
+        assert plain.stop == len(plain) == policy.stop - 1
+    described = [each.describe() for each in (template(), template(policy=True), template(reads="turn"))]
+    assert described[0] == described[1]
+    assert [each["name"] for each in described] == ["causal-2", "causal-2", "causal-1"]
 
 
 @pytest.mark.parametrize(

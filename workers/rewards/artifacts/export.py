@@ -37,7 +37,7 @@ from .save import CONFIG_NAME, load_model
 FORMAT = 1
 PAD = "<|caliper_pad|>"
 TOLERANCE = 1e-4  # of a score, or of its size where that is above 1; measured differences are about 1e-6
-TEMPLATES = ("encoder-1", "causal-1")
+TEMPLATES = ("encoder-1", "causal-1", "causal-2")
 
 
 class ExportError(Exception):

@@ -114,6 +114,7 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
             max_length=config["max_length"],
             pool_prompt="pooled" not in config["template"],
             head_and_tail="cut" in config["template"],  # earlier models go on reading as they did
+            reads="turn" if config["template"]["name"] == "causal-1" else "response",
         )
         described = {
             key: value for key, value in config["template"].items() if key != "claims"

@@ -74,4 +74,4 @@ def embed_cached(
 
 
 def _key(row: Encoded) -> bytes:
-    return hashlib.sha256(f"{row.pooled}:{','.join(map(str, row.ids))}".encode()).digest()
+    return hashlib.sha256(f"{row.pooled or row.after}:{','.join(map(str, row.ids))}".encode()).digest()

@@ -118,8 +118,8 @@ def pack(
 ) -> Packed:
     """Lay rows out one after the other; `offset` is what the architecture adds to positions (RoBERTa's 2).
 
-    On a causal model a prompt that several rows share stands in the row once, and the head reads a response's last
-    token. On an encoder the head reads all tokens from the response's `pooled` on.
+    On a causal model a prompt that several rows share stands in the row once, and the head reads the token before a
+    response's last `after`. On an encoder the head reads all tokens from the response's `pooled` on.
     """
     ids: list[int] = []
     positions: list[torch.Tensor] = []
@@ -169,7 +169,8 @@ def pack(
         return torch.where(token < count, head + token, tail + token - count)
 
     counts = [1 if causal else len(row) - row.pooled for row in rows]
-    pooled = torch.cat([place(n, len(row) - counts[n], len(row)) for n, row in enumerate(rows)]).to(device)
+    ends = [len(row) - (row.after if causal else 0) for row in rows]
+    pooled = torch.cat([place(n, end - counts[n], end) for n, end in enumerate(ends)]).to(device)
     before = torch.cat([place(number, row.start - 1, row.stop - 1) for number, row in enumerate(rows)])
     targets = [token for row in rows for token in row.ids[row.start : row.stop]]
     owner = torch.repeat_interleave(torch.tensor([row.stop - row.start for row in rows]))

@@ -224,10 +224,10 @@ class RewardModel(nn.Module):
         return position_offset(self.backbone)
 
     def pool(self, hidden: torch.Tensor, lengths: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-        """Mean over the tokens from `pooled` to the end (encoder), or the last one (causal).
+        """Mean over the tokens from `pooled` to the end (encoder), or the one that `pooled` tokens follow (causal).
         [B, L, H], [B], [B] -> [B, H]"""
         if self.architecture == "causal":
-            return hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1]
+            return hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1 - pooled]
         token = torch.arange(hidden.shape[1], device=hidden.device)
         mask = (token >= pooled.unsqueeze(1)) & (token < lengths.unsqueeze(1))
         total = (hidden * mask.unsqueeze(2)).sum(1)

@@ -33,8 +33,9 @@ MARKER = re.compile(f"[{_HASH}](?:[{_NO_WIDTH}]*[{_HASH}]){{2,}}")
 class Encoded:
     """One response with its prompt as ids; `start` is the first token of the response, `stop` one past its last.
 
-    An encoder's head reads the mean over the tokens from `pooled` to the end. `unknown` of the text's tokens stand
-    for characters that the base model doesn't know; `cut`: the response itself was shortened, not the prompt alone.
+    An encoder's head reads the mean over the tokens from `pooled` to the end, a causal model's the token that `after`
+    tokens follow. `unknown` of the text's tokens stand for characters that the base model doesn't know; `cut`: the
+    response itself was shortened, not the prompt alone.
     """
 
     ids: tuple[int, ...]
@@ -44,6 +45,7 @@ class Encoded:
     pooled: int = 0
     unknown: int = 0
     cut: bool = False
+    after: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,8 +55,11 @@ class Template:
     """Builds the ids that a model reads.
 
     encoder: [CLS] prompt [SEP] response [SEP] (without the first part when there is no prompt).
-    causal:  ### User / ### Assistant sections, ### Response, then the response and, for ordinal scores,
-             "### Score:", else the end-of-text token if the tokenizer has one.
+    causal:  ### User / ### Assistant sections, ### Response, then the response and, for ordinal scores, "### Score:".
+
+    A causal model's scalar head `reads` the "response": its last token. So prompt + response scores the same whether
+    an end token follows or not. With "turn", as up to 0.6.0's models, it reads the end-of-text token, if the tokenizer
+    has one. A `policy` learns that token as the response's last word, the head reads before it.
 
     A message's tool calls follow its content, the tools that were offered are a section at the start (messages.py).
 
@@ -75,6 +80,8 @@ class Template:
         max_length: int,
         pool_prompt: bool = True,
         head_and_tail: bool = True,
+        reads: str = "response",
+        policy: bool = False,
     ) -> None:
         """Raises Refused if the tokenizer can't do what the method needs."""
         if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -85,6 +92,8 @@ class Template:
         self.max_length = max_length
         self.pool_prompt = pool_prompt or architecture != "encoder"
         self.head_and_tail = head_and_tail
+        self.reads = reads
+        self._after = self._spare = 0
         self._header = RESPONSE_HEADER
         self.digit_ids: tuple[int, ...] | None = None
         self._cut_mark = self._ids(CUT_MARK)
@@ -101,6 +110,11 @@ class Template:
                 self._end, self.digit_ids = score_suffix(self._ids)
             else:
                 self._end = _present(tokenizer.eos_token_id, None)
+                if reads == "response" and policy:
+                    self._after = len(self._end)
+                elif reads == "response":
+                    # kept free, so that a text is cut where a policy's is
+                    self._end, self._spare = [], len(self._end)
         frame = len(self._start) + len(self._middle) + len(self._end) + 2 * len(self._cut_mark)
         if max_length < frame + 8:
             raise Refused(
@@ -124,10 +138,11 @@ class Template:
     def _described(self) -> dict[str, Any]:
         if self.architecture == "encoder":
             return {"name": "encoder-1", "text": "[CLS] {prompt} [SEP] {response} [SEP]"}
-        end = self.tokenizer.decode(self._end)
+        ends = self.ordinal or self.reads == "turn"
+        end = self.tokenizer.decode(self._end) if ends else ""
         digits = list(self.digit_ids) if self.digit_ids else None
         text = "### User\n{message}" + RESPONSE_HEADER + "{response}" + end
-        return {"name": "causal-1", "text": text, "digit_ids": digits}
+        return {"name": "causal-1" if ends else "causal-2", "text": text, "digit_ids": digits}
 
     def with_header(self, header: str) -> Template:
         """A causal template that differs in the line before the response; to measure how much that matters."""
@@ -149,7 +164,7 @@ class Template:
     def _assemble(self, prompt: list[int], response: list[int]) -> Encoded:
         asked = bool(prompt)
         middle = self._middle if asked or self.architecture == "causal" else []
-        room = self.max_length - len(self._start) - len(middle) - len(self._end)
+        room = self.max_length - len(self._start) - len(middle) - len(self._end) - self._spare
         truncated, whole = len(prompt) + len(response) > room, len(response)
         if truncated:
             prompt_room = room - len(response)
@@ -163,7 +178,7 @@ class Template:
         stop = len(head) + len(response) if self.ordinal else len(ids)
         pooled = 0 if self.pool_prompt or not asked else min(len(head), len(ids) - 1)
         unknown = 0 if self._unknown is None else prompt.count(self._unknown) + response.count(self._unknown)
-        return Encoded(ids, len(head), stop, truncated, pooled, unknown, len(response) < whole)
+        return Encoded(ids, len(head), stop, truncated, pooled, unknown, len(response) < whole, self._after)
 
     def _cut(self, ids: list[int], room: int, *, head: float) -> list[int]:
         """What fits: the share `head` from the beginning, a mark that says that something is missing, and the end."""
@@ -201,7 +216,8 @@ class Template:
 
 
 def collate(rows: Sequence[Encoded], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Right-padded ids, lengths, and where an encoder's mean begins. [B, L], [B], [B]
+    """Right-padded ids, lengths, and what the head reads: from where on (encoder), or how many tokens before the last
+    (causal). [B, L], [B], [B]
 
     Which id pads doesn't matter, since masks come from lengths.
     """
@@ -209,7 +225,7 @@ def collate(rows: Sequence[Encoded], device: torch.device) -> tuple[torch.Tensor
     ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)  # [B, L]
     for number, row in enumerate(rows):
         ids[number, : len(row)] = torch.tensor(row.ids)
-    pooled = torch.tensor([row.pooled for row in rows])
+    pooled = torch.tensor([row.pooled or row.after for row in rows])
     return ids.to(device), lengths.to(device), pooled.to(device)
 
 

@@ -155,6 +155,7 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
         ordinal=config.ordinal,
         max_length=min(config.max_length, longest_text(backbone) or sys.maxsize),
         pool_prompt=config.pool_prompt,
+        policy=config.method == "haf",
     )
     stop.check()
 

@@ -74,7 +74,7 @@ def build_starter_lm(
         pad_token_id=tokenizer.pad_token_id,
     )
     model: Any = Qwen2ForCausalLM(config)
-    template = Template(tokenizer, architecture="causal", ordinal=False, max_length=MAX_LENGTH)
+    template = Template(tokenizer, architecture="causal", ordinal=False, max_length=MAX_LENGTH, policy=True)
     encoded = template.encode(rows)
     batches = micro_batches([len(row) for row in encoded], BATCH_TOKENS)
     report = _fit(model, encoded, batches, epochs=epochs, seconds=seconds, seed=seed, progress=progress)
