@@ -1,7 +1,7 @@
 """On an accelerator: the packed row with its varlen kernel gives the scores of one text at a time.
 
 Runs without Django too, where only workers.rewards is installed:
-    python -m pytest -p no:cacheprovider --confcutdir tests/rewards tests/rewards/test_gpu.py
+    python -m pytest -p no:cacheprovider --confcutdir tests/rewards tests/rewards/models/test_gpu.py
 """
 
 from typing import Any
@@ -58,9 +58,9 @@ def test_fully_tuned_models_take_the_varlen_kernel(name: str, monkeypatch: pytes
 
     def counted(*arguments: Any) -> torch.Tensor:
         kernels.append(arguments[0].dtype)
-        return chosen(*arguments)
+        return chosen.run(*arguments)
 
-    monkeypatch.setattr(attention, "_varlen", lambda: counted)
+    monkeypatch.setattr(attention, "_varlen", lambda: attention.Kernel(chosen.name, counted))
     device = torch.device("cuda")
     encoder = ResponseEncoder(model, device, 4096, longest=256, packing="auto")
     assert encoder.packed

@@ -1,6 +1,7 @@
 """Packed rows give the numbers of one text at a time: scores, log-probabilities and gradients."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from workers.rewards.models import attention, packing
 from workers.rewards.models.distributed import Group
 from workers.rewards.models.encode import ResponseEncoder, packable
 from workers.rewards.models.load import load_backbone
-from workers.rewards.models.packing import Segments, pack, packed_batches
+from workers.rewards.models.packing import pack, packed_batches
 from workers.rewards.models.reward_model import RewardModel, longest_text, set_dropout
 from workers.rewards.text.sections import Encoded, collate
 
@@ -293,11 +294,7 @@ def test_other_kernels_see_the_same_boundaries(
             out.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), v[keys]))
         return torch.cat(out)
 
-    def as_varlen(
-        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, s: Segments, scale: float, causal: bool, p: float
-    ) -> torch.Tensor:
-        return attention._torch_varlen(varlen, False, q, k, v, s, scale, causal)
-
+    as_varlen = functools.partial(attention._torch_varlen, varlen, False)
     for kernel in (attention._padded, as_varlen):
         monkeypatch.setattr(attention, "_by_runs", kernel)
         got, _ = encoder(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -59,14 +60,31 @@ def attention(
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, d]
     if segments.keys is not None:
         k, v = k[segments.keys], v[segments.keys]  # [K, heads, d]
-    kernel = _varlen() if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) else None
-    if kernel is not None and not dropout:
-        mixed = kernel(q, k, v, segments, scale, causal)
-    elif query.is_cuda:
-        mixed = _padded(q, k, v, segments, scale, causal, dropout)
-    else:
-        mixed = _by_runs(q, k, v, segments, scale, causal, dropout)
-    return mixed.unsqueeze(0), None
+    kernel = choose(on_gpu(query), query.dtype, dropout)
+    return kernel.run(q, k, v, segments, scale, causal, dropout).unsqueeze(0), None
+
+
+def on_gpu(tensor: torch.Tensor) -> bool:
+    """Apart, so that a test without a GPU can say yes."""
+    return tensor.is_cuda
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What mixes the tokens of a packed row. run: q [T, heads, d], k, v [K, key heads, d], segments, scale, causal,
+    dropout -> [T, heads, d]"""
+
+    name: str
+    run: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Segments, float, bool, float], torch.Tensor]
+
+
+def choose(gpu: bool, dtype: torch.dtype, dropout: float) -> Kernel:
+    """The kernel for rows on a GPU or a CPU, whose q, k and v have this type. No varlen kernel has dropout or fp32."""
+    if not gpu:
+        return Kernel("SDPA by runs", _by_runs)
+    if dtype in (torch.float16, torch.bfloat16) and not dropout and (varlen := _varlen()):
+        return varlen
+    return Kernel("padded SDPA", _padded)
 
 
 def _by_runs(
@@ -140,9 +158,6 @@ def _padded(
     return out[(row < counts).squeeze(2)]
 
 
-Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Segments, float, bool], torch.Tensor]
-
-
 @functools.cache
 def _varlen() -> Kernel | None:
     """FlashAttention over the whole row in one call: PyTorch's own, else the flash-attn package's, else None."""
@@ -154,12 +169,13 @@ def _varlen() -> Kernel | None:
         # 2.10 had is_causal instead of a window and no scale; enable_gqa came after 2.11
         known = inspect.signature(varlen_attn).parameters
         if "window_size" in known and "scale" in known:
-            return functools.partial(_torch_varlen, varlen_attn, "enable_gqa" in known)
+            run = functools.partial(_torch_varlen, varlen_attn, "enable_gqa" in known)
+            return Kernel("torch varlen_attn", run)
     try:
         from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
     except ImportError:
         return None
-    return functools.partial(_flash_varlen, flash_attn_varlen_func)
+    return Kernel("flash-attn", functools.partial(_flash_varlen, flash_attn_varlen_func))
 
 
 def _torch_varlen(
@@ -171,6 +187,7 @@ def _torch_varlen(
     segments: Segments,
     scale: float,
     causal: bool,
+    dropout: float,
 ) -> torch.Tensor:
     grouped = q.shape[1] // k.shape[1]
     extra: dict[str, Any] = {}
@@ -201,6 +218,7 @@ def _flash_varlen(
     segments: Segments,
     scale: float,
     causal: bool,
+    dropout: float,
 ) -> torch.Tensor:
     mixed: torch.Tensor = function(
         q.contiguous(),

@@ -10,6 +10,7 @@ import torch.nn as nn
 
 from .attention import ATTENTION
 from .base_models import unloadable
+from .distributed import default_device
 
 _MARKER = re.compile(r"<\S+>|\[\S+\]|\{\S+\}|<\|.+\|>")
 
@@ -60,10 +61,15 @@ def load_tokenizer(name: str, path: str, revision: str | None = None) -> Any:
     return tokenizer
 
 
+def scoring_dtype(device: torch.device) -> torch.dtype | str:
+    """What weights that don't learn are loaded in: a bf16 model of 7B takes 15 GB of a GPU, not 30."""
+    return torch.float32 if device.type == "cpu" else "auto"
+
+
 def load_backbone(
-    name: str, path: str, architecture: str, dtype: torch.dtype = torch.float32, revision: str | None = None
+    name: str, path: str, architecture: str, dtype: torch.dtype | None = None, revision: str | None = None
 ) -> nn.Module:
-    """The base model, from safetensors only. Raises Refused."""
+    """The base model, from safetensors only; `dtype` None: as it was saved on a GPU, fp32 on a CPU. Raises Refused."""
     from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -74,7 +80,7 @@ def load_backbone(
             path,
             config=_config(path, revision),
             use_safetensors=True,
-            dtype=dtype,
+            dtype=dtype or scoring_dtype(default_device()),
             revision=revision or "main",
             trust_remote_code=False,
         )

@@ -1,0 +1,220 @@
+"""What only a GPU does, reached on a CPU: by autocast, by a kernel that stands in and notes what it gets, or by a
+device's name alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch.nn.attention import varlen
+
+from workers.rewards.config import RunConfig
+from workers.rewards.models import attention, encode, load
+from workers.rewards.models.encode import ResponseEncoder
+from workers.rewards.models.packing import Segments
+from workers.rewards.models.reward_model import RewardModel, set_dropout
+from workers.rewards.text.sections import Encoded
+
+CPU = torch.device("cpu")
+SIZES = {
+    "vocab_size": 200,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "attn_implementation": attention.ATTENTION,
+}
+FAMILIES = {
+    "Qwen2": {"num_key_value_heads": 2},
+    "Qwen3": {"num_key_value_heads": 2, "head_dim": 16},
+    "Llama": {"num_key_value_heads": 4},
+    "Mistral": {"num_key_value_heads": 2, "head_dim": 16},
+    "Bert": {},
+}
+
+
+def model_of(family: str, lora: bool = False) -> RewardModel:
+    """A tiny model of the family; with LoRA a bf16 base, as on a GPU."""
+    torch.manual_seed(0)
+    kind = "encoder" if family == "Bert" else "causal"
+    config = getattr(transformers, f"{family}Config")(**SIZES, **FAMILIES[family])
+    backbone = getattr(transformers, family + ("Model" if kind == "encoder" else "ForCausalLM"))(config)
+    model = RewardModel(backbone.bfloat16() if lora else backbone, architecture=kind, kind="scalar")
+    set_dropout(model.backbone, 0.0)
+    if lora:
+        model.add_lora(RunConfig())
+    return model
+
+
+def texts() -> list[Encoded]:
+    """Four texts of two prompts."""
+    draw = torch.Generator().manual_seed(0)
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(1, 200, (count,), generator=draw).tolist())
+
+    rows = []
+    for size, own in ((30, (5, 17, 40)), (8, (80,))):
+        prompt = tokens(size)
+        rows += [Encoded(prompt + tokens(more), size, size + more, False, 0) for more in own]
+    return rows
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors count as a GPU's, and autocast is on as it is there."""
+    monkeypatch.setattr(attention, "on_gpu", lambda tensor: True)
+    monkeypatch.setattr(encode, "autocast", lambda device: torch.autocast("cpu", torch.bfloat16))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The calls of PyTorch's varlen_attn, which has no CPU kernel: what stands in is attention text by text."""
+    noted: list[dict[str, Any]] = []
+    lines = torch.__version__.split(".")[:2]
+
+    def stand_in(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        cu_seq_q: torch.Tensor,
+        cu_seq_k: torch.Tensor,
+        max_q: int,
+        max_k: int,
+        *,
+        scale: float | None = None,
+        window_size: tuple[int, int] = (-1, -1),
+        enable_gqa: bool = False,
+    ) -> torch.Tensor:
+        assert query.shape[1] == key.shape[1] or enable_gqa
+        noted.append({"dtypes": {query.dtype, key.dtype, value.dtype}, "window": window_size, "scale": scale})
+        queries, keys = cu_seq_q.diff().tolist(), cu_seq_k.diff().tolist()
+        assert (max(queries), max(keys)) == (max_q, max_k)
+        assert all(tensor.is_contiguous() for tensor in (query, key, value))
+        assert (cu_seq_q.dtype, cu_seq_k.dtype) == (torch.int32, torch.int32), lines
+        segments = Segments(tuple(queries), tuple(keys), None, cu_seq_q, cu_seq_k, max_k)
+        assert scale is not None
+        return attention._by_runs(query, key, value, segments, scale, window_size == (-1, 0), 0.0)
+
+    monkeypatch.setattr(varlen, "varlen_attn", stand_in)
+    attention._varlen.cache_clear()
+    yield noted
+    attention._varlen.cache_clear()
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["tuned", "lora"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_varlen_kernel_is_taken_and_trains_as_runs_of_texts_do(
+    family: str, lora: bool, gpu: None, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rotary positions multiply by fp32 numbers, so that queries and keys of an fp32 model come as fp32."""
+    found = []
+    for on_gpu in (True, False):
+        model = model_of(family, lora)
+        monkeypatch.setattr(attention, "on_gpu", lambda tensor, on_gpu=on_gpu: on_gpu)
+        encoder = ResponseEncoder(model, CPU, 4096, longest=256)
+        assert encoder.packed
+        calls.clear()
+        scores = encoder.scores(texts())[0]
+        scores.sum().backward()
+        layers = SIZES["num_hidden_layers"]
+        assert len(calls) == (layers if on_gpu else 0)
+        if on_gpu:
+            assert all(call["dtypes"] == {torch.bfloat16} for call in calls)
+            assert {call["window"] for call in calls} == {(-1, -1) if family == "Bert" else (-1, 0)}
+            assert {call["scale"] for call in calls} == {16**-0.5}
+        gradient = [p.grad.float().norm() for p in model.parameters() if p.grad is not None]
+        found.append((scores.detach(), torch.stack(gradient)))
+    torch.testing.assert_close(found[0], found[1], rtol=0.02, atol=1e-4)
+    name = attention.choose(True, torch.bfloat16, 0.0).name
+    assert name == "torch varlen_attn"
+
+
+@pytest.mark.parametrize(
+    ("gpu_here", "dtype", "dropout", "name"),
+    [
+        (True, torch.float16, 0.0, "torch varlen_attn"),
+        (True, torch.bfloat16, 0.1, "padded SDPA"),
+        (True, torch.float32, 0.0, "padded SDPA"),
+        (False, torch.bfloat16, 0.0, "SDPA by runs"),
+    ],
+)
+def test_the_kernel_follows_device_type_and_dropout(
+    gpu_here: bool, dtype: torch.dtype, dropout: float, name: str
+) -> None:
+    assert attention.choose(gpu_here, dtype, dropout).name == name
+
+
+@pytest.mark.parametrize("family", ["Qwen2", "Bert"])
+def test_padded_attention_gives_what_texts_give_alone(
+    family: str, gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_varlen", lambda: None)
+    monkeypatch.setattr(encode, "autocast", lambda device: torch.autocast("cpu", enabled=False))
+    ran: list[Callable[..., torch.Tensor]] = []
+    padded = attention._padded
+    monkeypatch.setattr(attention, "_padded", lambda *a: ran.append(padded) or padded(*a))
+    model, rows = model_of(family), texts()
+    encoder = ResponseEncoder(model, CPU, 4096, longest=256)
+    assert encoder.packed
+    together = encoder.scores(rows)[0]
+    alone = torch.cat(
+        [ResponseEncoder(model, CPU, 1, longest=256, packing="sorted").scores([r])[0] for r in rows]
+    )
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
+    assert len(ran) >= 2 * SIZES["num_hidden_layers"]  # the trial of packing, and the texts
+
+
+def test_dropout_reaches_padded_attention(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("Qwen2")
+    set_dropout(model.backbone, 0.5)
+    rates = []
+    monkeypatch.setattr(
+        attention, "_padded", lambda q, k, v, s, scale, causal, dropout: rates.append(dropout) or q
+    )
+    encoder = ResponseEncoder(model.train(), CPU, 4096, longest=256, packing="packed")
+    model.packable[CPU, 256] = True
+    encoder.scores(texts())
+    assert rates == [0.5] * 2
+
+
+def test_flash_attn_takes_over_where_pytorch_has_no_varlen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PyTorch of 2.10 or before, and the flash-attn package, which is no wheel of ours, so a module stands in."""
+    import sys
+    from types import ModuleType
+
+    said: dict[str, Any] = {}
+
+    def flash_attn_varlen_func(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *sizes: Any, **more: Any
+    ) -> Any:
+        said.update(more, sizes=sizes[2:])
+        return q
+
+    module = ModuleType("flash_attn")
+    module.flash_attn_varlen_func = flash_attn_varlen_func  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flash_attn", module)
+    monkeypatch.setattr(varlen, "varlen_attn", lambda query, key, value, is_causal=False: query)
+    attention._varlen.cache_clear()
+    kernel = attention.choose(True, torch.bfloat16, 0.0)
+    attention._varlen.cache_clear()
+    assert kernel.name == "flash-attn"
+    q = torch.zeros(5, 2, 4, dtype=torch.bfloat16)
+    ends = torch.tensor([0, 3, 5], dtype=torch.int32)
+    kernel.run(q, q, q, Segments((3, 2), (3, 2), None, ends, ends, 3), 0.5, True, 0.0)
+    assert said == {"softmax_scale": 0.5, "causal": True, "sizes": (3, 3)}
+
+
+def test_a_bf16_model_is_scored_in_bf16_on_a_gpu_and_in_fp32_on_a_cpu(
+    tiny_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load.load_backbone("lm", str(tiny_lm), "causal").bfloat16().save_pretrained(tmp_path)  # type: ignore[operator]
+    dtypes = []
+    for device in ("cpu", "cuda"):
+        monkeypatch.setattr(load, "default_device", lambda device=device: torch.device(device))
+        model = load.load_backbone("lm", str(tmp_path), "causal")
+        dtypes.append({parameter.dtype for parameter in model.parameters()})
+    assert dtypes == [{torch.float32}, {torch.bfloat16}]
