@@ -1,5 +1,6 @@
 """What a run's child loads as a base model, and what it refuses whatever config.json says."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,15 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file
 
 from workers.rewards.artifacts.card import _base
 from workers.rewards.artifacts.save import CONFIG_NAME, HEAD_NAME, read_config
 from workers.rewards.config import Refused
 from workers.rewards.models.base_models import FOLDERS_VARIABLE, LINK, PACKAGED, Source, find_base, hub_id
+from workers.rewards.models.kinds import look_at
 from workers.rewards.models.load import load_backbone
 from workers.rewards.train import main
 from workers.rewards.training.loop import train
@@ -67,35 +69,45 @@ def test_somebody_with_a_shell_may_name_any_folder(tiny_encoder: Path, tmp_path:
     assert find_base("org/name", tmp_path) == Source("org/name")
 
 
-def test_a_revision_reaches_every_loader(
-    for_people: Callable[..., None], tiny_encoder: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """hub(FOLDER, "org/name", "v2") puts a model into the hub's cache on this machine, which is offline."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+
+    def put(folder: Path, name: str, revision: str = "main") -> str:
+        commit = hashlib.sha1(f"{name}{revision}".encode()).hexdigest()
+        repository = cache / f"models--{name.replace('/', '--')}"
+        shutil.copytree(folder, repository / "snapshots" / commit)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / revision).write_text(commit)
+        return commit
+
+    return put
+
+
+def test_a_revision_is_the_commit_that_was_loaded(
+    for_people: Callable[..., None],
+    tiny_encoder: Path,
+    make_run: MakeRun,
+    hub: Callable[..., str],
+    tmp_path: Path,
 ) -> None:
-    """The hub is a folder here; what transformers are asked for is what counts."""
-    asked: list[tuple[str, str, str]] = []
-    for kind in (transformers.AutoConfig, transformers.AutoTokenizer, transformers.AutoModel):
-        real = kind.from_pretrained
-
-        def load(path: str, *, real: Any = real, kind: Any = kind, **options: Any) -> Any:
-            asked.append((kind.__name__, str(path), options["revision"]))
-            assert options["trust_remote_code"] is False
-            loaded = real(tiny_encoder, **options)
-            if kind is transformers.AutoConfig:
-                loaded._commit_hash = "0123abc"
-            return loaded
-
-        monkeypatch.setattr(kind, "from_pretrained", load)
+    other = tmp_path / "other"
+    shutil.copytree(tiny_encoder, other)
+    (other / "config.json").write_text("{}")
+    hub(other, "org/name")
+    commit = hub(tiny_encoder, "org/name", "v2")
     for_people()
     folder = make_run("org/name@v2", "bt", epochs=1)
     metrics = train(folder)
-    assert {name for name, path, revision in asked if (path, revision) == ("org/name", "v2")} == {
-        "AutoConfig",
-        "AutoTokenizer",
-        "AutoModel",
-    }
     config = read_config(folder / "model")
-    assert (config["base_model"], config["base_revision"]) == ("org/name@v2", "0123abc")
-    assert metrics["config"]["base_model"] == "org/name@v2"
-    assert _base(config) == "org/name, revision `0123abc`"
+    assert (config["base_model"], config["base_revision"]) == ("org/name@v2", commit)
+    assert (metrics["config"]["base_model"], metrics["base_revision"]) == ("org/name@v2", commit)
+    assert _base(config) == f"org/name, revision `{commit}`"
+    with pytest.raises(Refused, match="'org/none' can't be loaded"):
+        look_at("org/none", Source("org/none"))
 
 
 def test_no_artifact_tells_the_base_models_path(tiny_encoder: Path, make_run: MakeRun) -> None:
@@ -144,9 +156,9 @@ def test_a_tokenizer_that_knows_no_text_is_refused(
 def test_an_unloadable_folder_gives_one_message(
     for_people: Callable[..., None], tmp_path: Path, make_run: MakeRun
 ) -> None:
-    """Whatever is wrong with it; a hub id may say why."""
+    """Whatever is wrong with its config.json; a hub id may say why."""
     messages = set()
-    for number, content in enumerate((None, "{}", "not JSON", '{"model_type": "none"}')):
+    for number, content in enumerate((None, "{}", "not JSON")):
         folder = tmp_path / f"model-{number}"
         folder.mkdir()
         if content is not None:

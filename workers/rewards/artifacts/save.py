@@ -145,23 +145,6 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
     return model, template, config
 
 
-def continue_head(model: RewardModel, folder: Path) -> bool:
-    """Give a new model a trained one's head, if that has one of the same shapes. Raises Refused if it is damaged."""
-    path = folder / HEAD_NAME
-    if model.head is None or not path.is_file():
-        return False
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise Refused(f"{path.name} of the base model is damaged: {error}; choose another") from None
-    if {name: tensor.shape for name, tensor in tensors.items()} != {
-        name: tensor.shape for name, tensor in model.head.state_dict().items()
-    }:
-        return False
-    model.head.load_state_dict(tensors)
-    return True
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """reward_config.json, checked for format and keys. Raises ArtifactError."""
     path = folder / CONFIG_NAME

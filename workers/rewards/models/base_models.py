@@ -13,7 +13,7 @@ import importlib.util
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,14 @@ FEWEST_TOKENS = 256
 
 @dataclass(frozen=True)
 class Source:
-    """A folder or a hub id, and the hub's revision if one is asked for."""
+    """A folder or a hub id, and the hub's revision if one is asked for.
+
+    `files` are the names of its files once somebody has looked (kinds.py); the revision is a commit then.
+    """
 
     path: str
     revision: str | None = None
+    files: frozenset[str] | None = field(default=None, compare=False, repr=False)
 
 
 def find_base(name: str, run_dir: Path) -> Source:
@@ -58,6 +62,20 @@ def find_base(name: str, run_dir: Path) -> Source:
     if hub is not None and not os.path.lexists(name):
         return Source(hub[1], hub[2])
     return Source(name)
+
+
+def adapted(name: str, given: str, revision: str | None) -> Source:
+    """The model below adapters, as adapter_config.json names it, by the rules of every base model. Raises Refused."""
+    hub = _HUB.fullmatch(f"{given}@{revision}" if revision else given)
+    if hub is not None and not os.path.lexists(given):
+        return Source(hub[1], hub[2])
+    allowed, folder = _allowed(), Path(given).resolve()
+    if given and folder.is_dir() and (allowed is None or folder in allowed):
+        return Source(str(folder))
+    raise Refused(
+        f"base model {name!r} is adapters over {public_name(given)!r}, which may not be used or isn't here; merge them "
+        "into it (peft's merge_and_unload), or name its hub id as base_model_name_or_path in adapter_config.json"
+    )
 
 
 def _allowed() -> list[Path] | None:

@@ -1,4 +1,4 @@
-"""Loading a base model: its configuration, tokenizer and weights, from safetensors only."""
+"""Loading a base model: its tokenizer and weights, from safetensors only."""
 
 from __future__ import annotations
 
@@ -7,34 +7,29 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from safetensors import safe_open
 
+from ..config import Refused
 from .attention import ATTENTION
-from .base_models import unloadable
+from .base_models import Source, unloadable
 from .distributed import default_device
+from .kinds import ADAPTER_WEIGHTS, CALIPER, HEADS, Base, load_config, local_file, look_at, read_json, writes
 
 _MARKER = re.compile(r"<\S+>|\[\S+\]|\{\S+\}|<\|.+\|>")
+# The names of a text part's weights within a model that has more, and of an encoder's within a Caliper export.
+_PARTS = {
+    r"^(model\.)?language_model\.model\.": "model.",
+    r"^model\.language_model\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
+_EXPORTED = {r"^backbone\.": ""}
+# Layers that a checkpoint of the same architecture may lack, since nothing here reads them.
+_UNREAD = re.compile(r"(^|\.)(pooler|position_ids)\b")
 
 
 def architecture_of(name: str, path: str, revision: str | None = None) -> str:
-    """ "causal" if the base model's configuration names a causal language model, else "encoder". Raises Refused."""
-    try:
-        config = _config(path, revision)
-    except Exception as error:
-        raise unloadable(name, error) from None
-    names = getattr(config, "architectures", None) or []
-    return "causal" if any(n.endswith(("ForCausalLM", "LMHeadModel")) for n in names) else "encoder"
-
-
-def _config(path: str, revision: str | None) -> Any:
-    """The base model's configuration, which has no say in how attention is computed: transformers' default for the
-    architecture holds. "_attn_implementation": "org/kernel" would fetch compiled code from the hub."""
-    from transformers import AutoConfig
-
-    config: Any = AutoConfig.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
-    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
-        if part is not None:
-            part._attn_implementation = None
-    return config
+    """ "causal" or "encoder", see kinds.py. Raises Refused."""
+    return look_at(name, Source(path, revision)).architecture
 
 
 def load_tokenizer(name: str, path: str, revision: str | None = None) -> Any:
@@ -66,27 +61,118 @@ def scoring_dtype(device: torch.device) -> torch.dtype | str:
     return torch.float32 if device.type == "cpu" else "auto"
 
 
+def load_base(base: Base, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The backbone of what look_at found, adapters merged into it in fp32. Raises Refused."""
+    loaded_as = dtype if base.adapters is None else torch.float32
+    backbone = _load(base.name, base.source, base.config, base.architecture, loaded_as)
+    return backbone if base.adapters is None else _merged(base, backbone).to(dtype)
+
+
 def load_backbone(
     name: str, path: str, architecture: str, dtype: torch.dtype | None = None, revision: str | None = None
 ) -> nn.Module:
-    """The base model, from safetensors only; `dtype` None: as it was saved on a GPU, fp32 on a CPU. Raises Refused."""
+    """The backbone of a folder or hub id whose architecture is known; `dtype` None: as it was saved on a GPU, fp32 on a
+    CPU. Raises Refused."""
+    source = Source(path, revision)
+    try:
+        config = load_config(source)
+    except Exception as error:
+        raise unloadable(name, error) from None
+    return _load(name, source, config, architecture, dtype or scoring_dtype(default_device()))
+
+
+def _load(name: str, source: Source, config: Any, architecture: str, dtype: torch.dtype | str) -> nn.Module:
+    """A causal model with its LM head where the checkpoint has one. Raises Refused, also where weights are missing:
+    they would be random."""
     from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
+    loader: Any = AutoModelForCausalLM if architecture == "causal" and writes(config) else AutoModel
+    verbosity = logging.get_verbosity()
     logging.disable_progress_bar()
-    loader = AutoModelForCausalLM if architecture == "causal" else AutoModel
+    logging.set_verbosity_error()  # it would tell of the head that is left out; missing weights are refused below
     try:
-        model: Any = loader.from_pretrained(
-            path,
-            config=_config(path, revision),
+        kind = str((read_json(source, "config.json") or {}).get("model_type"))
+        renamed = _EXPORTED if kind == CALIPER else _PARTS if kind != config.model_type else None
+        model, found = loader.from_pretrained(
+            source.path,
+            config=config,
             use_safetensors=True,
-            dtype=dtype or scoring_dtype(default_device()),
-            revision=revision or "main",
+            dtype=dtype,
+            revision=source.revision or "main",
             trust_remote_code=False,
+            key_mapping=renamed,
+            output_loading_info=True,
         )
     except Exception as error:
         raise unloadable(name, error) from None
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = sorted(key for key in found["missing_keys"] if not _UNREAD.search(key))
+    if missing:
+        raise unloadable(
+            name, ValueError(f"its files lack {len(missing)} of the weights, such as {missing[0]}")
+        )
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)  # SDPA too, and packed rows besides
     loaded: nn.Module = model
     return loaded
+
+
+def _merged(base: Base, backbone: nn.Module) -> nn.Module:
+    """The backbone with LoRA adapters folded into its weights. Raises Refused where they don't fit it."""
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+    assert base.adapters is not None
+    assert base.lora is not None
+    weights = _tensors(base.adapters, ADAPTER_WEIGHTS)
+    weights = {name: value for name, value in weights.items() if name.split(".")[2] not in HEADS}
+    try:
+        wrapper: Any = get_peft_model(backbone, LoraConfig(**base.lora))
+        result = set_peft_model_state_dict(wrapper, weights)
+        lacking = [name for name in result.missing_keys if "lora_" in name]
+        if result.unexpected_keys or lacking:
+            raise ValueError(f"no place for {[*result.unexpected_keys, *lacking][0]}")
+        merged: nn.Module = wrapper.merge_and_unload()
+    except Exception as error:
+        cause = " ".join(str(error).split())[:200]
+        raise Refused(
+            f"base model {base.name!r} is adapters that don't fit {base.source.path!r} ({cause}); give the model that "
+            "they were trained on as base_model_name_or_path in adapter_config.json"
+        ) from None
+    return merged
+
+
+def load_head(base: Base) -> dict[str, torch.Tensor] | None:
+    """A reward model's head by the names that RewardModel.head gives it, in fp32: a causal one's "score", which reads
+    one state as RewardModel does, or that of an encoder which Caliper exported.
+
+    None where there is none, or one that reads otherwise. Raises Refused.
+    """
+    if not base.classifier or (base.architecture == "encoder" and base.caliper is None):
+        return None
+    prefix = "head." if base.architecture == "encoder" else "score."
+    try:
+        found = _tensors(base.source, "model.safetensors", prefix)
+        if base.adapters is not None:
+            found = _tensors(base.adapters, ADAPTER_WEIGHTS, f"base_model.model.{prefix}") or found
+    except Exception as error:
+        raise unloadable(base.name, error) from None
+    return {name.partition(prefix)[2]: tensor.float() for name, tensor in found.items()} or None
+
+
+def _tensors(source: Source, file: str, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, or of the shards of its index, whose names begin so."""
+    index = read_json(source, f"{file}.index.json")
+    shards = (
+        {file}
+        if index is None
+        else {shard for name, shard in index["weight_map"].items() if name.startswith(prefix)}
+    )
+    tensors: dict[str, torch.Tensor] = {}
+    for shard in sorted(shards):
+        if (path := local_file(source, shard)) is not None:
+            with safe_open(path, "pt") as weights:
+                names = [key for key in weights.keys() if key.startswith(prefix)]  # noqa: SIM118
+                tensors |= {name: weights.get_tensor(name) for name in names}
+    return tensors

@@ -223,8 +223,8 @@ def train_fold(run: Run, part: Part, share: float, progress: Callable[[int, int]
     """A new model, trained on a part's labels as loop.py trains the final one, for a share of its steps."""
     config, rows, team = run.config, run.texts.rows, Group(device=run.team.device)
     frozen = run.features is not None
-    backbone = run.model.backbone if frozen else backbone_of(config, run.source, config.backbone, team.device)
-    model = untrained(backbone, run.texts.template.digit_ids, config, part.data, team.device)
+    backbone = run.model.backbone if frozen else backbone_of(config, run.base, team.device)
+    model = untrained(backbone, run.texts.template.digit_ids, config, part.data, team.device, run.start)
     encoder = run.encoder if frozen else encoder_of(model, run.texts.template, config, team)
     several = run.reliability is not None and len(part.judged.first) > 0
     reliability = Reliability(part.judged, sides_only=config.ordinal) if several else None

@@ -67,7 +67,7 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
         method=config.method,
         partition=config.partition,
         base_model=config.base_model,
-        base_revision=run.base_revision,
+        base_revision=run.base.revision,
     )
     final = distributions(model, features)
     predicted = predictions(snapshot.responses, rows, final)
@@ -99,6 +99,7 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
         "training": training_figures(run, position),
         **(run.reliability.report() if run.reliability is not None else {"annotators": None, "base": None}),
         "config": {**config.to_json(), "base_model": public_name(config.base_model)},
+        "base_revision": run.base.revision,
         "early_stopping": early_stopping(run, position),
         "model_digest": artifact["digest"],
     }

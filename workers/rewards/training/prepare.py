@@ -15,16 +15,16 @@ from typing import Any
 import torch
 
 from .. import objectives
-from ..artifacts.save import continue_head, read_config
 from ..config import Refused, ResolvedConfig, RunConfig
 from ..data.judgements import TrainingData, check_labels, training_data
 from ..data.snapshot import Snapshot, read_snapshot
 from ..data.split import NOTHING, Split, held_out_rows, split_groups, split_watched
-from ..models.base_models import Source, check_vocabulary, find_base
+from ..models.base_models import check_vocabulary, find_base
 from ..models.distributed import Group
 from ..models.embeddings import embed_cached
 from ..models.encode import ResponseEncoder
-from ..models.load import architecture_of, load_backbone, load_tokenizer
+from ..models.kinds import Base, look_at
+from ..models.load import load_base, load_tokenizer
 from ..models.reward_model import RewardModel, logit, longest_text, set_dropout
 from ..text.readable import readable, reads_alike, report
 from ..text.sections import Encoded, Template
@@ -34,6 +34,7 @@ from .hardening import SETS, Copy, harden, joined
 from .optimiser import make_optimizer
 from .progress import Progress, Stop
 from .reliability import Reliability
+from .start import Start
 from .step import StepLoss
 
 
@@ -96,7 +97,8 @@ class Run:
     team: Group
     stop: Stop
     progress: Progress
-    source: Source
+    base: Base
+    start: Start
     labels: Labels
     texts: Texts
     plan: Plan
@@ -108,12 +110,6 @@ class Run:
     optimizer: torch.optim.AdamW
     watch: Watch | None
     watch_note: str | None  # why nothing is watched
-
-    @property
-    def base_revision(self) -> str | None:
-        """The hub's commit that was loaded."""
-        config: Any = self.model.backbone.config
-        return getattr(config, "_commit_hash", None) or self.source.revision
 
     def on_progress(self, phase: str) -> Callable[[int, int], None]:
         """A callback that tells progress of a phase, and raises Stopped when the run should end."""
@@ -127,9 +123,10 @@ class Run:
 
 def prepare(run_dir: Path, stop: Stop) -> Run | None:
     """The run, or None in a process that has no part in it. Raises Refused and Stopped."""
-    # Refuse what can't work
+    # Refuse what can't work, by the configurations alone and then by the labels
     asked = RunConfig.read(run_dir / "config.json")
     (run_dir / "error.json").unlink(missing_ok=True)
+    base = base_of(asked, run_dir)
     labels = divide(read_snapshot(run_dir / "snapshot"), asked)
     team = Group.started()
     if asked.tuning == "frozen" and team.size > 1:
@@ -141,20 +138,19 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     progress.say("loading", message="; ".join(notes) or None)
 
     # Load the base model
-    source = find_base(asked.base_model, run_dir)
-    loaded = (asked.base_model, source.path)
-    architecture = architecture_of(*loaded, source.revision) if asked.backbone == "auto" else asked.backbone
-    backbone = backbone_of(asked, source, architecture, team.device)
+    backbone = backbone_of(asked, base, team.device)
+    start = Start.of(base)
     backbone_config: Any = backbone.config
-    config = asked.resolved(architecture, int(backbone_config.hidden_size), team.device.type)
-    tokenizer = load_tokenizer(*loaded, source.revision)
+    config = asked.resolved(base.architecture, int(backbone_config.hidden_size), team.device.type)
+    tokenizer = load_tokenizer(base.name, base.tokenizer.path, base.tokenizer.revision)
     check_vocabulary(config.base_model, tokenizer)
     template = Template(
         tokenizer,
-        architecture=architecture,
+        architecture=base.architecture,
         ordinal=config.ordinal,
         max_length=min(config.max_length, longest_text(backbone) or sys.maxsize),
         pool_prompt=config.pool_prompt,
+        reads=base.reads if tokenizer.chat_template else "response",
         policy=config.method == "haf",
     )
     stop.check()
@@ -164,12 +160,9 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     judged = labels.data
     data, planned, config = plan(texts, labels, config)
 
-    model = untrained(backbone, template.digit_ids, config, data, team.device)
-    if config.base_model.startswith("version:") and continue_head(model, Path(source.path)):
-        progress.say("loading", message=f"the head goes on from {config.base_model}'s")
-        if model.cuts is not None and (cuts := read_config(Path(source.path)).get("level_cuts")):
-            model.add_cuts(*cuts)
-            model.to(team.device)
+    model = untrained(backbone, template.digit_ids, config, data, team.device, start)
+    if told := start.note(model):
+        progress.say("loading", message=told)
     encoder = encoder_of(model, template, config, team)
 
     # Compute once: a frozen encoder's embeddings, a policy's starting log-probabilities
@@ -194,7 +187,8 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
         team=team,
         stop=stop,
         progress=progress,
-        source=source,
+        base=base,
+        start=start,
         labels=labels,
         texts=texts,
         plan=planned,
@@ -254,13 +248,23 @@ def plan(texts: Texts, labels: Labels, config: ResolvedConfig) -> tuple[Training
     return data, Plan(steps, config.seed, data, copies), config
 
 
-def backbone_of(
-    config: RunConfig, source: Source, architecture: str, device: torch.device
-) -> torch.nn.Module:
+def base_of(config: RunConfig, run_dir: Path) -> Base:
+    """What config.json's base model is, if the method and tuning can use it. Raises Refused."""
+    base = look_at(config.base_model, find_base(config.base_model, run_dir))
+    if config.backbone not in ("auto", base.architecture):
+        raise Refused(
+            f"config.json: backbone is {config.backbone!r}, but {base.name} is "
+            f"{'a text encoder' if base.architecture == 'encoder' else 'a causal language model'}; leave it out"
+        )
+    config.resolved(base.architecture, int(base.config.hidden_size))  # raises Refused for a misfit
+    base.check_method(config.method)
+    return base
+
+
+def backbone_of(config: RunConfig, base: Base, device: torch.device) -> torch.nn.Module:
     """The base model's weights. Those that learn stay in fp32; LoRA's base doesn't learn."""
     half = device.type == "cuda" and config.tuning == "lora"
-    dtype = torch.bfloat16 if half else torch.float32
-    return load_backbone(config.base_model, source.path, architecture, dtype, source.revision)
+    return load_base(base, torch.bfloat16 if half else torch.float32)
 
 
 def untrained(
@@ -269,6 +273,7 @@ def untrained(
     config: ResolvedConfig,
     data: TrainingData,
     device: torch.device,
+    start: Start,
 ) -> RewardModel:
     """The model before its first step; seeded before the head is made."""
     torch.manual_seed(config.seed)
@@ -280,6 +285,7 @@ def untrained(
         digit_ids=digit_ids,
     )
     make_trainable(model, config, data)
+    start.give(model)
     model.to(device)
     if device.type == "cpu":
         model.gather_embedding_gradient()
