@@ -11,17 +11,15 @@ import pytest
 import torch
 import torch.nn as nn
 import transformers
-from safetensors.torch import load_file
 
 from workers.rewards.artifacts.save import load_model
 from workers.rewards.data.snapshot import read_snapshot
 from workers.rewards.models.base_models import Source
 from workers.rewards.models.encode import ResponseEncoder
 from workers.rewards.models.kinds import Base, look_at
-from workers.rewards.models.load import load_base, load_head
-from workers.rewards.models.reward_model import RewardModel, longest_text
+from workers.rewards.models.load import load_base
+from workers.rewards.models.reward_model import longest_text
 from workers.rewards.text.sections import collate
-from workers.rewards.train import main
 from workers.rewards.training.loop import train
 
 MakeRun = Callable[..., Path]
@@ -136,7 +134,7 @@ def test_every_architecture_trains_and_loads_again(
     run = make_run(base_model(family), "bt", epochs=1, token_budget=1500)
     metrics = train(run)
     assert metrics["config"]["backbone"] == architecture
-    model, template, config = load_model(run / "model")
+    model, template, _ = load_model(run / "model")
     assert template.max_length == longest
     before, after = load_base(base).state_dict(), model.backbone.state_dict()
     assert before.keys() == after.keys()
