@@ -11,8 +11,10 @@ import pytest
 import torch
 import torch.nn as nn
 import transformers
+from safetensors.torch import load_file, save_file
 
 from workers.rewards.artifacts.save import load_model
+from workers.rewards.config import Refused
 from workers.rewards.data.snapshot import read_snapshot
 from workers.rewards.models.base_models import Source
 from workers.rewards.models.encode import ResponseEncoder
@@ -20,6 +22,7 @@ from workers.rewards.models.kinds import Base, look_at
 from workers.rewards.models.load import load_base
 from workers.rewards.models.reward_model import longest_text
 from workers.rewards.text.sections import collate
+from workers.rewards.train import main
 from workers.rewards.training.loop import train
 
 MakeRun = Callable[..., Path]
@@ -171,3 +174,139 @@ def test_a_reward_models_head_is_taken_over(
             theirs = published(read).logits.item()
             ours = model(*collate([row], CPU)).item()
         assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "T5": (
+        {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
+        "is an encoder-decoder (T5ForConditionalGeneration)",
+    ),
+    "BART": ({"model_type": "bart", "architectures": ["BartForCausalLM"]}, "is an encoder-decoder"),
+    "Qwen2.5-VL": (
+        {"model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"]},
+        "also reads images or sound (Qwen2_5_VLForConditionalGeneration)",
+    ),
+    "CLIP": (
+        {"model_type": "clip", "architectures": ["CLIPModel"]},
+        "also reads images or sound (CLIPModel)",
+    ),
+    "Whisper": ({"model_type": "whisper", "architectures": ["WhisperForCausalLM"]}, "is an encoder-decoder"),
+    "Wav2Vec2": (
+        {"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"]},
+        "(Wav2Vec2ForCTC) is neither a text encoder nor a causal language model",
+    ),
+    "unknown": ({"model_type": "martian"}, "is a 'martian', which transformers"),
+    "own code": (
+        {"model_type": "martian", "auto_map": {"AutoConfig": "m.C"}},
+        "doesn't know (it needs code of its own, which is never run)",
+    ),
+    "three labels": (
+        {
+            "model_type": "bert",
+            "architectures": ["BertForSequenceClassification"],
+            "id2label": {"0": "a", "1": "b", "2": "c"},
+        },
+        "is a classifier of 3 labels (BertForSequenceClassification), not a reward model",
+    ),
+    "labels of tokens": (
+        {"model_type": "qwen2", "architectures": ["Qwen2ForTokenClassification"]},
+        "was made for another task (Qwen2ForTokenClassification)",
+    ),
+    "quantised": (
+        {
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "quantization_config": {"quant_method": "gptq"},
+        },
+        "is quantised (gptq)",
+    ),
+    "reads both ways": (
+        {
+            "model_type": "gemma3_text",
+            "architectures": ["Gemma3TextModel"],
+            "use_bidirectional_attention": True,
+        },
+        "its tokens see those after them",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_neither_is_refused_by_name_before_any_work(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run has no snapshot: nothing but configurations was read."""
+    config, reason = REFUSED[name]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    told = refusal(tmp_path, folder, "bt")
+    assert reason in told
+    assert "choose" in told
+    assert capsys.readouterr().err.splitlines()[-1] == f"refused: {told}"
+
+
+def refusal(tmp_path: Path, base_model: Path | str, method: str, **config: Any) -> str:
+    """The one line that a run of this base model is refused with."""
+    run = tmp_path / "run"
+    run.mkdir(exist_ok=True)
+    (run / "config.json").write_text(json.dumps({"method": method, "base_model": str(base_model), **config}))
+    assert main([str(run)]) == 2
+    told = json.loads((run / "error.json").read_text())["message"]
+    assert "\n" not in told
+    return str(told)
+
+
+@pytest.mark.parametrize("method", ["oprm", "rgft", "haf"])
+def test_what_reads_the_lm_head_needs_one(
+    method: str, base_model: Callable[[str], Path], make_run: MakeRun, tmp_path: Path
+) -> None:
+    told = refusal(tmp_path, base_model("llama, reward model"), method)
+    assert f"method {method}" in told
+    assert "hasn't (it is a reward model); use bt or clf, or choose the language model" in told
+    tied = base_model("qwen3, reward model")
+    run = make_run(tied, method, name="tied", epochs=1, token_budget=1500)
+    train(run)
+    model, _, _ = load_model(run / "model")
+    assert model.lm_head_weight is model.backbone.get_input_embeddings().weight  # type: ignore[operator]
+    ordinal = method != "haf"
+    note = (
+        f"the head starts anew, not from {tied}'s: this method reads its ratings from the language model's own"
+        if ordinal
+        else f"the head goes on from {tied}'s"
+    )
+    assert note in messages(run)
+
+
+def test_misfits_of_method_and_tuning_are_refused_before_any_work(
+    base_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert "needs a causal language model" in refusal(tmp_path, base_model("bert"), "haf")
+    assert "tuning is 'frozen'" in refusal(tmp_path, base_model("llama"), "bt", tuning="frozen")
+    assert "backbone is 'encoder'" in refusal(tmp_path, base_model("llama"), "bt", backbone="encoder")
+
+
+def test_a_hidden_head_and_another_reading_start_anew(
+    base_model: Callable[[str], Path], make_run: MakeRun
+) -> None:
+    notes = {
+        ("qwen2, reward model", 8): "it has another form",
+        ("bert, reward model", 0): "it reads the first token, this program the mean over the response",
+    }
+    for number, ((family, width), why) in enumerate(notes.items()):
+        run = make_run(
+            base_model(family), "bt", name=f"run-{number}", epochs=1, head_hidden=width, token_budget=1500
+        )
+        train(run)
+        assert f"the head starts anew, not from {base_model(family)}'s: {why}" in messages(run)
+
+
+def test_missing_weights_are_refused(base_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """They would be random, and nobody would see it."""
+    folder = tmp_path / "part"
+    shutil.copytree(base_model("llama"), folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(Refused, match=r"lack 1 of the weights, such as lm_head\.weight"):
+        load_base(look(folder))
