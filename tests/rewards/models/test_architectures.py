@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -13,10 +14,11 @@ import torch.nn as nn
 import transformers
 from safetensors.torch import load_file, save_file
 
+from workers.rewards.artifacts.export import export_model, pack_model
 from workers.rewards.artifacts.save import load_model
 from workers.rewards.config import Refused
 from workers.rewards.data.snapshot import read_snapshot
-from workers.rewards.models.base_models import Source
+from workers.rewards.models.base_models import FOLDERS_VARIABLE, Source
 from workers.rewards.models.encode import ResponseEncoder
 from workers.rewards.models.kinds import Base, look_at
 from workers.rewards.models.load import load_base
@@ -310,3 +312,151 @@ def test_missing_weights_are_refused(base_model: Callable[[str], Path], tmp_path
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(Refused, match=r"lack 1 of the weights, such as lm_head\.weight"):
         load_base(look(folder))
+
+
+def test_the_text_part_of_gemma_3_is_a_base_model(tmp_path: Path, tiny_lm: Path, make_run: MakeRun) -> None:
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 16, "patch_size": 8}
+    config = {"text_config": {**GEMMA}, "vision_config": vision, "mm_tokens_per_image": 4}
+    whole = write_model(tmp_path / "gemma", "Gemma3ForConditionalGeneration", config, tiny_lm)
+    base = look(tmp_path / "gemma")
+    assert (base.architecture, base.config.model_type, base.writes) == ("causal", "gemma3_text", True)
+    ids = torch.arange(5, 25).unsqueeze(0)
+    part: Any = load_base(base).eval()
+    with torch.no_grad():
+        assert torch.allclose(part(input_ids=ids).logits, whole(input_ids=ids).logits, atol=1e-5)
+    run = make_run(tmp_path / "gemma", "oprm", epochs=1, token_budget=1500)
+    train(run)
+    assert load_model(run / "model")[0].backbone.config.model_type == "gemma3_text"  # type: ignore[union-attr]
+
+
+STILL = {
+    "learning_rate": 0.0,
+    "head_learning_rate": 0.0,
+    "weight_decay": 0.0,
+    "epochs": 1,
+    "token_budget": 1500,
+}
+
+
+def scores(run: Path) -> dict[str, float]:
+    return {
+        row["response_id"]: row["score"] for row in pq.read_table(run / "predictions.parquet").to_pylist()
+    }
+
+
+@pytest.mark.parametrize("way", ["export", "pack"])
+@pytest.mark.parametrize(
+    ("family", "method", "head"), [("llama", "bt", True), ("llama", "oprm", False), ("bert", "rgft", True)]
+)
+def test_what_caliper_exported_goes_on_as_it_was(
+    way: str,
+    family: str,
+    method: str,
+    head: bool,
+    base_model: Callable[[str], Path],
+    make_run: MakeRun,
+    tmp_path: Path,
+) -> None:
+    """Backbone, head and cut points: a run of no learning rate scores as the model that was exported."""
+    first = make_run(base_model(family), method, name="first", epochs=1, seed=3)
+    train(first)
+    out = tmp_path / "out"
+    (export_model if way == "export" else pack_model)(first / "model", out)
+    base = look(out)
+    assert base.caliper is not None
+    assert (base.architecture, base.reads) == ("encoder" if family == "bert" else "causal", "response")
+    second = make_run(out, method, name="second", seed=4, **STILL)
+    train(second)
+    assert (f"the head goes on from {out}'s" in messages(second)) == head
+    backbone: Any = load_model(second / "model")[0].backbone
+    assert not hasattr(backbone.config, "caliper")
+    if method == "bt":
+        cuts = [load_model(run / "model")[2]["level_cuts"] for run in (first, second)]
+        assert cuts[1] == pytest.approx(cuts[0], abs=1e-3)
+        assert list(scores(second).values()) == pytest.approx(list(scores(first).values()), abs=1e-4)
+
+
+@pytest.fixture
+def adapters(tmp_path: Path, base_model: Callable[[str], Path]) -> Callable[..., Path]:
+    """adapters(FOLDER, "CAUSAL_LM") is a folder of LoRA adapters over it, as peft saves them, not the identity."""
+
+    def make(below: Path, task: str, **settings: Any) -> Path:
+        kind = getattr(
+            transformers, f"AutoModelFor{'CausalLM' if task == 'CAUSAL_LM' else 'SequenceClassification'}"
+        )
+        options = {} if task == "CAUSAL_LM" else {"num_labels": 1}
+        config = peft.LoraConfig(task_type=task, r=4, target_modules="all-linear", **settings)
+        wrapper: Any = peft.get_peft_model(kind.from_pretrained(below, **options), config)
+        torch.manual_seed(5)
+        for name, parameter in wrapper.named_parameters():
+            if "lora_" in name or "score" in name:
+                nn.init.normal_(parameter, std=0.3)
+        folder = tmp_path / f"adapters-{task}"
+        wrapper.save_pretrained(folder)
+        torch.save(wrapper.state_dict(), tmp_path / f"{task}.pt")
+        return folder
+
+    return make
+
+
+def test_adapters_are_merged_over_their_base_model(
+    adapters: Callable[..., Path], base_model: Callable[[str], Path], make_run: MakeRun
+) -> None:
+    """Those of a language model, and those of a reward model with its head among modules_to_save."""
+    ids = torch.arange(5, 25).unsqueeze(0)
+    folder = adapters(base_model("llama"), "CAUSAL_LM")
+    base = look(folder)
+    assert (base.architecture, base.classifier, base.writes) == ("causal", False, True)
+    theirs: Any = peft.AutoPeftModelForCausalLM.from_pretrained(folder).eval()
+    ours: Any = load_base(base).eval()
+    with torch.no_grad():
+        assert torch.allclose(ours(input_ids=ids).logits, theirs(input_ids=ids).logits, atol=1e-4)
+    assert not [name for name, _ in ours.named_parameters() if "lora" in name]
+    assert all(parameter.requires_grad for parameter in ours.parameters())
+    for tuning in ("tuned", "lora"):
+        train(make_run(folder, "oprm", name=tuning, tuning=tuning, epochs=1, token_budget=1500))
+
+    folder = adapters(base_model("llama"), "SEQ_CLS")
+    theirs = peft.AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=1).eval()
+    theirs.config.pad_token_id = None
+    run = make_run(folder, "bt", name="scalar", **STILL)
+    train(run)
+    assert f"the head goes on from {folder}'s" in messages(run)
+    model, _, _ = load_model(run / "model")
+    with torch.no_grad():
+        assert model(ids, torch.tensor([20]), torch.tensor([0])).item() == pytest.approx(
+            theirs(ids).logits.item(), abs=1e-4
+        )
+
+
+def test_adapters_that_cannot_be_used_are_refused_by_name(
+    adapters: Callable[..., Path],
+    base_model: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = adapters(base_model("llama"), "CAUSAL_LM")
+    path = folder / "adapter_config.json"
+    plain = json.loads(path.read_text())
+
+    def told(**changed: Any) -> str:
+        path.write_text(json.dumps({**plain, **changed}))
+        return refusal(tmp_path, folder, "bt")
+
+    assert f"{str(folder)!r} is adapters of type 'IA3'" in told(peft_type="IA3")
+    assert "is adapters over 'a local folder', which may not be used or isn't here" in told(
+        base_model_name_or_path="/nowhere"
+    )
+    assert "is adapters that changed" in told(init_lora_weights="pissa")
+    assert "is adapters with layer_replication" in told(layer_replication=[[0, 1]])
+    assert "is itself adapters" in told(base_model_name_or_path=str(folder))
+    path.write_text(json.dumps({**plain, "target_modules": ["q_proj"]}))
+    with pytest.raises(Refused, match="that don't fit"):
+        load_base(look(folder))
+    path.write_text(json.dumps(plain))
+    monkeypatch.setenv(FOLDERS_VARIABLE, json.dumps([str(folder)]))
+    with pytest.raises(Refused, match="may not be used"):
+        look(folder)  # a worker allows the adapters, not the model below
+    monkeypatch.setenv(FOLDERS_VARIABLE, json.dumps([str(folder), str(base_model("llama"))]))
+    assert look(folder).source.path == str(base_model("llama").resolve())

@@ -113,6 +113,8 @@ def _load(name: str, source: Source, config: Any, architecture: str, dtype: torc
         raise unloadable(
             name, ValueError(f"its files lack {len(missing)} of the weights, such as {missing[0]}")
         )
+    if renamed is not None:
+        model._weight_conversions = None  # saving would give the names of the whole back
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)  # SDPA too, and packed rows besides
     loaded: nn.Module = model
@@ -133,7 +135,7 @@ def _merged(base: Base, backbone: nn.Module) -> nn.Module:
         lacking = [name for name in result.missing_keys if "lora_" in name]
         if result.unexpected_keys or lacking:
             raise ValueError(f"no place for {[*result.unexpected_keys, *lacking][0]}")
-        merged: nn.Module = wrapper.merge_and_unload()
+        merged: nn.Module = wrapper.merge_and_unload().requires_grad_(True)  # peft has frozen it
     except Exception as error:
         cause = " ".join(str(error).split())[:200]
         raise Refused(
