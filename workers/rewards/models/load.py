@@ -18,14 +18,14 @@ _MARKER = re.compile(r"<\S+>|\[\S+\]|\{\S+\}|<\|.+\|>")
 def architecture_of(name: str, path: str, revision: str | None = None) -> str:
     """ "causal" if the base model's configuration names a causal language model, else "encoder". Raises Refused."""
     try:
-        config = _config(path, revision)
+        config = load_config(path, revision)
     except Exception as error:
         raise unloadable(name, error) from None
     names = getattr(config, "architectures", None) or []
     return "causal" if any(n.endswith(("ForCausalLM", "LMHeadModel")) for n in names) else "encoder"
 
 
-def _config(path: str, revision: str | None) -> Any:
+def load_config(path: str, revision: str | None) -> Any:
     """The base model's configuration, which has no say in how attention is computed: transformers' default for the
     architecture holds. "_attn_implementation": "org/kernel" would fetch compiled code from the hub."""
     from transformers import AutoConfig
@@ -78,7 +78,7 @@ def load_backbone(
     try:
         model: Any = loader.from_pretrained(
             path,
-            config=_config(path, revision),
+            config=load_config(path, revision),
             use_safetensors=True,
             dtype=dtype or scoring_dtype(default_device()),
             revision=revision or "main",
