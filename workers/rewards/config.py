@@ -18,6 +18,7 @@ CODE_VERSION = "0.7.0"
 METHODS = ("bt", "clf", "oprm", "rgft", "haf")
 ORDINAL_METHODS = ("oprm", "rgft")
 TUNINGS = ("frozen", "tuned", "lora")
+ADAPTED = ("lora", "qlora")  # tunings whose base model does not learn
 ARCHITECTURES = ("auto", "encoder", "causal")
 LEVEL_TERMS = ("none", "unpaired", "all")
 VOTES = ("each", "majority")
@@ -105,7 +106,8 @@ class RunConfig:
     lora_rank: int = 16
     lora_alpha: int = 32
     dropout: float | None = 0.0  # in the backbone while it is tuned; None: the base model's own
-    gradient_checkpointing: bool = False  # keeps layers' inputs only: less memory, a third more computing
+    # Keep layers' inputs only: less memory, a third more computing. None: where a GPU's memory asks for it.
+    gradient_checkpointing: bool | None = None
     checkpoint_seconds: float = 60.0
 
     # early stopping
@@ -233,11 +235,8 @@ class RunConfig:
                 f"{'a text encoder' if architecture == 'encoder' else 'a causal language model'}; use {fitting}"
             )
         defaults = dict(TUNED_DEFAULTS[architecture, self.tuning])
-        # Wider models want smaller steps, about as 1/width. Encoders: 1.5e-4 at MiniLM's 384. Causal models: 1e-5 at
-        # 4096, 1.6e-4 for the starter's 256; LoRA's usual ten times more.
-        per_width = {("encoder", "tuned"): 0.0576, ("causal", "tuned"): 0.041, ("causal", "lora"): 0.41}
-        if (architecture, self.tuning) in per_width:
-            defaults["learning_rate"] = per_width[architecture, self.tuning] / hidden_size
+        if self.tuning != "frozen":  # small steps: with_rate knows better once the texts are read
+            defaults["learning_rate"] = default_rate(architecture, self.tuning, hidden_size, 0)
         if device != "cpu":
             defaults["micro_batch_tokens"] = 16384  # a GPU wants to be filled
         chosen = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -270,17 +269,28 @@ class ResolvedConfig(RunConfig):
     smoothness: float = 0.0
     crossfit: int = 0
 
-    def with_budget(self, tokens: int) -> ResolvedConfig:
+    def with_budget(self, tokens: int, held: int | None = None) -> ResolvedConfig:
         """Fill token_budget from the tokens of all trained responses: a sixteenth, within BUDGET_BOUNDS.
 
         A small project would otherwise be one step an epoch. A large one gains nothing from larger blocks, since most
         pairs already meet inside one. A CPU's micro-batches are half the budget, 512 to 1,024; larger ones gain
-        little.
+        little. GPUs have `held`, the tokens that they hold at once: a step is GPU_BUDGET tokens or more, up to what is
+        held, but an epoch keeps eight steps.
         """
         low, high = BUDGET_BOUNDS
+        if held is not None:
+            low = min(GPU_BUDGET, max(low, tokens // 8))
+            high = max(1, held // GPU_BUDGET) * GPU_BUDGET
         budget = self.token_budget or min(high, max(low, tokens // 16))
         micro = self.micro_batch_tokens or min(1024, max(512, budget // 2))
         return dataclasses.replace(self, token_budget=budget, micro_batch_tokens=micro)
+
+    def with_rate(self, hidden_size: int) -> ResolvedConfig:
+        """The default learning rate for a model of this width and steps of token_budget tokens."""
+        rate = self.learning_rate
+        if self.tuning != "frozen":
+            rate = default_rate(self.backbone, self.tuning, hidden_size, self.token_budget)
+        return dataclasses.replace(self, learning_rate=rate)
 
     @property
     def kept_tokens(self) -> int:
@@ -289,6 +299,26 @@ class ResolvedConfig(RunConfig):
 
 
 BUDGET_BOUNDS = (512, 2048)
+GPU_BUDGET = 16_384
+
+# Learning rates of the backbone, by the size of a step. Small steps (under GPU_BUDGET tokens of distinct responses; on
+# a CPU 2,048, a few pairs to some dozens): by width, since wider models want smaller steps. Encoders 1.5e-4 at MiniLM's
+# 384, measured (below); causal models 1.6e-4 at the starter's 256 and 1e-5 at 4,096; LoRA ten times that.
+RATE_BY_WIDTH = {"encoder": 0.0576, "tuned": 0.041, "lora": 0.41, "qlora": 0.41}
+# Larger steps, on causal models of PRETRAINED width and more: as published for reward models. All weights: 1e-5 at 16
+# pairs (TRL's example, Qwen2-0.5B) and 9e-6 at 256 pairs (OpenRLHF's train_rm, Llama-3-8B). LoRA: 1e-4 (the default of
+# TRL's RewardConfig), ten times the other. For encoders none was found; theirs stay.
+RATE_LARGE_STEPS = {"tuned": 1e-5, "lora": 1e-4, "qlora": 1e-4}
+PRETRAINED = 896  # Qwen2.5-0.5B; narrower ones are starters, made from a project's own texts
+
+
+def default_rate(architecture: str, tuning: str, hidden_size: int, step_tokens: int) -> float:
+    """The backbone's learning rate where none is asked for: of AdamW, for steps of this many tokens."""
+    by_width = RATE_BY_WIDTH["encoder" if architecture == "encoder" else tuning] / hidden_size
+    if architecture == "causal" and step_tokens >= GPU_BUDGET and hidden_size >= PRETRAINED:
+        return min(by_width, RATE_LARGE_STEPS[tuning])
+    return by_width
+
 
 # Encoder, tuned: bt on UKPConvArg1 strict (benchmarks/quality.py, six folds, three seeds) has accuracy .835 with these
 # and at 2.5e-4; .831 with five epochs at 1e-4 (four folds, one seed, where these had .836).
@@ -311,14 +341,14 @@ TUNED_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("causal", "tuned"): {
         "epochs": 3,
         "head_learning_rate": 1e-3,
-        "max_length": 1024,
+        "max_length": 4096,
         "head_hidden": 0,
         "smoothness": 0.0,
     },
     ("causal", "lora"): {
         "epochs": 3,
         "head_learning_rate": 1e-3,
-        "max_length": 1024,
+        "max_length": 4096,
         "head_hidden": 0,
         "smoothness": 0.0,
     },

@@ -65,6 +65,10 @@ class ResponseEncoder:
             known[key] = packable(self.model, self.device, self.longest)
         return known[key]
 
+    def tokens(self, rows: Sequence[Encoded]) -> int:
+        """Tokens that go through the backbone for these, padding aside: of a shared prompt once."""
+        return packed_tokens(rows, share=self.share and self.packed)
+
     def batches(self, rows: Sequence[Encoded]) -> list[list[int]]:
         """Positions of `rows` in micro-batches."""
         if self.packed:
@@ -114,7 +118,7 @@ class ResponseEncoder:
         kept = 0
         for number in reversed(range(len(batches))):
             members = [rows[position] for position in batches[number]]
-            kept += packed_tokens(members, share=self.share and self.packed)
+            kept += self.tokens(members)
             if kept > self.kept_tokens:
                 return min(
                     number + 1, len(batches) - 1

@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -197,3 +197,52 @@ class Draws:
             responses = torch.cat([self.first[judged], self.second[judged], self.level_rows[levels]]).unique()
             steps.append(Step(responses.tolist(), judged.tolist(), levels.tolist()))
         return steps
+
+
+def parts(
+    step: Step,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    level_rows: torch.Tensor,
+    cost: Callable[[Sequence[int]], int],
+    most: int,
+) -> list[Step]:
+    """A step's connected sets of responses in parts of at most `most` tokens by `cost` (a larger set stays whole).
+
+    The loss is a sum over judgements and levels, so the parts' gradients add up to the step's, while only one part's
+    activations are held at a time.
+    """
+    if cost(step.responses) <= most:
+        return [step]
+    root = {response: response for response in step.responses}
+
+    def top(response: int) -> int:
+        while root[response] != response:
+            root[response] = response = root[root[response]]
+        return response
+
+    for row in step.judgements:
+        a, b = sorted((top(int(first[row])), top(int(second[row]))))
+        root[b] = a
+    sets: dict[int, list[int]] = {}
+    for response in step.responses:
+        sets.setdefault(top(response), []).append(response)
+    joined: list[list[int]] = []
+    used = 0
+    for members in sets.values():
+        size = cost(members)
+        if joined and used + size <= most:
+            joined[-1] += members
+            used += size
+        else:
+            joined.append(list(members))
+            used = size
+    if len(joined) == 1:
+        return [step]
+    place = {response: number for number, members in enumerate(joined) for response in members}
+    found = [Step(sorted(members), [], []) for members in joined]
+    for row in step.judgements:
+        found[place[int(first[row])]].judgements.append(row)
+    for row in step.levels:
+        found[place[int(level_rows[row])]].levels.append(row)
+    return found

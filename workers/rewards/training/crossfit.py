@@ -129,7 +129,7 @@ def fold_scores(run: Run, model: RewardModel, scored: list[int], final: torch.Te
     if run.features is not None:
         return _moved(run.model, model, raw_scores(model, run.features[scored]), final[scored])
     model.merge_lora()
-    encoder = encoder_of(model, run.texts.template, run.config, Group(device=run.team.device))
+    encoder = encoder_of(model, run.texts.template, run.config, Group(device=run.team.device), run.memory)
     features = embed(encoder, [run.texts.rows[row] for row in scored], lambda done, total: run.stop.check())
     found = _moved(run.model, model, raw_scores(model, features), final[scored])
     del model, encoder, features
@@ -225,7 +225,7 @@ def train_fold(run: Run, part: Part, share: float, progress: Callable[[int, int]
     frozen = run.features is not None
     backbone = run.model.backbone if frozen else backbone_of(config, run.base, team.device)
     model = untrained(backbone, run.texts.template.digit_ids, config, part.data, team.device, run.start)
-    encoder = run.encoder if frozen else encoder_of(model, run.texts.template, config, team)
+    encoder = run.encoder if frozen else encoder_of(model, run.texts.template, config, team, run.memory)
     several = run.reliability is not None and len(part.judged.first) > 0
     reliability = Reliability(part.judged, sides_only=config.ordinal) if several else None
     loss_of = StepLoss(model, config, part.data, rows, run.features, encoder, reliability)

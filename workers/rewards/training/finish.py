@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -96,6 +97,7 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
             "note": labels.split.note,
         },
         "reading": run.texts.reading,
+        "memory": memory_figures(run),
         "training": training_figures(run, position),
         **(run.reliability.report() if run.reliability is not None else {"annotators": None, "base": None}),
         "config": {**config.to_json(), "base_model": public_name(config.base_model)},
@@ -196,6 +198,15 @@ def training_figures(run: Run, position: Position) -> dict[str, Any]:
         "judgements_per_second": round(uses / seconds, 1),
         "tokens_per_second": round(position.tokens / seconds, 1),
     }
+
+
+def memory_figures(run: Run) -> dict[str, Any] | None:
+    """The "memory" object of metrics.json: a GPU's plan, and the peak that was; None on a CPU."""
+    if run.memory is None:
+        return None
+    gpu = run.team.device.type == "cuda"
+    taken = torch.cuda.max_memory_allocated(run.team.device) if gpu else None
+    return {**asdict(run.memory), "peak": run.memory.peak, "taken": taken, "words": str(run.memory)}
 
 
 def early_stopping(run: Run, position: Position) -> dict[str, Any] | None:

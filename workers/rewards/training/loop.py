@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..models.attention import choose
 from ..models.embeddings import embed
 from .batches import PER_STEP, Step
 from .checkpoint import Afresh, Position, load_checkpoint, save_checkpoint
@@ -54,7 +55,12 @@ def facts(run: Run) -> str:
         if run.features is not None
         else f"{config.token_budget:,} tokens of distinct responses a step"
     )
-    reads = "cached embeddings" if run.features is not None else "packed" if run.encoder.packed else "padded"
+    reads = "padded"
+    if run.features is not None:
+        reads = "cached embeddings"
+    elif run.encoder.packed:
+        gpu, dropout = device.type == "cuda", config.dropout or 0.0
+        reads = f"packed, {choose(gpu, torch.bfloat16 if gpu else torch.float32, dropout).name}"
     return "\n".join(
         (
             f"{config.method}, {config.tuning}, {config.base_model}; seed {config.seed}",
@@ -65,6 +71,7 @@ def facts(run: Run) -> str:
             f"{config.micro_batch_tokens:,} tokens a forward pass ({reads})",
             f"weights: {sum(count for count, *_ in weights):,}, of which {learn:,} learn; "
             f"{held / 2**20:,.0f} MiB with gradients and optimiser, activations aside",
+            *([f"memory: {run.memory}"] if run.memory else []),
             f"device: {device} ({where}), {run.team.size} process{'es' if run.team.size > 1 else ''}",
         )
     )

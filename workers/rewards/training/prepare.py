@@ -25,6 +25,7 @@ from ..models.embeddings import embed_cached
 from ..models.encode import ResponseEncoder
 from ..models.kinds import Base, look_at
 from ..models.load import load_base, load_tokenizer
+from ..models.memory import Memory, Sizes, fit, free_bytes, sizes
 from ..models.reward_model import RewardModel, logit, longest_text, set_dropout
 from ..text.readable import readable, reads_alike, report
 from ..text.sections import Encoded, Template
@@ -104,6 +105,7 @@ class Run:
     plan: Plan
     model: RewardModel
     encoder: ResponseEncoder
+    memory: Memory | None  # of a GPU
     features: torch.Tensor | None  # [N, H] of a frozen encoder
     reliability: Reliability | None
     loss: StepLoss
@@ -138,10 +140,11 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     progress.say("loading", message="; ".join(notes) or None)
 
     # Load the base model
+    config = asked.resolved(base.architecture, int(base.config.hidden_size), team.device.type)
+    free = None if config.tuning == "frozen" else free_bytes(team.device)
+    size = None if free is None else weigh(base.config, config, free, team, progress)
     backbone = backbone_of(asked, base, team.device)
     start = Start.of(base)
-    backbone_config: Any = backbone.config
-    config = asked.resolved(base.architecture, int(backbone_config.hidden_size), team.device.type)
     tokenizer = load_tokenizer(base.name, base.tokenizer.path, base.tokenizer.revision)
     check_vocabulary(config.base_model, tokenizer)
     template = Template(
@@ -158,12 +161,18 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     # Read the texts, leave out what reads alike, group them into steps
     texts = read(template, labels, config)
     judged = labels.data
-    data, planned, config = plan(texts, labels, config)
+    memory = None
+    if free is not None and size is not None:
+        memory = fit(size, config, free, max(texts.lengths), team.size)
+        config = memory.applied(config)
+    data, planned, config = plan(texts, labels, config, memory and memory.tokens * team.size)
+    if asked.learning_rate is None:
+        config = config.with_rate(int(base.config.hidden_size))
 
     model = untrained(backbone, template.digit_ids, config, data, team.device, start)
     if told := start.note(model):
         progress.say("loading", message=told)
-    encoder = encoder_of(model, template, config, team)
+    encoder = encoder_of(model, template, config, team, memory)
 
     # Compute once: a frozen encoder's embeddings, a policy's starting log-probabilities
     def on_progress(done: int, total: int) -> None:
@@ -194,6 +203,7 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
         plan=planned,
         model=model,
         encoder=encoder,
+        memory=memory,
         features=features,
         reliability=reliability,
         loss=loss,
@@ -230,14 +240,27 @@ def read(template: Template, labels: Labels, config: ResolvedConfig) -> Texts:
     return Texts(template, rows, len(rows), reading)
 
 
-def plan(texts: Texts, labels: Labels, config: ResolvedConfig) -> tuple[TrainingData, Plan, ResolvedConfig]:
+def weigh(base: Any, config: ResolvedConfig, free: int, team: Group, progress: Progress) -> Sizes:
+    """The base model in numbers, told before its weights are read. Raises Refused where they can't fit a GPU."""
+    counted = sizes(base, config)
+    memory = fit(counted, config, free, 1, team.size)
+    progress.say("loading", message=f"memory: {memory}")
+    if team.first:
+        print(f"memory: {memory}", file=sys.stderr, flush=True)
+    return counted
+
+
+def plan(
+    texts: Texts, labels: Labels, config: ResolvedConfig, held: int | None = None
+) -> tuple[TrainingData, Plan, ResolvedConfig]:
     """What the steps of an epoch are drawn from, with hardening's copies where they are asked for.
 
-    Returns the data with the copies' terms, and the config with its budgets. The copies' rows join `texts`.
+    `held`: tokens that all GPUs hold at once; None on a CPU. Returns the data with the copies' terms, and the config
+    with its budgets. The copies' rows join `texts`.
     """
     judged = labels.data
     lengths = texts.lengths
-    config = config.with_budget(sum(lengths[response] for response in judged.trained_on))
+    config = config.with_budget(sum(lengths[response] for response in judged.trained_on), held)
     steps = steps_of(judged, lengths, config)
     if not config.hardening:
         return judged, Plan(steps, config.seed, judged), config
@@ -293,14 +316,18 @@ def untrained(
 
 
 def encoder_of(
-    model: RewardModel, template: Template, config: ResolvedConfig, team: Group
+    model: RewardModel,
+    template: Template,
+    config: ResolvedConfig,
+    team: Group,
+    memory: Memory | None = None,
 ) -> ResponseEncoder:
     return ResponseEncoder(
         model,
         team.device,
         config.micro_batch_tokens,
         longest=template.max_length,
-        kept_tokens=config.kept_tokens,
+        kept_tokens=config.kept_tokens if memory is None else memory.tokens,
         group=team,
     )
 

@@ -15,7 +15,7 @@ from ..models.encode import ResponseEncoder
 from ..models.reward_model import RewardModel
 from ..scale import UNKNOWN
 from ..text.sections import Encoded
-from .batches import Step
+from .batches import Step, parts
 from .reliability import Reliability
 
 
@@ -77,8 +77,25 @@ class StepLoss:
         assert log_pi is not None
         self.reference[chosen] = log_pi
 
-    def __call__(self, step: Step) -> torch.Tensor:
-        """Sum of the step's judgement and level terms by weight, each with the step's roughness, with its graph. []"""
+    def parts(self, step: Step) -> list[Step]:
+        """The step itself where the encoder holds all of its activations at once, else in parts that it holds."""
+        held = self.encoder.kept_tokens
+        if self.features is not None or held is None:
+            return [step]
+
+        def cost(responses: Sequence[int]) -> int:
+            return self.encoder.tokens([self.rows[response] for response in responses])
+
+        data = self.data
+        most = held * self.encoder.group.size
+        return parts(step, data.first, data.second, data.level_response, cost, most)
+
+    def __call__(self, step: Step, whole: Step | None = None) -> torch.Tensor:
+        """Sum of the step's judgement and level terms by weight, each with the step's roughness, with its graph. []
+
+        `whole`: the step that this one is a part of; the parts' sums add up to its sum.
+        """
+        whole = whole or step
         scores, log_pi = self._scores(step.responses)
         rows = self._rows(step)
         terms = self._reward_terms(scores, rows)  # [P]
@@ -94,7 +111,8 @@ class StepLoss:
         if self.config.ordinal and self.config.smoothness:
             # a mean over responses, added to each of the step's terms, as the loop divides by their weight
             rough = objectives.roughness(objectives.log_ratings(scores)).mean()
-            total = total + self.config.smoothness * self.weight(step) * rough
+            share = len(step.responses) / len(whole.responses)
+            total = total + self.config.smoothness * self.weight(whole) * rough * share
         return total
 
     def weight(self, step: Step) -> float:

@@ -42,12 +42,15 @@ class Update:
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * rate
         torch.manual_seed(config.seed * 1_000_003 + number + 2**40 * self.team.rank)
-        loss = self.loss(step)
-        if not torch.isfinite(loss):
-            raise RuntimeError(f"the loss is {loss.item()} at step {number}; lower learning_rate")
-        (loss / self._mean_weight).backward()
+        total = 0.0
+        for part in self.loss.parts(step):
+            loss = self.loss(part, step)
+            if not torch.isfinite(loss):
+                raise RuntimeError(f"the loss is {loss.item()} at step {number}; lower learning_rate")
+            (loss / self._mean_weight).backward()
+            total += loss.item()
         self.team.sum_gradients(self.model.parameters(), self.model.thresholds)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.item() / self.loss.weight(step)
+        return total / self.loss.weight(step)
