@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from webapp.corpus.options import preset_words
 from workers.rewards.artifacts.card import model_card
-from workers.rewards.artifacts.export import PAD, ExportError, export_model, probes
+from workers.rewards.artifacts.export import ExportError, export_model
+from workers.rewards.artifacts.exported_tokenizer import PAD
+from workers.rewards.artifacts.proof import probes
 from workers.rewards.artifacts.save import load_model, save_model
 from workers.rewards.config import RunConfig
 from workers.rewards.export import main
@@ -170,8 +172,9 @@ def trained(make_run: MakeRun, tiny_lm: Path) -> Path:
     return run
 
 
-def test_pad_is_a_token_of_its_own_that_no_text_holds(trained: Path, tmp_path: Path) -> None:
-    """The starter pads with its end token, where transformers would read the score before the end."""
+def test_pad_is_what_no_head_reads(trained: Path, tmp_path: Path) -> None:
+    """The end token where the head reads before it, else a token of its own: the starter's pad is its end token, where
+    transformers would read the score before the end."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     source = AutoTokenizer.from_pretrained(trained / "model")
@@ -179,11 +182,10 @@ def test_pad_is_a_token_of_its_own_that_no_text_holds(trained: Path, tmp_path: P
     export_model(trained / "model", tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert tokenizer.pad_token == PAD
-    assert model.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
-    ids = tokenizer(f"x {PAD} {tokenizer.eos_token}", f"{PAD}{PAD}")["input_ids"]
+    assert model.config.pad_token_id == tokenizer.pad_token_id == tokenizer.eos_token_id
+    end = tokenizer.eos_token
+    ids = tokenizer(f"x {end}", f"{end}{end}", split_special_tokens=True)["input_ids"]
     assert tokenizer.pad_token_id not in ids
-    assert tokenizer.eos_token_id not in ids  # the head reads the response's last token
     assert model.config.caliper["method"] == "bt"
     saved = json.loads((trained / "model" / "reward_config.json").read_text())
     assert model.config.caliper["level_cuts"] == saved["level_cuts"]
@@ -192,6 +194,23 @@ def test_pad_is_a_token_of_its_own_that_no_text_holds(trained: Path, tmp_path: P
     left = tokenizer(["hi", "hi"], ["water it", "no " * 30], padding=True, return_tensors="pt")
     with torch.no_grad():
         torch.testing.assert_close(model(**batch).logits, model(**left).logits, rtol=1e-4, atol=1e-5)
+
+    loaded, template, config = load_model(trained / "model")
+    older = Template(
+        template.tokenizer, architecture="causal", ordinal=False, max_length=template.max_length, reads="turn"
+    )
+    save_model(
+        tmp_path / "older", loaded, older, method="bt", partition=(3, 6), base_model=config["base_model"]
+    )
+    export_model(tmp_path / "older", tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = tokenizer(f"x {PAD} {end}", f"{PAD}{PAD}", split_special_tokens=True)["input_ids"]
+    assert tokenizer.pad_token == PAD
+    assert tokenizer.pad_token_id not in ids
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert ids[-1] == tokenizer.eos_token_id
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert classifier.config.pad_token_id == tokenizer.pad_token_id
 
 
 def test_the_card_says_what_is_known_and_claims_nothing_else(trained: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..models.base_models import STARTER, hub_id, public_name
-from ..text.sections import MARKER
+from .usage import use
 
 Row = Mapping[str, Any]
 
@@ -35,79 +35,6 @@ OBJECTIVES = {
     ),
 }
 
-_COMMON = """\
-import json
-import re
-import torch
-from transformers import {auto}, AutoTokenizer
-
-folder = "."  # or the folder's path
-tokenizer = AutoTokenizer.from_pretrained(folder{trust})
-model = {auto}.from_pretrained(folder{trust}).eval()
-
-def plain(text):  # a marker such as "### Score:" inside a text stays a quotation
-    return re.sub({marker}, lambda run: "\\\\" + run.group(), text)
-
-def spoken(message):  # a message's content, then its tool calls
-    lines = [message["content"]] if message.get("content") else []
-    for call in message.get("tool_calls") or ():
-        call = call.get("function", call)
-        arguments = call.get("arguments", "")
-        if not isinstance(arguments, str):
-            arguments = json.dumps(arguments, ensure_ascii=False, sort_keys=True)
-        lines.append(" ".join(part for part in ("[call]", call.get("name"), arguments) if part))
-    return "\\n".join(lines)
-
-def sections(messages, tools):
-    found = [("Tools", "\\n".join(json.dumps(t, ensure_ascii=False, sort_keys=True) for t in tools))] if tools else []
-    calls = [call.get("id") for m in messages for call in m.get("tool_calls") or ()]
-    for m in messages:
-        heading = [m["role"].capitalize(), m.get("name")]
-        if m.get("tool_call_id") is not None and m["tool_call_id"] in calls:
-            heading.append(f"(call {{calls.index(m['tool_call_id']) + 1}})")
-        found.append((" ".join(str(part) for part in heading if part), spoken(m)))
-    return "\\n\\n".join(f"### {{plain(heading)}}\\n{{plain(text)}}" for heading, text in found)
-
-def encode(messages, response, tools=()):
-    prompt = {prompt}
-    texts = (prompt, plain(response)) if tokenizer.tokenize(prompt) else plain(response)
-    ids = {{name: value[0] for name, value in tokenizer([texts]).items()}}  # a lone pair may not end in an empty text
-    assert len(ids["input_ids"]) <= tokenizer.model_max_length, "longer than the model was trained on; shorten it"
-    return ids
-
-chats = [
-    ([{{"role": "user", "content": "How do I keep a fern alive?"}}], "Water it weekly, and keep it out of the sun."),
-    ([{{"role": "user", "content": "How do I keep a fern alive?"}}], "No idea."),
-]
-batch = tokenizer.pad([encode(messages, response) for messages, response in chats], return_tensors="pt")
-with torch.no_grad():
-    logits = model(**batch).logits
-"""
-
-_SECTIONS = "sections(messages, tools)"
-
-_ENCODER_PROMPT = """\
-sections(messages, tools)
-    if not tools and len(messages) == 1 and set(messages[0]) == {"role", "content"}:
-        prompt = plain(messages[0]["content"])"""
-
-_SCALAR_READ = """\
-rewards = logits[:, 0]  # higher is better; only differences mean something
-print(rewards.tolist())
-"""
-
-_RATINGS_READ = """\
-p = torch.softmax(logits.double(), dim=1)  # [B, 9]: the probability of each rating, 1 to 9
-rewards = p @ torch.arange(1.0, 10.0, dtype=p.dtype)  # E[rating]
-print(rewards.tolist())
-"""
-
-_DIGITS_READ = """\
-digits = {digits}  # the tokens 1 to 9
-last = batch["attention_mask"].sum(1) - 1
-logits = logits[torch.arange(len(last)), last][:, digits]
-"""
-
 _BETA_CDF = """\
 a, b, c = {a!r}, {b!r}, {c!r}
 below = p.cumsum(1)[:, :-1].clamp_min(1e-12).log()  # log P(rating <= k), k = 1..8
@@ -123,22 +50,6 @@ p_first = torch.sigmoid(difference - {tie!r})  # the first is preferred
 p_second = torch.sigmoid(-difference - {tie!r})  # the second is; what is left of 1 is a tie
 print(p_first.item(), p_second.item())
 """
-
-
-def usage(config: Row, report: Row) -> str:
-    """The code sample; tests run it."""
-    encoder = config["backbone"] == "encoder"
-    code = _COMMON.format(
-        auto=report["auto_class"],
-        trust=", trust_remote_code=True" if report["trust_remote_code"] else "",
-        marker=ascii(MARKER.pattern),
-        prompt=_ENCODER_PROMPT if encoder else _SECTIONS,
-    )
-    if config["kind"] == "scalar":
-        return code + _SCALAR_READ
-    if not encoder:
-        code += _DIGITS_READ.format(digits=config["template"]["digit_ids"])
-    return code + _RATINGS_READ
 
 
 _CALIPER_USE = """\
@@ -160,7 +71,7 @@ def model_card(
     parts = [
         *([_front_matter(config, report)] if report else []),
         _what(config, run, report, title, made, (metrics or {}).get("preset") or ""),
-        _section("Use", _use(config, report) if report else _CALIPER_USE),
+        _section("Use", use(config, report) if report else _CALIPER_USE),
         _section("Training data", _data(metrics, run)),
         _section("Held-out results", _results(metrics)),
         _section("Calibration", _calibration(config, metrics, raw=report is not None)),
@@ -256,30 +167,6 @@ _CALIBRATIONS = {
 def _settings(run: Row) -> str:
     shown = {**run, "base_model": public_name(run.get("base_model"))}
     return f"```json\n{json.dumps(shown, indent=1)}\n```"
-
-
-def _use(config: Row, report: Row) -> str:
-    template = config["template"]
-    pooled = (
-        " Its mean is over the response alone, in view of the prompt: the tokenizer's token types say which tokens."
-        if "pooled" in template
-        else ""
-    )
-    cut = (
-        "the prompt's beginning first, then the response's middle"
-        if "cut" in template
-        else "the beginnings of prompt and response, never the response's end"
-    )
-    return (
-        f"```python\n{usage(config, report)}```\n\n"
-        "The tokenizer frames prompt and response by itself, and special tokens inside a text are read as plain text."
-        f"{pooled} "
-        f"The ids are those of the template `{template['name']}`:\n\n"
-        f"```text\n{template['text']}\n```\n\n"
-        f"On {report['probes']} difficult texts the ids are equal to the training program's, and scores differ by at "
-        f"most {report['max_difference']:.1e} (fp32). The model was trained on at most {config['max_length']} tokens. "
-        f"Of longer texts the training program cuts {cut}, and marks the place with `[...]`; this code refuses instead."
-    )
 
 
 def _data(metrics: Row | None, run: Row) -> str:
