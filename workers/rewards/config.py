@@ -18,6 +18,7 @@ CODE_VERSION = "0.7.0"
 METHODS = ("bt", "clf", "oprm", "rgft", "haf")
 ORDINAL_METHODS = ("oprm", "rgft")
 TUNINGS = ("frozen", "tuned", "lora")
+SHARDED = ("tuned", "lora")  # tunings whose weights can be divided among processes
 ARCHITECTURES = ("auto", "encoder", "causal")
 LEVEL_TERMS = ("none", "unpaired", "all")
 VOTES = ("each", "majority")
@@ -107,6 +108,7 @@ class RunConfig:
     dropout: float | None = 0.0  # in the backbone while it is tuned; None: the base model's own
     gradient_checkpointing: bool = False  # keeps layers' inputs only: less memory, a third more computing
     checkpoint_seconds: float = 60.0
+    shard: bool = False  # divide the weights among the processes (models/sharding.py)
 
     # early stopping
     patience: int = 0  # looks without a lower NLL before training ends; 0: all epochs, and the last weights
@@ -207,6 +209,16 @@ class RunConfig:
             raise Refused(
                 "config.json: strength is 'thresholds', which lie on the difference of two rewards (bt, or haf with a "
                 "scalar head); use margin or none"
+            )
+        if self.shard and self.tuning not in SHARDED:
+            raise Refused(
+                f"config.json: shard divides weights that learn, but tuning is {self.tuning!r}; set shard to false, or "
+                f"tuning to {' or '.join(SHARDED)}"
+            )
+        if self.shard and self.crossfit:
+            raise Refused(
+                "config.json: crossfit trains its models in one process, so the weights must fit there; set it to 0, "
+                "or shard to false"
             )
         if self.crossfit not in (None, 0, FOLDS):
             raise Refused(f"config.json: crossfit is {self.crossfit}; it must be 0 or {FOLDS}")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
 
 PATIENCE = timedelta(hours=12)  # the others wait while rank 0 measures or writes
 BUCKET = 2**24  # gradients that are summed in one message
@@ -49,11 +50,21 @@ class Group:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process, told to all."""
+        return bool(self.most(flag)[0])
+
+    def most(self, *counts: int) -> list[int]:
+        """The largest value of each number in any process, told to all."""
         if self.size == 1:
-            return flag
-        told = torch.tensor(float(flag), device=self.device)
+            return list(counts)
+        told = torch.tensor(counts, dtype=torch.int64, device=self.device)
         dist.all_reduce(told, dist.ReduceOp.MAX)
-        return bool(told.item())
+        return told.tolist()
+
+    def from_first(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The first process's values of a tensor that all have."""
+        if self.size > 1:
+            dist.broadcast(tensor, 0)
+        return tensor
 
     def divide(self, groups: Sequence[Sequence[int]], costs: Sequence[int]) -> list[list[int]]:
         """Whole groups of positions to processes, about equal in cost; the same answer in every process."""
@@ -79,11 +90,14 @@ class Group:
     def sum_gradients(
         self, parameters: Iterable[torch.nn.Parameter], replicated: Sequence[torch.nn.Parameter]
     ) -> None:
-        """Sum gradients over the processes; those of `replicated` parameters stand whole in each already."""
+        """Sum gradients over the processes; those of `replicated` parameters stand whole in each already, and those
+        of sharded ones are summed in backward."""
         if self.size == 1:
             return
         known = {id(parameter) for parameter in replicated}
-        learning = [p for p in parameters if p.requires_grad and id(p) not in known]
+        learning = [
+            p for p in parameters if p.requires_grad and id(p) not in known and not isinstance(p, DTensor)
+        ]
         used = torch.tensor([float(p.grad is not None) for p in learning], device=self.device)
         dist.all_reduce(used, dist.ReduceOp.MAX)
         bucket: list[torch.nn.Parameter] = []

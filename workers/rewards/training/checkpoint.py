@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from ..config import CODE_VERSION, Refused, RunConfig
 from ..files import save_tensors
 from ..models.reward_model import RewardModel
+from ..models.sharding import gathered, laid_out, learned
 
 FORMAT = 2  # 2: epochs are planned one by one
 NAME = "state.safetensors"
@@ -45,12 +46,16 @@ class Position:
 
 
 def save_checkpoint(
-    folder: Path, model: RewardModel, optimizer: torch.optim.Optimizer, position: Position, config: RunConfig
+    folder: Path,
+    model: RewardModel,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    config: RunConfig,
+    *,
+    writes: bool = True,
 ) -> None:
-    """Replace the checkpoint, whole or not at all."""
-    tensors: dict[str, torch.Tensor] = {
-        f"model.{name}": value for name, value in model.named_parameters() if value.requires_grad
-    }
+    """Replace the checkpoint, whole or not at all. All processes of a sharded model take part, one writes."""
+    tensors: dict[str, torch.Tensor] = {f"model.{name}": value for name, value in learned(model)}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{key}": value for key, value in state.items()}
     tensors |= {f"extra.{name}": value for name, value in position.extra.items()}
@@ -61,7 +66,9 @@ def save_checkpoint(
         **{key: getattr(position, key) for key in COUNTED},
         "config": config.to_json(),
     }
-    save_tensors(folder / NAME, tensors, {"caliper": json.dumps(header)})
+    tensors = gathered(tensors, keep=writes)
+    if writes:
+        save_tensors(folder / NAME, tensors, {"caliper": json.dumps(header)})
 
 
 def load_checkpoint(
@@ -96,7 +103,7 @@ def load_checkpoint(
             f"{path} was written with {key} {then[key]!r}, config.json now says {now[key]!r}; "
             f"put it back, or delete {folder} to train from the start"
         )
-    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    parameters = dict(learned(model))
     saved = {
         name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")
     }
@@ -104,12 +111,13 @@ def load_checkpoint(
         raise Afresh(f"its checkpoint belongs to another model than {config.base_model!r} is now")
     with torch.no_grad():
         for name, value in parameters.items():
-            value.copy_(saved[name])
+            value.copy_(laid_out(saved[name], value))
+    members = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, number, key = name.split(".", 2)
-            state.setdefault(int(number), {})[key] = value
+            state.setdefault(int(number), {})[key] = laid_out(value, members[int(number)])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     extra = {
         name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")

@@ -5,6 +5,7 @@ The functions stand in the order in which they run. Cheap refusals come before a
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -26,13 +27,14 @@ from ..models.embeddings import embed_cached
 from ..models.encode import ResponseEncoder
 from ..models.load import architecture_of, load_backbone, load_tokenizer
 from ..models.reward_model import RewardModel, logit, longest_text, set_dropout
+from ..models.sharding import gathered, learned, shard
 from ..text.readable import readable, reads_alike, report
 from ..text.sections import Encoded, Template
 from .batches import Blocks, Draws, Step
 from .early_stopping import Watch
 from .hardening import SETS, Copy, harden, joined
 from .optimiser import make_optimizer
-from .progress import Progress, Stop
+from .progress import Progress, Stop, Stopped
 from .reliability import Reliability
 from .step import StepLoss
 
@@ -136,6 +138,11 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
         if not team.first:
             return None  # heads on cached embeddings take seconds; one process has all of it
         team = Group(device=team.device)
+    if asked.shard and team.size == 1:
+        raise Refused(
+            "config.json: shard is true, which divides the weights among several processes, but there is one; start "
+            "it by `torchrun --nproc-per-node GPUS -m workers.rewards.train RUN_DIR`, or set shard to false"
+        )
     progress = Progress(run_dir / "progress.jsonl" if team.first else Path(os.devnull))
     notes = filter(None, (labels.split.note, labels.watched.note))
     progress.say("loading", message="; ".join(notes) or None)
@@ -164,7 +171,7 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     judged = labels.data
     data, planned, config = plan(texts, labels, config)
 
-    model = untrained(backbone, template.digit_ids, config, data, team.device)
+    model = untrained(backbone, template.digit_ids, config, data, team.device, team if config.shard else None)
     if config.base_model.startswith("version:") and continue_head(model, Path(source.path)):
         progress.say("loading", message=f"the head goes on from {config.base_model}'s")
         if model.cuts is not None and (cuts := read_config(Path(source.path)).get("level_cuts")):
@@ -174,7 +181,9 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
 
     # Compute once: a frozen encoder's embeddings, a policy's starting log-probabilities
     def on_progress(done: int, total: int) -> None:
-        stop.check()
+        # together, as a sharded model's passes are
+        if team.any(stop.wanted) if config.shard else stop.wanted:
+            raise Stopped
         progress.say("embedding", done, total)
 
     features = embed_cached(encoder, texts.rows, on_progress) if config.tuning == "frozen" else None
@@ -207,6 +216,28 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
         watch=watch,
         watch_note=note,
     )
+
+
+def join(run: Run) -> None:
+    """Give the first process the whole model that the processes trained, on its device; the others end here.
+
+    What didn't learn is loaded from the base model again. All processes take part.
+    """
+    found = gathered(dict(learned(run.model)), keep=run.team.first)
+    for part in (run, run.loss, run.watch):
+        if part is not None:
+            del part.model
+    del run.encoder, run.loss.encoder, run.optimizer
+    gc.collect()
+    if not run.team.first:
+        return
+    backbone = backbone_of(run.config, run.source, run.config.backbone, run.team.device)
+    data, device = run.loss.data, run.team.device
+    run.model = untrained(backbone, run.texts.template.digit_ids, run.config, data, device)
+    with torch.no_grad():
+        for name, value in learned(run.model):
+            value.copy_(found.pop(name))
+    run.encoder = encoder_of(run.model, run.texts.template, run.config, Group(device=device))
 
 
 def divide(snapshot: Snapshot, config: RunConfig) -> Labels:
@@ -269,8 +300,9 @@ def untrained(
     config: ResolvedConfig,
     data: TrainingData,
     device: torch.device,
+    over: Group | None = None,
 ) -> RewardModel:
-    """The model before its first step; seeded before the head is made."""
+    """The model before its first step; seeded before the head is made. `over` these processes it is sharded."""
     torch.manual_seed(config.seed)
     model = RewardModel(
         backbone,
@@ -280,6 +312,9 @@ def untrained(
         digit_ids=digit_ids,
     )
     make_trainable(model, config, data)
+    if over is not None:
+        shard(model, over)
+        return model
     model.to(device)
     if device.type == "cpu":
         model.gather_embedding_gradient()
