@@ -18,6 +18,7 @@ CODE_VERSION = "0.7.0"
 METHODS = ("bt", "clf", "oprm", "rgft", "haf")
 ORDINAL_METHODS = ("oprm", "rgft")
 TUNINGS = ("frozen", "tuned", "lora")
+OPTIMIZERS = ("adamw", "adamw_8bit")
 SHARDED = ("tuned", "lora")  # tunings whose weights can be divided among processes
 ARCHITECTURES = ("auto", "encoder", "causal")
 LEVEL_TERMS = ("none", "unpaired", "all")
@@ -99,6 +100,7 @@ class RunConfig:
     head_learning_rate: float | None = None
     warmup: float = 0.1  # share of the steps, then a straight line down to zero
     weight_decay: float = 0.01
+    optimizer: str = "adamw"  # adamw | adamw_8bit: a quarter of its memory, by bitsandbytes
     clip_norm: float = 1.0
     token_budget: int | None = None  # of distinct responses in a step (not frozen); None: see with_budget
     micro_batch_tokens: int | None = None  # tokens of one forward pass; None: see with_budget
@@ -190,6 +192,7 @@ class RunConfig:
             "strength": STRENGTHS,
             "votes": VOTES,
             "haf_head": HAF_HEADS,
+            "optimizer": OPTIMIZERS,
         }.items():
             value = getattr(self, key)
             if value not in choices and (value is not None or key not in ("level_terms", "strength")):
@@ -214,6 +217,11 @@ class RunConfig:
             raise Refused(
                 f"config.json: shard divides weights that learn, but tuning is {self.tuning!r}; set shard to false, or "
                 f"tuning to {' or '.join(SHARDED)}"
+            )
+        if self.shard and self.optimizer == "adamw_8bit":
+            raise Refused(
+                "config.json: optimizer is 'adamw_8bit', which knows no divided weights; with shard each process "
+                "keeps only its part of the moments: set it to 'adamw'"
             )
         if self.shard and self.crossfit:
             raise Refused(

@@ -1,5 +1,6 @@
 """Several processes on one run end with the weights of one."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -13,9 +14,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 from safetensors.torch import load_file
 
-from workers.rewards.models.distributed import Group
+from workers.rewards.config import Refused
+from workers.rewards.models.distributed import Group, refuse_flags
 from workers.rewards.training.loop import train
 
 MakeRun = Callable[..., Path]
@@ -174,6 +178,84 @@ def test_two_processes_stop_together_and_go_on(make_run: MakeRun, tiny_encoder: 
     alone, together = weights(straight), weights(stopped)
     for name, tensor in alone.items():
         torch.testing.assert_close(together[name], tensor, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ACCELERATE_USE_FSDP", "true"),
+        ("ACCELERATE_USE_DEEPSPEED", "true"),
+        ("ACCELERATE_USE_MEGATRON_LM", "true"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16"),
+        ("ACCELERATE_MIXED_PRECISION", "fp8"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4"),
+        ("ACCELERATE_GRADIENT_CLIPPING", "1.0"),
+        ("ACCELERATE_CPU_AFFINITY", "1"),
+    ],
+)
+def test_a_flag_that_is_not_honoured_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(Refused, match=f"{name} is '{value}'.*(leave out|give) --"):
+        refuse_flags({"ACCELERATE_USE_CPU": "True", name: value})
+
+
+@pytest.mark.parametrize("extra", [[], ["--cpu"], ["--multi_gpu", "--mixed_precision", "bf16"]])
+def test_what_accelerate_sets_by_itself_is_not_refused(extra: list[str]) -> None:
+    arguments = launch_command_parser().parse_args(
+        ["--num_processes", "2", "--mixed_precision", "no", *extra, "train.py"]
+    )
+    arguments.num_machines, arguments.dynamo_backend = 1, "no"  # as accelerate's launch_command does
+    arguments.num_cpu_threads_per_process, arguments.use_cpu = 1, arguments.cpu
+    made = (
+        prepare_multi_gpu_env(arguments)
+        if arguments.multi_gpu
+        else prepare_simple_launcher_cmd_env(arguments)[1]
+    )
+    assert made["ACCELERATE_MIXED_PRECISION"] in ("no", "bf16")
+    refuse_flags(made)
+
+
+@pytest.mark.slow
+def test_accelerate_launch_with_such_a_flag_ends_before_any_work(
+    make_run: MakeRun, tiny_encoder: Path
+) -> None:
+    run_dir = make_run(tiny_encoder, "bt")
+    process = launch(
+        ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
+         "--mixed_precision", "no", "--dynamo_backend", "inductor", "--module", TRAIN, str(run_dir)]
+    )  # fmt: skip
+    output, _ = process.communicate(timeout=120)
+    assert "refused: ACCELERATE_DYNAMO_BACKEND is 'INDUCTOR'" in output
+    assert json.loads((run_dir / "error.json").read_text())["kind"] == "refused"
+    assert not (run_dir / "progress.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({}, "there is one; start it by `torchrun"),
+        ({"tuning": "frozen"}, "tuning is 'frozen'; set shard to false"),
+        ({"optimizer": "adamw_8bit"}, "set it to 'adamw'"),
+        ({"crossfit": 5}, "set it to 0"),
+    ],
+)
+def test_what_weights_cannot_be_divided_for_is_refused(
+    extra: dict[str, Any], message: str, make_run: MakeRun, tiny_encoder: Path
+) -> None:
+    with pytest.raises(Refused, match=message):
+        train(make_run(tiny_encoder, "bt", shard=True, **extra))
+
+
+def test_an_optimiser_that_is_not_installed_is_refused(
+    make_run: MakeRun, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else find(name, *rest)
+    )
+    with pytest.raises(Refused, match="pip install 'bitsandbytes"):
+        train(make_run(tiny_encoder, "bt", optimizer="adamw_8bit"))
 
 
 def test_work_is_divided_evenly_and_whole() -> None:

@@ -9,7 +9,7 @@ parameters' gradients are summed. That is exactly the step of one process, pairs
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,8 +18,35 @@ import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
 
+from ..config import Refused
+
 PATIENCE = timedelta(hours=12)  # the others wait while rank 0 measures or writes
 BUCKET = 2**24  # gradients that are summed in one message
+
+# What `accelerate launch` or its configuration file asks for by a variable: the values that ask for nothing which is
+# not done, and what to do instead.
+LAUNCHED: dict[str, tuple[tuple[str, ...], str]] = {
+    "ACCELERATE_USE_FSDP": (("false",), "leave out --use_fsdp and set shard to true in config.json"),
+    "ACCELERATE_USE_DEEPSPEED": (("false",), "leave out --use_deepspeed and set shard to true in config.json"),
+    "ACCELERATE_USE_MEGATRON_LM": (("false",), "leave out --use_megatron_lm and set shard to true in config.json"),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": (("false",), "leave out --use_parallelism_config"),
+    "ACCELERATE_MIXED_PRECISION": (("no", "bf16"), "give --mixed_precision bf16, which a GPU computes in anyway"),
+    "ACCELERATE_DYNAMO_BACKEND": (("no",), "leave out --dynamo_backend"),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (
+        ("1",),
+        "leave out --gradient_accumulation_steps: token_budget says how much a step holds",
+    ),
+    "ACCELERATE_GRADIENT_CLIPPING": (("none",), "leave out --gradient_clipping and set clip_norm in config.json"),
+    "ACCELERATE_CPU_AFFINITY": (("0", "false"), "leave out --enable_cpu_affinity"),
+}  # fmt: skip
+
+
+def refuse_flags(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise Refused for what a launcher was asked for and this program doesn't do."""
+    for name, (fine, remedy) in LAUNCHED.items():
+        value = environment.get(name, "")
+        if value and value.lower() not in fine:
+            raise Refused(f"{name} is {value!r}, which is not done here; {remedy}")
 
 
 class Group:

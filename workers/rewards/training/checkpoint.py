@@ -56,8 +56,16 @@ def save_checkpoint(
 ) -> None:
     """Replace the checkpoint, whole or not at all. All processes of a sharded model take part, one writes."""
     tensors: dict[str, torch.Tensor] = {f"model.{name}": value for name, value in learned(model)}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{key}": value for key, value in state.items()}
+    for number, parameter in enumerate(_members(optimizer)):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            # bitsandbytes counts steps in an int, and has one table of bytes for all
+            tensors[f"optimizer.{number}.{key}"] = (
+                torch.tensor(value)
+                if isinstance(value, int)
+                else value.clone()
+                if key.startswith("qmap")
+                else value
+            )
     tensors |= {f"extra.{name}": value for name, value in position.extra.items()}
     tensors["losses"] = torch.tensor(position.losses, dtype=torch.float64)
     header = {
@@ -112,15 +120,19 @@ def load_checkpoint(
     with torch.no_grad():
         for name, value in parameters.items():
             value.copy_(laid_out(saved[name], value))
-    members = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    members = _members(optimizer)
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, number, key = name.split(".", 2)
-            state.setdefault(int(number), {})[key] = laid_out(value, members[int(number)])
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            parameter = members[int(number)]
+            kept = laid_out(value, parameter).to(parameter.device)
+            optimizer.state[parameter][key] = int(kept) if kept.dtype == torch.int64 else kept
     extra = {
         name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")
     }
     losses = tensors["losses"].tolist() if "losses" in tensors else []
     return Position(**{key: header[key] for key in COUNTED}, losses=losses, extra=extra)
+
+
+def _members(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -22,7 +22,7 @@ from ..data.judgements import TrainingData, check_labels, training_data
 from ..data.snapshot import Snapshot, read_snapshot
 from ..data.split import NOTHING, Split, held_out_rows, split_groups, split_watched
 from ..models.base_models import Source, check_vocabulary, find_base
-from ..models.distributed import Group
+from ..models.distributed import Group, refuse_flags
 from ..models.embeddings import embed_cached
 from ..models.encode import ResponseEncoder
 from ..models.load import architecture_of, load_backbone, load_tokenizer
@@ -33,7 +33,7 @@ from ..text.sections import Encoded, Template
 from .batches import Blocks, Draws, Step
 from .early_stopping import Watch
 from .hardening import SETS, Copy, harden, joined
-from .optimiser import make_optimizer
+from .optimiser import make_optimizer, refuse_optimizer
 from .progress import Progress, Stop, Stopped
 from .reliability import Reliability
 from .step import StepLoss
@@ -107,7 +107,7 @@ class Run:
     features: torch.Tensor | None  # [N, H] of a frozen encoder
     reliability: Reliability | None
     loss: StepLoss
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     watch: Watch | None
     watch_note: str | None  # why nothing is watched
 
@@ -130,7 +130,9 @@ class Run:
 def prepare(run_dir: Path, stop: Stop) -> Run | None:
     """The run, or None in a process that has no part in it. Raises Refused and Stopped."""
     # Refuse what can't work
+    refuse_flags()
     asked = RunConfig.read(run_dir / "config.json")
+    refuse_optimizer(asked.optimizer)
     (run_dir / "error.json").unlink(missing_ok=True)
     labels = divide(read_snapshot(run_dir / "snapshot"), asked)
     team = Group.started()
