@@ -19,6 +19,8 @@ METHODS = ("bt", "clf", "oprm", "rgft", "haf")
 ORDINAL_METHODS = ("oprm", "rgft")
 TUNINGS = ("frozen", "tuned", "lora")
 ADAPTED = ("lora", "qlora")  # tunings whose base model does not learn
+OPTIMIZERS = ("adamw", "adamw_8bit")
+SHARDED = ("tuned", "lora")  # tunings whose weights can be divided among processes
 ARCHITECTURES = ("auto", "encoder", "causal")
 LEVEL_TERMS = ("none", "unpaired", "all")
 VOTES = ("each", "majority")
@@ -99,6 +101,7 @@ class RunConfig:
     head_learning_rate: float | None = None
     warmup: float = 0.1  # share of the steps, then a straight line down to zero
     weight_decay: float = 0.01
+    optimizer: str = "adamw"  # adamw | adamw_8bit: a quarter of its memory, by bitsandbytes
     clip_norm: float = 1.0
     token_budget: int | None = None  # of distinct responses in a step (not frozen); None: see with_budget
     micro_batch_tokens: int | None = None  # tokens of one forward pass; None: see with_budget
@@ -109,6 +112,7 @@ class RunConfig:
     # Keep layers' inputs only: less memory, a third more computing. None: where a GPU's memory asks for it.
     gradient_checkpointing: bool | None = None
     checkpoint_seconds: float = 60.0
+    shard: bool = False  # divide the weights among the processes (models/sharding.py)
 
     # early stopping
     patience: int = 0  # looks without a lower NLL before training ends; 0: all epochs, and the last weights
@@ -190,6 +194,7 @@ class RunConfig:
             "strength": STRENGTHS,
             "votes": VOTES,
             "haf_head": HAF_HEADS,
+            "optimizer": OPTIMIZERS,
         }.items():
             value = getattr(self, key)
             if value not in choices and (value is not None or key not in ("level_terms", "strength")):
@@ -209,6 +214,21 @@ class RunConfig:
             raise Refused(
                 "config.json: strength is 'thresholds', which lie on the difference of two rewards (bt, or haf with a "
                 "scalar head); use margin or none"
+            )
+        if self.shard and self.tuning not in SHARDED:
+            raise Refused(
+                f"config.json: shard divides weights that learn, but tuning is {self.tuning!r}; set shard to false, or "
+                f"tuning to {' or '.join(SHARDED)}"
+            )
+        if self.shard and self.optimizer == "adamw_8bit":
+            raise Refused(
+                "config.json: optimizer is 'adamw_8bit', which knows no divided weights; with shard each process "
+                "keeps only its part of the moments: set it to 'adamw'"
+            )
+        if self.shard and self.crossfit:
+            raise Refused(
+                "config.json: crossfit trains its models in one process, so the weights must fit there; set it to 0, "
+                "or shard to false"
             )
         if self.crossfit not in (None, 0, FOLDS):
             raise Refused(f"config.json: crossfit is {self.crossfit}; it must be 0 or {FOLDS}")

@@ -1,5 +1,6 @@
 """Several processes on one run end with the weights of one."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -13,24 +14,28 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 from safetensors.torch import load_file
 
-from workers.rewards.models.distributed import Group
+from workers.rewards.config import Refused
+from workers.rewards.models.distributed import Group, refuse_flags
 from workers.rewards.training.loop import train
 
 MakeRun = Callable[..., Path]
 
 
+TRAIN = "workers.rewards.train"
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--module"]
 # the very command for several GPUs; without one its processes take the CPU
 ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
               "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "--module"]  # fmt: skip
 
 
-def launch(run_dir: Path, launcher: list[str]) -> subprocess.Popen[str]:
-    """Two processes that train one run folder."""
+def launch(command: list[str]) -> subprocess.Popen[str]:
+    """A launcher's two processes."""
     return subprocess.Popen(
-        [sys.executable, "-m", *launcher, "workers.rewards.train", str(run_dir)],
+        [sys.executable, "-m", *command],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
@@ -70,7 +75,7 @@ def test_two_processes_end_with_the_weights_of_one(
     model = request.getfixturevalue(base)
     one, two = (make_run(model, method, name=name, **given) for name in ("one", "two"))
     train(one)
-    process = launch(two, ACCELERATE)
+    process = launch([*ACCELERATE, TRAIN, str(two)])
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     alone, together = weights(one), weights(two)
@@ -96,12 +101,66 @@ def test_two_processes_end_with_the_weights_of_one(
 
 
 @pytest.mark.slow
+def test_weights_divided_among_two_processes_learn_as_in_one(
+    request: pytest.FixtureRequest, make_run: MakeRun, rows: tuple[list[dict[str, Any]], ...]
+) -> None:
+    """One launch trains all of them: the second process needs half a minute to start."""
+    verdicts = ["a", "b", "tie", "both_bad"]  # so that the thresholds learn too
+    judgements = [row | {"verdict": verdicts[number % 4]} for number, row in enumerate(rows[1])]
+    cases: dict[str, tuple[str, str, dict[str, Any]]] = {
+        "watched": (
+            "tiny_lm",
+            "bt",
+            {"judgements": judgements, "patience": 3, "gradient_checkpointing": True},
+        ),
+        "small": ("tiny_lm", "haf", {"token_budget": 400, "micro_batch_tokens": 60}),
+        "stopped": ("tiny_lm", "rgft", {"tuning": "lora", "lora_rank": 4, "epochs": 3}),
+        "encoder": (
+            "tiny_encoder",
+            "bt",
+            {"judgements": judgements, "token_budget": 200, "micro_batch_tokens": 40},
+        ),
+    }
+    folders: dict[str, tuple[Path, Path]] = {}
+    for name, (base, method, extra) in cases.items():
+        # small steps, so that rounding does not grow
+        given = {"dropout": 0.0, "epochs": 2, "learning_rate": 1e-4, **extra}
+        model = request.getfixturevalue(base)
+        one = make_run(model, method, name=f"one-{name}", **given)
+        two = make_run(model, method, name=f"{name}-two", shard=True, **given)
+        train(one)
+        folders[name] = one, two
+    paths = [str(two) for _, two in folders.values()]
+    started = [*TORCHRUN, "tests.rewards.models.sharded", *paths]
+    process = launch(started)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    for name, (one, two) in folders.items():
+        alone, together = weights(one), weights(two)
+        assert alone.keys() == together.keys()
+        for key, tensor in alone.items():
+            torch.testing.assert_close(
+                together[key], tensor, rtol=0, atol=1e-5, msg=lambda m, n=f"{name} {key}": f"{n}: {m}"
+            )
+        ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (one, two))
+        assert theirs["training"]["processes"] == 2
+        assert theirs["training"]["loss"] == pytest.approx(ours["training"]["loss"], abs=1e-5)
+        scores = [pq.read_table(folder / "predictions.parquet").to_pydict()["score"] for folder in (one, two)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+        if name == "watched":
+            for look, other in zip(*(m["early_stopping"]["history"] for m in (ours, theirs)), strict=True):
+                assert look == pytest.approx(other, abs=1e-5)
+    idle = [int((two.parent / f"idle-{rank}").read_text()) for rank in (0, 1)]
+    assert max(idle) > 0, "no step in which one process had less to do than the other"
+
+
+@pytest.mark.slow
 def test_two_processes_stop_together_and_go_on(make_run: MakeRun, tiny_encoder: Path) -> None:
     # small steps: at this model's default, rounding grows to 1e-2 in that many epochs
     given = {"dropout": 0.0, "epochs": 30, "token_budget": 60, "learning_rate": 1.5e-4}
     straight, stopped = (make_run(tiny_encoder, "oprm", name=name, **given) for name in ("one", "two"))
     train(straight)
-    process = launch(stopped, TORCHRUN)
+    process = launch([*TORCHRUN, TRAIN, str(stopped)])
     deadline = time.monotonic() + 200
     progress = stopped / "progress.jsonl"
     while not progress.exists() or '"training"' not in progress.read_text():
@@ -113,12 +172,90 @@ def test_two_processes_stop_together_and_go_on(make_run: MakeRun, tiny_encoder: 
     assert not (stopped / "error.json").exists()
     assert not (stopped / "metrics.json").exists()
     assert (stopped / "checkpoint").exists()
-    process = launch(stopped, TORCHRUN)
+    process = launch([*TORCHRUN, TRAIN, str(stopped)])
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     alone, together = weights(straight), weights(stopped)
     for name, tensor in alone.items():
         torch.testing.assert_close(together[name], tensor, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ACCELERATE_USE_FSDP", "true"),
+        ("ACCELERATE_USE_DEEPSPEED", "true"),
+        ("ACCELERATE_USE_MEGATRON_LM", "true"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16"),
+        ("ACCELERATE_MIXED_PRECISION", "fp8"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4"),
+        ("ACCELERATE_GRADIENT_CLIPPING", "1.0"),
+        ("ACCELERATE_CPU_AFFINITY", "1"),
+    ],
+)
+def test_a_flag_that_is_not_honoured_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(Refused, match=f"{name} is '{value}'.*(leave out|give) --"):
+        refuse_flags({"ACCELERATE_USE_CPU": "True", name: value})
+
+
+@pytest.mark.parametrize("extra", [[], ["--cpu"], ["--multi_gpu", "--mixed_precision", "bf16"]])
+def test_what_accelerate_sets_by_itself_is_not_refused(extra: list[str]) -> None:
+    arguments = launch_command_parser().parse_args(
+        ["--num_processes", "2", "--mixed_precision", "no", *extra, "train.py"]
+    )
+    arguments.num_machines, arguments.dynamo_backend = 1, "no"  # as accelerate's launch_command does
+    arguments.num_cpu_threads_per_process, arguments.use_cpu = 1, arguments.cpu
+    made = (
+        prepare_multi_gpu_env(arguments)
+        if arguments.multi_gpu
+        else prepare_simple_launcher_cmd_env(arguments)[1]
+    )
+    assert made["ACCELERATE_MIXED_PRECISION"] in ("no", "bf16")
+    refuse_flags(made)
+
+
+@pytest.mark.slow
+def test_accelerate_launch_with_such_a_flag_ends_before_any_work(
+    make_run: MakeRun, tiny_encoder: Path
+) -> None:
+    run_dir = make_run(tiny_encoder, "bt")
+    process = launch(
+        ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
+         "--mixed_precision", "no", "--dynamo_backend", "inductor", "--module", TRAIN, str(run_dir)]
+    )  # fmt: skip
+    output, _ = process.communicate(timeout=120)
+    assert "refused: ACCELERATE_DYNAMO_BACKEND is 'INDUCTOR'" in output
+    assert json.loads((run_dir / "error.json").read_text())["kind"] == "refused"
+    assert not (run_dir / "progress.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({}, "there is one; start it by `torchrun"),
+        ({"tuning": "frozen"}, "tuning is 'frozen'; set shard to false"),
+        ({"optimizer": "adamw_8bit"}, "set it to 'adamw'"),
+        ({"crossfit": 5}, "set it to 0"),
+    ],
+)
+def test_what_weights_cannot_be_divided_for_is_refused(
+    extra: dict[str, Any], message: str, make_run: MakeRun, tiny_encoder: Path
+) -> None:
+    with pytest.raises(Refused, match=message):
+        train(make_run(tiny_encoder, "bt", shard=True, **extra))
+
+
+def test_an_optimiser_that_is_not_installed_is_refused(
+    make_run: MakeRun, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else find(name, *rest)
+    )
+    with pytest.raises(Refused, match="pip install 'bitsandbytes"):
+        train(make_run(tiny_encoder, "bt", optimizer="adamw_8bit"))
 
 
 def test_work_is_divided_evenly_and_whole() -> None:

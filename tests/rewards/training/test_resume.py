@@ -42,6 +42,7 @@ def weights(folder: Path) -> dict[str, bytes]:
     ("base", "method", "extra"),
     [
         ("tiny_encoder", "oprm", {"dropout": None, "hardening": 0.5}),  # BERT's own dropout of 0.1
+        ("tiny_encoder", "bt", {"optimizer": "adamw_8bit"}),
         ("tiny_lm", "haf", {}),
         ("tiny_lm", "haf", {"tuning": "lora", "lora_rank": 2}),
         ("tiny_lm", "haf", {"haf_head": "ordinal"}),

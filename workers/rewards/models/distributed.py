@@ -9,16 +9,44 @@ parameters' gradients are summed. That is exactly the step of one process, pairs
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
+
+from ..config import Refused
 
 PATIENCE = timedelta(hours=12)  # the others wait while rank 0 measures or writes
 BUCKET = 2**24  # gradients that are summed in one message
+
+# What `accelerate launch` or its configuration file asks for by a variable: the values that ask for nothing which is
+# not done, and what to do instead.
+LAUNCHED: dict[str, tuple[tuple[str, ...], str]] = {
+    "ACCELERATE_USE_FSDP": (("false",), "leave out --use_fsdp and set shard to true in config.json"),
+    "ACCELERATE_USE_DEEPSPEED": (("false",), "leave out --use_deepspeed and set shard to true in config.json"),
+    "ACCELERATE_USE_MEGATRON_LM": (("false",), "leave out --use_megatron_lm and set shard to true in config.json"),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": (("false",), "leave out --use_parallelism_config"),
+    "ACCELERATE_MIXED_PRECISION": (("no", "bf16"), "give --mixed_precision bf16, which a GPU computes in anyway"),
+    "ACCELERATE_DYNAMO_BACKEND": (("no",), "leave out --dynamo_backend"),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (
+        ("1",),
+        "leave out --gradient_accumulation_steps: token_budget says how much a step holds",
+    ),
+    "ACCELERATE_GRADIENT_CLIPPING": (("none",), "leave out --gradient_clipping and set clip_norm in config.json"),
+    "ACCELERATE_CPU_AFFINITY": (("0", "false"), "leave out --enable_cpu_affinity"),
+}  # fmt: skip
+
+
+def refuse_flags(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise Refused for what a launcher was asked for and this program doesn't do."""
+    for name, (fine, remedy) in LAUNCHED.items():
+        value = environment.get(name, "")
+        if value and value.lower() not in fine:
+            raise Refused(f"{name} is {value!r}, which is not done here; {remedy}")
 
 
 class Group:
@@ -49,11 +77,21 @@ class Group:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process, told to all."""
+        return bool(self.most(flag)[0])
+
+    def most(self, *counts: int) -> list[int]:
+        """The largest value of each number in any process, told to all."""
         if self.size == 1:
-            return flag
-        told = torch.tensor(float(flag), device=self.device)
+            return list(counts)
+        told = torch.tensor(counts, dtype=torch.int64, device=self.device)
         dist.all_reduce(told, dist.ReduceOp.MAX)
-        return bool(told.item())
+        return told.tolist()
+
+    def from_first(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The first process's values of a tensor that all have."""
+        if self.size > 1:
+            dist.broadcast(tensor, 0)
+        return tensor
 
     def divide(self, groups: Sequence[Sequence[int]], costs: Sequence[int]) -> list[list[int]]:
         """Whole groups of positions to processes, about equal in cost; the same answer in every process."""
@@ -79,11 +117,14 @@ class Group:
     def sum_gradients(
         self, parameters: Iterable[torch.nn.Parameter], replicated: Sequence[torch.nn.Parameter]
     ) -> None:
-        """Sum gradients over the processes; those of `replicated` parameters stand whole in each already."""
+        """Sum gradients over the processes; those of `replicated` parameters stand whole in each already, and those
+        of sharded ones are summed in backward."""
         if self.size == 1:
             return
         known = {id(parameter) for parameter in replicated}
-        learning = [p for p in parameters if p.requires_grad and id(p) not in known]
+        learning = [
+            p for p in parameters if p.requires_grad and id(p) not in known and not isinstance(p, DTensor)
+        ]
         used = torch.tensor([float(p.grad is not None) for p in learning], device=self.device)
         dist.all_reduce(used, dist.ReduceOp.MAX)
         bucket: list[torch.nn.Parameter] = []

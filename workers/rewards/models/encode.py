@@ -18,6 +18,7 @@ from .attention import Unpackable
 from .distributed import Group
 from .packing import by_prompt, micro_batches, pack, packed_batches, packed_tokens, restore_order
 from .reward_model import RewardModel
+from .sharding import is_sharded
 
 # Of one forward pass, by kind of device: a CPU gains nothing above 512, a GPU wants filling.
 MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
@@ -81,33 +82,44 @@ class ResponseEncoder:
         *,
         log_probs: bool = False,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        spare: Encoded | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Pooled features in the order of `rows`, and log pi(response) if asked. [N, H], [N] or None
 
-        With a graph unless gradients are off; `progress(done, total)` after each micro-batch.
+        With a graph unless gradients are off; `progress(done, total)` after each micro-batch. Processes of a sharded
+        model run equally many micro-batches; what one lacks are passes of `spare`, which count for nothing.
         """
-        if not rows:
-            none = torch.zeros(0, device=self.device)
-            return none.new_zeros(0, self.model.hidden_size), none if log_probs else None
-        batches = self.batches(rows)
+        batches = self.batches(rows) if rows else []
+        again, passes = self._computed_again(rows, batches), len(batches)
+        if is_sharded(self.model):
+            again, passes = self.group.most(again, passes)
         features: list[torch.Tensor] = []
         log_pi: list[torch.Tensor] = []
         done = 0
         run = self._packed if self.packed else self._sorted
-        again = self._computed_again(rows, batches)
-        for number, batch in enumerate(batches):
-            members = [rows[position] for position in batch]
+        nothing = torch.zeros((), device=self.device)
+        for number in range(passes):
+            real = number < len(batches)
+            members = [rows[position] for position in batches[number]] if real else [spare or rows[0]]
             with autocast(self.device):
                 if number < again:
-                    feature, log_p = checkpoint(run, members, log_probs, use_reentrant=False)
+                    feature, log_p = checkpoint(run, members, log_probs and real, use_reentrant=False)
                 else:
-                    feature, log_p = run(members, log_probs)
-            features.append(feature)
+                    feature, log_p = run(members, log_probs and real)
+            if real:
+                features.append(feature)
+                done += len(members)
+            else:
+                nothing = nothing + 0 * feature.sum()
             if log_p is not None:
                 log_pi.append(log_p)
-            done += len(batch)
             progress(done, len(rows))
+        if not batches:
+            none = torch.zeros(0, device=self.device)
+            return none.new_zeros(0, self.model.hidden_size) + nothing, none if log_probs else None
         pooled = restore_order(features, batches)
+        if passes > len(batches):
+            pooled = pooled + nothing.to(pooled.dtype)
         return pooled, restore_order(log_pi, batches) if log_probs else None
 
     def _computed_again(self, rows: Sequence[Encoded], batches: Sequence[Sequence[int]]) -> int:
@@ -141,7 +153,8 @@ class ResponseEncoder:
             return self.model.score(features), log_pi
         shares = self.shares(rows)
         own = [rows[position] for position in shares[self.group.rank]]
-        features, log_pi = self(own, log_probs=log_probs, progress=progress)
+        shortest = min(rows, key=len)
+        features, log_pi = self(own, log_probs=log_probs, progress=progress, spare=shortest)
         scores = self.group.gather(self.model.score(features), shares)
         return scores, None if log_pi is None else self.group.gather(log_pi, shares)
 

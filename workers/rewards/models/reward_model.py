@@ -203,20 +203,23 @@ class RewardModel(nn.Module):
         body: Any = self.backbone.base_model
         return functools.partial(body, use_cache=False)
 
+    def states(self, **inputs: Any) -> torch.Tensor:
+        """The backbone's last hidden states; what a sharded model gathers its weights for. [B, L, H]"""
+        output: torch.Tensor = self._body(**inputs).last_hidden_state
+        return output
+
     def hidden(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Last hidden states of a padded batch. [B, L], [B] -> [B, L, H]"""
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)  # [B, L]
-        output: torch.Tensor = self._body(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        return output
+        return self.states(input_ids=ids, attention_mask=mask.long())
 
     def hidden_packed(self, packed: Packed) -> torch.Tensor:
         """Last hidden states of a packed row. [T, H]"""
-        output: torch.Tensor = self._body(
+        return self.states(
             input_ids=packed.ids.unsqueeze(0),
             position_ids=packed.positions.unsqueeze(0),
             segments=packed.segments,
-        ).last_hidden_state
-        return output.squeeze(0)
+        ).squeeze(0)
 
     @property
     def position_offset(self) -> int:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from ..config import CODE_VERSION, Refused, RunConfig
 from ..files import save_tensors
 from ..models.reward_model import RewardModel
+from ..models.sharding import gathered, laid_out, learned
 
 FORMAT = 2  # 2: epochs are planned one by one
 NAME = "state.safetensors"
@@ -45,14 +46,26 @@ class Position:
 
 
 def save_checkpoint(
-    folder: Path, model: RewardModel, optimizer: torch.optim.Optimizer, position: Position, config: RunConfig
+    folder: Path,
+    model: RewardModel,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    config: RunConfig,
+    *,
+    writes: bool = True,
 ) -> None:
-    """Replace the checkpoint, whole or not at all."""
-    tensors: dict[str, torch.Tensor] = {
-        f"model.{name}": value for name, value in model.named_parameters() if value.requires_grad
-    }
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{key}": value for key, value in state.items()}
+    """Replace the checkpoint, whole or not at all. All processes of a sharded model take part, one writes."""
+    tensors: dict[str, torch.Tensor] = {f"model.{name}": value for name, value in learned(model)}
+    for number, parameter in enumerate(_members(optimizer)):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            # bitsandbytes counts steps in an int, and has one table of bytes for all
+            tensors[f"optimizer.{number}.{key}"] = (
+                torch.tensor(value)
+                if isinstance(value, int)
+                else value.clone()
+                if key.startswith("qmap")
+                else value
+            )
     tensors |= {f"extra.{name}": value for name, value in position.extra.items()}
     tensors["losses"] = torch.tensor(position.losses, dtype=torch.float64)
     header = {
@@ -61,7 +74,9 @@ def save_checkpoint(
         **{key: getattr(position, key) for key in COUNTED},
         "config": config.to_json(),
     }
-    save_tensors(folder / NAME, tensors, {"caliper": json.dumps(header)})
+    tensors = gathered(tensors, keep=writes)
+    if writes:
+        save_tensors(folder / NAME, tensors, {"caliper": json.dumps(header)})
 
 
 def load_checkpoint(
@@ -96,7 +111,7 @@ def load_checkpoint(
             f"{path} was written with {key} {then[key]!r}, config.json now says {now[key]!r}; "
             f"put it back, or delete {folder} to train from the start"
         )
-    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    parameters = dict(learned(model))
     saved = {
         name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")
     }
@@ -104,15 +119,20 @@ def load_checkpoint(
         raise Afresh(f"its checkpoint belongs to another model than {config.base_model!r} is now")
     with torch.no_grad():
         for name, value in parameters.items():
-            value.copy_(saved[name])
-    state: dict[int, dict[str, torch.Tensor]] = {}
+            value.copy_(laid_out(saved[name], value))
+    members = _members(optimizer)
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, number, key = name.split(".", 2)
-            state.setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            parameter = members[int(number)]
+            kept = laid_out(value, parameter).to(parameter.device)
+            optimizer.state[parameter][key] = int(kept) if kept.dtype == torch.int64 else kept
     extra = {
         name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")
     }
     losses = tensors["losses"].tolist() if "losses" in tensors else []
     return Position(**{key: header[key] for key in COUNTED}, losses=losses, extra=extra)
+
+
+def _members(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -17,6 +17,7 @@ from ..evaluation.metrics import cross_entropy, level_masses, pair_votes
 from ..models.predict import distributions
 from ..models.preference import cut_masses, ordinal_p_preferred, scalar_p_preferred
 from ..models.reward_model import RewardModel
+from ..models.sharding import is_sharded, laid_out, learned
 from ..scale import LEVEL_INDEX
 
 PER_EPOCH = 2  # looks
@@ -66,9 +67,9 @@ class Watch:
         self.history.append((step, nll, accuracy))
         if self.best_step == step:
             self.best = {
-                name: value.detach().cpu().clone()
-                for name, value in self.model.named_parameters()
-                if value.requires_grad
+                # a sharded model's parts stay where they are
+                name: (value.detach() if is_sharded(self.model) else value.detach().cpu()).clone()
+                for name, value in learned(self.model)
             }
         return nll, accuracy
 
@@ -99,7 +100,7 @@ class Watch:
     @torch.no_grad()
     def restore(self) -> None:
         """Put the best weights back."""
-        for name, value in self.model.named_parameters():
+        for name, value in learned(self.model):
             if name in self.best:
                 value.copy_(self.best[name])
 
@@ -118,7 +119,8 @@ class Watch:
             for step, nll, right in state["watch.history"].tolist()
         ]
         prefix = "watch.best."
-        self.best = {name.removeprefix(prefix): one for name, one in state.items() if name.startswith(prefix)}
+        saved = {name.removeprefix(prefix): one for name, one in state.items() if name.startswith(prefix)}
+        self.best = {name: laid_out(saved[name], one) for name, one in learned(self.model) if name in saved}
 
     def report(self, stopped_at: int | None) -> dict[str, Any]:
         """The figures of metrics.json; stopped_at is None where all planned steps were done."""

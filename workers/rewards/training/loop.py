@@ -16,7 +16,7 @@ from .batches import PER_STEP, Step
 from .checkpoint import Afresh, Position, load_checkpoint, save_checkpoint
 from .early_stopping import looks
 from .finish import finish
-from .prepare import Run, prepare
+from .prepare import Run, join, prepare
 from .progress import Stop, Stopped
 from .update import Update
 
@@ -32,9 +32,12 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     run = prepare(run_dir, stop or Stop())
     if run is None:
         return {}
+    told = facts(run)  # in all processes: it may try the model
     if run.team.first:
-        print(facts(run), file=sys.stderr, flush=True)
+        print(told, file=sys.stderr, flush=True)
     position = loop(run)
+    if run.config.shard:
+        join(run)
     return finish(run, position) if run.team.first else {}
 
 
@@ -80,9 +83,11 @@ def facts(run: Run) -> str:
 def loop(run: Run) -> Position:
     """All steps from where an earlier attempt stopped; the model then holds the weights to keep.
 
-    With several processes each encodes a share of every step, and the first alone watches and writes.
+    With several processes each encodes a share of every step, and the first alone watches and writes; of a sharded
+    model each has a part of the weights, so all take part in that.
     """
     config, team, watch = run.config, run.team, run.watch
+    takes_part = team.first or config.shard
     lengths, progress = run.texts.lengths, run.progress
     update = Update(run.model, run.loss, run.optimizer, config, team)
     position = resume(run)
@@ -108,7 +113,7 @@ def loop(run: Run) -> Position:
             loss=round(position.losses[-1], 6),
             tokens_per_second=round(position.tokens / max(position.seconds, 1e-9), 1),
         )
-        if watch and team.first and position.within in looks(len(steps)):
+        if watch and takes_part and position.within in looks(len(steps)):
             nll, right = watch.look(position.step, watched_features(run), config.partition)
             progress.say(
                 "training", position.step, position.total, validation={"nll": nll, "accuracy": right}
@@ -116,13 +121,14 @@ def loop(run: Run) -> Position:
             run.model.train()
         if position.within == len(steps):
             position.epoch, position.within, steps = position.epoch + 1, 0, []
-        stopping = team.any(run.stop.wanted)
-        if team.first and (stopping or time.monotonic() - saved_at >= config.checkpoint_seconds):
+        due = team.first and time.monotonic() - saved_at >= config.checkpoint_seconds
+        stopping, due = map(bool, team.most(run.stop.wanted, due))
+        if takes_part and (stopping or due):
             checkpoint(run, position)
             saved_at = time.monotonic()
         if stopping:
             raise Stopped
-    if team.first:
+    if takes_part:
         checkpoint(run, position)
         if watch:
             watch.restore()
@@ -155,7 +161,9 @@ def checkpoint(run: Run, position: Position) -> None:
     for part in (run.reliability, run.watch):
         if part is not None:
             position.extra.update(part.state())
-    save_checkpoint(run.run_dir / "checkpoint", run.model, run.optimizer, position, run.config)
+    save_checkpoint(
+        run.run_dir / "checkpoint", run.model, run.optimizer, position, run.config, writes=run.team.first
+    )
 
 
 def watched_features(run: Run) -> torch.Tensor:
@@ -164,4 +172,6 @@ def watched_features(run: Run) -> torch.Tensor:
     if run.features is not None:
         return run.features[run.watch.responses]
     rows = [run.texts.rows[response] for response in run.watch.responses]
-    return embed(run.encoder, rows, lambda done, total: None)
+    features = embed(run.encoder, rows, lambda done, total: None)
+    # so that all processes of a sharded model keep the same weights as the best
+    return run.team.from_first(features) if run.config.shard else features

@@ -5,6 +5,7 @@ The functions stand in the order in which they run. Cheap refusals come before a
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -20,20 +21,21 @@ from ..data.judgements import TrainingData, check_labels, training_data
 from ..data.snapshot import Snapshot, read_snapshot
 from ..data.split import NOTHING, Split, held_out_rows, split_groups, split_watched
 from ..models.base_models import check_vocabulary, find_base
-from ..models.distributed import Group
+from ..models.distributed import Group, refuse_flags
 from ..models.embeddings import embed_cached
 from ..models.encode import ResponseEncoder
 from ..models.kinds import Base, look_at
 from ..models.load import load_base, load_tokenizer
 from ..models.memory import Memory, Sizes, fit, free_bytes, sizes
 from ..models.reward_model import RewardModel, logit, longest_text, set_dropout
+from ..models.sharding import gathered, learned, shard
 from ..text.readable import readable, reads_alike, report
 from ..text.sections import Encoded, Template
 from .batches import Blocks, Draws, Step
 from .early_stopping import Watch
 from .hardening import SETS, Copy, harden, joined
-from .optimiser import make_optimizer
-from .progress import Progress, Stop
+from .optimiser import make_optimizer, refuse_optimizer
+from .progress import Progress, Stop, Stopped
 from .reliability import Reliability
 from .start import Start
 from .step import StepLoss
@@ -109,7 +111,7 @@ class Run:
     features: torch.Tensor | None  # [N, H] of a frozen encoder
     reliability: Reliability | None
     loss: StepLoss
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     watch: Watch | None
     watch_note: str | None  # why nothing is watched
 
@@ -126,7 +128,9 @@ class Run:
 def prepare(run_dir: Path, stop: Stop) -> Run | None:
     """The run, or None in a process that has no part in it. Raises Refused and Stopped."""
     # Refuse what can't work, by the configurations alone and then by the labels
+    refuse_flags()
     asked = RunConfig.read(run_dir / "config.json")
+    refuse_optimizer(asked.optimizer)
     (run_dir / "error.json").unlink(missing_ok=True)
     base = base_of(asked, run_dir)
     labels = divide(read_snapshot(run_dir / "snapshot"), asked)
@@ -135,6 +139,11 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
         if not team.first:
             return None  # heads on cached embeddings take seconds; one process has all of it
         team = Group(device=team.device)
+    if asked.shard and team.size == 1:
+        raise Refused(
+            "config.json: shard is true, which divides the weights among several processes, but there is one; start "
+            "it by `torchrun --nproc-per-node GPUS -m workers.rewards.train RUN_DIR`, or set shard to false"
+        )
     progress = Progress(run_dir / "progress.jsonl" if team.first else Path(os.devnull))
     notes = filter(None, (labels.split.note, labels.watched.note))
     progress.say("loading", message="; ".join(notes) or None)
@@ -169,14 +178,17 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     if asked.learning_rate is None:
         config = config.with_rate(int(base.config.hidden_size))
 
-    model = untrained(backbone, template.digit_ids, config, data, team.device, start)
+    over = team if config.shard else None
+    model = untrained(backbone, template.digit_ids, config, data, team.device, start, over)
     if told := start.note(model):
         progress.say("loading", message=told)
     encoder = encoder_of(model, template, config, team, memory)
 
     # Compute once: a frozen encoder's embeddings, a policy's starting log-probabilities
     def on_progress(done: int, total: int) -> None:
-        stop.check()
+        # together, as a sharded model's passes are
+        if team.any(stop.wanted) if config.shard else stop.wanted:
+            raise Stopped
         progress.say("embedding", done, total)
 
     features = embed_cached(encoder, texts.rows, on_progress) if config.tuning == "frozen" else None
@@ -211,6 +223,28 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
         watch=watch,
         watch_note=note,
     )
+
+
+def join(run: Run) -> None:
+    """Give the first process the whole model that the processes trained, on its device; the others end here.
+
+    What didn't learn is loaded from the base model again. All processes take part.
+    """
+    found = gathered(dict(learned(run.model)), keep=run.team.first)
+    for part in (run, run.loss, run.watch):
+        if part is not None:
+            del part.model
+    del run.encoder, run.loss.encoder, run.optimizer
+    gc.collect()
+    if not run.team.first:
+        return
+    backbone = backbone_of(run.config, run.source, run.config.backbone, run.team.device)
+    data, device = run.loss.data, run.team.device
+    run.model = untrained(backbone, run.texts.template.digit_ids, run.config, data, device)
+    with torch.no_grad():
+        for name, value in learned(run.model):
+            value.copy_(found.pop(name))
+    run.encoder = encoder_of(run.model, run.texts.template, run.config, Group(device=device))
 
 
 def divide(snapshot: Snapshot, config: RunConfig) -> Labels:
@@ -297,8 +331,9 @@ def untrained(
     data: TrainingData,
     device: torch.device,
     start: Start,
+    over: Group | None = None,
 ) -> RewardModel:
-    """The model before its first step; seeded before the head is made."""
+    """The model before its first step; seeded before the head is made. `over` these processes it is sharded."""
     torch.manual_seed(config.seed)
     model = RewardModel(
         backbone,
@@ -309,6 +344,9 @@ def untrained(
     )
     make_trainable(model, config, data)
     start.give(model)
+    if over is not None:
+        shard(model, over)
+        return model
     model.to(device)
     if device.type == "cpu":
         model.gather_embedding_gradient()

@@ -9,6 +9,7 @@ import torch
 from ..config import ResolvedConfig
 from ..models.distributed import Group
 from ..models.reward_model import RewardModel
+from ..models.sharding import clip_gradients
 from .batches import Step
 from .optimiser import schedule
 from .step import StepLoss
@@ -50,7 +51,7 @@ class Update:
             (loss / self._mean_weight).backward()
             total += loss.item()
         self.team.sum_gradients(self.model.parameters(), self.model.thresholds)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        clip_gradients(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total / self.loss.weight(step)

@@ -1,0 +1,71 @@
+"""Trains run folders with weights divided among processes: started by test_distributed.py under torchrun."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+from workers.rewards.models.distributed import Group
+from workers.rewards.models.sharding import learned
+from workers.rewards.training import loop
+from workers.rewards.training.prepare import Run
+from workers.rewards.training.progress import Stop, Stopped
+
+straight = loop.loop
+evenly, most = Group.divide, Group.most
+idle = [0]  # forward passes that a process made only because another had one more
+
+
+class StopsSoon(Stop):
+    """Wants to stop in the second process alone, after its tenth look."""
+
+    looks = 0
+
+    @property
+    def wanted(self) -> bool:
+        self.looks += 1
+        return self.looks > 10 and dist.get_rank() == 1
+
+
+def divided(run: Run) -> loop.Position:
+    for name, parameter in learned(run.model):
+        if not name.startswith("backbone."):
+            continue
+        assert isinstance(parameter, DTensor), f"{name} is whole"
+        if name.endswith("mlp.down_proj.weight"):
+            assert parameter.to_local().numel() == parameter.numel() // 2
+    position = straight(run)
+    for state in run.optimizer.state.values():
+        assert all(value.ndim == 0 or value.device == run.team.device for value in state.values())
+    return position
+
+
+def unevenly(self: Group, groups: Sequence[Sequence[int]], costs: Sequence[int]) -> list[list[int]]:
+    """All but one prompt to the first process; to the second nothing, where a step has but one."""
+    shares = [[row for group in groups[: len(groups) - 1] for row in group], list(groups[-1])]
+    return shares if shares[0] else shares[::-1]
+
+
+def counted(self: Group, *counts: int) -> list[int]:
+    told = most(self, *counts)
+    idle[0] += told[-1] - counts[-1]
+    return told
+
+
+if __name__ == "__main__":
+    loop.loop = divided
+    Group.most = counted  # type: ignore[method-assign]
+    for folder in map(Path, sys.argv[1:]):
+        Group.divide = unevenly if folder.name.startswith("small") else evenly  # type: ignore[method-assign]
+        if folder.name.startswith("stopped"):
+            try:
+                loop.train(folder, StopsSoon())
+            except Stopped:
+                dist.barrier()
+                assert (folder / "checkpoint" / "state.safetensors").exists()
+            else:
+                raise AssertionError("it did not stop")
+        loop.train(folder)
+    (Path(sys.argv[1]).parent / f"idle-{dist.get_rank()}").write_text(str(idle[0]))
