@@ -213,9 +213,8 @@ def _turns_end(template: Template) -> str | None:
     """The token that ends a turn, where it may pad because no head reads it."""
     if not ends_at_response(template):
         return None
-    end: str | None = (
-        template.end_of_turn if isinstance(template, ChatTemplate) else template.tokenizer.eos_token
-    )
+    told = template.end_of_turn if isinstance(template, ChatTemplate) else None
+    end: str | None = told or template.tokenizer.eos_token
     return end
 
 

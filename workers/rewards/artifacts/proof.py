@@ -26,6 +26,7 @@ from . import modeling_caliper
 from .exported_tokenizer import PAD, ends_at_response
 
 TOLERANCE = 1e-4  # of a score, or of its size where that is above 1; measured differences are about 1e-6
+AT_ONCE = 8  # texts: their logits over a large vocabulary are gigabytes
 REMEDY = "score this model with python -m workers.rewards.score"
 Row = dict[str, Any]
 
@@ -103,23 +104,26 @@ def prove(model: RewardModel, template: Template, folder: Path) -> Proof:
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     if not isinstance(template, ChatTemplate):
         _same_ids(template, tokenizer, rows, encoded)
+    paths = () if template.architecture == "encoder" else _chat_paths(template, tokenizer, rows, encoded)
     exported = _loaded(model, folder)
-    device = next(model.parameters()).device
-    ours = model(*collate(encoded, device)).reshape(len(rows), -1)
-    # an encoder's types are its tokenizer's, compared above
-    read = [_framed(template, tokenizer, row) for row in rows] if model.architecture == "encoder" else None
-    scores = _scores(exported, template, tokenizer, read or [{"input_ids": list(row.ids)} for row in encoded])
-    difference = _largest(scores, ours)
-    if model.architecture == "encoder":
-        return Proof(len(rows), difference)
-    paths = _chat_paths(template, tokenizer, rows, encoded)
-    if ends_at_response(template):
-        ends = [
-            {"input_ids": [*row.ids[: len(row) - row.after], *[tokenizer.pad_token_id] * (1 + n % 2)]}
-            for n, row in enumerate(encoded)
-        ]
-        difference = max(difference, _largest(_scores(exported, template, tokenizer, ends), ours))
-    return Proof(len(rows), difference, *paths)
+    differences = []
+    for begin in range(0, len(rows), AT_ONCE):
+        part = slice(begin, begin + AT_ONCE)
+        ours = model(*collate(encoded[part], exported.device)).reshape(len(rows[part]), -1)
+        read = [_read(template, tokenizer, *pair) for pair in zip(rows[part], encoded[part], strict=True)]
+        differences.append(_largest(_scores(exported, template, tokenizer, read), ours))
+    return Proof(len(rows), max(differences), *paths)
+
+
+def _read(template: Template, tokenizer: Any, row: Row, encoded: Encoded) -> dict[str, Any]:
+    """What the folder's model is given: the ids compared before, with none to two end tokens where none is read. An
+    encoder needs its tokenizer's types."""
+    if template.architecture == "encoder":
+        return _framed(template, tokenizer, row)
+    if not ends_at_response(template):
+        return {"input_ids": list(encoded.ids)}
+    ends = [tokenizer.pad_token_id] * (len(encoded) % 3)
+    return {"input_ids": [*encoded.ids[: len(encoded) - encoded.after], *ends]}
 
 
 def _framed(template: Template, tokenizer: Any, row: Row) -> dict[str, Any]:
