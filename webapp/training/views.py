@@ -224,7 +224,8 @@ _FORMAT_HELP = {
     ModelExport.Format.CALIPER: "Weights, tokenizer, scale and template as the run left them, with a model card and "
     "the metrics. python -m workers.rewards.score reads the folder.",
     ModelExport.Format.TRANSFORMERS: "A folder that plain transformers load, with equal scores, and a model card "
-    "with the code to use it.",
+    "with the code to use it. Which of TRL, OpenRLHF's reward server and sentence-transformers score the same, and "
+    "how, stands in the card.",
 }
 
 

@@ -4,6 +4,7 @@ TRL and sentence-transformers are the real libraries. OpenRLHF does not install 
 and its class's forward (openrlhf/cli/serve_rm.py, models/model.py) are reproduced.
 """
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,60 +13,88 @@ from typing import Any
 import pytest
 import torch
 
+from tests.rewards.text.chat_templates import tokenizer_of
 from workers.rewards.artifacts.export import export_model
 from workers.rewards.artifacts.save import load_model, save_model
 from workers.rewards.models.load import load_backbone, load_tokenizer
 from workers.rewards.models.predict import score_responses
 from workers.rewards.models.reward_model import RewardModel
-from workers.rewards.text.sections import Template
+from workers.rewards.text.chat import template_of
 
-SYSTEM = {"role": "system", "content": "Be brief."}
 HOW = {"role": "user", "content": "how do i keep a plant alive?"}
 CONVERSATIONS: list[list[dict[str, Any]]] = [
     [HOW],
-    [
-        SYSTEM,
-        HOW,
-        {"role": "assistant", "content": "Water it ### weekly."},
-        {"role": "user", "content": "and 2?\n"},
-    ],
+    [HOW, {"role": "assistant", "content": "Water it ### weekly."}, {"role": "user", "content": "and 2?\n"}],
 ]
-RESPONSES = ["water it weekly and give it light.", "No idea!", "Two lines:\n\n1. water\n2. light", "7", ""]
+RESPONSES = ["water it weekly and give it light.", "No idea!", "Two lines:\n\n1. water\n2. light", "7"]
 CASES = [(chat, text) for chat in CONVERSATIONS for text in RESPONSES]
-# base model, method, whether the head reads the turn's end
+# base model (a fixture, or the family of its chat template), method, what the head reads
 MODELS = {
     "sections": ("tiny_lm", "bt", "response"),
-    "sections-haf": ("tiny_lm", "haf", "response"),
-    "sections-end": ("tiny_lm", "bt", "turn"),
+    "sections-turn": ("tiny_lm", "bt", "turn"),
+    "qwen": ("qwen2", "bt", "response"),
+    "qwen-turn": ("qwen2", "bt", "turn"),
+    "llama-haf": ("llama3", "haf", "response"),
+    "mistral": ("mistral", "clf", "response"),
 }
-Exported = tuple[Path, Path]
+RATINGS = {"qwen-oprm": ("qwen2", "oprm", "response")}
+Exported = tuple[Path, Path, Path]
 
 
 @pytest.fixture(scope="module")
 def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Exported]:
-    """exported(name of MODELS) -> the model's folder and its export; random weights, which are no easier than others"""
+    """exported(name of MODELS) -> folders of the base model, the model with random weights, and its export"""
     made: dict[str, Exported] = {}
 
     def export(name: str) -> Exported:
         if name not in made:
-            base, method, reads = MODELS[name]
+            base, method, reads = (MODELS | RATINGS)[name]
             place = tmp_path_factory.mktemp(name)
-            made[name] = place / "model", place / "export"
-            _save(place / "model", request.getfixturevalue(base), "causal", method=method, reads=reads)
-            export_model(*made[name])
+            folder = request.getfixturevalue(base) if base == "tiny_lm" else _chat_model(base, place / "base")
+            made[name] = folder, place / "model", place / "export"
+            save(place / "model", folder, "causal", method=method, reads=reads)
+            export_model(place / "model", place / "export")
         return made[name]
 
     return export
 
 
-def _save(folder: Path, base: Path, architecture: str, *, method: str, **given: Any) -> None:
-    tokenizer = load_tokenizer("tiny", str(base))
+def _chat_model(family: str, folder: Path) -> Path:
+    """A language model of one layer whose tokenizer has the family's chat template."""
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = tokenizer_of(family)
+    config, model = (Qwen2Config, Qwen2ForCausalLM) if family == "qwen2" else (LlamaConfig, LlamaForCausalLM)
+    torch.manual_seed(0)
+    model(
+        config(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save(folder: Path, base: Path, architecture: str, *, method: str, **given: Any) -> None:
+    """A model with a random head, which is no easier to export than a trained one."""
     ordinal = method == "oprm"
-    policy = {"policy": method == "haf"} if architecture == "causal" else {}
-    template = Template(
-        tokenizer, architecture=architecture, ordinal=ordinal, max_length=256, **policy, **given
+    template = template_of(
+        load_tokenizer("tiny", str(base)),
+        architecture=architecture,
+        ordinal=ordinal,
+        max_length=128 if architecture == "encoder" else 512,
+        policy=method == "haf",
+        **given,
     )
     torch.manual_seed(0)
     model = RewardModel(
@@ -86,12 +115,34 @@ def _scored(folder: Path, cases: list[Any]) -> list[float]:
     return [row["score"] for row in score_responses(model, template, rows)]
 
 
-def _trainer(exported: Path, policy: Path, prompts: list[Any], place: Path) -> Any:
+def _begun(tokenizer: Any, messages: list[Any]) -> str:
+    """What the export's chat template writes before a response."""
+    text: str = tokenizer.apply_chat_template(
+        [*messages, {"role": "assistant", "content": ""}], tokenize=False
+    )
+    return text
+
+
+def _told(form: str, tokenizer: Any, messages: list[Any], response: str) -> tuple[Any, Any]:
+    """Prompt and completion as TRL hands them to a reward model."""
+    if form == "conversational":
+        return messages, [{"role": "assistant", "content": response}]
+    return _begun(tokenizer, messages), response
+
+
+def _trainer(exported: Path, base: Path, prompts: list[Any], place: Path) -> Any:
+    """GRPOTrainer on the base model, with the export's chat template, told but the folder of the reward."""
     trl = pytest.importorskip("trl", reason="trl is in the dev extra")
     from datasets import Dataset
+    from transformers import AutoTokenizer
 
+    policy = place / "policy"
+    shutil.copytree(base, policy)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    tokenizer.chat_template = AutoTokenizer.from_pretrained(exported).chat_template
+    tokenizer.save_pretrained(policy)
     arguments = trl.GRPOConfig(
-        output_dir=str(place),
+        output_dir=str(place / "out"),
         max_steps=2,
         num_generations=2,
         per_device_train_batch_size=2,
@@ -111,38 +162,39 @@ def _trainer(exported: Path, policy: Path, prompts: list[Any], place: Path) -> A
     )
 
 
-def _policy(base: Path, exported: Path, place: Path) -> Path:
-    """The base model with the export's chat template: what somebody would train against the reward."""
-    from transformers import AutoTokenizer
-
-    shutil.copytree(base, place)
-    tokenizer = AutoTokenizer.from_pretrained(place)
-    tokenizer.chat_template = AutoTokenizer.from_pretrained(exported).chat_template
-    tokenizer.save_pretrained(place)
-    return place
-
-
-@pytest.mark.parametrize("form", ["conversational", "plain"])
 @pytest.mark.parametrize("name", MODELS)
-def test_trl_trains_on_the_same_score(
-    name: str, form: str, exported: Callable[[str], Exported], request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    """GRPOTrainer, told but the folder's name: two real steps, and then completions of ours."""
+def test_trl_scores_the_same(name: str, exported: Callable[[str], Exported], tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    model, folder = exported(name)
+    base, model, folder = exported(name)
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    trainer = _trainer(folder, base, CONVERSATIONS, tmp_path)
+    expected = _scored(model, CASES)
+    assert max(expected) - min(expected) > 0.1
+    for form in ("conversational", "plain"):
+        prompts, completions = zip(*(_told(form, tokenizer, *case) for case in CASES), strict=True)
+        told = [{}] * len(CASES), list(prompts), list(completions), [[0]] * len(CASES)
+        got = trainer._calculate_rewards(*told)[:, 0].tolist()
+        if (MODELS[name][2], form) == (
+            "turn",
+            "plain",
+        ):  # a text's end token never reaches TRL's reward model
+            assert got != pytest.approx(expected, abs=1e-2)
+        else:
+            assert got == pytest.approx(expected, abs=1e-4), form
 
-    def prompt(messages: list[Any]) -> Any:
-        if form == "conversational":
-            return messages
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    def completion(text: str) -> Any:
-        return [{"role": "assistant", "content": text}] if form == "conversational" else text
+@pytest.mark.parametrize(("name", "form"), [("qwen", "conversational"), ("sections", "plain")])
+def test_trl_trains_on_the_same_score(
+    name: str, form: str, exported: Callable[[str], Exported], tmp_path: Path
+) -> None:
+    """Two real steps: what the policy writes is scored as the command scores it."""
+    from transformers import AutoTokenizer
 
-    policy = _policy(request.getfixturevalue(MODELS[name][0]), folder, tmp_path / "policy")
-    trainer = _trainer(folder, policy, [prompt(chat) for chat in CONVERSATIONS], tmp_path / "out")
+    base, model, folder = exported(name)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompts = [_told(form, tokenizer, chat, "")[0] for chat in CONVERSATIONS]
+    trainer = _trainer(folder, base, prompts, tmp_path)
     seen: list[tuple[Any, Any, float]] = []
     calculate = trainer._calculate_rewards
 
@@ -154,21 +206,11 @@ def test_trl_trains_on_the_same_score(
     trainer._calculate_rewards = recorded
     trainer.train()
     assert len(seen) == 4
-    by_prompt = {str(prompt(chat)): chat for chat in CONVERSATIONS}
-    generated = [
-        (by_prompt[str(given)], said if isinstance(said, str) else said[0]["content"])
-        for given, said, _ in seen
+    cases = [
+        (CONVERSATIONS[prompts.index(prompt)], said if form == "plain" else said[0]["content"])
+        for prompt, said, _ in seen
     ]
-    given = [prompt(chat) for chat, _ in CASES]
-    said = [completion(text) for _, text in CASES]
-    rewards = calculate([{}] * len(CASES), given, said, [[0]] * len(CASES))[:, 0].tolist()
-    expected = _scored(model, [*generated, *CASES])
-    got = [*(reward for *_, reward in seen), *rewards]
-    if (name, form) == ("sections-end", "plain"):  # a text's end token never reaches TRL's reward model
-        assert got != pytest.approx(expected, abs=1e-2)
-    else:
-        assert got == pytest.approx(expected, abs=1e-4)
-    assert max(expected) - min(expected) > 0.1
+    assert [reward for *_, reward in seen] == pytest.approx(_scored(model, cases), abs=1e-4)
 
 
 def _openrlhf(folder: Path, queries: list[str]) -> list[float]:
@@ -195,23 +237,23 @@ def _openrlhf(folder: Path, queries: list[str]) -> list[float]:
 def test_openrlhf_serves_the_same_score(name: str, exported: Callable[[str], Exported]) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    model, folder = exported(name)
+    _, model, folder = exported(name)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    reads_end = MODELS[name][2] == "turn"
-    begun = [
-        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) + text
-        for chat, text in CASES
-    ]
-    end = tokenizer.eos_token
     expected = _scored(model, CASES)
-    assert _openrlhf(folder, [text + end for text in begun]) == pytest.approx(expected, abs=1e-4)
-    if reads_end:
+    if MODELS[name][2] == "turn":
+        queries = [
+            tokenizer.apply_chat_template([*chat, {"role": "assistant", "content": text}], tokenize=False)
+            for chat, text in CASES
+        ]
+        assert _openrlhf(folder, queries) == pytest.approx(expected, abs=1e-4)
         return
-    # a response that was cut off, or is followed by several end tokens
-    mixed = [text + end * (number % 3) for number, text in enumerate(begun)]
-    assert _openrlhf(folder, mixed) == pytest.approx(expected, abs=1e-4)
+    begun = [_begun(tokenizer, chat) + text for chat, text in CASES]
+    end = tokenizer.eos_token
+    # the end token once, as policies write it, or not at all, of a response that was cut off, or several times
+    queries = [text + end * (1, 0, 2)[number % 3] for number, text in enumerate(begun)]
+    assert _openrlhf(folder, queries) == pytest.approx(expected, abs=1e-4)
     # the same texts to transformers' own class and the plain tokenizer
-    batch = tokenizer(mixed, return_tensors="pt", add_special_tokens=False, padding=True)
+    batch = tokenizer(queries, return_tensors="pt", add_special_tokens=False, padding=True)
     with torch.no_grad():
         logits = AutoModelForSequenceClassification.from_pretrained(folder)(**batch).logits
     assert logits[:, 0].tolist() == pytest.approx(expected, abs=1e-4)
@@ -222,7 +264,7 @@ def test_a_cross_encoder_predicts_the_same_score(
     given: dict[str, Any], tiny_encoder: Path, tmp_path: Path
 ) -> None:
     library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is in the dev extra")
-    _save(tmp_path / "model", tiny_encoder, "encoder", method="bt", **given)
+    save(tmp_path / "model", tiny_encoder, "encoder", method="bt", **given)
     export_model(tmp_path / "model", tmp_path / "out")
     pairs = [
         ("how do i keep plant 3 alive", text)
@@ -234,3 +276,37 @@ def test_a_cross_encoder_predicts_the_same_score(
     )
     assert got.tolist() == pytest.approx(expected, abs=1e-4)
     assert len({round(score, 3) for score in expected}) == len(pairs)
+
+
+@pytest.mark.parametrize("name", ["qwen", "qwen-turn", "llama-haf", "mistral", "qwen-oprm"])
+def test_the_cards_code_scores_the_same(name: str, exported: Callable[[str], Exported]) -> None:
+    """In plain transformers; test_export.py has the other models."""
+    _, model, folder = exported(name)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    code = (
+        card.partition("```python\n")[2]
+        .partition("```")[0]
+        .replace('folder = "."', f"folder = {str(folder)!r}")
+    )
+    names: dict[str, Any] = {"CASES": CASES}
+    exec(re.sub(r"chats = \[.*?\n\]\n", "chats = CASES\n", code, flags=re.S), names)
+    assert names["rewards"].tolist() == pytest.approx(_scored(model, CASES), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sections", "qwen", "mistral"])
+def test_a_training_that_starts_from_an_export_reads_as_its_base_model_does(
+    name: str, exported: Callable[[str], Exported]
+) -> None:
+    base, _, folder = exported(name)
+    rows = [{"messages": chat, "text": text} for chat, text in CASES]
+    read = [
+        template_of(
+            load_tokenizer("tiny", str(path)),
+            architecture="causal",
+            ordinal=False,
+            max_length=512,
+            policy=True,
+        ).encode(rows)
+        for path in (base, folder)
+    ]
+    assert read[0] == read[1]

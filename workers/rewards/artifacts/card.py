@@ -141,7 +141,8 @@ def _what(config: Row, run: Row, report: Row | None, title: str | None, made: st
     tuning = {
         "frozen": "the head alone",
         "tuned": "all weights",
-        "lora": "LoRA adapters, merged, and the head",
+        "lora": f"LoRA adapters{', merged,' if report else ''} and the head",
+        "qlora": f"LoRA adapters beside weights of four bits{', merged,' if report else ''} and the head",
     }
     if run.get("tuning") in tuning:
         lines.append(

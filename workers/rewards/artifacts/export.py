@@ -64,8 +64,8 @@ def export_model(
     """Write OUT_DIR whole or not at all; `metrics` is the run's metrics.json, for the model card, as are `words`.
 
     Returns what was made: auto_class, architecture, trust_remote_code, probes and the largest difference of a score
-    on them, whether the chat template gives the same (`chat`, `plain`: see proof.Proof), and name, bytes and sha256 of
-    every file. Raises ExportError or ArtifactError.
+    on them, whether the chat template gives the same (`chat`, `plain`, `edges`: see proof.Proof), and name, bytes and
+    sha256 of every file. Raises ExportError or ArtifactError.
     """
     model, template, config = load_model(model_dir)
     _check_exportable(model, config)
@@ -107,6 +107,7 @@ def export_model(
             "max_difference": proof.difference,
             "chat": proof.chat,
             "plain": proof.plain,
+            "edges": proof.edges,
         }
         write_text(beside / "README.md", model_card(config, metrics, report, **words))
         report["files"] = {
@@ -197,28 +198,23 @@ def _language_model(model: RewardModel, about: dict[str, Any], tokenizer: Any) -
 def _sequence_classifier(model: RewardModel, about: dict[str, Any], tokenizer: Any) -> Any:
     """transformers' own class for the backbone's configuration, with the backbone's weights and the head's."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    from transformers.utils import logging
 
     backbone: Any = model.backbone
     assert model.head is not None
     config = copy.deepcopy(backbone.config)
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+    classifiers: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if type(config) not in classifiers:
         raise ExportError(
             f"transformers have no sequence classifier for a {config.model_type}, this model's base model; {REMEDY}"
         )
     config.update(_labels(1))
     config._attn_implementation = None
-    weights = backbone.state_dict() | {
-        f"score.{name}": value for name, value in model.head.state_dict().items()
+    classifier = classifiers[type(config)]
+    weights = {f"score.{name}": value for name, value in model.head.state_dict().items()} | {
+        f"{classifier.base_model_prefix}.{name}": value
+        for name, value in backbone.base_model.state_dict().items()
     }
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()  # it would warn that the LM head is not used
-    try:
-        exported: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)].from_pretrained(
-            None, config=config, state_dict=weights, dtype=torch.float32
-        )
-    finally:
-        logging.set_verbosity(before)
+    exported: Any = classifier.from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32)
     score = getattr(exported, "score", None)
     if not isinstance(score, torch.nn.Linear) or score.bias is not None:
         raise ExportError(

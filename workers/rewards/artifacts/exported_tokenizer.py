@@ -20,11 +20,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..text.chat import ChatTemplate
 from ..text.sections import RESPONSE_HEADER, Template
 from . import tokenization_caliper
 
 PAD = "<|caliper_pad|>"
-CHAT = "chat-1"
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 # text/sections.py as a chat template. A run of ### gets its backslash as there, through two characters that no text
@@ -91,7 +91,7 @@ def exported_tokenizer(template: Template) -> Any:
     chat_template = None
     if not encoder:
         chat_template = _chat_template(template)
-        if not is_chat(template):
+        if not isinstance(template, ChatTemplate):
             core.pre_tokenizer = _pieces_apart(template, core)
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -105,11 +105,6 @@ def exported_tokenizer(template: Template) -> Any:
         model_input_names=["input_ids", "attention_mask"]
         + ([] if template.pool_prompt else ["token_type_ids"]),
     )
-
-
-def is_chat(template: Template) -> bool:
-    """Whether the model reads its base model's own chat template."""
-    return bool(template.describe()["name"] == CHAT)
 
 
 def ends_at_response(template: Template) -> bool:
@@ -129,6 +124,9 @@ def save_tokenizer(tokenizer: Any, template: Template, folder: Path) -> None:
         shutil.copy(str(tokenization_caliper.__file__), folder / "tokenization_caliper.py")
         config["auto_map"] = {"AutoTokenizer": [None, "tokenization_caliper.CaliperTokenizer"]}
         config["reads_response"] = ends_at_response(template)
+        # what a training that starts from this folder reads (models/load.py)
+        own = template.tokenizer.get_chat_template() if isinstance(template, ChatTemplate) else None
+        config["base_chat_template"] = own
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -141,7 +139,7 @@ def _post_processor(template: Template, core: Any) -> Any:
     """The frame around `tokenizer(prompt, response)`; a chat template spells all of its own tokens, so none there."""
     from tokenizers import processors
 
-    if is_chat(template):
+    if isinstance(template, ChatTemplate):
         return processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:0", special_tokens=[])
     pieces = dict(zip(("START", "MIDDLE", "END"), template.frame, strict=True))
 
@@ -169,6 +167,8 @@ def _pieces_apart(template: Template, core: Any) -> Any:
 
     _, middle, end = template.frame
     frame = [template.tokenizer.decode(ids) for ids in (middle, end if template.ordinal else [])]
+    if core.normalizer is not None:
+        frame = [core.normalizer.normalize_str(text) for text in frame]
     apart = [pre_tokenizers.Split(text, "isolated") for text in frame if text]
     return pre_tokenizers.Sequence([*apart, *([core.pre_tokenizer] if core.pre_tokenizer else [])])
 
@@ -176,29 +176,32 @@ def _pieces_apart(template: Template, core: Any) -> Any:
 def _chat_template(template: Template) -> str:
     start, _, end = template.frame
     decode = template.tokenizer.decode
-    if not is_chat(template):
-        read = "" if ends_at_response(template) else decode(end)
-        words = {"START": decode(start), "HEADER": RESPONSE_HEADER, "END": read}
-        return "".join(_set(name, text) for name, text in words.items()) + SECTIONS.strip()
-    own: str = template.tokenizer.chat_template
-    if not template.ordinal and not ends_at_response(template):
-        return own
+    if isinstance(template, ChatTemplate):
+        return _own_chat_template(template)
+    read = "" if ends_at_response(template) else decode(end)
+    words = {"START": decode(start), "HEADER": RESPONSE_HEADER, "END": read}
+    return "".join(_set(name, text) for name, text in words.items()) + SECTIONS.strip()
+
+
+def _own_chat_template(template: ChatTemplate) -> str:
+    """The base model's chat template, but its last assistant turn ends where the head reads."""
+    own = template.tokenizer.get_chat_template()
+    if template.reads == "turn" and not template.ordinal:
+        return str(own)
+    eos = template.tokenizer.eos_token
     return (
-        _set("CALIPER_TAIL", _tail(template))
-        + _set("CALIPER_END", decode(end) if template.ordinal else "")
+        _set("caliper_tail", _tail(template))
+        + _set("caliper_end", template.suffix)
+        + ("" if eos is None else _set("eos_token", eos))  # the exported tokenizer's may be another
         + "{% set caliper_text +%}"
         + own.removesuffix("\n")  # as Jinja does at a template's end
         + "{%+ endset %}"
-        "{{- caliper_text.removesuffix(CALIPER_TAIL) + CALIPER_END"
+        "{{- caliper_text.removesuffix(caliper_tail) + caliper_end"
         " if messages and messages[-1].role == 'assistant' and not add_generation_prompt else caliper_text -}}"
     )
 
 
-def _set(name: str, text: str) -> str:
-    return "{%- set " + f"{name} = {json.dumps(text, ensure_ascii=False)}" + " -%}"
-
-
-def _tail(template: Template) -> str:
+def _tail(template: ChatTemplate) -> str:
     """What the base model's chat template writes after the last response."""
     said = "A response."
     turns = [{"role": "user", "content": "A request."}, {"role": "assistant", "content": said}]
@@ -210,10 +213,10 @@ def _turns_end(template: Template) -> str | None:
     """The token that ends a turn, where it may pad because no head reads it."""
     if not ends_at_response(template):
         return None
-    tokenizer = template.tokenizer
-    if not is_chat(template):
-        end: str | None = tokenizer.eos_token
-        return end
-    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    tail = tokenizer(_tail(template), add_special_tokens=False)["input_ids"]
-    return next((tokenizer.convert_ids_to_tokens(token) for token in tail if token in special), None)
+    told = template.end_of_turn if isinstance(template, ChatTemplate) else None
+    end: str | None = told or template.tokenizer.eos_token
+    return end
+
+
+def _set(name: str, text: str) -> str:
+    return "{%- set " + f"{name} = {json.dumps(text, ensure_ascii=False)}" + " -%}"

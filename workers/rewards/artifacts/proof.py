@@ -19,12 +19,14 @@ import torch
 
 from ..data.messages import Message, headings, spoken
 from ..models.reward_model import RewardModel
+from ..text.chat import ChatTemplate, tellings
 from ..text.digits import SCORE_SUFFIX
 from ..text.sections import MARKER, RESPONSE_HEADER, Encoded, Template, collate, plain
 from . import modeling_caliper
-from .exported_tokenizer import PAD, ends_at_response, is_chat
+from .exported_tokenizer import PAD, ends_at_response
 
 TOLERANCE = 1e-4  # of a score, or of its size where that is above 1; measured differences are about 1e-6
+AT_ONCE = 8  # texts: their logits over a large vocabulary are gigabytes
 REMEDY = "score this model with python -m workers.rewards.score"
 Row = dict[str, Any]
 
@@ -35,13 +37,16 @@ class ExportError(Exception):
 
 @dataclass(frozen=True)
 class Proof:
-    """`difference` is the largest of a score on `texts`. `chat`: the chat template gives the same ids. `plain`: so do
-    the text that it begins with add_generation_prompt and the response after it."""
+    """`difference` is the largest of a score on `texts`. `chat`: the chat template gives the same ids. `plain`: so does
+    the text that it writes before an empty response, and the response after it. `edges`: so they do of an empty
+    response and of one with white space at its ends, which some templates drop and some tokenizers join with the frame.
+    """
 
     texts: int
     difference: float
     chat: bool = False
     plain: bool = False
+    edges: bool = False
 
 
 def probes(tokenizer: Any) -> list[Row]:
@@ -90,32 +95,35 @@ def probes(tokenizer: Any) -> list[Row]:
 @torch.no_grad()
 def prove(model: RewardModel, template: Template, folder: Path) -> Proof:
     """Compare folder and program. Raises ExportError where they differ."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
 
     rows = probes(template.tokenizer)
     encoded = template.encode(rows)
     kept = [number for number, row in enumerate(encoded) if not row.truncated]
     rows, encoded = [rows[number] for number in kept], [encoded[number] for number in kept]
-    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(folder)
-    if not is_chat(template):
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    if not isinstance(template, ChatTemplate):
         _same_ids(template, tokenizer, rows, encoded)
+    paths = () if template.architecture == "encoder" else _chat_paths(template, tokenizer, rows, encoded)
     exported = _loaded(model, folder)
-    device = next(model.parameters()).device
-    ours = model(*collate(encoded, device)).reshape(len(rows), -1)
-    # an encoder's types are its tokenizer's, compared above
-    read = [_framed(template, tokenizer, row) for row in rows] if model.architecture == "encoder" else None
-    scores = _scores(exported, template, tokenizer, read or [{"input_ids": list(row.ids)} for row in encoded])
-    difference = _largest(scores, ours)
-    if model.architecture == "encoder":
-        return Proof(len(rows), difference)
-    chat, joined = _chat_path(template, tokenizer, rows, encoded)
-    if ends_at_response(template):
-        ends = [
-            {"input_ids": [*row.ids[: len(row) - row.after], *[tokenizer.pad_token_id] * (1 + n % 2)]}
-            for n, row in enumerate(encoded)
-        ]
-        difference = max(difference, _largest(_scores(exported, template, tokenizer, ends), ours))
-    return Proof(len(rows), difference, chat, joined)
+    differences = []
+    for begin in range(0, len(rows), AT_ONCE):
+        part = slice(begin, begin + AT_ONCE)
+        ours = model(*collate(encoded[part], exported.device)).reshape(len(rows[part]), -1)
+        read = [_read(template, tokenizer, *pair) for pair in zip(rows[part], encoded[part], strict=True)]
+        differences.append(_largest(_scores(exported, template, tokenizer, read), ours))
+    return Proof(len(rows), max(differences), *paths)
+
+
+def _read(template: Template, tokenizer: Any, row: Row, encoded: Encoded) -> dict[str, Any]:
+    """What the folder's model is given: the ids compared before, with none to two end tokens where none is read. An
+    encoder needs its tokenizer's types."""
+    if template.architecture == "encoder":
+        return _framed(template, tokenizer, row)
+    if not ends_at_response(template):
+        return {"input_ids": list(encoded.ids)}
+    ends = [tokenizer.pad_token_id] * (len(encoded) % 3)
+    return {"input_ids": [*encoded.ids[: len(encoded) - encoded.after], *ends]}
 
 
 def _framed(template: Template, tokenizer: Any, row: Row) -> dict[str, Any]:
@@ -137,37 +145,43 @@ def _otherwise(template: Template, row: Row) -> str:
     return f"a plain {name} does not tokenise {row['text'][:40]!r} as this program does; {REMEDY}"
 
 
-def _chat_path(
+def _chat_paths(
     template: Template, tokenizer: Any, rows: Sequence[Row], encoded: Sequence[Encoded]
-) -> tuple[bool, bool]:
-    """Whether the chat template's text gives the same ids, and the same text where prompt and response are joined.
-
-    Of a base model's own template it must. Of sections it can't where a tokenizer treats a text's beginning apart.
+) -> tuple[bool, bool, bool]:
+    """Proof's `chat`, `plain` and `edges`. Raises ExportError where a base model's own chat template reads otherwise;
+    sections may, where a tokenizer treats a text's beginning apart.
     """
-    from jinja2 import TemplateError
-
+    own = isinstance(template, ChatTemplate)
     markers = [token.content for token in tokenizer.added_tokens_decoder.values()]
-    same, joined = [], []
+    chat, joined, edges = [], [], []
     for row, expected in zip(rows, encoded, strict=True):
         said = "\n".join([row["text"], *headings(row["messages"]), *map(spoken, row["messages"])])
-        if any(marker in said for marker in markers) or (not is_chat(template) and _rare_marker(said)):
+        unseen = template.ordinal and MARKER.search(said) if own else _rare_marker(said)
+        # notes: what the template has no words for is told to it in other turns (chat.py)
+        if unseen or any(marker in said for marker in markers) or (own and template.notes([row])):
             continue
-        answer = {"role": "assistant", "content": row["text"]}
-        tools = row["tools"] or None
-        try:
-            text = tokenizer.apply_chat_template([*row["messages"], answer], tools=tools, tokenize=False)
-            if row["messages"]:
-                begun = tokenizer.apply_chat_template(
-                    row["messages"], tools=tools, tokenize=False, add_generation_prompt=True
-                )
-                joined.append(text == begun + row["text"])
-        except (TemplateError, TypeError):
-            continue  # this program tells such a conversation otherwise (chat.py)
+        messages, tools = (
+            next(tellings(row["messages"], row["tools"])) if own else (row["messages"], row["tools"])
+        )
+
+        begun, text = (
+            tokenizer.apply_chat_template(
+                [*messages, {"role": "assistant", "content": answer}], tools=tools or None, tokenize=False
+            )
+            for answer in ("", row["text"])
+        )
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        same.append(ids == list(expected.ids[: len(expected) - expected.after]))
-        if not same[-1] and is_chat(template):
-            raise ExportError(_otherwise(template, row))
-    return bool(same) and all(same), bool(same) and all(same) and all(joined)
+        same = ids == list(expected.ids[: len(expected) - expected.after])
+        one = text == begun + (row["text"] if own else plain(row["text"]))
+        if row["text"] and row["text"] == row["text"].strip():
+            chat.append(same)
+            joined.append(one)
+            if own and not same:
+                raise ExportError(_otherwise(template, row))
+        else:
+            edges.append((same, one))
+    begins = all(chat) and all(joined)
+    return all(chat), begins, all(same and (one or not begins) for same, one in edges)
 
 
 def _rare_marker(text: str) -> bool:

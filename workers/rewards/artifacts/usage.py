@@ -120,12 +120,12 @@ GRPOTrainer(model=policy, reward_funcs=folder, args=GRPOConfig(output_dir="out")
 
 _MESSAGES = "The column `prompt` holds lists of messages; TRL writes them with this folder's chat template."
 _JOINED = (
-    " A prompt may also be a text that ends where the response begins: `tokenizer.apply_chat_template(messages, "
-    "tokenize=False, add_generation_prompt=True)` by this folder's tokenizer."
+    " A prompt may also be a text that ends where the response begins: `tokenizer.apply_chat_template([*messages, "
+    '{"role": "assistant", "content": ""}], tokenize=False)` by this folder\'s tokenizer.'
 )
 _WITHOUT_END = (
-    " Prompts that are texts score otherwise: this model reads its score at the token that ends a turn, and TRL takes "
-    "it off such completions."
+    " Prompts that are texts score otherwise: this model reads its score where a turn ends, and TRL takes the end off "
+    "such completions."
 )
 
 _OPENRLHF = """\
@@ -143,17 +143,23 @@ _SERVED = (
     "at the policy's end token and gets numbers that mean nothing."
 )
 _SERVED_END = (
-    "The score is read at the end token of its queries; of a response that was cut off it means less."
+    "The score is read at the very end of what the chat template writes. A query that ends otherwise, such as of a "
+    "response that was cut off, scores otherwise."
 )
 _SAME_FRAME = " The policy's prompts have to be written with this folder's chat template."
 
+_EDGES = (
+    "White space at a response's ends can change a score here: the chat template drops it, or the tokenizer joins it "
+    "with what stands around."
+)
 _SPELLED = (
     "These programs, and the code above, read a special token that a message or a response spells out as that token. "
     "`python -m workers.rewards.score` reads it as text."
 )
 _SPELLED_SECTIONS = (
     "These programs read a special token that a message or a response spells out as that token. The code above, and "
-    "`python -m workers.rewards.score`, read it as text."
+    "`python -m workers.rewards.score`, read it as text. They also escape a run of ### in a response (`plain`), which "
+    "is read as it stands where the prompt is given as a text."
 )
 _APART = (
     "Programs that join prompt and response to one text before they tokenise it, as TRL and OpenRLHF do, can't be "
@@ -241,5 +247,6 @@ def _elsewhere(config: Row, report: Row) -> list[str]:
     return [
         _TRL.format(prompts=_MESSAGES + joined),
         _OPENRLHF.format(length=config["max_length"], queries=served + _SAME_FRAME),
+        *([] if report.get("edges") else [_EDGES]),
         spelled,
     ]

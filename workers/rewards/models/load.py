@@ -44,6 +44,8 @@ def load_tokenizer(name: str, path: str, revision: str | None = None) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
     except Exception as error:
         raise unloadable(name, error) from None
+    if "base_chat_template" in tokenizer.init_kwargs:  # a Caliper export, whose own ends where its head reads
+        tokenizer.chat_template = tokenizer.init_kwargs.pop("base_chat_template")
     markers = [
         token
         for token in getattr(tokenizer, "added_tokens_decoder", {}).values()
