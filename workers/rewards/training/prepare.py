@@ -238,9 +238,9 @@ def join(run: Run) -> None:
     gc.collect()
     if not run.team.first:
         return
-    backbone = backbone_of(run.config, run.source, run.config.backbone, run.team.device)
     data, device = run.loss.data, run.team.device
-    run.model = untrained(backbone, run.texts.template.digit_ids, run.config, data, device)
+    backbone = backbone_of(run.config, run.base, device)
+    run.model = untrained(backbone, run.texts.template.digit_ids, run.config, data, device, run.start)
     with torch.no_grad():
         for name, value in learned(run.model):
             value.copy_(found.pop(name))
