@@ -13,16 +13,25 @@ from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from tests.corpus.test_pages import settings_of
+from tests.rewards.models.test_architectures import REFUSED
 from webapp.accounts.models import User
 from webapp.corpus.base_models import (
     REFUSAL,
     WHAT_TO_NAME,
+    FolderModel,
     base_model_choices,
     base_model_named,
     base_model_public,
+    folder_model,
 )
+from webapp.corpus.model_types import CAUSAL, ENCODER_DECODERS, ENCODERS
 from webapp.corpus.models import Project, Prompt
 from webapp.corpus.options import RunRefused
 from webapp.jobs import State
@@ -38,9 +47,17 @@ from webapp.training.services import (
 )
 from webapp.training.triggers import retrain_due
 from workers import exports, runs
+from workers.rewards.config import Refused
+from workers.rewards.models.base_models import Source
+from workers.rewards.models.kinds import look_at
 
 Make = Callable[..., Any]
 FAKE = Path(__file__).parent.parent / "workers" / "fake_train.py"
+REWARD_MODEL = {
+    "model_type": "qwen3",
+    "architectures": ["Qwen3ForSequenceClassification"],
+    "id2label": {"0": "REWARD"},
+}
 SPLIT = {"unit": "group", "held_out": ["g1"]}
 
 
@@ -204,6 +221,101 @@ def test_an_operators_folder_has_a_name_and_no_path(
     assert labelled.base_model == "folder:tiny"
     client.post(reverse("training:run-start", args=["capitals"]), {"method": "oprm", "base_model": path})
     assert TrainingRun.objects.get().config["base_model"] == "folder:tiny"
+
+
+# --- What a folder is ---
+
+KINDS: list[tuple[dict[str, Any], str | None, bool]] = [
+    ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, "causal", True),
+    ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "causal", True),
+    ({"model_type": "bert", "architectures": ["BertModel"]}, "encoder", True),
+    ({"model_type": "bert", "is_decoder": True}, "causal", True),
+    ({"model_type": "caliper_reward", "backbone": {"model_type": "bert"}}, "encoder", True),
+    ({**REWARD_MODEL, "tie_word_embeddings": True}, "causal", True),
+    ({**REWARD_MODEL, "tie_word_embeddings": False}, "causal", False),
+    (
+        {"model_type": "gemma3", "vision_config": {}, "text_config": {"model_type": "gemma3_text"}},
+        "causal",
+        True,
+    ),
+    ({"architectures": None}, None, True),
+]
+
+
+@pytest.mark.parametrize(("config", "backbone", "writes"), KINDS)
+def test_what_a_folder_is(tmp_path: Path, config: Any, backbone: str | None, writes: bool) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert folder_model(tmp_path) == FolderModel(backbone, writes)
+    if backbone is not None and config["model_type"] != "caliper_reward":
+        base = look_at("x", Source(str(tmp_path)))
+        assert base.architecture == backbone
+        assert base.architecture == "encoder" or base.writes == writes
+    (tmp_path / "config.json").write_text("[]")
+    assert folder_model(tmp_path) == folder_model(tmp_path / "elsewhere") == FolderModel()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_form_and_the_worker_refuse_the_same(name: str, tmp_path: Path) -> None:
+    """But for types that only transformers know."""
+    config, _ = REFUSED[name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = folder_model(tmp_path)
+    assert bool(found.refusal) != (name in ("CLIP", "Wav2Vec2", "unknown", "own code"))
+    assert found.backbone is None
+
+
+def test_the_form_and_the_worker_read_every_model_type_alike(tmp_path: Path) -> None:
+    """Of the types that both know: encoder, causal, or neither."""
+    known = {**MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, **MODEL_FOR_MASKED_LM_MAPPING_NAMES}
+    both = [kind for kind in ENCODERS | CAUSAL | ENCODER_DECODERS if kind in CONFIG_MAPPING]
+    assert len(both) > 150
+    unlike = {}
+    for kind in {*both, *known}:
+        try:
+            config = CONFIG_MAPPING[kind]()
+        except Exception:
+            continue  # one that can't be made without settings
+        config.save_pretrained(tmp_path)
+        try:
+            found: str | None = look_at("x", Source(str(tmp_path))).architecture
+        except Refused:
+            found = None
+        told = folder_model(tmp_path)
+        if (told.backbone or bool(told.refusal)) and told.backbone != found:
+            unlike[kind] = (told, found)
+    assert unlike == {}
+
+
+def test_a_folder_that_can_be_no_base_model_is_refused_beside_its_field(
+    labelled: Project, offered: Path, admin: User, client_of: Callable[[User], Client], sent: list[Any]
+) -> None:
+    client = client_of(admin)
+
+    def told(method: str, config: dict[str, Any], name: str = "config.json") -> str:
+        (offered / "tiny" / name).write_text(json.dumps(config))
+        page = client.post("/p/capitals/runs/start/", {"method": method, "base_model": "folder:tiny"})
+        assert page.status_code == 400
+        return " ".join(page.context["form"].errors["base_model"])
+
+    t5 = {"model_type": "t5", "is_encoder_decoder": True}
+    assert "folder:tiny can't be a base model. It is an encoder-decoder (t5). Choose" in told("bt", t5)
+    answer = client.post("/p/capitals/settings/", settings_of(labelled, base_model="folder:tiny"))
+    assert "encoder-decoder" in answer.content.decode()
+    for method in ("oprm", "rgft", "haf"):
+        untied = {**REWARD_MODEL, "tie_word_embeddings": False}
+        assert "folder:tiny is a reward model without" in told(method, untied)
+    (offered / "tiny" / "config.json").write_text('{"model_type": "bert"}')
+    answer = client.post("/p/capitals/settings/", settings_of(labelled, causal_base_model="folder:tiny"))
+    assert "folder:tiny is a text encoder: choose a causal language model" in answer.content.decode()
+    (offered / "tiny" / "model.safetensors").rename(offered / "tiny" / "pytorch_model.bin")
+    assert "weights are pickled" in told("bt", {"model_type": "bert"})
+    adapters = {"peft_type": "LORA", "base_model_name_or_path": "/srv/models/x"}
+    assert "does not name by a hub id" in told("bt", adapters, "adapter_config.json")
+    (offered / "tiny" / "adapter_config.json").write_text(
+        json.dumps({**adapters, "base_model_name_or_path": "org/x"})
+    )
+    assert base_model_named("folder:tiny") == "folder:tiny"
+    assert sent == []
 
 
 def test_the_data_folder_is_never_offered(settings: Any, data_dir: Path, alpha: ModelVersion) -> None:

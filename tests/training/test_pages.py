@@ -525,6 +525,19 @@ def test_the_log_can_be_read_whole(run: TrainingRun, admin_client: Client) -> No
     assert b"".join(response.streaming_content) == b"<script>alert(1)</script>\n"  # type: ignore[attr-defined]
 
 
+def test_the_page_names_the_base_model_and_its_commit(run: TrainingRun, admin_client: Client) -> None:
+    page = admin_client.get(url("run", run.pk)).content.decode()
+    assert "<dt>Base model</dt>" in page
+    assert "commit" not in page
+    TrainingRun.objects.update(
+        state=State.DONE,
+        config={**run.config, "base_model": "org/name@v2"},
+        metrics={"base_revision": "0123456789abcdef"},
+    )
+    page = " ".join(admin_client.get(url("run", run.pk)).content.decode().split())
+    assert 'org/name@v2 <small class="quiet" title="0123456789abcdef"> commit 01234567 </small>' in page
+
+
 def test_a_run_without_metrics_or_folder_has_a_page(run: TrainingRun, admin_client: Client) -> None:
     ModelVersion.objects.create(
         project=run.project,

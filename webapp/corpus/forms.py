@@ -8,9 +8,12 @@ from django.db.models import QuerySet
 
 from webapp.accounts.models import User
 from webapp.corpus.base_models import (
+    FOLDER,
     base_model_choices,
+    base_model_folder,
     base_model_named,
     base_model_public,
+    folder_model,
     version_named,
 )
 from webapp.corpus.models import Membership, Project
@@ -120,6 +123,10 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
             name = base_model_named(self.cleaned_data[field])
         except RunRefused as refusal:
             raise forms.ValidationError(str(refusal)) from None
+        if field == "causal_base_model" and name.startswith(FOLDER):
+            folder = base_model_folder(name)
+            if folder is not None and folder_model(folder).backbone == "encoder":
+                raise forms.ValidationError(f"{name} is a text encoder: choose a causal language model.")
         if version_named(name):
             # Retrains would pile up on each other, and which labels were held out would depend on all before.
             raise forms.ValidationError(

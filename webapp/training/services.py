@@ -20,9 +20,10 @@ from webapp.corpus.base_models import (
     FOLDER,
     REFUSAL,
     STARTER,
+    FolderModel,
     base_model_folder,
     base_model_named,
-    folder_backbone,
+    folder_model,
     version_named,
 )
 from webapp.corpus.counters import judged_by_person
@@ -77,11 +78,18 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
 
     default_base = project.causal_base_model if method == Method.HAF else project.base_model
     base_model = base_model_named(str(options.get("base_model", default_base)))
-    backbone = _backbone(project, base_model)
+    known = _known_base(project, base_model)
+    backbone = known.backbone
     if method == Method.HAF and backbone == "encoder":
         raise RunRefused(
             f"HaF-RM needs a causal language model, and {base_model} is a text encoder. "
             f"Name a causal one, or “{STARTER}” for a tiny one made from this project's texts.",
+            "base_model",
+        )
+    if method in (Method.HAF, Method.OPRM, Method.RGFT) and backbone == "causal" and not known.writes:
+        raise RunRefused(
+            f"{Method(method).label} needs a language model's own head, and {base_model} is a reward model without. "
+            "Choose the language model that it was made from, or Bradley-Terry.",
             "base_model",
         )
     config: dict[str, Any] = {
@@ -145,23 +153,23 @@ def base_folder(project: Project, name: str) -> Path | None:
     return base_model_folder(named) if named.startswith(FOLDER) else None
 
 
-def _backbone(project: Project, base_model: str) -> str | None:
-    """ "encoder" or "causal" where it is known without loading the model. Raises RunRefused as base_folder.
+def _known_base(project: Project, base_model: str) -> FolderModel:
+    """What is known of a base model without loading it. Raises RunRefused as base_folder.
 
     Of a hub id it is known once a version was made from it.
     """
     if base_model in ENCODERS:
-        return "encoder"
+        return FolderModel("encoder")
     if base_model == STARTER:
-        return "causal"
+        return FolderModel("causal")
     if base_model.startswith(FOLDER):
         folder = base_model_folder(base_model)
-        return folder_backbone(folder) if folder is not None else None
-    version = version_start(project, base_model)
-    if version is None:
-        version = ModelVersion.objects.filter(run__config__base_model=base_model).first()
+        return folder_model(folder) if folder is not None else FolderModel()
+    start = version_start(project, base_model)
+    version = start or ModelVersion.objects.filter(run__config__base_model=base_model).first()
     backbone = version.artifact.get("backbone") if version is not None else None
-    return backbone if backbone in ("encoder", "causal") else None
+    writes = start is None or folder_model(start.path).writes
+    return FolderModel(backbone if backbone in ("encoder", "causal") else None, writes)
 
 
 def _tuning(project: Project, method: str, base_model: str, backbone: str | None, asked: str | None) -> str:

@@ -208,6 +208,7 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
         "rows": metric_rows(run.metrics, other.metrics if other else None),
         "config": sorted(public_config(run.config).items()),
         "preset": preset_words(run.method, run.config),
+        "base_model": public_config(run.config)["base_model"],
         "no_pairs": not (run.metrics.get("held_out") or {}).get("pairs"),
         "token": change_token(seen),
     }

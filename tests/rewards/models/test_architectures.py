@@ -185,7 +185,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "BART": ({"model_type": "bart", "architectures": ["BartForCausalLM"]}, "is an encoder-decoder"),
     "Qwen2.5-VL": (
-        {"model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"]},
+        {
+            "model_type": "qwen2_5_vl",
+            "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+            "vision_config": {"depth": 2},
+        },
         "also reads images or sound (Qwen2_5_VLForConditionalGeneration)",
     ),
     "CLIP": (

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from workers.rewards.artifacts.card import _base
 from workers.rewards.artifacts.save import CONFIG_NAME, HEAD_NAME, read_config
@@ -108,6 +110,46 @@ def test_a_revision_is_the_commit_that_was_loaded(
     assert _base(config) == f"org/name, revision `{commit}`"
     with pytest.raises(Refused, match="'org/none' can't be loaded"):
         look_at("org/none", Source("org/none"))
+
+
+def test_adapters_of_the_hub_lie_over_a_model_of_the_hub(
+    for_people: Callable[..., None], tiny_lm: Path, make_run: MakeRun, hub: Callable[..., str], tmp_path: Path
+) -> None:
+    """Both at their commits, and what is trained names the adapters'."""
+    wrapper: Any = peft.get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_lm), peft.LoraConfig(r=2, target_modules="all-linear")
+    )
+    wrapper.peft_config["default"].base_model_name_or_path = "org/lm"
+    wrapper.peft_config["default"].revision = "v1"
+    wrapper.save_pretrained(tmp_path / "adapters")
+    below, above = hub(tiny_lm, "org/lm", "v1"), hub(tmp_path / "adapters", "org/adapters")
+    for_people()
+    base = look_at("org/adapters", find_base("org/adapters", tmp_path))
+    assert (base.source, base.adapters) == (Source("org/lm", below), Source("org/adapters", above))
+    run = make_run("org/adapters", "bt", epochs=1)
+    assert train(run)["base_revision"] == above
+    (tmp_path / "adapters" / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": "org/absent"})
+    )
+    hub(tmp_path / "adapters", "org/stray")
+    with pytest.raises(
+        Refused, match="'org/stray' is adapters over 'org/absent': base model 'org/absent' can't be"
+    ):
+        look_at("org/stray", Source("org/stray"))
+
+
+def test_pickles_of_the_hub_are_refused_with_what_to_do(
+    tiny_encoder: Path, hub: Callable[..., str], tmp_path: Path
+) -> None:
+    """Before any of them is fetched."""
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_encoder, folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    hub(folder, "org/old")
+    with pytest.raises(
+        Refused, match=r"'org/old' has pickled .* name a revision with model\.safetensors .* python -c"
+    ):
+        look_at("org/old", Source("org/old"))
 
 
 def test_no_artifact_tells_the_base_models_path(tiny_encoder: Path, make_run: MakeRun) -> None:

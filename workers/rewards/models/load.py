@@ -133,7 +133,7 @@ def _merged(base: Base, backbone: nn.Module) -> nn.Module:
     weights = {name: value for name, value in weights.items() if name.split(".")[2] not in HEADS}
     try:
         wrapper: Any = get_peft_model(backbone, LoraConfig(**base.lora))
-        result = set_peft_model_state_dict(wrapper, weights)
+        result: Any = set_peft_model_state_dict(wrapper, weights)
         lacking = [name for name in result.missing_keys if "lora_" in name]
         if result.unexpected_keys or lacking:
             raise ValueError(f"no place for {[*result.unexpected_keys, *lacking][0]}")
