@@ -78,7 +78,14 @@ def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
     resumed = kept and run.snapshot is not None
     if not resumed:
         # What an earlier attempt said is of no use now.
-        fresh = {"step": 0, "total": 0, "loss": None, "tokens_per_second": None, "overall": 0}
+        fresh = {
+            "step": 0,
+            "total": 0,
+            "loss": None,
+            "tokens_per_second": None,
+            "overall": 0,
+            "tracking_url": "",
+        }
         run.proceed(phase="taking a snapshot", **fresh)
         with life.alive(run):
             run.snapshot = snapshot_take(project=run.project)
@@ -155,7 +162,7 @@ def folder_write(run: TrainingRun, *, resumed: bool) -> None:
             "which takes a new snapshot."
         )
     if not resumed:
-        for name in ("checkpoint", "model", "snapshot"):
+        for name in ("checkpoint", "model", "snapshot", "tracking"):
             shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "snapshot").mkdir(exist_ok=True)
     for path in sorted(source.iterdir()):

@@ -40,6 +40,7 @@ from .progress import Progress, Stop, Stopped
 from .reliability import Reliability
 from .start import Start
 from .step import StepLoss
+from .tracking import refuse_tracker
 
 
 @dataclass
@@ -132,6 +133,7 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     refuse_flags()
     asked = RunConfig.read(run_dir / "config.json")
     refuse_optimizer(asked.optimizer)
+    refuse_tracker(asked.report_to)
     (run_dir / "error.json").unlink(missing_ok=True)
     base = base_of(asked, run_dir)
     labels = divide(read_snapshot(run_dir / "snapshot"), asked)
@@ -387,7 +389,7 @@ def make_trainable(model: RewardModel, config: ResolvedConfig, data: TrainingDat
     """Which weights learn, and the thresholds that the labels need."""
     if config.dropout is not None:
         set_dropout(model.backbone, config.dropout)
-    if config.gradient_checkpointing:
+    if config.gradient_checkpointing or config.shard:
         model.checkpoint_gradients()
     if config.tuning == "lora":
         model.add_lora(config)
