@@ -147,7 +147,7 @@ def _passed(name: str) -> bool:
 
 def environment(base_folders: Sequence[Path] = ()) -> dict[str, str]:
     """The child's: what a training needs of ours, as many threads as it may use cores, the parent it must not outlive,
-    and the only folders on this machine that its base model may be loaded from."""
+    and the only folders on this machine that a base model may be loaded from."""
     result = {name: value for name, value in os.environ.items() if _passed(name)}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     result.setdefault("OMP_NUM_THREADS", str(cores))
@@ -212,7 +212,14 @@ def supervise(
             _end(child)
 
 
-def supervise_job(job: Job, command: Sequence[str], *, folder: Path, stopping: Callable[[], bool]) -> int:
+def supervise_job(
+    job: Job,
+    command: Sequence[str],
+    *,
+    folder: Path,
+    stopping: Callable[[], bool],
+    base_folders: Sequence[Path] = (),
+) -> int:
     """`supervise` with its progress copied into the job's row; the exit status. Raises Stopped."""
     reason: Reason | None = None
 
@@ -226,7 +233,9 @@ def supervise_job(job: Job, command: Sequence[str], *, folder: Path, stopping: C
             reason = "cancelled" if job.asked_to_stop() else "shutdown" if stopping() else None
         return reason is None
 
-    status = supervise(command, folder=folder, cwd=settings.BASE_DIR, each_second=each_second)
+    status = supervise(
+        command, folder=folder, cwd=settings.BASE_DIR, each_second=each_second, base_folders=base_folders
+    )
     if reason is not None:
         raise Stopped(reason)
     return status

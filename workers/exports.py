@@ -15,6 +15,7 @@ from webapp import life
 from webapp.jobs import JobFailed, Stopped, carried
 from webapp.snapshots.exporting import zip_folder
 from webapp.training.models import ARCHIVE_FORMAT, ModelExport
+from workers.bases import base_linked
 from workers.child import explained_with_disk, log_tail, never, supervise
 from workers.results import BadResult, read_artifact
 
@@ -51,7 +52,7 @@ def _export(export: ModelExport, stopping: Callable[[], bool]) -> dict[str, Any]
         # Its remedy speaks of a run that has just ended.
         found = str(error).partition(" The old version")[0]
         raise JobFailed(f"{found} Restore it from a backup, or train it again.") from None
-    _convert(export, out, stopping)
+    _convert(export, out, stopping, base_linked(version))
     export.proceed(phase="zipping")
     files = [
         {"name": path.relative_to(out).as_posix(), "bytes": path.stat().st_size}
@@ -62,7 +63,7 @@ def _export(export: ModelExport, stopping: Callable[[], bool]) -> dict[str, Any]
     return {"format": ARCHIVE_FORMAT, "files": files, "archive_bytes": export.archive.stat().st_size}
 
 
-def _convert(export: ModelExport, out: Path, stopping: Callable[[], bool]) -> None:
+def _convert(export: ModelExport, out: Path, stopping: Callable[[], bool], bases: list[Path]) -> None:
     """workers.rewards.export in a child of its own, which also writes the model card."""
     version, folder = export.version, export.folder
     metrics = folder / "metrics.json"
@@ -79,7 +80,9 @@ def _convert(export: ModelExport, out: Path, stopping: Callable[[], bool]) -> No
         stopped = stopped or stopping() or not export.beat(phase="converting")
         return not stopped
 
-    status = supervise(command, folder=folder, cwd=settings.BASE_DIR, each_second=each_second)
+    status = supervise(
+        command, folder=folder, cwd=settings.BASE_DIR, each_second=each_second, base_folders=bases
+    )
     if stopped:
         raise Stopped("shutdown" if stopping() else "not ours")
     if status != 0:

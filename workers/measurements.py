@@ -11,6 +11,7 @@ from webapp import life
 from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.jobs import JobFailed, carried
 from webapp.limits import OUT_OF_MEMORY, memory_limited
+from workers.bases import base_linked
 from workers.child import explained_with_disk, log_tail, never, supervise_job
 from workers.results import BadResult, read_artifact
 from workers.rewards.data.benchmarks import FORMATS, read_benchmarks, subset_counts
@@ -94,7 +95,8 @@ def _measure(row: Measurement, stopping: Callable[[], bool]) -> dict[str, Any]:
         "--progress", str(folder / "progress.jsonl"),
         *(["--trained-on", str(snapshot)] if snapshot.is_dir() else []),
     ]  # fmt: skip
-    status = supervise_job(row, command, folder=folder, stopping=stopping)
+    bases = base_linked(version)
+    status = supervise_job(row, command, folder=folder, stopping=stopping, base_folders=bases)
     if status not in MEASURED:
         raise JobFailed(_failure(row, status))
     (result,) = json.loads(out.read_text(encoding="utf-8"))["benchmarks"]

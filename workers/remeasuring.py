@@ -14,6 +14,7 @@ from webapp import life
 from webapp.jobs import JobFailed, Stopped, carried, patiently
 from webapp.ratings.services import predictions_add
 from webapp.training.models import Remeasurement
+from workers.bases import base_linked
 from workers.child import explained_with_disk, log_tail, never, supervise_job
 from workers.results import read_metrics, read_predictions
 
@@ -66,7 +67,10 @@ def _measure(measurement: Remeasurement, stopping: Callable[[], bool]) -> None:
 def _supervised(measurement: Remeasurement, arguments: list[str], stopping: Callable[[], bool]) -> None:
     """Run the child. Raises Stopped, and JobFailed if it did not end well."""
     command = [*settings.MEASURE_COMMAND, *arguments]
-    status = supervise_job(measurement, command, folder=measurement.folder, stopping=stopping)
+    bases = base_linked(measurement.version)
+    status = supervise_job(
+        measurement, command, folder=measurement.folder, stopping=stopping, base_folders=bases
+    )
     if status != 0:
         lines = log_tail(measurement.folder, 12)
         refused = [line.removeprefix("refused: ") for line in lines if line.startswith("refused: ")]

@@ -19,7 +19,7 @@ from django.db import InterfaceError, OperationalError, transaction
 
 from webapp import life
 from webapp.corpus.base_models import STARTER
-from webapp.corpus.options import RunRefused
+from webapp.corpus.options import ADAPTED, RunRefused
 from webapp.jobs import JobFailed, Reason, Stopped, carried, old_connections_close, patiently
 from webapp.ratings.services import BadPredictions, predictions_store
 from webapp.snapshots.services import snapshot_take
@@ -35,6 +35,7 @@ from webapp.training.services import (
     version_publish,
     version_start,
 )
+from workers.bases import LINK, base_linked, is_starter, link_set, starter_kept
 from workers.child import NO_SPACE, explained_with_disk, log_tail, never, supervise
 from workers.results import BadResult, read_artifact, read_metrics, read_predictions
 
@@ -102,15 +103,16 @@ def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
     folder_write(run, resumed=resumed)
     if run.config["base_model"] == STARTER:
         _starter_build(run, stopping)
-    with _base_linked(folder, base):
-        status = _supervised(
-            run, [*settings.TRAIN_COMMAND, str(folder)], stopping, base_folders=[base] if base else []
-        )
+    with _base_linked(run, base, resumed=resumed) as (folders, kept_starter):
+        status = _supervised(run, [*settings.TRAIN_COMMAND, str(folder)], stopping, base_folders=folders)
     if status != 0:
         raise JobFailed(failure_text(folder, status))
+    if kept_starter is not None and kept_starter != folder / LINK:
+        starter_kept(folder, kept_starter)
     try:
         with life.alive(run):
             version = _publish(run)
+            base_linked(version)
     except (BadResult, BadPredictions):
         # Without this file the result is made again when the run is resumed.
         (folder / "metrics.json").unlink(missing_ok=True)
@@ -131,14 +133,30 @@ def _base_folder(run: TrainingRun) -> Path | None:
 
 
 @contextlib.contextmanager
-def _base_linked(folder: Path, base: Path | None) -> Iterator[None]:
-    """RUN_DIR/base leads to the base model while the child works: config.json and what is made of it tell no path."""
-    link = folder / "base"
-    link.unlink(missing_ok=True)
+def _base_linked(
+    run: TrainingRun, base: Path | None, *, resumed: bool
+) -> Iterator[tuple[list[Path], Path | None]]:
+    """RUN_DIR/base leads to the base model while the child works: config.json and what is made of it tell no path.
+
+    Yields the folders that the child may load from, and the starter's kept files where the adapters will lie over them.
+    """
+    link, name = run.folder / LINK, run.config["base_model"]
+    adapted = run.config["tuning"] in ADAPTED
+    if base is not None and name == STARTER and adapted:
+        here = link.is_dir() and not link.is_symlink()
+        kept = link if resumed and here else starter_kept(run.folder, base)
+        yield [kept], kept
+        return
+    start = version_start(run.project, name)
+    below = [] if start is None else base_linked(start)
+    if link.is_symlink():
+        link.unlink()
+    shutil.rmtree(link, ignore_errors=True)
     if base is not None:
-        link.symlink_to(base.resolve(), target_is_directory=True)
+        link_set(link, base)
     try:
-        yield
+        over_starter = start is not None and adapted and is_starter(start)
+        yield [*([] if base is None else [base]), *below], below[0] if over_starter else None
     finally:
         link.unlink(missing_ok=True)
 

@@ -7,9 +7,11 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from webapp.jobs import JobFailed
 from webapp.paths import without_paths
 from webapp.ratings import trying
 from webapp.training.models import ModelVersion
+from workers.bases import base_linked
 
 if TYPE_CHECKING:
     from workers.rewards.models.reward_model import RewardModel
@@ -68,7 +70,8 @@ def forget() -> None:
 def _scored(asked: dict[str, Any]) -> list[dict[str, Any]]:
     from workers.rewards.score import score_and_claim
 
-    version = ModelVersion.objects.get(pk=asked["version"])
+    version = ModelVersion.objects.select_related("run", "project").get(pk=asked["version"])
+    base_linked(version)
     model, template = loaded(version.path)
     responses = [
         {"response_id": str(number), "messages": asked["messages"], "tools": [], "text": text}
@@ -92,9 +95,10 @@ def loaded(folder: Path) -> "tuple[RewardModel, Template]":
 
 
 def _words(error: Exception) -> str:
-    """What the page says: of a damaged folder which file, of everything else its kind alone (texts may be in it)."""
+    """What the page says: of a damaged folder which file, of a base model that it is gone, of everything else its kind
+    alone (texts may be in it)."""
     from workers.rewards.artifacts.save import ArtifactError
 
-    if isinstance(error, ArtifactError):
+    if isinstance(error, (ArtifactError, JobFailed)):
         return without_paths(str(error))
     return f"The worker failed on these texts ({type(error).__name__}); its log says more."

@@ -18,11 +18,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from workers.rewards.artifacts.adapters import describe_base, link_base
 from workers.rewards.artifacts.save import load_model, save_model
 from workers.rewards.config import Refused, RunConfig
 from workers.rewards.data.judgements import training_data
 from workers.rewards.data.snapshot import Snapshot, read_snapshot
 from workers.rewards.data.split import Split, held_out_rows, split_groups
+from workers.rewards.models.base_models import Source
 from workers.rewards.models.load import load_backbone, load_tokenizer
 from workers.rewards.models.predict import score_responses
 from workers.rewards.models.reward_model import RewardModel
@@ -207,7 +209,7 @@ def test_losses_and_metrics_do_not_depend_on_micro_batches(
 @pytest.mark.parametrize(
     ("method", "kind"), [("bt", "scalar"), ("oprm", "ordinal")], ids=["head", "no new head"]
 )
-def test_a_lora_model_saved_merged_and_loaded_by_a_fresh_process_scores_the_same(
+def test_a_lora_model_saved_and_loaded_by_a_fresh_process_scores_the_same(
     method: str, kind: str, tiny_lm: Path, tmp_path: Path
 ) -> None:
     """peft forgets a head that isn't named in modules_to_save; here adapters and head move, and both must arrive."""
@@ -222,9 +224,14 @@ def test_a_lora_model_saved_merged_and_loaded_by_a_fresh_process_scores_the_same
     model.eval()
     adapted = alone(model, template.encode(rows))
     assert (adapted - start).abs().max() > 0.1
-    save_model(tmp_path / "model", model, template, method=method, partition=(3, 6), base_model="tiny")
-    with safe_open(tmp_path / "model" / "model.safetensors", "pt") as saved:
-        assert not [name for name in saved.keys() if "lora" in name or "base_layer" in name]  # noqa: SIM118
+    base = Source(str(tiny_lm))
+    record = describe_base("folder:tiny", base, "float32")
+    save_model(
+        tmp_path / "model", model, template, method=method, partition=(3, 6), base_model="tiny", base=record
+    )
+    link_base(tmp_path, base)
+    with safe_open(tmp_path / "model" / "adapter_model.safetensors", "pt") as saved:
+        assert all("lora_" in name for name in saved.keys())  # noqa: SIM118
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = subprocess.run(
         [

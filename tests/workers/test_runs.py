@@ -352,9 +352,9 @@ def test_no_child_is_left_when_the_watcher_breaks(tmp_path: Path, quick: None) -
     pids: list[int] = []
 
     def broken(progress: object) -> bool:
-        if not (tmp_path / "pid").exists():
+        if not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             return True
-        pids.append(int((tmp_path / "pid").read_text() or 0))
+        pids.append(int((tmp_path / "pid").read_text()))
         raise KeyboardInterrupt
 
     script = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"

@@ -22,6 +22,11 @@ class Tuning(models.TextChoices):
     FROZEN = "frozen", "frozen base model, new head"
     TUNED = "tuned", "all weights"
     LORA = "lora", "LoRA adapters"
+    QLORA = "qlora", "LoRA adapters on a 4-bit base"
+
+
+ADAPTED = (Tuning.LORA, Tuning.QLORA)
+"""Adapters learn, over a causal base model that stays as it is."""
 
 
 BOUNDS: dict[str, tuple[float, float]] = {

@@ -18,6 +18,8 @@ OWN = ("lock", "logs", "redis", "secret_key", "sign-ins.txt", "celerybeat-schedu
 # Work of a job that isn't done: it is made again.
 UNFINISHED = (".*", "*.part", "*.progress.json")
 UNFINISHED_IMPORT = "tmp*"
+# Leads to a base model, which may lie elsewhere and be large; it is set anew whenever a version needs it.
+BASE_LINK = "runs/*/base"
 
 
 def files_kept(root: Path) -> Iterator[tuple[str, Path]]:
@@ -38,6 +40,8 @@ def _is_own(entry: Path) -> bool:
 
 def _walk(path: Path, name: str) -> Iterator[tuple[str, Path]]:
     if any(fnmatch.fnmatch(path.name, pattern) for pattern in UNFINISHED):
+        return
+    if path.is_symlink() and fnmatch.fnmatch(name, BASE_LINK):
         return
     if path.is_dir():
         if name.startswith("imports/") and fnmatch.fnmatch(path.name, UNFINISHED_IMPORT):

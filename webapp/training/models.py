@@ -289,6 +289,15 @@ class ModelVersion(models.Model):
             return {}
         return found if isinstance(found, dict) else {}
 
+    @property
+    def adapter_shape(self) -> dict[str, int]:
+        """lora_rank and lora_alpha of a version that is adapters over a base model; empty for whole weights."""
+        try:
+            found = json.loads((self.path / "adapter_config.json").read_text(encoding="utf-8"))
+            return {"lora_rank": int(found["r"]), "lora_alpha": int(found["lora_alpha"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
     def replaced(self) -> "ModelVersion | None":
         """The version of its method that was promoted last before it. One query."""
         earlier = ModelVersion.objects.of_method(self.method).filter(

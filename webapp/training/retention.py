@@ -15,7 +15,10 @@ from webapp.training.services import project_lock
 
 
 def versions_packable(*, keep: int) -> list[ModelVersion]:
-    """Versions with weights that never served, start no other run, and have `keep` newer ones of their method."""
+    """Versions with weights that never served, start no other run, and have `keep` newer ones of their method.
+
+    The start of a run may also be the base model below its version's adapters, and of those that went on from it.
+    """
     starts: dict[int, set[str]] = {}
     bases = TrainingRun.objects.order_by().values_list("project_id", "config__base_model").distinct()
     for project, base in bases:
@@ -56,8 +59,11 @@ def versions_pack(*, keep: int) -> int:
 
 
 def weights_remove(version: ModelVersion) -> None:
-    """The model, what could continue its training, and its archives for download."""
-    for name in ("model", "checkpoint"):
-        shutil.rmtree(version.run.folder / name, ignore_errors=True)
+    """The model, what could continue its training, its starter's files, and its archives for download."""
+    for name in ("model", "checkpoint", "base"):
+        path = version.run.folder / name
+        if path.is_symlink():
+            path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
     for export in version.exports.all():
         export.archive.unlink(missing_ok=True)

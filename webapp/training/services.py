@@ -23,12 +23,14 @@ from webapp.corpus.base_models import (
     FolderModel,
     base_model_folder,
     base_model_named,
+    base_model_public,
     folder_model,
     version_named,
 )
 from webapp.corpus.counters import judged_by_person
 from webapp.corpus.models import Project, Response
 from webapp.corpus.options import (
+    ADAPTED,
     FOLDS,
     PRESETS,
     TRAINER_OPTIONS,
@@ -52,6 +54,10 @@ _GONE_REMEDY = "Restore the data folder from a backup, or train again."
 
 ENCODERS = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 """Base models known to be text encoders, so that a misfit is refused before a worker is asked."""
+
+
+class VersionRefused(Exception):
+    """A version that can't do what was asked of it; the message says why and what to do."""
 
 
 def label_counts(project: Project) -> tuple[int, int]:
@@ -113,6 +119,7 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
             "model, or leave cross-fitting out.",
             "crossfit",
         )
+    _check_rank(project, config)
     return config
 
 
@@ -137,6 +144,10 @@ def version_start(project: Project, name: str) -> ModelVersion | None:
             "would be new to it. Start from its base model.",
             "base_model",
         )
+    try:
+        version_base(version)
+    except VersionRefused as refusal:
+        raise RunRefused(f"It can't be a start: {refusal}", "base_model") from None
     return version
 
 
@@ -151,6 +162,37 @@ def base_folder(project: Project, name: str) -> Path | None:
     if (version := version_start(project, named)) is not None:
         return version.path
     return base_model_folder(named) if named.startswith(FOLDER) else None
+
+
+def version_base(version: ModelVersion) -> Path | None:
+    """Where the base model below a version's adapters lies; None where it needs no folder here: whole weights, the hub.
+
+    Raises VersionRefused where it is gone.
+    """
+    record = version.artifact.get("base")
+    if not isinstance(record, dict):
+        return None
+    kept = version.run.folder / "base"
+    if kept.is_dir() and not kept.is_symlink():
+        return kept  # a starter's own files (workers.bases): that may be made anew
+    name = str(record.get("name"))
+    found: Path | None = None
+    if name == STARTER:
+        found = starter_path(version.project)
+    elif name.startswith(FOLDER):
+        found = base_model_folder(name)
+    elif (named := version_named(name)) is not None:
+        method, number = named
+        below = ModelVersion.objects.filter(project=version.project_id, method=method, number=number).first()
+        found = None if below is None else below.path
+    elif base_model_public(name) == name:
+        return None
+    if found is None or not (found / "config.json").is_file():
+        raise VersionRefused(
+            f"{version} is adapters over {base_model_public(name)}, and that base model's files are gone. Put them "
+            "back, or train again."
+        )
+    return found
 
 
 def _known_base(project: Project, base_model: str) -> FolderModel:
@@ -177,13 +219,25 @@ def _tuning(project: Project, method: str, base_model: str, backbone: str | None
     if asked is not None and asked not in Tuning.values:
         raise RunRefused(f"Unknown tuning {asked!r}. Known: {', '.join(Tuning.values)}.", "tuning")
     causal = method == Method.HAF or backbone == "causal"
-    misfit = Tuning.FROZEN if causal else Tuning.LORA if backbone == "encoder" else None
-    if asked is not None and asked == misfit:
+    misfits = (Tuning.FROZEN,) if causal else ADAPTED if backbone == "encoder" else ()
+    if asked is not None and asked in misfits:
         what = "a causal language model" if causal else "a text encoder"
-        fitting = " or ".join(tuning.value for tuning in Tuning if tuning != misfit)
+        fitting = " or ".join(tuning.value for tuning in Tuning if tuning not in misfits)
         raise RunRefused(f"{base_model} is {what}: choose {fitting} instead of {asked}.", "tuning")
     wanted = asked or project.tuning
-    return str(Tuning.TUNED if wanted == misfit else wanted)
+    return str(Tuning.TUNED if wanted in misfits else wanted)
+
+
+def _check_rank(project: Project, config: Mapping[str, Any]) -> None:
+    """Raises RunRefused where a version's adapters would go on with another rank or alpha than they have."""
+    version = version_start(project, config["base_model"]) if config["tuning"] in ADAPTED else None
+    for name, value in (version.adapter_shape if version is not None else {}).items():
+        if config.get(name) not in (None, value):
+            raise RunRefused(
+                f"{name} is {config[name]}, but the adapters of {config['base_model']}, which go on learning, have "
+                f"{value}. Leave {name} out, or start from the version's base model.",
+                name,
+            )
 
 
 def config_digest(config: dict[str, Any]) -> str:
@@ -349,10 +403,6 @@ def version_publish(
         gate_passed=word.passed,
         gate_reason=word.reason,
     )
-
-
-class VersionRefused(Exception):
-    """A version that can't do what was asked of it; the message says why and what to do."""
 
 
 @transaction.atomic

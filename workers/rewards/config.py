@@ -17,8 +17,9 @@ FORMAT = 1
 CODE_VERSION = "0.7.0"
 METHODS = ("bt", "clf", "oprm", "rgft", "haf")
 ORDINAL_METHODS = ("oprm", "rgft")
-TUNINGS = ("frozen", "tuned", "lora")
+TUNINGS = ("frozen", "tuned", "lora", "qlora")
 ADAPTED = ("lora", "qlora")  # tunings whose base model does not learn
+LORA_RANK, LORA_ALPHA = 16, 32
 OPTIMIZERS = ("adamw", "adamw_8bit")
 TRACKERS = ("none", "tensorboard", "trackio", "wandb", "mlflow")
 SHARDED = ("tuned", "lora")  # tunings whose weights can be divided among processes
@@ -63,7 +64,7 @@ class RunConfig:
     method: str = "bt"  # bt | clf | oprm | rgft | haf
     base_model: str = "all-MiniLM-L6-v2"  # packaged model, hub id or folder
     backbone: str = "auto"  # auto reads the base model's architecture
-    tuning: str = "tuned"  # frozen (encoder) | tuned | lora (causal)
+    tuning: str = "tuned"  # frozen (encoder) | tuned | lora, qlora (causal)
     partition: tuple[int, int] = (3, 6)  # highest bad rating, highest normal rating
     seed: int = 0
     snapshot_digest: str = ""
@@ -107,8 +108,8 @@ class RunConfig:
     token_budget: int | None = None  # of distinct responses in a step (not frozen); None: see with_budget
     micro_batch_tokens: int | None = None  # tokens of one forward pass; None: see with_budget
     head_hidden: int | None = None  # width of a hidden layer before the head, 0 for none
-    lora_rank: int = 16
-    lora_alpha: int = 32
+    lora_rank: int | None = None  # None: that of the adapters that go on, else LORA_RANK
+    lora_alpha: int | None = None  # likewise
     dropout: float | None = 0.0  # in the backbone while it is tuned; None: the base model's own
     # Keep layers' inputs only: less memory, a third more computing. None: where a GPU's memory asks for it.
     gradient_checkpointing: bool | None = None
@@ -265,6 +266,7 @@ class RunConfig:
         chosen = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         chosen |= {key: value for key, value in defaults.items() if chosen[key] is None}
         chosen |= {key: chosen[key] or 0 for key in ("token_budget", "micro_batch_tokens")}
+        chosen |= {"lora_rank": self.lora_rank or LORA_RANK, "lora_alpha": self.lora_alpha or LORA_ALPHA}
         chosen |= {"level_terms": self.levels_taught, "strength": self.strength_taught}
         if self.crossfit is None:
             chosen["crossfit"] = FOLDS if self.tuning == "frozen" and self.can_crossfit else 0
@@ -289,6 +291,8 @@ class ResolvedConfig(RunConfig):
     token_budget: int = 0
     micro_batch_tokens: int = 0
     head_hidden: int = 0
+    lora_rank: int = 0
+    lora_alpha: int = 0
     smoothness: float = 0.0
     crossfit: int = 0
 
@@ -376,6 +380,7 @@ TUNED_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
         "smoothness": 0.0,
     },
 }
+TUNED_DEFAULTS["causal", "qlora"] = TUNED_DEFAULTS["causal", "lora"]
 
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -31,6 +32,14 @@ def write_text(path: Path, text: str) -> None:
     beside.write_text(text, encoding="utf-8")
     fsync(beside)
     beside.replace(path)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under another name, or where the file system has no such links a copy."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def fsync(path: Path) -> None:

@@ -23,12 +23,13 @@ from typing import Any
 
 import torch
 
-from ..files import fsync, sha256_of, write_text
-from ..models.base_models import public_name
+from ..files import fsync, link_or_copy, sha256_of, write_text
+from ..models.base_models import LINK, hub_id, public_name
 from ..models.reward_model import RewardModel
 from ..scale import RATINGS
 from ..text.sections import Template
 from . import modeling_caliper
+from .adapters import pack_base
 from .card import model_card
 from .exported_tokenizer import exported_tokenizer, save_tokenizer, without_chat_template
 from .proof import REMEDY, ExportError, prove
@@ -41,18 +42,19 @@ TEMPLATES = ("encoder-1", "causal-1", "causal-2", "chat-1")
 def pack_model(
     model_dir: Path, out_dir: Path, metrics: dict[str, Any] | None = None, **words: str | None
 ) -> None:
-    """Write OUT_DIR: the model's own files, a card and the metrics; `words` are model_card's `title` and `made`."""
+    """Write OUT_DIR: the model's own files, a card and the metrics; `words` are model_card's `title` and `made`.
+
+    Adapters over a base model that is on no hub take it along as OUT_DIR/base. Raises ArtifactError where it is gone.
+    """
     config = json.loads((model_dir / CONFIG_NAME).read_text(encoding="utf-8"))
     # Versions of old have a path of their server in it.
     config["base_model"] = public_name(config.get("base_model"))
     out_dir.mkdir(parents=True)
     (out_dir / CONFIG_NAME).write_text(json.dumps(config, indent=1), encoding="utf-8")
     for name in config["files"]:
-        source, target = model_dir / Path(name).name, out_dir / Path(name).name
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
+        link_or_copy(model_dir / Path(name).name, out_dir / Path(name).name)
+    if (record := config.get("base")) is not None and hub_id(record["name"]) is None:
+        pack_base(model_dir, record, out_dir / LINK)
     (out_dir / "README.md").write_text(model_card(config, metrics, None, **words), encoding="utf-8")
     if metrics is not None:
         (out_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
@@ -67,10 +69,8 @@ def export_model(
     on them, whether the chat template gives the same (`chat`, `plain`, `edges`: see proof.Proof), and name, bytes and
     sha256 of every file. Raises ExportError or ArtifactError.
     """
-    model, template, config = load_model(model_dir)
+    model, template, config = load_model(model_dir, merged=True)
     _check_exportable(model, config)
-    model.float()  # adapters are merged exactly, and the folder scores in fp32 as here
-    model.merge_lora()
     beside = out_dir.with_name(f".{out_dir.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)

@@ -17,23 +17,22 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..config import Refused
+from ..config import Refused, RunConfig
 from ..files import fsync, sha256_of, write_text
-from ..models.base_models import public_name
+from ..models.base_models import hub_id, public_name
 from ..models.calibration import Calibration
 from ..models.load import load_backbone, load_tokenizer
+from ..models.lora import read_adapters, write_adapters
 from ..models.reward_model import RewardModel
 from ..scale import Partition
 from ..text.chat import described_template
 from ..text.sections import Template
+from .adapters import ArtifactError as ArtifactError
+from .adapters import load_below
 
 FORMAT = 1
 CONFIG_NAME = "reward_config.json"
 HEAD_NAME = "reward_head.safetensors"
-
-
-class ArtifactError(Exception):
-    """A model folder is missing, damaged or of another format; the message is one readable line."""
 
 
 def save_model(
@@ -45,18 +44,25 @@ def save_model(
     partition: tuple[int, int],
     base_model: str,
     base_revision: str | None = None,
+    base: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the model folder whole or not at all; returns reward_config.json's object.
 
-    "tie" and "temperature" are those that P(a preferred) is served with, after calibration.
+    "tie" and "temperature" are those that P(a preferred) is served with, after calibration. `base`: what adapters lie
+    over, from adapters.describe_base.
     """
-    model.merge_lora()
+    if (model.lora is None) != (base is None):
+        raise ValueError("a model with adapters is saved with its base's record, any other without")
     tie = None if model.tie is None else model.tie.item()
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     backbone: Any = model.backbone
-    backbone.save_pretrained(beside, safe_serialization=True)
+    if base is None:
+        backbone.save_pretrained(beside, safe_serialization=True)
+    else:
+        write_adapters(model.lora, beside, hub_id(base["name"]), base["revision"])
+        write_text(beside / "config.json", json.dumps(_plain(backbone.config), indent=1))
     template.tokenizer.save_pretrained(beside)
     if model.head is not None:
         head = {name: tensor.detach().cpu().contiguous() for name, tensor in model.head.state_dict().items()}
@@ -79,6 +85,7 @@ def save_model(
         "calibration": model.calibration.to_json(),
         "base_model": public_name(base_model),
         "base_revision": base_revision,
+        **({} if base is None else {"base": base}),
         "digest": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
         "files": files,
     }
@@ -93,9 +100,19 @@ def save_model(
     return config
 
 
-def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
-    """The model in eval mode, its template and reward_config.json's object. Raises ArtifactError."""
+def _plain(config: Any) -> dict[str, Any]:
+    """A backbone's configuration, for its tokenizer and for people; how it was loaded is no part of it."""
+    said: dict[str, Any] = config.to_dict()
+    return {key: value for key, value in said.items() if key not in ("quantization_config", "_name_or_path")}
+
+
+def load_model(folder: Path, *, merged: bool = False) -> tuple[RewardModel, Template, dict[str, Any]]:
+    """The model in eval mode, its template and reward_config.json's object. Raises ArtifactError.
+
+    Adapters lie over their base model, as they were measured; `merged` (for an export) folds them in, in fp32.
+    """
     config = read_config(folder)
+    record = config.get("base")
     for name, expected in config["files"].items():
         path = folder / name
         if not path.is_file():
@@ -106,7 +123,11 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
             )
     try:
         tokenizer = load_tokenizer(str(folder), str(folder))
-        backbone = load_backbone(str(folder), str(folder), config["backbone"])
+        if record is None:
+            dtype = torch.float32 if merged else None
+            backbone = load_backbone(str(folder), str(folder), config["backbone"], dtype)
+        else:
+            backbone = load_below(folder, record, exact=merged)
         ordinal = config["kind"] == "ordinal"
         template = described_template(
             tokenizer,
@@ -130,6 +151,10 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
             head_hidden=config["head_hidden"],
             digit_ids=template.digit_ids,
         )
+        if record is not None:
+            model.add_lora(RunConfig(), read_adapters(folder))
+            if merged:
+                model.merge_lora()
         if model.head is not None:
             tensors = load_file(folder / HEAD_NAME)
             if isinstance(model.head, torch.nn.Linear) and model.head.bias is None and "bias" in tensors:

@@ -78,6 +78,26 @@ def adapted(name: str, given: str, revision: str | None) -> Source:
     )
 
 
+def below(folder: Path, record: dict[str, Any]) -> Source:
+    """Where the base model below a Caliper version's adapters lies; `record` is reward_config.json's "base".
+
+    FOLDER/base comes first (a pack that needs nothing else), then FOLDER/../base (the run's), then the hub's commit.
+    Raises Refused.
+    """
+    name, allowed = public_name(record.get("name")), _allowed()
+    for place in (folder / LINK, folder.parent / LINK):
+        found = place.resolve()
+        within = allowed is None or found in allowed or found.is_relative_to(folder.resolve())
+        if within and (found / "config.json").is_file():
+            return Source(str(found))
+    if (hub := hub_id(name)) is not None and not os.path.lexists(hub):
+        return Source(hub, record.get("revision"))
+    raise Refused(
+        f"{folder} is adapters over the base model {name!r}, which is not there: put it (config.json and safetensors "
+        f"weights), or a link to it, at {folder / LINK} or {folder.parent / LINK}"
+    )
+
+
 def _allowed() -> list[Path] | None:
     """The folders that a worker allows; None without a worker."""
     text = os.environ.get(FOLDERS_VARIABLE)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Refused
-from .base_models import Source, adapted, unloadable
+from .base_models import Source, adapted, below, unloadable
 
 CALIPER = "caliper_reward"  # an encoder that Caliper exported, see artifacts/modeling_caliper.py
 PACK = "reward_config.json"
@@ -215,10 +215,14 @@ def writes(config: Any) -> bool:
 
 def _below(name: str, source: Source, settings: dict[str, Any]) -> Base:
     """The model below a folder of adapters, found by the rules of every base model. Raises Refused."""
-    given = str(settings.get("base_model_name_or_path") or "")
-    below = adapted(name, given, settings.get("revision"))
+    pack = read_json(source, PACK)
+    if record := (pack or {}).get("base"):
+        given, found = str(record.get("name")), below(Path(source.path), record)
+    else:
+        given = str(settings.get("base_model_name_or_path") or "")
+        found = adapted(name, given, settings.get("revision"))
     try:
-        base = look_at(given, below, may_be_adapters=False)
+        base = look_at(given, found, may_be_adapters=False)
     except Refused as error:
         raise Refused(f"base model {name!r} is adapters over {given!r}: {error}") from None
     if settings.get("peft_type") != "LORA":
@@ -243,7 +247,6 @@ def _below(name: str, source: Source, settings: dict[str, Any]) -> Base:
             f"{given!r} first (peft's merge_and_unload)"
         )
     saved = [key for key in settings.get("modules_to_save") or () if key not in HEADS]
-    pack = read_json(source, PACK)
     return replace(
         base,
         name=name,

@@ -14,6 +14,7 @@ from .attention import ATTENTION
 from .base_models import Source, unloadable
 from .distributed import default_device
 from .kinds import ADAPTER_WEIGHTS, CALIPER, HEADS, Base, load_config, local_file, look_at, read_json, writes
+from .lora import adapted, merged, prepared, quantising
 
 _MARKER = re.compile(r"<\S+>|\[\S+\]|\{\S+\}|<\|.+\|>")
 # The names of a text part's weights within a model that has more, and of an encoder's within a Caliper export.
@@ -63,11 +64,50 @@ def scoring_dtype(device: torch.device) -> torch.dtype | str:
     return torch.float32 if device.type == "cpu" else "auto"
 
 
-def load_base(base: Base, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The backbone of what look_at found, adapters merged into it in fp32. Raises Refused."""
-    loaded_as = dtype if base.adapters is None else torch.float32
-    backbone = _load(base.name, base.source, base.config, base.architecture, loaded_as)
-    return backbone if base.adapters is None else _merged(base, backbone).to(dtype)
+def load_base(base: Base, dtype: torch.dtype | str = torch.float32) -> nn.Module:
+    """The backbone of what look_at found, without adapters that lie over it. Raises Refused."""
+    return _load(base.name, base.source, base.config, base.architecture, dtype)
+
+
+def load_quantised(base: Base, device: torch.device) -> nn.Module:
+    """The same with its linear layers in 4 bits, on this device and frozen. Raises Refused."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    options = quantising(device)
+    return prepared(_load(base.name, base.source, base.config, base.architecture, dtype, **options))
+
+
+def load_merged(base: Base) -> nn.Module:
+    """The same with its adapters folded in, in fp32; all of it may learn. Raises Refused."""
+    backbone = load_base(base)
+    if base.adapters is None:
+        return backbone
+    try:
+        return merged(adapted(backbone, *load_adapters(base)))
+    except ValueError as error:
+        raise unfitting(base, error) from None
+
+
+def load_adapters(base: Base) -> tuple[Any, dict[str, torch.Tensor]]:
+    """LoraConfig and tensors of the adapters over a base model, without a head among them. Raises Refused."""
+    from peft import LoraConfig
+
+    assert base.adapters is not None
+    assert base.lora is not None
+    try:
+        tensors = _tensors(base.adapters, ADAPTER_WEIGHTS)
+        settings = LoraConfig(**base.lora)
+    except Exception as error:
+        raise unfitting(base, error) from None
+    return settings, {name: value for name, value in tensors.items() if name.split(".")[2] not in HEADS}
+
+
+def unfitting(base: Base, error: Exception) -> Refused:
+    """The refusal of adapters that don't fit what they are said to lie over."""
+    return Refused(
+        f"base model {base.name!r} is adapters that don't fit {base.source.path!r} "
+        f"({' '.join(str(error).split())[:200]}); give the model that they were trained on as base_model_name_or_path "
+        "in adapter_config.json"
+    )
 
 
 def load_backbone(
@@ -83,9 +123,11 @@ def load_backbone(
     return _load(name, source, config, architecture, dtype or scoring_dtype(default_device()))
 
 
-def _load(name: str, source: Source, config: Any, architecture: str, dtype: torch.dtype | str) -> nn.Module:
+def _load(
+    name: str, source: Source, config: Any, architecture: str, dtype: torch.dtype | str, **options: Any
+) -> nn.Module:
     """A causal model with its LM head where the checkpoint has one. Raises Refused, also where weights are missing:
-    they would be random."""
+    they would be random. `options` go to from_pretrained."""
     from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -105,6 +147,7 @@ def _load(name: str, source: Source, config: Any, architecture: str, dtype: torc
             trust_remote_code=False,
             key_mapping=renamed,
             output_loading_info=True,
+            **options,
         )
     except Exception as error:
         raise unloadable(name, error) from None
@@ -121,30 +164,6 @@ def _load(name: str, source: Source, config: Any, architecture: str, dtype: torc
         model.set_attn_implementation(ATTENTION)  # SDPA too, and packed rows besides
     loaded: nn.Module = model
     return loaded
-
-
-def _merged(base: Base, backbone: nn.Module) -> nn.Module:
-    """The backbone with LoRA adapters folded into its weights. Raises Refused where they don't fit it."""
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-
-    assert base.adapters is not None
-    assert base.lora is not None
-    weights = _tensors(base.adapters, ADAPTER_WEIGHTS)
-    weights = {name: value for name, value in weights.items() if name.split(".")[2] not in HEADS}
-    try:
-        wrapper: Any = get_peft_model(backbone, LoraConfig(**base.lora))
-        result: Any = set_peft_model_state_dict(wrapper, weights)
-        lacking = [name for name in result.missing_keys if "lora_" in name]
-        if result.unexpected_keys or lacking:
-            raise ValueError(f"no place for {[*result.unexpected_keys, *lacking][0]}")
-        merged: nn.Module = wrapper.merge_and_unload().requires_grad_(True)  # peft has frozen it
-    except Exception as error:
-        cause = " ".join(str(error).split())[:200]
-        raise Refused(
-            f"base model {base.name!r} is adapters that don't fit {base.source.path!r} ({cause}); give the model that "
-            "they were trained on as base_model_name_or_path in adapter_config.json"
-        ) from None
-    return merged
 
 
 def load_head(base: Base) -> dict[str, torch.Tensor] | None:

@@ -6,12 +6,12 @@ Padding is on the right.
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import itertools
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,9 +19,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..config import RunConfig
+from ..config import LORA_ALPHA, LORA_RANK, RunConfig
 from ..scale import RATINGS
 from .calibration import Calibration
+from .lora import adapted, merged
 from .packing import Packed
 
 # Above this many logits (1 GiB in fp32) log-probabilities are computed in parts, and again for the gradient.
@@ -169,29 +170,35 @@ class RewardModel(nn.Module):
 
     # --- LoRA ---
 
-    def add_lora(self, config: RunConfig) -> None:
-        """Freeze the backbone and put adapters on its linear layers; the head outside stays trainable."""
-        from peft import LoraConfig, get_peft_model
+    @property
+    def lora(self) -> Any:
+        """PEFT's wrapper where there are adapters, else None."""
+        return self._lora
 
-        adapters = LoraConfig(
-            r=config.lora_rank,
-            lora_alpha=config.lora_alpha,
+    def add_lora(self, config: RunConfig, given: tuple[Any, dict[str, torch.Tensor]] | None = None) -> None:
+        """Freeze the backbone and put adapters on its linear layers; the head outside stays trainable.
+
+        `given`: settings and tensors of adapters that go on; new ones start as nothing. Raises ValueError.
+        """
+        from peft import LoraConfig
+
+        new = LoraConfig(
+            r=config.lora_rank or LORA_RANK,
+            lora_alpha=config.lora_alpha or LORA_ALPHA,
             target_modules="all-linear",
         )
-        # peft works in place; the wrapper is kept only to switch adapters off and to merge them
-        wrapper: Any = get_peft_model(self.backbone, adapters)
+        adapters, tensors = (new, None) if given is None else (copy.deepcopy(given[0]), given[1])
+        adapters.inference_mode = False
+        # peft works in place; the wrapper is kept to write the adapters and to merge them
+        wrapper = adapted(self.backbone, adapters, tensors)
         object.__setattr__(self, "_lora", wrapper)
         self.backbone = wrapper.base_model.model
 
     def merge_lora(self) -> None:
-        """Fold the adapters into the weights; scores change by rounding only."""
+        """Fold the adapters into the weights, in fp32: scores change by fp32's rounding only."""
         if self._lora is not None:
-            self.backbone = self._lora.merge_and_unload()
+            self.backbone = merged(self._lora)
             object.__setattr__(self, "_lora", None)
-
-    def reference(self) -> AbstractContextManager[Any]:
-        """Context in which the backbone is the starting model (LoRA: adapters off)."""
-        return nullcontext() if self._lora is None else self._lora.disable_adapter()
 
     # --- Forward ---
 

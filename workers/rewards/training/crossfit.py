@@ -128,7 +128,6 @@ def fold_scores(run: Run, model: RewardModel, scored: list[int], final: torch.Te
     """
     if run.features is not None:
         return _moved(run.model, model, raw_scores(model, run.features[scored]), final[scored])
-    model.merge_lora()
     encoder = encoder_of(model, run.texts.template, run.config, Group(device=run.team.device), run.memory)
     features = embed(encoder, [run.texts.rows[row] for row in scored], lambda done, total: run.stop.check())
     found = _moved(run.model, model, raw_scores(model, features), final[scored])

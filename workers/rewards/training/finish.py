@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..artifacts.adapters import link_base
 from ..artifacts.save import save_model
 from ..data.judgements import assert_apart
 from ..data.snapshot import Snapshot
@@ -36,8 +37,7 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
     config, model, labels, say = run.config, run.model, run.labels, run.progress.say
     snapshot, rows = labels.snapshot, run.texts.rows[: run.texts.count]
 
-    # Calibrate on the held-out groups, with the weights as they will be saved (adapters merged)
-    model.merge_lora()
+    # Calibrate on the held-out groups, with the weights as they will be saved (adapters beside their base)
     features = run.features
     features = (
         embed(run.encoder, rows, run.on_progress("scoring")) if features is None else features[: len(rows)]
@@ -69,6 +69,7 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
         partition=config.partition,
         base_model=config.base_model,
         base_revision=run.base.revision,
+        base=run.lies_over,
     )
     final = distributions(model, features)
     predicted = predictions(snapshot.responses, rows, final)
@@ -106,6 +107,8 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
         "model_digest": artifact["digest"],
     }
     write_predictions(run.run_dir / "predictions.parquet", predicted)
+    if run.lies_over is not None:
+        link_base(run.run_dir, run.base.source)
     write_text(run.run_dir / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
     shutil.rmtree(run.run_dir / "checkpoint", ignore_errors=True)
     say("saving", 1, 1, message="done")

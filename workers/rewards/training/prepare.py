@@ -5,6 +5,7 @@ The functions stand in the order in which they run. Cheap refusals come before a
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import sys
@@ -16,7 +17,8 @@ from typing import Any
 import torch
 
 from .. import objectives
-from ..config import Refused, ResolvedConfig, RunConfig
+from ..artifacts.adapters import ArtifactError, check_base, describe_base
+from ..config import ADAPTED, Refused, ResolvedConfig, RunConfig
 from ..data.judgements import TrainingData, check_labels, training_data
 from ..data.snapshot import Snapshot, read_snapshot
 from ..data.split import NOTHING, Split, held_out_rows, split_groups, split_watched
@@ -25,7 +27,8 @@ from ..models.distributed import Group, refuse_flags
 from ..models.embeddings import embed_cached
 from ..models.encode import ResponseEncoder
 from ..models.kinds import Base, look_at
-from ..models.load import load_base, load_tokenizer
+from ..models.load import load_base, load_merged, load_quantised, load_tokenizer, unfitting
+from ..models.lora import FOUR_BIT, check_quantising
 from ..models.memory import Memory, Sizes, fit, free_bytes, sizes
 from ..models.reward_model import RewardModel, logit, longest_text, set_dropout
 from ..models.sharding import gathered, learned, shard
@@ -117,6 +120,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     watch: Watch | None
     watch_note: str | None  # why nothing is watched
+    lies_over: dict[str, Any] | None  # what adapters lie over: reward_config.json's "base"
 
     def on_progress(self, phase: str) -> Callable[[int, int], None]:
         """A callback that tells progress of a phase, and raises Stopped when the run should end."""
@@ -137,6 +141,7 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     refuse_tracker(asked.report_to)
     (run_dir / "error.json").unlink(missing_ok=True)
     base = base_of(asked, run_dir)
+    asked = going_on(asked, base)
     labels = divide(read_snapshot(run_dir / "snapshot"), asked)
     team = Group.started()
     if asked.tuning == "frozen" and team.size > 1:
@@ -156,6 +161,7 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     config = asked.resolved(base.architecture, int(base.config.hidden_size), team.device.type)
     free = None if config.tuning == "frozen" else free_bytes(team.device)
     size = None if free is None else weigh(base.config, config, free, team, progress)
+    lies_over = record_of(config, base, team.device) if team.first else None
     backbone = backbone_of(asked, base, team.device)
     start = Start.of(base)
     tokenizer = load_tokenizer(base.name, base.tokenizer.path, base.tokenizer.revision)
@@ -230,6 +236,7 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
         optimizer=make_optimizer(model, config),
         watch=watch,
         watch_note=note,
+        lies_over=lies_over,
     )
 
 
@@ -325,13 +332,57 @@ def base_of(config: RunConfig, run_dir: Path) -> Base:
         )
     config.resolved(base.architecture, int(base.config.hidden_size))  # raises Refused for a misfit
     base.check_method(config.method)
+    if config.tuning == "qlora":
+        check_quantising()
     return base
 
 
+def going_on(config: RunConfig, base: Base) -> RunConfig:
+    """The configuration with rank and alpha of adapters that go on. Raises Refused where it asks for others."""
+    if config.tuning not in ADAPTED or base.lora is None:
+        return config
+    have: dict[str, Any] = {"lora_rank": int(base.lora["r"]), "lora_alpha": int(base.lora["lora_alpha"])}
+    for key, value in have.items():
+        if getattr(config, key) not in (None, value):
+            raise Refused(
+                f"config.json: {key} is {getattr(config, key)}, but the adapters of {base.name}, which go on learning, "
+                f"have {value}; leave {key} out, or start from the model below them"
+            )
+    if base.lora.get("modules_to_save") or (config.tuning == "qlora" and base.lora.get("use_dora")):
+        raise Refused(
+            f"the adapters of {base.name} hold more than LoRA's matrices, so they can't go on with tuning "
+            f"{config.tuning}; use tuned, which merges them first"
+        )
+    return dataclasses.replace(config, **have)
+
+
+def record_of(config: ResolvedConfig, base: Base, device: torch.device) -> dict[str, Any] | None:
+    """What the run's adapters will lie over: the model below adapters that go on, never those. None without any.
+
+    Raises Refused where the base model is no longer the one that a version's adapters were trained over.
+    """
+    earlier = (base.caliper or {}).get("base") if base.adapters is not None else None
+    if earlier is not None:
+        try:
+            check_base(base.name, earlier, base.source)
+        except ArtifactError as error:
+            raise Refused(str(error)) from None
+    if config.tuning not in ADAPTED:
+        return None
+    half = device.type == "cuda"
+    dtype = FOUR_BIT if config.tuning == "qlora" else "bfloat16" if half else "float32"
+    if earlier is not None:
+        return {**earlier, "dtype": dtype}
+    return describe_base(base.name if base.adapters is None else base.source.path, base.source, dtype)
+
+
 def backbone_of(config: RunConfig, base: Base, device: torch.device) -> torch.nn.Module:
-    """The base model's weights. Those that learn stay in fp32; LoRA's base doesn't learn."""
-    half = device.type == "cuda" and config.tuning == "lora"
-    return load_base(base, torch.bfloat16 if half else torch.float32)
+    """The base model's weights. Those that learn stay in fp32; that of adapters doesn't learn."""
+    if config.tuning == "qlora":
+        return load_quantised(base, device)
+    if config.tuning == "lora":
+        return load_base(base, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    return load_merged(base)
 
 
 def untrained(
@@ -352,7 +403,10 @@ def untrained(
         head_hidden=config.head_hidden,
         digit_ids=digit_ids,
     )
-    make_trainable(model, config, data)
+    try:
+        make_trainable(model, config, data, start.adapters if config.tuning in ADAPTED else None)
+    except ValueError as error:
+        raise unfitting(start.base, error) from None
     start.give(model)
     if over is not None:
         shard(model, over)
@@ -388,14 +442,19 @@ def steps_of(judged: TrainingData, lengths: Sequence[int], config: ResolvedConfi
     return Blocks(pairs, judged.level_response.tolist(), lengths, config.token_budget)
 
 
-def make_trainable(model: RewardModel, config: ResolvedConfig, data: TrainingData) -> None:
-    """Which weights learn, and the thresholds that the labels need."""
+def make_trainable(
+    model: RewardModel,
+    config: ResolvedConfig,
+    data: TrainingData,
+    adapters: tuple[Any, dict[str, torch.Tensor]] | None = None,
+) -> None:
+    """Which weights learn, and the thresholds that the labels need. `adapters`: those that go on."""
     if config.dropout is not None:
         set_dropout(model.backbone, config.dropout)
     if config.gradient_checkpointing or config.shard:
         model.checkpoint_gradients()
-    if config.tuning == "lora":
-        model.add_lora(config)
+    if config.tuning in ADAPTED:
+        model.add_lora(config, adapters)
     elif config.tuning == "frozen":
         model.backbone.requires_grad_(False)
     if config.method in ("bt", "haf") and not config.ordinal:

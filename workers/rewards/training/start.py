@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from ..artifacts.save import HEAD_NAME
 from ..config import Refused
 from ..models.kinds import Base, local_file
-from ..models.load import load_head
+from ..models.load import load_adapters, load_head
 from ..models.reward_model import RewardModel
 
 
@@ -19,10 +20,13 @@ from ..models.reward_model import RewardModel
 class Start:
     """The head of a reward model or of an earlier training; `unlike`: why a head that is there can't be one here."""
 
-    name: str
+    base: Base
     head: dict[str, torch.Tensor] | None
     cuts: tuple[float, float] | None
     unlike: str = ""
+    adapters: tuple[Any, dict[str, torch.Tensor]] | None = (
+        None  # settings and tensors, which may go on learning
+    )
 
     @classmethod
     def of(cls, base: Base) -> Start:
@@ -40,7 +44,8 @@ class Start:
                 if base.architecture == "encoder"
                 else "it is not one linear layer named score"
             )
-        return cls(base.name, head, None if cuts is None else (cuts[0], cuts[1]), unlike)
+        adapters = None if base.adapters is None else load_adapters(base)
+        return cls(base, head, None if cuts is None else (cuts[0], cuts[1]), unlike, adapters)
 
     def give(self, model: RewardModel) -> None:
         """Puts head and cut points on a new model, if they fit it."""
@@ -53,8 +58,8 @@ class Start:
     def note(self, model: RewardModel) -> str | None:
         """What becomes of the head, as a sentence; None where there is none to begin with."""
         if why := self._misfit(model):
-            return f"the head starts anew, not from {self.name}'s: {why}"
-        return None if self.head is None else f"the head goes on from {self.name}'s"
+            return f"the head starts anew, not from {self.base.name}'s: {why}"
+        return None if self.head is None else f"the head goes on from {self.base.name}'s"
 
     def _misfit(self, model: RewardModel) -> str:
         if self.head is None:

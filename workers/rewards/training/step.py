@@ -68,12 +68,14 @@ class StepLoss:
 
     @torch.no_grad()
     def keep_reference(self, progress: Any) -> None:
-        """Log-probabilities of all trained responses under the starting weights, once (LoRA: adapters off)."""
+        """Log-probabilities of all trained responses under the starting weights, once and before the first step.
+
+        New adapters are nothing yet; those of a version that the run goes on from are part of its start.
+        """
         self.model.eval()
         chosen = sorted(self.data.trained_on)
         self.reference = torch.zeros(len(self.rows), device=self.device)
-        with self.model.reference():
-            _, log_pi = self.encoder.scores([self.rows[r] for r in chosen], log_probs=True, progress=progress)
+        _, log_pi = self.encoder.scores([self.rows[r] for r in chosen], log_probs=True, progress=progress)
         assert log_pi is not None
         self.reference[chosen] = log_pi
 
