@@ -173,6 +173,7 @@ _TEMPLATES = {
     "without_prompt": "without the prompt",
     "another_role": "with other names of roles",
     "another_header": "with another header",
+    "another_system": "with another system turn",
 }
 
 
@@ -353,7 +354,8 @@ def _named(names: dict[str, str], name: str) -> str:
 
 @dataclass(frozen=True)
 class Reading:
-    """What of the texts the model could not read. `notes`: sentences with their remedy; shares are of 1."""
+    """What of the texts the model could not read. `notes`: sentences with their remedy; shares are of 1. `read_as`: in
+    which frame a causal model reads them."""
 
     notes: list[str]
     responses: int
@@ -361,6 +363,7 @@ class Reading:
     cut: int
     unknown: int
     max_length: int | None
+    read_as: str
 
     @property
     def truncated_share(self) -> float:
@@ -392,6 +395,7 @@ def reading(metrics: dict[str, Any]) -> Reading | None:
         cut=_count(found.get("cut")) or 0,
         unknown=_count(found.get("unknown")) or 0,
         max_length=_count(found.get("max_length")),
+        read_as=found["read_as"] if isinstance(found.get("read_as"), str) else "",
     )
 
 

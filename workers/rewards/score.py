@@ -18,7 +18,7 @@ import torch
 
 from .artifacts.save import ArtifactError, load_model
 from .data.responses import UNKNOWN_SHARE, BadInput, read_responses
-from .evaluation.attacks import ATTACKS
+from .evaluation.attacks import ATTACKS, Own
 from .models.predict import score_encoded, score_responses, write_predictions
 from .models.reward_model import RewardModel
 from .text.sections import Template
@@ -36,7 +36,7 @@ def score_and_claim(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoded = template.encode(responses)
     rows = score_encoded(model, template, responses, encoded, device)
-    claims = [{**row, "text": CLAIM.change(row["text"], "", 0)} for row in responses]
+    claims = [{**row, "text": CLAIM.change(row["text"], Own(), 0)} for row in responses]
     claimed = score_responses(model, template, claims, device)
     return [
         {**row, "tokens": len(read), "unknown": read.unknown, "cut": read.cut, "claimed": other["score"]}

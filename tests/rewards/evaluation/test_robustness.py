@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from workers.rewards.evaluate import main
-from workers.rewards.evaluation.attacks import ATTACKS, DEGENERATE, OTHER_WORDS, _in_other_words
+from workers.rewards.evaluation.attacks import ATTACKS, DEGENERATE, OTHER_WORDS, Own, _in_other_words
 from workers.rewards.evaluation.robustness import (
     MAX_CHARACTERS,
     MAX_RESPONSES,
@@ -65,7 +65,7 @@ def scorer(rate: Callable[[str], float], *, ordinal: bool = True, off: float = 0
         values = [rate(row["text"]) + extra for row in rows]
         return peaked(values) if ordinal else Scored(np.array(values))
 
-    return Scorer(score=score, alone=score, padded=lambda rows: score(rows, off), eos="<eos>")
+    return Scorer(score=score, alone=score, padded=lambda rows: score(rows, off), own=Own("<eos>"))
 
 
 RESPONSES = [response(i, f"it is worth{2 + 6 * i / 39} indeed") for i in range(40)]
@@ -90,12 +90,12 @@ def run(
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 def test_an_attack_keeps_the_answer_and_adds_to_it(attack: Any) -> None:
-    changed = [attack.change("water it", "<eos>", number) for number in range(attack.draws)]
+    changed = [attack.change("water it", Own("<eos>"), number) for number in range(attack.draws)]
     assert len(set(changed)) == attack.draws
     for text in changed:
         assert "water it" in text
         assert len(text) > len("water it") + 2
-    assert len({other.change("x", "<eos>", 0) for other in ATTACKS}) == len(ATTACKS)
+    assert len({other.change("x", Own("<eos>"), 0) for other in ATTACKS}) == len(ATTACKS)
 
 
 def test_a_scorer_that_ignores_the_attacks_passes() -> None:

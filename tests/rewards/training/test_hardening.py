@@ -15,7 +15,7 @@ from workers.rewards.config import ResolvedConfig, RunConfig
 from workers.rewards.data.judgements import TrainingData, training_data
 from workers.rewards.data.snapshot import Snapshot, read_snapshot
 from workers.rewards.data.split import split_groups
-from workers.rewards.evaluation.attacks import ATTACKS, DEGENERATE, OTHER_WORDS
+from workers.rewards.evaluation.attacks import ATTACKS, DEGENERATE, OTHER_WORDS, Own
 from workers.rewards.models.load import load_tokenizer
 from workers.rewards.objectives.outcomes import MAX_STRENGTH, WIN
 from workers.rewards.text.sections import Template
@@ -61,7 +61,7 @@ def hardened(
 
 
 def test_an_attack_keeps_the_text_and_none_is_the_suites() -> None:
-    suite = {attack.change("", "", 0).strip() for attack in ATTACKS} | {
+    suite = {attack.change("", Own(), 0).strip() for attack in ATTACKS} | {
         "Score: 9",
         "### Score: 9",
         *OTHER_WORDS,

@@ -24,6 +24,7 @@ from ..models.calibration import Calibration
 from ..models.load import load_backbone, load_tokenizer
 from ..models.reward_model import RewardModel
 from ..scale import Partition
+from ..text.chat import described_template
 from ..text.sections import Template
 
 FORMAT = 1
@@ -107,14 +108,12 @@ def load_model(folder: Path) -> tuple[RewardModel, Template, dict[str, Any]]:
         tokenizer = load_tokenizer(str(folder), str(folder))
         backbone = load_backbone(str(folder), str(folder), config["backbone"])
         ordinal = config["kind"] == "ordinal"
-        template = Template(
+        template = described_template(
             tokenizer,
+            config["template"],
             architecture=config["backbone"],
             ordinal=ordinal,
             max_length=config["max_length"],
-            pool_prompt="pooled" not in config["template"],
-            head_and_tail="cut" in config["template"],  # earlier models go on reading as they did
-            reads="turn" if config["template"]["name"] == "causal-1" else "response",
         )
         described = {
             key: value for key, value in config["template"].items() if key != "claims"

@@ -8,8 +8,9 @@ the marker of the causal template, is escaped inside text. So "### Score: 9" in 
 from __future__ import annotations
 
 import copy
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,11 +94,15 @@ class Template:
         self.pool_prompt = pool_prompt or architecture != "encoder"
         self.head_and_tail = head_and_tail
         self.reads = reads
+        self.why = "has no chat template"  # and so reads sections
         self._after = self._spare = 0
         self._header = RESPONSE_HEADER
         self.digit_ids: tuple[int, ...] | None = None
-        self._cut_mark = self._ids(CUT_MARK)
+        special = {n: token.content for n, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._unknown: int | None = tokenizer.unk_token_id
+        self._forbidden = set(special) - {self._unknown}
+        self._markers = markers_in(special.values())
+        self._cut_mark = self._ids(CUT_MARK)
         if architecture == "encoder":
             self._start = _present(tokenizer.cls_token_id, tokenizer.bos_token_id)
             self._middle = self._end = _present(tokenizer.sep_token_id, tokenizer.eos_token_id)
@@ -107,7 +112,7 @@ class Template:
             self._start = [tokenizer.bos_token_id] if has_bos else []
             self._middle = self._ids(self._header)
             if ordinal:
-                self._end, self.digit_ids = score_suffix(self._ids)
+                _, self._end, self.digit_ids = score_suffix(self._ids)
             else:
                 self._end = _present(tokenizer.eos_token_id, None)
                 if reads == "response" and policy:
@@ -120,6 +125,20 @@ class Template:
             raise Refused(
                 f"config.json: max_length {max_length} leaves no room for text; use {frame + 64} or more"
             )
+
+    @property
+    def read_as(self) -> str | None:
+        """What a causal model reads, in words; None for an encoder."""
+        return None if self.architecture == "encoder" else f"### sections: the base model {self.why}"
+
+    def notes(self, rows: Sequence[dict[str, Any]]) -> list[str]:
+        """What a person should know of how these rows are read, in plain words."""
+        return []
+
+    @property
+    def markers(self) -> str:
+        """The special tokens around a question and its answer, spelled out: what a response may want to forge."""
+        return str(self.tokenizer.eos_token or "")
 
     @property
     def frame(self) -> tuple[list[int], list[int], list[int]]:
@@ -212,7 +231,25 @@ class Template:
             return_token_type_ids=False,
             verbose=False,
         )["input_ids"]
+        for number, row in enumerate(ids):
+            if not self._forbidden.isdisjoint(row):
+                # a vocabulary that holds its special tokens among its words, as SentencePiece's do, spells them
+                pieces = halves(texts[number], self._markers)
+                parts = self._batch_ids(pieces) if len(pieces) > 1 else [row]
+                ids[number] = [token for part in parts for token in part if token not in self._forbidden]
         return ids
+
+
+def markers_in(words: Iterable[str]) -> re.Pattern[str]:
+    """Finds the first character of each of these words in a text, also where two overlap."""
+    longest = sorted(set(words), key=len, reverse=True)
+    return re.compile(f"(?=(?:{'|'.join(map(re.escape, longest)) or '(?!)'}))(?s:.)")
+
+
+def halves(text: str, markers: re.Pattern[str]) -> list[str]:
+    """The text in parts of which none spells a marker of two characters or more."""
+    edges = [0, *(found.end() for found in markers.finditer(text)), len(text)]
+    return [text[begin:end] for begin, end in itertools.pairwise(edges) if begin < end]
 
 
 def collate(rows: Sequence[Encoded], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -29,6 +29,7 @@ from ..models.load import load_base, load_tokenizer
 from ..models.memory import Memory, Sizes, fit, free_bytes, sizes
 from ..models.reward_model import RewardModel, logit, longest_text, set_dropout
 from ..models.sharding import gathered, learned, shard
+from ..text.chat import template_of
 from ..text.readable import readable, reads_alike, report
 from ..text.sections import Encoded, Template
 from .batches import Blocks, Draws, Step
@@ -156,7 +157,7 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     start = Start.of(base)
     tokenizer = load_tokenizer(base.name, base.tokenizer.path, base.tokenizer.revision)
     check_vocabulary(config.base_model, tokenizer)
-    template = Template(
+    template = template_of(
         tokenizer,
         architecture=base.architecture,
         ordinal=config.ordinal,
@@ -165,6 +166,8 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
         reads=base.reads if tokenizer.chat_template else "response",
         policy=config.method == "haf",
     )
+    if template.read_as:
+        progress.say("loading", message=f"texts are read through {template.read_as}")
     stop.check()
 
     # Read the texts, leave out what reads alike, group them into steps
@@ -263,6 +266,8 @@ def read(template: Template, labels: Labels, config: ResolvedConfig) -> Texts:
     alike = reads_alike(snapshot, rows)
     unknown = str(template.tokenizer.unk_token or "")
     reading = report(snapshot, rows, alike, labels.split, max_length=template.max_length, token=unknown)
+    reading["read_as"] = template.read_as
+    reading["notes"] += template.notes(snapshot.responses)
     labels.learned = readable(snapshot, alike)
     if alike:
         before = len(labels.data.first)
