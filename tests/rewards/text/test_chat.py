@@ -49,11 +49,21 @@ def turns(*contents: str, system: str | None = None) -> Rows:
     return first + [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]
 
 
-def rendered_ids(chosen: ChatTemplate, messages: Rows, text: str, tools: Any = None) -> list[int]:
-    """What transformers, TRL and OpenRLHF read."""
+def rendered_ids(
+    chosen: ChatTemplate, messages: Rows, text: str, tools: Any = None, ended: bool = True
+) -> list[int]:
+    """What transformers, TRL and OpenRLHF read; without the end of the turn if not `ended`."""
     answer = {"role": "assistant", "content": text}
-    whole = chosen.tokenizer.apply_chat_template([*messages, answer], tools=tools, tokenize=False)
+    whole = str(chosen.tokenizer.apply_chat_template([*messages, answer], tools=tools, tokenize=False))
+    if not ended:
+        whole = whole.removesuffix(rendered_tail(chosen, messages))
     return list(chosen.tokenizer(whole, add_special_tokens=False)["input_ids"])
+
+
+def rendered_tail(chosen: ChatTemplate, messages: Rows) -> str:
+    """What the template writes after the last response."""
+    turns = [*messages, {"role": "assistant", "content": "ends HERE"}]
+    return str(chosen.tokenizer.apply_chat_template(turns, tokenize=False)).rpartition("ends HERE")[2]
 
 
 def only(chosen: Template, messages: Rows, text: str, **more: Any) -> Any:
@@ -85,11 +95,15 @@ def test_ids_are_those_of_plain_transformers(family: str, contents: list[str], t
     ):
         expected = rendered_ids(whole, messages, text)
         assert list(turn.ids) == expected
-        assert list(own.ids) == expected[: own.stop]
-        assert (own.start, own.stop, own.after, turn.after) == (turn.start, len(own), 0, 0)
-        assert list(taught.ids) == expected[: len(taught)]
-        assert len(taught) - taught.after == len(own)
-        assert taught.stop == len(taught)
+        assert turn.after == 0
+        # as far as prompt and response go, the end of the turn apart
+        assert list(own.ids) == rendered_ids(whole, messages, text, ended=False)
+        assert (own.stop, own.after) == (len(own), 0)
+        assert taught.ids[: len(own)] == own.ids
+        assert taught.stop == len(taught) == len(own) + taught.after
+        if family not in ("llama2", "mistral", "vicuna"):  # which write text between a response and the end
+            assert list(taught.ids) == expected[: len(taught)]
+            assert own.start == turn.start
         if text.isascii():
             shown = whole.tokenizer.decode(own.ids[own.start : own.stop], clean_up_tokenization_spaces=False)
             assert shown.strip() == text.strip()
@@ -363,6 +377,20 @@ def test_digits_follow_the_score_within_the_assistants_turn(family: str) -> None
         ids = tokenizer(f"{text}{space}{digit}", add_special_tokens=False)["input_ids"]
         suffix = list(row.ids[row.stop :])
         assert ids[-1 - len(suffix) :] == [*suffix, token]
+
+
+@every
+@pytest.mark.parametrize("text", ["so", "", " ", "so.\n", "\n\n7"])
+def test_an_exported_template_can_end_in_the_score(family: str, text: str) -> None:
+    """What the conversation up to the response, and the suffix, give as one text."""
+    chosen = template(family, ordinal=True)
+    messages = turns("why", "so", "then")
+    whole = chosen.tokenizer.apply_chat_template(
+        [*messages, {"role": "assistant", "content": text}], tokenize=False
+    )
+    tail = rendered_tail(chosen, messages)
+    ids = chosen.tokenizer(whole.removesuffix(tail) + chosen.suffix, add_special_tokens=False)["input_ids"]
+    assert list(only(chosen, messages, text).ids) == ids
 
 
 @pytest.fixture(scope="module")

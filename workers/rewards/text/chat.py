@@ -131,12 +131,14 @@ class ChatTemplate(Template):
         self.source = json.dumps(tokenizer.chat_template, ensure_ascii=False, sort_keys=True)
         added = {t.content: (number, t) for number, t in tokenizer.added_tokens_decoder.items() if t.special}
         self._tokens = added
+        self._swallowing = {number for number, token in added.values() if token.rstrip}
         known = sorted(added, key=len, reverse=True)
         self._alternatives = "|".join(map(re.escape, known)) or "(?!)"
         spelled = {*added, *_LITERAL.findall(self.source)}
         self._splits = markers_in(spelled)
         self._initials = {word[0] for word in spelled}
         self._first, self._inner = _backends(tokenizer)
+        self._afters: dict[str, list[int]] = {}
         self._sample = self._probe()
 
     def _probe(self) -> Asked:
@@ -226,7 +228,7 @@ class ChatTemplate(Template):
             chunk = [(prompts[key], row) for key, row in zip(keys, rows, strict=True)][begin : begin + CHUNK]
             parts = [(asked, *self._spoken(asked, row["text"], marks)) for asked, row in chunk]
             texts = [
-                (not asked.head and asked.opening is None, f"{turn.before}{text}{self.suffix or turn.after}")
+                (not asked.head and asked.opening is None, self._run(asked, turn, text))
                 for asked, turn, text in parts
             ]
             runs = self._tokenised(texts)
@@ -246,12 +248,23 @@ class ChatTemplate(Template):
         turn = asked.turns[edges]
         return turn, turn.lead + core + turn.trail
 
+    def _run(self, asked: Asked, turn: Turn, text: str) -> str:
+        """What is tokenised as one string: up to the response's end where the head reads there, as prompt + completion
+        and an exported model's template end there."""
+        said, suffix = turn.before + text, turn.after if self.reads == "turn" else ""
+        if self.ordinal:
+            swallows = asked.opening in self._swallowing and not said  # the white space behind it
+            suffix = self.suffix.lstrip() if swallows else self.suffix
+        return said + suffix
+
     def _encoded(
         self, asked: Asked, turn: Turn, text: str, ids: list[int], places: list[tuple[int, int]]
     ) -> Encoded:
         begin, end = len(turn.before), len(turn.before) + len(text)
-        start, stop = _within(places, begin, end, len(turn.before + text + (self.suffix or turn.after)))
+        start, stop = _within(places, begin, end, len(self._run(asked, turn, text)))
         head, own, rest = asked.ids + ids[:start], ids[start:stop], ids[stop:]
+        if not self.ordinal and self.reads == "response":
+            rest = self._after_ids(turn.after)
         last = asked.ending[0].token if asked.ending else None
         word = [] if self.ordinal or last is None else [*rest, last]  # the end of the turn
         tail = rest if self.ordinal else word
@@ -465,6 +478,12 @@ class ChatTemplate(Template):
             ids += [] if piece.token is None else [piece.token]
             ids += self._run_ids(piece.text, False)
         return ids
+
+    def _after_ids(self, text: str) -> list[int]:
+        """What stands between a response and the end of its turn: mostly nothing, and always the same."""
+        if text not in self._afters:
+            self._afters[text] = self._run_ids(text, False)
+        return self._afters[text]
 
     def _run_ids(self, text: str, first: bool) -> list[int]:
         return self._tokenised([(first, text)])[first, text][0]
