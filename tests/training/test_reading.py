@@ -76,6 +76,7 @@ def test_the_page_says_what_could_not_be_read(
         "unknown": 41,
         "max_length": 256,
         "notes": [NOTE],
+        "read_as": "the base model's chat template",
     }
     training = {
         "judgements": 20,
@@ -100,6 +101,7 @@ def test_the_page_says_what_could_not_be_read(
         "4 texts (5.0 %) shortened to fit into 256 tokens, 3 of them in the response itself; 41 unknown tokens"
         in text
     )
+    assert "41 unknown tokens; texts are read through the base model&#x27;s chat template." in text
 
 
 def test_older_versions_have_no_such_part() -> None:
@@ -107,4 +109,4 @@ def test_older_versions_have_no_such_part() -> None:
     assert reports.reading({"reading": {"responses": "many"}}) is None
     found = reports.reading({"reading": {"responses": 0, "notes": [1, "x"]}})
     assert found is not None
-    assert (found.notes, found.truncated_share) == (["x"], 0.0)
+    assert (found.notes, found.truncated_share, found.read_as) == (["x"], 0.0, "")

@@ -2,9 +2,11 @@
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -15,9 +17,11 @@ from tests.rewards.text.chat_templates import FAMILIES, tokenizer_of
 from workers.rewards.artifacts.save import ArtifactError, load_model, save_model
 from workers.rewards.config import Refused
 from workers.rewards.models.encode import ResponseEncoder
+from workers.rewards.models.predict import score_responses
 from workers.rewards.models.reward_model import RewardModel
 from workers.rewards.text.chat import ChatTemplate, _dated, tellings, template_of
 from workers.rewards.text.sections import Template
+from workers.rewards.training.loop import train
 
 CPU = torch.device("cpu")
 Rows = list[dict[str, Any]]
@@ -456,3 +460,46 @@ def test_a_saved_model_reads_the_same_template(model: RewardModel, tmp_path: Pat
     path.write_text(json.dumps(changed))
     with pytest.raises(ArtifactError, match="builds differently"):
         load_model(tmp_path / "turn")
+
+
+@pytest.fixture
+def chat_lm(tmp_path: Path) -> Path:
+    """A language model of one layer that has a chat template."""
+    tokenizer = tokenizer_of("qwen2")
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=1024, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    return tmp_path / "lm"
+
+
+@pytest.mark.parametrize("method", ["haf", "rgft"])
+def test_a_run_reads_its_base_models_template_and_says_so(
+    method: str, make_run: Callable[..., Path], chat_lm: Path, rows: tuple[Rows, Rows, Rows]
+) -> None:
+    odd = {"role": "critic", "content": "be harsh"}
+    responses = [
+        {**row, "messages": [odd, *row["messages"]]} if row["prompt_id"] == "p0" else row for row in rows[0]
+    ]
+    folder = make_run(chat_lm, method, responses=responses, epochs=1)
+    reading = train(folder)["reading"]
+    assert reading["read_as"] == "the base model's chat template"
+    (note,) = reading["notes"]
+    assert note.startswith("1 of 12 prompts hold turns that the base model's chat template has no words for")
+    said = [json.loads(line).get("message") for line in (folder / "progress.jsonl").read_text().splitlines()]
+    assert "texts are read through the base model's chat template" in said
+    loaded, chosen, config = load_model(folder / "model")
+    assert isinstance(chosen, ChatTemplate)
+    assert config["template"]["name"] == "chat-1"
+    again = score_responses(loaded, chosen, responses)
+    table = {
+        row["response_id"]: row["score"] for row in pq.read_table(folder / "predictions.parquet").to_pylist()
+    }
+    assert [row["score"] for row in again] == pytest.approx(
+        [table[row["response_id"]] for row in again], abs=1e-4
+    )
+    report = json.loads((folder / "metrics.json").read_text())["robustness"]
+    assert "another_system" in report["templates"]

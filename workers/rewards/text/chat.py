@@ -341,12 +341,14 @@ class ChatTemplate(Template):
 
     def _ask(self, messages: Sequence[Message], tools: Sequence[Any], marks: Marks) -> Asked | None:
         """The first way of telling a conversation that the template shows whole."""
-        own, self._why = None, ""
-        for way, (turns, offers) in enumerate(tellings(messages, tools, self._knows_developer)):
-            if way and (turns, offers) == own:
+        before, self._why = None, ""
+        for turns, offers in tellings(messages, tools, self._knows_developer):
+            if (turns, offers) == before:
                 continue
-            own = turns, offers
-            asked = Asked(turns, offers, way > 0, [], None, [], {})
+            # the first are its own where all its roles are known
+            unknown = any(m["role"] not in (*ROLES, "developer") for m in messages)
+            asked = Asked(turns, offers, before is not None or unknown, [], None, [], {})
+            before = turns, offers
             try:
                 if self._render(asked, Edges(), marks):
                     return asked
