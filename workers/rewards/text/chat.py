@@ -90,8 +90,11 @@ class Asked:
     head: list[Piece]  # before the response's run
     opening: int | None  # the special token before the response's run
     ending: list[Piece]  # behind the response's run
-    turns: dict[Edges, Turn]  # by the white space around a response
+    turns: dict[Edges, Turn]  # the response's run, by the white space around a response
     ids: list[int] = field(default_factory=list)  # of the head, with the opening token
+    said: list[bool] = field(
+        default_factory=list
+    )  # which of those are of messages' texts, once a text was cut
 
 
 class ChatTemplate(Template):
@@ -148,7 +151,8 @@ class ChatTemplate(Template):
             raise Unusable(self._why or "it leaves out what is said")
         self._heads([asked])
         turn = asked.turns[Edges()]
-        frame = len(asked.ids) + len(self._run_ids(turn.before, not asked.head)) + 2 * len(self._cut_mark)
+        run = self._run_ids(turn.before + self.suffix, not asked.head)
+        frame = len(asked.ids) + len(run) + 2 * len(self._cut_mark)
         if self.max_length < frame + 8:
             raise Refused(
                 f"config.json: max_length {self.max_length} leaves no room for text in the base model's chat template; "
@@ -225,8 +229,10 @@ class ChatTemplate(Template):
         self._heads(prompts.values())
         encoded: list[Encoded] = []
         for begin in range(0, len(rows), CHUNK):
-            chunk = [(prompts[key], row) for key, row in zip(keys, rows, strict=True)][begin : begin + CHUNK]
-            parts = [(asked, *self._spoken(asked, row["text"], marks)) for asked, row in chunk]
+            parts = [
+                (prompts[key], *self._spoken(prompts[key], row["text"], marks))
+                for key, row in zip(keys[begin : begin + CHUNK], rows[begin : begin + CHUNK], strict=True)
+            ]
             texts = [
                 (not asked.head and asked.opening is None, self._run(asked, turn, text))
                 for asked, turn, text in parts
@@ -323,13 +329,13 @@ class ChatTemplate(Template):
 
     def _said(self, asked: Asked) -> list[bool]:
         """Which of the head's tokens are of messages' texts."""
-        said: list[bool] = []
-        for number, piece in enumerate(asked.head):
-            _, places = self._tokenised([(number == 0 and piece.token is None, piece.text)])[
-                number == 0 and piece.token is None, piece.text
-            ]
-            said += [False] * (piece.token is not None) + [_inside(place, piece.contents) for place in places]
-        return said + [False] * (asked.opening is not None)
+        if not asked.said:
+            runs = self._tokenised(_texts(asked.head))
+            for wanted, piece in zip(_texts(asked.head), asked.head, strict=True):
+                asked.said += [False] * (piece.token is not None)
+                asked.said += [_inside(place, piece.contents) for place in runs[wanted][1]]
+            asked.said += [False] * (asked.opening is not None)
+        return asked.said
 
     # --- Rendering ---
 
@@ -462,16 +468,11 @@ class ChatTemplate(Template):
     def _heads(self, prompts: Iterable[Asked]) -> None:
         """Tokenises what stands before the responses' runs."""
         fresh = [asked for asked in prompts if not asked.ids]
-        wanted = [
-            (number == 0 and piece.token is None, piece.text)
-            for asked in fresh
-            for number, piece in enumerate(asked.head)
-        ]
-        runs = self._tokenised(wanted)
+        runs = self._tokenised(wanted for asked in fresh for wanted in _texts(asked.head))
         for asked in fresh:
-            for number, piece in enumerate(asked.head):
+            for wanted, piece in zip(_texts(asked.head), asked.head, strict=True):
                 asked.ids += [] if piece.token is None else [piece.token]
-                asked.ids += runs[number == 0 and piece.token is None, piece.text][0]
+                asked.ids += runs[wanted][0]
             asked.ids += [] if asked.opening is None else [asked.opening]
 
     def _piece_ids(self, pieces: Sequence[Piece]) -> list[int]:
@@ -652,6 +653,11 @@ def _within(places: Sequence[tuple[int, int]], begin: int, end: int, size: int) 
         return start, len(places)
     stop = next((n + 1 for n in reversed(range(len(places))) if places[n][0] < end), 0)
     return start, max(start, stop)
+
+
+def _texts(head: Sequence[Piece]) -> list[tuple[bool, str]]:
+    """The texts of pieces, and which has nothing before it."""
+    return [(number == 0 and piece.token is None, piece.text) for number, piece in enumerate(head)]
 
 
 def _inside(place: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:
