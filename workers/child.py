@@ -19,6 +19,7 @@ from typing import Any
 from django.conf import settings
 
 from webapp.jobs import Job, JobFailed, Reason, Stopped, explained
+from webapp.training.models import web_address
 
 POLL_SECONDS = 1.0
 # From SIGTERM (write a checkpoint) to SIGKILL.
@@ -40,7 +41,7 @@ _PASSED_BEGINNINGS = (
     "LC_", "LD_", "DYLD_", "PYTHON", "XDG_", "CONDA_", "MALLOC_", "GOMP_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "DNNL_",
     "ONEDNN_", "CUDA_", "NVIDIA_", "NCCL_", "CUBLAS_", "ROCR_", "HIP_", "HSA_", "GLOO_", "UCX_", "FI_", "TORCH",
     "PYTORCH_", "TRITON_", "ACCELERATE_", "FSDP_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TOKENIZERS_",
-    "SAFETENSORS_", "SLURM_",
+    "SAFETENSORS_", "SLURM_", "WANDB_", "MLFLOW_", "TRACKIO_",
 )  # fmt: skip
 
 
@@ -94,6 +95,8 @@ def progress_fields(line: bytes) -> dict[str, Any] | None:
     for name, value in numbers.items():
         if isinstance(value, (int, float)) and math.isfinite(value):
             fields[name] = float(value)
+    if address := web_address(record.get("tracking")):
+        fields["tracking_url"] = address
     return fields
 
 

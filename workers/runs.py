@@ -78,7 +78,14 @@ def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
     resumed = kept and run.snapshot is not None
     if not resumed:
         # What an earlier attempt said is of no use now.
-        fresh = {"step": 0, "total": 0, "loss": None, "tokens_per_second": None, "overall": 0}
+        fresh = {
+            "step": 0,
+            "total": 0,
+            "loss": None,
+            "tokens_per_second": None,
+            "overall": 0,
+            "tracking_url": "",
+        }
         run.proceed(phase="taking a snapshot", **fresh)
         with life.alive(run):
             run.snapshot = snapshot_take(project=run.project)

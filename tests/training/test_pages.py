@@ -302,6 +302,25 @@ def test_a_running_run_shows_its_progress(run: TrainingRun, admin_client: Client
     assert "style=" not in page
 
 
+def test_the_page_leads_to_the_tracker_that_the_run_reports_to(
+    labelled: Project, make_run: Callable[..., TrainingRun], admin_client: Client
+) -> None:
+    run = make_run(
+        labelled, overrides={"report_to": "wandb"}, tracking_url="https://wandb.ai/a/caliper/runs/1"
+    )
+    page = admin_client.get(reverse("training:run", args=[labelled.slug, run.pk])).content.decode()
+    assert (
+        '<a href="https://wandb.ai/a/caliper/runs/1" rel="noopener noreferrer" target="_blank">wandb</a>'
+        in page
+    )
+    TrainingRun.objects.update(tracking_url="javascript:alert(1)")
+    page = admin_client.get(reverse("training:run", args=[labelled.slug, run.pk])).content.decode()
+    assert "javascript:alert" not in page
+    TrainingRun.objects.filter(pk=run.pk).update(config=run.config | {"report_to": "tensorboard"})
+    page = admin_client.get(reverse("training:run", args=[labelled.slug, run.pk])).content.decode()
+    assert f"tensorboard --logdir runs/{run.pk}/tracking" in page
+
+
 def test_a_running_run_shows_what_early_stopping_sees(run: TrainingRun, admin_client: Client) -> None:
     assert run.claim()
     run.beat(phase="training", step=3, total=100)

@@ -319,6 +319,8 @@ def test_the_form_and_the_trainer_know_the_same_settings() -> None:
         "level_terms": trainer.LEVEL_TERMS,
         "strength": trainer.STRENGTHS,
         "preset": tuple(trainer.PRESETS),
+        "optimizer": trainer.OPTIMIZERS,
+        "report_to": trainer.TRACKERS,
     }.items():
         assert sorted(CHOICES[name]) == sorted(known)
         if name != "preset":
@@ -326,7 +328,7 @@ def test_the_form_and_the_trainer_know_the_same_settings() -> None:
                 CHOICES[name][0] == getattr(trainer.RunConfig().resolved("encoder", 384), name)
                 or name == "backbone"
             )
-    assert len(CHOICES) == 7
+    assert len(CHOICES) == 9
     assert sorted(Method.values) == sorted(trainer.METHODS)
     assert sorted(Tuning.values) == sorted(trainer.TUNINGS)
     # null is told apart only where it means something other than leaving the setting out.

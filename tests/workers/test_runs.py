@@ -391,8 +391,10 @@ def test_a_folder_in_use_by_who_knows_whom_is_refused(tmp_path: Path) -> None:
 
 def test_the_child_gets_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgres://somebody:secret@host/db")
+    monkeypatch.setenv("WANDB_API_KEY", "for the tracker")
     environment = child.environment()
     assert "DATABASE_URL" not in environment
+    assert environment["WANDB_API_KEY"] == "for the tracker"
     assert environment["CALIPER_PARENT_PID"] == str(os.getpid())
     assert int(environment["OMP_NUM_THREADS"]) >= 1
 
@@ -423,6 +425,25 @@ def test_progress_reads_only_what_is_new_and_whole(tmp_path: Path) -> None:
     assert newest is not None
     assert newest["phase"] == "saving"
     assert ProgressLog(tmp_path / "absent").newest() is None
+
+
+@pytest.mark.parametrize(
+    ("address", "kept"),
+    [
+        ("https://wandb.ai/somebody/caliper/runs/1", True),
+        ("javascript:alert(1)", False),
+        ("https://", False),
+        ("https://host/ x", False),
+        ("https://[", False),
+        ("https://host/" + 500 * "x", False),
+        (7, False),
+    ],
+)
+def test_a_tracker_s_address_is_a_link_for_a_browser_or_nothing(address: object, kept: bool) -> None:
+    line = {"phase": "training", "step": 1, "total": 2, "tracking": address}
+    fields = progress_fields(json.dumps(line).encode())
+    assert fields is not None
+    assert fields.get("tracking_url") == (address if kept else None)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "level_terms": ("all", "unpaired", "none"),
     "strength": ("margin", "thresholds", "none"),
     "preset": ("product", "paper"),
+    "optimizer": ("adamw", "adamw_8bit"),
+    "report_to": ("none", "tensorboard", "trackio", "wandb", "mlflow"),
 }
 """The words that a person may choose, the trainer's default first (of OPRM's level_terms it is none)."""
 
@@ -74,7 +76,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """What one choice sets for RgFT, as in workers.rewards.config."""
 
-FLAGS = ("reliability", "pool_prompt", "gradient_checkpointing")
+FLAGS = ("reliability", "pool_prompt", "gradient_checkpointing", "shard")
 
 FOLDS = 5
 """Of cross-fitted predictions; what `crossfit` is but for 0."""

@@ -6,6 +6,7 @@ ModelExport: such an artifact as a file to take away.
 import json
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import IntegrityError, models, transaction
@@ -25,6 +26,18 @@ ARTIFACT_NAME = "reward_config.json"
 ARCHIVE_FORMAT = 2  # 1 could hold a path
 # Estimates of people stay with the project: the model may go anywhere.
 PERSONAL = ("annotators", "annotator_count")
+TRACKING_URL_LENGTH = 500
+
+
+def web_address(text: Any) -> str:
+    """A link that a page may show, whoever named it: http or https to a host; else empty."""
+    if not isinstance(text, str) or len(text) > TRACKING_URL_LENGTH or not text.isprintable() or " " in text:
+        return ""
+    try:
+        parts = urlsplit(text)
+        return text if parts.scheme in ("http", "https") and parts.hostname else ""
+    except ValueError:
+        return ""
 
 
 def public_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -96,6 +109,8 @@ class TrainingRun(Job):
     # Percent over all phases; it never falls within an attempt.
     overall = models.PositiveSmallIntegerField(default=0)
     metrics = models.JSONField(default=dict, blank=True)
+    # The run's page in the tracker that report_to names, as the child told it.
+    tracking_url = models.CharField(max_length=TRACKING_URL_LENGTH, blank=True)
 
     objects: ClassVar[Any] = RunQuerySet.as_manager()
 
@@ -108,6 +123,11 @@ class TrainingRun(Job):
             ),
         ]
         indexes = [models.Index(fields=["project", "state"])]
+
+    @property
+    def tracking_link(self) -> str:
+        """Where a browser sees the run in its tracker; empty where there is no such page."""
+        return web_address(self.tracking_url)
 
     def claim(self) -> bool:
         """QUEUED -> RUNNING; what an archived project still has in the queue (handed back meanwhile) is cancelled."""

@@ -20,6 +20,7 @@ ORDINAL_METHODS = ("oprm", "rgft")
 TUNINGS = ("frozen", "tuned", "lora")
 ADAPTED = ("lora", "qlora")  # tunings whose base model does not learn
 OPTIMIZERS = ("adamw", "adamw_8bit")
+TRACKERS = ("none", "tensorboard", "trackio", "wandb", "mlflow")
 SHARDED = ("tuned", "lora")  # tunings whose weights can be divided among processes
 ARCHITECTURES = ("auto", "encoder", "causal")
 LEVEL_TERMS = ("none", "unpaired", "all")
@@ -112,6 +113,7 @@ class RunConfig:
     # Keep layers' inputs only: less memory, a third more computing. None: where a GPU's memory asks for it.
     gradient_checkpointing: bool | None = None
     checkpoint_seconds: float = 60.0
+    report_to: str = "none"  # tracker: none | tensorboard | trackio | wandb | mlflow
     shard: bool = False  # divide the weights among the processes (models/sharding.py)
 
     # early stopping
@@ -195,6 +197,7 @@ class RunConfig:
             "votes": VOTES,
             "haf_head": HAF_HEADS,
             "optimizer": OPTIMIZERS,
+            "report_to": TRACKERS,
         }.items():
             value = getattr(self, key)
             if value not in choices and (value is not None or key not in ("level_terms", "strength")):

@@ -12,6 +12,7 @@ from workers.rewards.models.sharding import learned
 from workers.rewards.training import loop
 from workers.rewards.training.prepare import Run
 from workers.rewards.training.progress import Stop, Stopped
+from workers.rewards.training.tracking import Tracking
 
 straight = loop.loop
 evenly, most = Group.divide, Group.most
@@ -29,14 +30,14 @@ class StopsSoon(Stop):
         return self.looks > 10 and dist.get_rank() == 1
 
 
-def divided(run: Run) -> loop.Position:
+def divided(run: Run, tracking: Tracking) -> loop.Position:
     for name, parameter in learned(run.model):
         if not name.startswith("backbone."):
             continue
         assert isinstance(parameter, DTensor), f"{name} is whole"
         if name.endswith("mlp.down_proj.weight"):
             assert parameter.to_local().numel() == parameter.numel() // 2
-    position = straight(run)
+    position = straight(run, tracking)
     for state in run.optimizer.state.values():
         assert all(value.ndim == 0 or value.device == run.team.device for value in state.values())
     return position

@@ -104,7 +104,7 @@ def load_checkpoint(
         raise Afresh(
             f"its checkpoint was written by {f'Caliper {code}' if code else 'an earlier version of Caliper'}"
         )
-    changed = [key for key in now if now[key] != then[key] and key != "checkpoint_seconds"]
+    changed = [key for key in now if now[key] != then[key] and key not in ("checkpoint_seconds", "report_to")]
     if changed:
         key = changed[0]
         raise Refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -18,6 +19,7 @@ from .early_stopping import looks
 from .finish import finish
 from .prepare import Run, join, prepare
 from .progress import Stop, Stopped
+from .tracking import Tracking, flattened
 from .update import Update
 
 
@@ -35,10 +37,30 @@ def train(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
     told = facts(run)  # in all processes: it may try the model
     if run.team.first:
         print(told, file=sys.stderr, flush=True)
-    position = loop(run)
-    if run.config.shard:
-        join(run)
-    return finish(run, position) if run.team.first else {}
+    tracking = tracked(run)
+    try:
+        position = loop(run, tracking)
+        if run.config.shard:
+            join(run)
+        if not run.team.first:
+            return {}
+        metrics = finish(run, position)
+        tracking.log(position.step, flattened(metrics["held_out"], "held_out"), always=True)
+        return metrics
+    finally:
+        tracking.close()
+
+
+def tracked(run: Run) -> Tracking:
+    """The run's tracker, which the first process alone has."""
+
+    def tell(message: str) -> None:
+        run.progress.say("training", message=message)
+
+    config = run.config if run.team.first else dataclasses.replace(run.config, report_to="none")
+    tracking = Tracking(run.run_dir, config, tell)
+    run.progress.tracking = tracking.url
+    return tracking
 
 
 def facts(run: Run) -> str:
@@ -80,7 +102,7 @@ def facts(run: Run) -> str:
     )
 
 
-def loop(run: Run) -> Position:
+def loop(run: Run, tracking: Tracking) -> Position:
     """All steps from where an earlier attempt stopped; the model then holds the weights to keep.
 
     With several processes each encodes a share of every step, and the first alone watches and writes; of a sharded
@@ -106,18 +128,29 @@ def loop(run: Run) -> Position:
         position.within += 1
         position.tokens += sum(lengths[response] for response in step.responses)
         position.seconds += time.monotonic() - started
+        speed = round(position.tokens / max(position.seconds, 1e-9), 1)
         progress.say(
             "training",
             position.step,
             position.total,
             loss=round(position.losses[-1], 6),
-            tokens_per_second=round(position.tokens / max(position.seconds, 1e-9), 1),
+            tokens_per_second=speed,
+        )
+        tracking.log(
+            position.step,
+            {
+                "loss": position.losses[-1],
+                "learning_rate": min(group["lr"] for group in run.optimizer.param_groups),  # the backbone's
+                "tokens_per_second": speed,
+            },
+            always=position.step == position.total,
         )
         if watch and takes_part and position.within in looks(len(steps)):
             nll, right = watch.look(position.step, watched_features(run), config.partition)
             progress.say(
                 "training", position.step, position.total, validation={"nll": nll, "accuracy": right}
             )
+            tracking.log(position.step, {"validation/nll": nll, "validation/accuracy": right}, always=True)
             run.model.train()
         if position.within == len(steps):
             position.epoch, position.within, steps = position.epoch + 1, 0, []

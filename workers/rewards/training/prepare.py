@@ -39,6 +39,7 @@ from .progress import Progress, Stop, Stopped
 from .reliability import Reliability
 from .start import Start
 from .step import StepLoss
+from .tracking import refuse_tracker
 
 
 @dataclass
@@ -131,6 +132,7 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     refuse_flags()
     asked = RunConfig.read(run_dir / "config.json")
     refuse_optimizer(asked.optimizer)
+    refuse_tracker(asked.report_to)
     (run_dir / "error.json").unlink(missing_ok=True)
     base = base_of(asked, run_dir)
     labels = divide(read_snapshot(run_dir / "snapshot"), asked)

@@ -28,6 +28,7 @@ class Progress:
         self._interval = 1 / per_second
         self._last = -1.0
         self._phase: str | None = None
+        self.tracking = ""  # address of the run in a tracker, told in every line
 
     def say(
         self,
@@ -55,6 +56,7 @@ class Progress:
             "tokens_per_second": tokens_per_second,
             "message": message,
             **({} if validation is None else {"validation": validation}),
+            **({"tracking": self.tracking} if self.tracking else {}),
         }
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._file.flush()
