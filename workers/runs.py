@@ -162,7 +162,7 @@ def folder_write(run: TrainingRun, *, resumed: bool) -> None:
             "which takes a new snapshot."
         )
     if not resumed:
-        for name in ("checkpoint", "model", "snapshot"):
+        for name in ("checkpoint", "model", "snapshot", "tracking"):
             shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "snapshot").mkdir(exist_ok=True)
     for path in sorted(source.iterdir()):

@@ -18,7 +18,7 @@ from .attention import Unpackable
 from .distributed import Group
 from .packing import by_prompt, micro_batches, pack, packed_batches, packed_tokens, restore_order
 from .reward_model import RewardModel
-from .sharding import is_sharded
+from .sharding import forget_failed_pass, is_sharded
 
 # Of one forward pass, by kind of device: a CPU gains nothing above 512, a GPU wants filling.
 MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
@@ -92,7 +92,8 @@ class ResponseEncoder:
         batches = self.batches(rows) if rows else []
         again, passes = self._computed_again(rows, batches), len(batches)
         if is_sharded(self.model):
-            again, passes = self.group.most(again, passes)
+            # a whole pass within backward is more than FSDP bears; its layers are computed again one by one
+            again, (passes,) = 0, self.group.most(passes)
         features: list[torch.Tensor] = []
         log_pi: list[torch.Tensor] = []
         done = 0
@@ -232,6 +233,7 @@ def packable(model: RewardModel, device: torch.device, longest: int) -> bool:
             ]
         )
     except (Unpackable, TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+        forget_failed_pass(model)
         return False
     finally:
         model.train(training)

@@ -23,6 +23,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ..config import Refused
 from .distributed import Group
 from .reward_model import RewardModel
 
@@ -60,6 +61,19 @@ def _layers(backbone: nn.Module) -> Iterable[nn.Module]:
 
 def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
+
+
+def forget_failed_pass(model: nn.Module) -> None:
+    """Make a sharded model usable after a forward pass that raised. Raises Refused where PyTorch can't."""
+    if not isinstance(model, FSDPModule):
+        return
+    reset = getattr(model, "reset_iter_state", None)  # since PyTorch 2.13
+    if reset is None:
+        raise Refused(
+            "this base model reads no packed rows, and with shard that needs PyTorch 2.13: update it, or set shard to "
+            "false"
+        )
+    reset()
 
 
 def learned(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

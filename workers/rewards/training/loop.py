@@ -114,7 +114,7 @@ def loop(run: Run, tracking: Tracking) -> Position:
     update = Update(run.model, run.loss, run.optimizer, config, team)
     position = resume(run)
     steps: list[Step] = []  # of the epoch
-    saved_at = time.monotonic()
+    saved_at, saving = time.monotonic(), 0.0
     run.model.train()
     while position.epoch < config.epochs and not team.any(bool(watch and watch.done)):
         started = time.monotonic()
@@ -154,11 +154,15 @@ def loop(run: Run, tracking: Tracking) -> Position:
             run.model.train()
         if position.within == len(steps):
             position.epoch, position.within, steps = position.epoch + 1, 0, []
-        due = team.first and time.monotonic() - saved_at >= config.checkpoint_seconds
+        # all moments of a large model take minutes to write: at most a tenth of the time
+        pause = config.checkpoint_seconds and max(config.checkpoint_seconds, 9 * saving)
+        due = team.first and time.monotonic() - saved_at >= pause
         stopping, due = map(bool, team.most(run.stop.wanted, due))
         if takes_part and (stopping or due):
+            started = time.monotonic()
             checkpoint(run, position)
             saved_at = time.monotonic()
+            saving = saved_at - started
         if stopping:
             raise Stopped
     if takes_part:

@@ -384,7 +384,7 @@ def make_trainable(model: RewardModel, config: ResolvedConfig, data: TrainingDat
     """Which weights learn, and the thresholds that the labels need."""
     if config.dropout is not None:
         set_dropout(model.backbone, config.dropout)
-    if config.gradient_checkpointing:
+    if config.gradient_checkpointing or config.shard:
         model.checkpoint_gradients()
     if config.tuning == "lora":
         model.add_lora(config)
