@@ -111,7 +111,7 @@ class RunConfig:
     lora_rank: int | None = None  # None: that of the adapters that go on, else LORA_RANK
     lora_alpha: int | None = None  # likewise
     dropout: float | None = 0.0  # in the backbone while it is tuned; None: the base model's own
-    # Keep layers' inputs only: less memory, a third more computing. None: where a GPU's memory asks for it.
+    # Keep layers' inputs only: less memory, a third more computing. None: with shard, and where a GPU lacks memory.
     gradient_checkpointing: bool | None = None
     checkpoint_seconds: float = 60.0
     report_to: str = "none"  # tracker: none | tensorboard | trackio | wandb | mlflow
@@ -261,6 +261,8 @@ class RunConfig:
         defaults = dict(TUNED_DEFAULTS[architecture, self.tuning])
         if self.tuning != "frozen":  # small steps: with_rate knows better once the texts are read
             defaults["learning_rate"] = default_rate(architecture, self.tuning, hidden_size, 0)
+        if self.shard:  # who divides weights lacks memory
+            defaults["gradient_checkpointing"] = True
         if device != "cpu":
             defaults["micro_batch_tokens"] = 16384  # a GPU wants to be filled
         chosen = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -87,6 +87,10 @@ class Group:
         dist.all_reduce(told, dist.ReduceOp.MAX)
         return told.tolist()
 
+    def least(self, count: int) -> int:
+        """The smallest value of a number in any process, told to all."""
+        return -self.most(-count)[0]
+
     def from_first(self, tensor: torch.Tensor) -> torch.Tensor:
         """The first process's values of a tensor that all have."""
         if self.size > 1:

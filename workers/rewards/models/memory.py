@@ -207,6 +207,7 @@ class Memory:
     """What a run does with each GPU's memory, in bytes and tokens."""
 
     free: int
+    weights: int  # all of the base model's, as they lie on a GPU that is not one of several
     fixed: int  # weights, gradients, optimiser and what a step makes in passing
     token: int  # of each token whose activations are held
     tokens: int  # that are held at once: what a step has beyond is learnt part by part
@@ -242,6 +243,7 @@ def fit(size: Sizes, config: ResolvedConfig, free: int, longest: int, processes:
         raise Refused(_too_large(size, config, chosen, free, longest))
     return Memory(
         free=free,
+        weights=int((2.0 if config.tuning in ADAPTED else 4.0) * size.weights),
         fixed=int(chosen.fixed),
         token=int(chosen.again if again else chosen.token),
         tokens=min(tokens, MOST_HELD),

@@ -29,7 +29,7 @@ from ..models.encode import ResponseEncoder
 from ..models.kinds import Base, look_at
 from ..models.load import load_base, load_merged, load_quantised, load_tokenizer, unfitting
 from ..models.lora import FOUR_BIT, check_quantising
-from ..models.memory import Memory, Sizes, fit, free_bytes, sizes
+from ..models.memory import USABLE, Memory, Sizes, fit, free_bytes, sizes
 from ..models.reward_model import RewardModel, logit, longest_text, set_dropout
 from ..models.sharding import gathered, learned, shard
 from ..text.chat import template_of
@@ -160,6 +160,8 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     # Load the base model
     config = asked.resolved(base.architecture, int(base.config.hidden_size), team.device.type)
     free = None if config.tuning == "frozen" else free_bytes(team.device)
+    if free is not None:
+        free = team.least(free)  # steps follow from it, which are the same in all processes
     size = None if free is None else weigh(base.config, config, free, team, progress)
     lies_over = record_of(config, base, team.device) if team.first else None
     backbone = backbone_of(asked, base, team.device)
@@ -241,9 +243,9 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
 
 
 def join(run: Run) -> None:
-    """Give the first process the whole model that the processes trained, on its device; the others end here.
+    """Give the first process the whole model that the processes trained; the others end here. All take part.
 
-    What didn't learn is loaded from the base model again. All processes take part.
+    What didn't learn is loaded from the base model again. The CPU scores where a card doesn't hold all weights.
     """
     found = gathered(dict(learned(run.model)), keep=run.team.first)
     for part in (run, run.loss, run.watch):
@@ -253,9 +255,16 @@ def join(run: Run) -> None:
     gc.collect()
     if not run.team.first:
         return
-    backbone = backbone_of(run.config, run.base, run.team.device)
-    data, device = run.loss.data, run.team.device
-    run.model = untrained(backbone, run.texts.template.digit_ids, run.config, data, device, run.start)
+    device = run.team.device
+    free = free_bytes(device)
+    if free is not None and run.memory is not None and run.memory.weights > USABLE * free:
+        device = torch.device("cpu")
+        run.progress.say(
+            "scoring", message="no card holds the whole model, so the CPU scores: this takes longer"
+        )
+        run.team = Group(size=run.team.size, device=device)
+    backbone, digits = backbone_of(run.config, run.base, device), run.texts.template.digit_ids
+    run.model = untrained(backbone, digits, run.config, run.loss.data, device, run.start)
     with torch.no_grad():
         for name, value in learned(run.model):
             value.copy_(found.pop(name))
