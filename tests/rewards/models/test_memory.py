@@ -17,6 +17,9 @@ from workers.rewards.models.packing import Segments
 from workers.rewards.models.reward_model import RewardModel
 from workers.rewards.training import prepare
 from workers.rewards.training.loop import train
+from workers.rewards.training.progress import Stopped
+
+from ..training.test_resume import StopAfter
 
 GB = 10**9
 SHAPE = {
@@ -191,7 +194,16 @@ def test_a_run_follows_the_memory_of_its_gpu(
     assert told["config"]["micro_batch_tokens"] == 250
     assert told["config"]["token_budget"] == large["config"]["token_budget"] >= 512
     assert f"memory: {plan['words']}" in capsys.readouterr().err
-    # learnt part by part, yet the same
+    # learnt part by part, stopped, and gone on with on a fuller card, yet the same
+    broken = make_run(tiny_lm, "bt", "broken", **keys)
+    for here, questions in ((10**12, 4), (free, 10**6)):
+        monkeypatch.setattr(prepare, "free_bytes", lambda device, here=here: here)
+        try:
+            resumed = train(broken, StopAfter(questions))
+        except Stopped:
+            assert (broken / "checkpoint").exists()
+    assert resumed["memory"]["tokens"] == 250
+    assert resumed["training"]["loss"] == pytest.approx(large["training"]["loss"], rel=1e-4)
     assert told["training"]["steps"] == large["training"]["steps"]
     assert told["training"]["loss"] == pytest.approx(large["training"]["loss"], rel=1e-4)
 

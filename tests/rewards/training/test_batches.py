@@ -197,6 +197,19 @@ def test_the_gradient_is_the_naive_pairwise_one(
     summed = step_loss(model, config, data, rows, packing=packing)
     loss = summed(step) / summed.weight(step)
     loss.backward()
+    whole = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    summed.encoder.kept_tokens = max(map(len, rows)) * 3  # a prompt's three responses
+    several = summed.parts(step)
+    assert [sorted(part.responses) for part in several] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    for field in ("judgements", "levels"):
+        rows_of = [row for part in several for row in getattr(part, field)]
+        assert sorted(rows_of) == sorted(getattr(step, field))
+    for part in several:
+        (summed(part, step) / summed.weight(step)).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-9, atol=1e-12)
     shared = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     model.zero_grad()

@@ -21,6 +21,8 @@ from ..models.sharding import gathered, laid_out, learned
 
 FORMAT = 2  # 2: epochs are planned one by one
 NAME = "state.safetensors"
+# What may differ when a run goes on: it changes no step, or its rounding alone (a GPU's free memory of now decides).
+FREE = ("checkpoint_seconds", "micro_batch_tokens", "gradient_checkpointing")
 COUNTED = ("step", "epoch", "within", "total", "tokens", "seconds")  # of a position, in the header
 
 
@@ -79,6 +81,16 @@ def save_checkpoint(
         save_tensors(folder / NAME, tensors, {"caliper": json.dumps(header)})
 
 
+def begun(folder: Path) -> dict[str, Any]:
+    """The configuration that a checkpoint was written under; empty where there is none to be read."""
+    try:
+        with safe_open(folder / NAME, "pt") as file:
+            config: dict[str, Any] = json.loads(file.metadata()["caliper"])["config"]
+            return config
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return {}
+
+
 def load_checkpoint(
     folder: Path, model: RewardModel, optimizer: torch.optim.Optimizer, config: RunConfig
 ) -> Position | None:
@@ -104,7 +116,7 @@ def load_checkpoint(
         raise Afresh(
             f"its checkpoint was written by {f'Caliper {code}' if code else 'an earlier version of Caliper'}"
         )
-    changed = [key for key in now if now[key] != then[key] and key != "checkpoint_seconds"]
+    changed = [key for key in now if now[key] != then[key] and key not in FREE]
     if changed:
         key = changed[0]
         raise Refused(

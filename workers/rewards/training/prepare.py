@@ -9,7 +9,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from ..models.sharding import gathered, learned, shard
 from ..text.readable import readable, reads_alike, report
 from ..text.sections import Encoded, Template
 from .batches import Blocks, Draws, Step
+from .checkpoint import begun
 from .early_stopping import Watch
 from .hardening import SETS, Copy, harden, joined
 from .optimiser import make_optimizer, refuse_optimizer
@@ -170,6 +171,8 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     # Read the texts, leave out what reads alike, group them into steps
     texts = read(template, labels, config)
     judged = labels.data
+    if not config.token_budget:  # a run that goes on keeps its steps, whatever memory is free now
+        config = replace(config, token_budget=begun(run_dir / "checkpoint").get("token_budget", 0))
     memory = None
     if free is not None and size is not None:
         memory = fit(size, config, free, max(texts.lengths), team.size)
