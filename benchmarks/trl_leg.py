@@ -31,35 +31,16 @@ def main(arguments: Sequence[str]) -> int:
     job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     torch.set_num_threads(job["threads"])
     from datasets import Dataset
-    from transformers import (
-        AutoConfig,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        PreTrainedTokenizerFast,
-    )
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    if job.get(
-        "random_weights"
-    ):  # benchmarks.gpu: a shape alone, and a tokenizer that only names the padding
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(job["model"])
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
     dataset = Dataset.from_parquet(job["pairs"], cache_dir=job["work"])
 
     def fresh() -> Any:
         torch.manual_seed(job["seed"])
-        if not job.get("random_weights"):
-            return AutoModelForSequenceClassification.from_pretrained(
-                job["model"], num_labels=1, dtype=torch.float32
-            )
-        config = AutoConfig.from_pretrained(job["model"], num_labels=1)
-        with torch.device(job["device"]):
-            model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-        if job["lora"]:
-            from peft import LoraConfig, get_peft_model
-
-            model = get_peft_model(model, LoraConfig(**job["lora"], modules_to_save=["score"]))
-        return model
+        return AutoModelForSequenceClassification.from_pretrained(
+            job["model"], num_labels=1, dtype=torch.float32
+        )
 
     result: dict[str, Any]
     if job["probe"]:
@@ -92,7 +73,6 @@ def fit(model: Any, tokenizer: Any, dataset: Any, job: dict[str, Any]) -> dict[s
     steps = math.ceil(job["judgements"] / update) * job["epochs"]
     records: list[list[float]] = []
     peak = 0
-    device = job.get("device", "cpu")
 
     class Watched(trl.RewardTrainer):
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -110,12 +90,10 @@ def fit(model: Any, tokenizer: Any, dataset: Any, job: dict[str, Any]) -> dict[s
 
         def tick(self) -> None:
             nonlocal peak
-            if device == "cuda":
-                torch.cuda.synchronize()
             records[-1][0] = time.monotonic()
             limit = job["seconds"]
             if limit is not None and len(records) > 2 and records[-1][0] - records[0][0] >= limit:
-                peak = torch.cuda.max_memory_allocated() if device == "cuda" else peak_memory()
+                peak = peak_memory()
                 raise Enough
 
     settings = trl.RewardConfig(
@@ -126,10 +104,10 @@ def fit(model: Any, tokenizer: Any, dataset: Any, job: dict[str, Any]) -> dict[s
         max_length=job["max_length"],
         max_grad_norm=job["clip_norm"],
         center_rewards_coefficient=None,
-        gradient_checkpointing=job.get("gradient_checkpointing", False),
-        bf16=device == "cuda",
-        use_cpu=device == "cpu",
-        dataloader_pin_memory=device == "cuda",
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        dataloader_pin_memory=False,
         train_sampling_strategy="random" if job["sampling"] == "trainer" else "sequential",
         dataloader_drop_last=False,
         logging_steps=10,

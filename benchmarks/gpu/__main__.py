@@ -1,22 +1,18 @@
-"""Speed on a GPU with the shapes of real models: our training step beside padded pairs, and scoring.
+"""Training speed on a GPU with the shapes of real models and our default settings, beside TRL's RewardTrainer.
 
-    python -m benchmarks.gpu [--device cuda|cpu] [--shape tiny|0.5b|7b ...] [--steps N] [--lengths synthetic|...]
-        [--token-budget N] [--micro-batch-tokens N] [--peak TFLOPS] [--set KEY=JSON ...] [--json FILE]
+    python3 -m benchmarks.gpu [--device cuda|cpu] [--shape tiny|0.5b|7b ...] [--without-trl] [--json FILE]
 
-Needs workers.rewards and what it needs, no data and no hub: Qwen2 and Qwen2.5 shapes with random weights, built on
-the device, and random words in the lengths of --lengths (qa_feedback and hh_rlhf take their lengths, at four
-characters a token, from ../shared/data). 0.5b is tuned whole, 7b with LoRA; bf16 autocast on a GPU. Every leg is a
-process of its own, in the order ours, naive, naive, ours, then TRL if this Python has it, then scoring:
+At most six minutes, no network and no data: Qwen2.5 shapes with random weights, built on the device, and random words
+in texts of up to 1,024 tokens, four answers and six pairs a prompt. It needs Python 3.12, torch 2.11, transformers
+5.17, accelerate, peft and pyarrow, and measures TRL where this Python has it. All weights of 0.5b are tuned; 7b gets
+LoRA. Each leg is a process of its own with a share of the time; one that is cut off keeps its figures.
 
-ours     workers.rewards.train on a run folder, its steps timed
-naive    the same judgements per step as pairs in padded rectangles of chosen and rejected, each response encoded in
-         each of its pairs, sorted by length within the step; the best of --naive-batch pairs per rectangle
-trl      RewardTrainer 1.16 itself on the same token ids, if importable
-score    workers.rewards.score.score_responses beside the bare backbone on as many tokens without padding
+ours     workers.rewards.train on a run folder that names base model and tuning alone, its steps timed
+trl      RewardTrainer as it comes (8 pairs, padded, layers computed again) on the same pairs as token ids
 
-Model FLOPs: 6 N per token when all weights learn, 4 N when the backbone is frozen (LoRA), N without the embedding
-table, plus attention's 12 x width x layers per causal (query, key) position; only real tokens count, and a shared
-prompt counts once where it is computed once.
+Model FLOPs: 6 N per token when all weights learn, 4 N when the base is frozen (LoRA), N without the embedding table,
+plus attention's 12 x width x layers per causal (query, key) position. Only real tokens count, a shared prompt once,
+and nothing that is computed again for the gradient.
 """
 
 from __future__ import annotations
@@ -29,16 +25,28 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 
-from benchmarks.gpu.legs import WARM_UP, leg
-from benchmarks.gpu.shapes import BUDGET, SHAPES, TUNING, texts, tokenizer
-from workers.rewards.data.snapshot import write_snapshot
+from benchmarks.gpu.legs import leg, pairs_of
+from benchmarks.gpu.shapes import LONGEST, SHAPES, TOKENS, TUNING, texts, tokenizer
+from workers.rewards.data.snapshot import read_snapshot, write_snapshot
+from workers.rewards.text.sections import Template
 
 ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 350.0  # seconds in all
+# of a leg: what is timed, and the end of it with loading and warming up
+SECONDS = {
+    ("0.5b", "ours"): (25, 80),
+    ("0.5b", "trl"): (20, 70),
+    ("7b", "ours"): (35, 120),
+    ("7b", "trl"): (20, 100),
+}
+TINY = (2, 40)
 # dense bf16, no sparsity, by the maker's data sheets
 PEAK = {
     "B200": 2250e12,
@@ -50,6 +58,8 @@ PEAK = {
     "L4": 121e12,
     "4090": 165e12,
 }
+MFU_BAR = {"0.5b": 0.45, "7b": 0.50}
+TRL_BAR = 2.0
 
 
 def main() -> int:
@@ -58,17 +68,8 @@ def main() -> int:
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=["0.5b", "7b"])
-    parser.add_argument("--steps", type=int, default=20, help="timed optimiser steps of a leg")
-    parser.add_argument("--repeats", type=int, default=2, help="legs of ours and of naive")
-    parser.add_argument("--lengths", choices=("synthetic", "qa_feedback", "hh_rlhf"), default="synthetic")
-    parser.add_argument("--max-length", type=int, default=2048)
-    parser.add_argument("--token-budget", type=int)
-    parser.add_argument("--micro-batch-tokens", type=int)
-    parser.add_argument("--naive-batch", type=int, nargs="+", default=[4, 8, 16])
-    parser.add_argument("--peak", type=float, help="TFLOP/s of the device, dense bf16")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=JSON", help="of our config.json")
-    parser.add_argument("--no-trl", action="store_true", help="leave TRL out though this Python has it")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--without-trl", action="store_true")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--leg", nargs=2, metavar=("NAME", "JOB"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.leg:
@@ -76,24 +77,35 @@ def main() -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("no CUDA device here; --device cpu --shape tiny tries the program", file=sys.stderr)
         return 2
+    end = time.monotonic() + LIMIT
     name = torch.cuda.get_device_name() if options.device == "cuda" else platform.machine()
-    peak = options.peak * 1e12 if options.peak else next((v for k, v in PEAK.items() if k in name), None)
-    print(
-        f"{name}, torch {torch.__version__}, Python {platform.python_version()}, peak "
-        + (f"{peak / 1e12:.0f} TFLOP/s" if peak else "unknown (--peak)"),
-        flush=True,
-    )
-    report: dict[str, Any] = {"device": name, "torch": torch.__version__, "peak": peak, "shapes": {}}
+    peak = next((value for key, value in PEAK.items() if key in name), None)
+    print(f"{name}, torch {torch.__version__}, Python {platform.python_version()}", flush=True)
+    programs = ["ours"]
+    if importlib.util.find_spec("trl") is not None and not options.without_trl:
+        programs.append("trl")
+    report: dict[str, dict[str, dict[str, Any]]] = {}
     for shape in options.shape:
         with tempfile.TemporaryDirectory() as folder:
-            report["shapes"][shape] = measure(shape, options, Path(folder), peak)
+            prepare(shape, Path(folder))
+            report[shape] = {
+                program: found
+                for program in programs
+                if (found := run(shape, program, options.device, Path(folder), end))
+            }
+        print(
+            f"\n{table(report, peak)}\n", flush=True
+        )  # after every shape: the machine may go before the last
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    return 0
+        options.json.write_text(
+            json.dumps({"device": name, "torch": torch.__version__, "shapes": report}, indent=1),
+            encoding="utf-8",
+        )
+    return 0 if all(len(legs) == len(programs) for legs in report.values()) else 1
 
 
-def measure(shape: str, options: argparse.Namespace, folder: Path, peak: float | None) -> dict[str, Any]:
-    """All legs of one shape; prints and returns their figures."""
+def prepare(shape: str, folder: Path) -> None:
+    """A base model without weights, a run folder, and the same pairs as token ids for TRL."""
     from transformers import Qwen2Config
 
     Qwen2Config(
@@ -104,107 +116,86 @@ def measure(shape: str, options: argparse.Namespace, folder: Path, peak: float |
         pad_token_id=0,
     ).save_pretrained(folder / "model")
     tokenizer().save_pretrained(folder / "model")
-    budget = options.token_budget or BUDGET[shape]
-    rows, judgements = texts(options.lengths, budget * (options.steps + WARM_UP) * 2, options.max_length)
-    write_snapshot(folder / "run" / "snapshot", rows, judgements)
-    config: dict[str, Any] = {
+    write_snapshot(folder / "run" / "snapshot", *texts(TOKENS[shape], LONGEST[shape]))
+    config = {
         "method": "bt",
         "base_model": str(folder / "model"),
         "tuning": TUNING[shape],
-        "max_length": options.max_length,
-        "holdout": 0.0,
-        "centring": 0.0,
-        "reliability": False,
-        "token_budget": budget,
-        "checkpoint_seconds": 86400,
+        "checkpoint_seconds": 86400,  # none is written within the time
     }
-    if options.micro_batch_tokens:
-        config["micro_batch_tokens"] = options.micro_batch_tokens
-    config |= {key: json.loads(value) for key, value in (item.split("=", 1) for item in options.set)}
     (folder / "run" / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    job = {
-        "folder": str(folder),
-        "device": options.device,
-        "steps": options.steps,
-        "naive_batch": options.naive_batch,
-    }
-    legs: dict[str, list[dict[str, Any]]] = {}
-    order = []
-    for repeat in range(options.repeats):
-        order += ["ours", "naive"] if repeat % 2 == 0 else ["naive", "ours"]
-    if importlib.util.find_spec("trl") is not None and not options.no_trl:
-        order.append("trl")
-    for number, program in enumerate([*order, "score"]):
-        path = folder / f"job-{number}.json"
-        path.write_text(json.dumps({**job, "out": str(folder / f"out-{number}.json")}), encoding="utf-8")
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        if options.device == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = ""
+    snapshot = read_snapshot(folder / "run" / "snapshot")
+    template = Template(tokenizer(), architecture="causal", ordinal=False, max_length=LONGEST[shape])
+    rows = [list(row.ids) for row in template.encode(snapshot.responses)]
+    place = snapshot.index
+    pairs = [(place[row["response_a"]], place[row["response_b"]]) for row in snapshot.judgements]
+    pq.write_table(pairs_of(rows, pairs), folder / "pairs.parquet")
+
+
+def run(shape: str, program: str, device: str, folder: Path, end: float) -> dict[str, Any] | None:
+    """One leg's figures, as far as it came in its time; None if it had none."""
+    seconds, limit = SECONDS.get((shape, program), TINY)
+    out, job = folder / f"{program}.json", folder / f"{program}-job.json"
+    job.write_text(
+        json.dumps({"folder": str(folder), "device": device, "seconds": seconds, "out": str(out)}),
+        encoding="utf-8",
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--leg", program, str(job)]
+    said, started = "", time.monotonic()
+    try:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.gpu", "--leg", program, str(path)],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
+            command, cwd=ROOT, env=environment, capture_output=True, text=True,
+            timeout=max(1.0, min(limit, end - started)),
+        )  # fmt: skip
+        said = done.stderr if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        said = "its time was over"
+    found: dict[str, Any] | None = json.loads(out.read_text(encoding="utf-8")) if out.exists() else None
+    if said:
+        print(f"{shape} {program} ended early: {said.strip()[-1500:]}", flush=True)
+    if found:
+        print(
+            f"{shape} {program}: {found['judgements_per_second']:.1f} judgements/s, {found['tokens_per_second']:,.0f} "
+            f"tokens/s in {found['steps']} steps; {time.monotonic() - started:.0f} s in all",
+            flush=True,
         )
-        if done.returncode:
-            print(f"  {shape} {program} failed: {done.stderr.strip()[-1500:]}", flush=True)
-        else:
-            out = json.loads((folder / f"out-{number}.json").read_text(encoding="utf-8"))
-            legs.setdefault(program, []).append(out)
-            if "judgements" in out:  # a machine that is lent may go before the last leg
-                rate = out["judgements"] / out["seconds"]
-                print(f"  {shape} {program}: {rate:.1f} judgements/s, {out['note']}", flush=True)
-    return summarise(shape, legs, config, peak)
+        if found.get("facts"):
+            print(found["facts"], flush=True)
+    return found
 
 
-def summarise(
-    shape: str, legs: dict[str, list[dict[str, Any]]], config: dict[str, Any], peak: float | None
-) -> dict[str, Any]:
-    """Figures of a shape from its legs, printed."""
-    figures: dict[str, Any] = {"config": config}
-    print(f"\n{shape}, {config['tuning']}, {config['token_budget']} tokens of distinct responses a step")
-    for program in ("ours", "naive", "trl"):
-        runs = legs.get(program)
-        if not runs:
-            continue
-        total = {
-            key: sum(run[key] for run in runs)
-            for key in ("seconds", "judgements", "pair_tokens", "computed_tokens")
-        }
-        figure = {
-            "judgements_per_second": total["judgements"] / total["seconds"],
-            "pair_tokens_per_second": total["pair_tokens"] / total["seconds"],
-            "computed_tokens_per_second": total["computed_tokens"] / total["seconds"],
-            "peak_memory": max(run["peak_memory"] for run in runs),
-            "flops_per_second": None,
-            "utilisation": None,
-            "note": runs[0].get("note", ""),
-        }
-        if all("flops" in run for run in runs):
-            figure["flops_per_second"] = sum(run["flops"] for run in runs) / total["seconds"]
-            figure["utilisation"] = figure["flops_per_second"] / peak if peak else None
-        figures[program] = figure
-        share = "    -" if figure["utilisation"] is None else f"{figure['utilisation']:5.1%}"
-        print(
-            f"  {program:6} {figure['judgements_per_second']:9.1f} judgements/s "
-            f"{figure['pair_tokens_per_second']:10.0f} real tokens/s "
-            f"{figure['computed_tokens_per_second']:10.0f} computed tokens/s  MFU {share}  "
-            f"{figure['peak_memory'] / 2**30:6.2f} GiB  {figure['note']}"
-        )
-    for other in ("naive", "trl"):
-        if "ours" in figures and other in figures:
-            ratio = figures["ours"]["judgements_per_second"] / figures[other]["judgements_per_second"]
-            figures[f"ratio_{other}"] = ratio
-            print(f"  ours / {other}: {ratio:.2f}x judgements per second")
-    if "score" in legs:
-        score = figures["score"] = legs["score"][0]
-        print(
-            f"  scoring {score['tokens_per_second']:.0f} tokens/s ({score['with_tokenising']:.0f} with tokenising), "
-            f"bare backbone {score['bare']:.0f}: {score['tokens_per_second'] / score['bare']:.0%}"
-        )
-    sys.stdout.flush()
-    return figures
+def table(report: dict[str, dict[str, dict[str, Any]]], peak: float | None) -> str:
+    """The figures as Markdown, and below them the bars."""
+    lines = [
+        "| | step | judgements/s | tokens/s | model FLOPs used | peak memory (planned) | attention |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    bars = []
+    for shape, legs in report.items():
+        for program, found in legs.items():
+            used = found["flops_per_second"] / peak if peak and found["flops_per_second"] else None
+            memory = "-" if found["peak_memory"] is None else f"{found['peak_memory'] / 2**30:.1f} GiB"
+            if found.get("memory"):
+                memory += f" ({found['memory']['peak'] / 2**30:.1f})"
+            lines.append(
+                f"| {shape}, {TUNING[shape]}, {program} | {found['step']} | {found['judgements_per_second']:.1f} | "
+                f"{found['tokens_per_second']:,.0f} | {'-' if used is None else f'{used:.1%}'} | {memory} | "
+                f"{found['kernel']} |"
+            )
+            if program == "ours" and used is not None and shape in MFU_BAR:
+                bar = MFU_BAR[shape]
+                bars.append(
+                    f"{shape}: {used:.1%} of the FLOPs, bar {bar:.0%}: {'reached' if used >= bar else 'MISSED'}"
+                )
+        if len(legs) == 2:
+            ratio = legs["ours"]["judgements_per_second"] / legs["trl"]["judgements_per_second"]
+            bars.append(
+                f"{shape}: {ratio:.1f} times TRL, bar {TRL_BAR}: {'reached' if ratio >= TRL_BAR else 'MISSED'}"
+            )
+    return "\n".join([*lines, "", *bars])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
-"""Shapes of real models, random words in real lengths, and a tokenizer for them."""
+"""Shapes of real models, random words in chats' lengths, and a tokenizer for them."""
 
 from __future__ import annotations
 
 import random
 from typing import Any
-
-from benchmarks.datasets import load_hh_rlhf, load_qa_feedback
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -37,58 +35,49 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 TUNING = {"tiny": "tuned", "0.5b": "tuned", "7b": "lora"}
-BUDGET = {"tiny": 1024, "0.5b": 32768, "7b": 8192}  # tokens of distinct responses per step
+TOKENS = {"tiny": 40_000, "0.5b": 2_000_000, "7b": 600_000}  # of distinct responses, their prompts included
+LONGEST = {"tiny": 128, "0.5b": 1024, "7b": 1024}  # tokens of prompt, response and template
 WORDS = 4000
+FRAME = 24  # tokens that the template may add
 
 
-def texts(
-    lengths: str, wanted_tokens: int, max_length: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Responses and judgements of random words, until there are `wanted_tokens` in distinct responses.
+def texts(wanted: int, longest: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Responses and judgements of random words, until there are `wanted` tokens in distinct responses.
 
-    synthetic: four answers to a prompt, all six pairs; prompts of about 250 words and answers of about 200, both
-    log-normal (sigma .9 and .6), which is what chat data look like.
+    Four answers to a prompt, all six pairs. Prompts are log-normal (sigma .9) about a quarter of the longest text,
+    answers about two fifths of it (sigma .6), as chats are, and all is cut to fit.
     """
     draw = random.Random(0)
     responses: list[dict[str, Any]] = []
     judgements: list[dict[str, Any]] = []
 
     def words(count: int) -> str:
-        return " ".join(f"w{draw.randrange(WORDS)}" for _ in range(max(1, count)))
+        return " ".join(f"w{number}" for number in draw.choices(range(WORDS), k=max(1, count)))
 
-    if lengths == "synthetic":
-        total = 0
-        while total < wanted_tokens:
-            number = len(responses) // 4
-            prompt = min(int(draw.lognormvariate(5.5, 0.9)), max_length // 2)
-            messages = [{"role": "user", "content": words(prompt)}]
-            for answer in range(4):
-                size = min(int(draw.lognormvariate(5.3, 0.6)), max_length // 2 - 64)
-                total += prompt + size
-                responses.append(
-                    {
-                        "response_id": f"{number}-{answer}",
-                        "prompt_id": str(number),
-                        "messages": messages,
-                        "text": words(size),
-                    }
-                )
-            judgements.extend(
-                {"response_a": f"{number}-{a}", "response_b": f"{number}-{b}", "verdict": "a"}
-                for a in range(4)
-                for b in range(a + 1, 4)
+    def length(middle: float, sigma: float) -> int:
+        return int(middle * longest * draw.lognormvariate(0, sigma))
+
+    total = 0
+    while total < wanted:
+        number = len(responses) // 4
+        prompt = min(length(0.25, 0.9), longest // 2)
+        messages = [{"role": "user", "content": words(prompt)}]
+        for answer in range(4):
+            size = min(length(0.4, 0.6), longest - prompt - FRAME)
+            total += prompt + size
+            responses.append(
+                {
+                    "response_id": f"{number}-{answer}",
+                    "prompt_id": str(number),
+                    "messages": messages,
+                    "text": words(size),
+                }
             )
-        return responses, judgements
-    rows = (load_qa_feedback if lengths == "qa_feedback" else load_hh_rlhf)()
-    prompts: dict[str, list[dict[str, str]]] = {}
-    for row in rows.responses:
-        if row["prompt_id"] not in prompts:
-            prompts[row["prompt_id"]] = [
-                {"role": message["role"], "content": words(len(message["content"]) // 4)}
-                for message in row["messages"]
-            ]
-        responses.append({**row, "messages": prompts[row["prompt_id"]], "text": words(len(row["text"]) // 4)})
-    judgements = [{**row, "verdict": "a"} for row in rows.judgements if row["verdict"] in ("a", "b")]
+        judgements.extend(
+            {"response_a": f"{number}-{a}", "response_b": f"{number}-{b}", "verdict": "a"}
+            for a in range(4)
+            for b in range(a + 1, 4)
+        )
     return responses, judgements
 
 

@@ -14,7 +14,6 @@ import pytest
 
 from benchmarks import trl_leg
 from benchmarks.datasets import DATA, Rows, load_hh_rlhf, load_qa_feedback, load_ukp_strict
-from benchmarks.gpu.shapes import texts
 from benchmarks.train_throughput.bench import ROOT, Bench
 from benchmarks.train_throughput.case import Case, prepare
 from benchmarks.train_throughput.recording import StepRecord, record_training
@@ -216,12 +215,6 @@ def test_length_grouped_batches_hold_every_pair_once() -> None:
     spread = [max(batch) - min(batch) for batch in batches]
     assert sum(spread) / len(spread) < 20
     assert sorted(trl_leg.order(Table(table), 8, 16, "random", 0)) == list(range(50))
-
-
-def test_synthetic_texts_share_prompts() -> None:
-    responses, judgements = texts("synthetic", 3000, 512)
-    assert len(judgements) == len(responses) // 4 * 6
-    assert sum(len(row["text"].split()) for row in responses) > 500
 
 
 def started(arguments: list[str]) -> None:

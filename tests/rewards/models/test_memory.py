@@ -178,7 +178,14 @@ def test_a_run_follows_the_memory_of_its_gpu(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The whole path on a CPU, with a card's free memory in place of measured: enough for some of a step's tokens."""
-    keys = {"tuning": tuning, "token_budget": None, "epochs": 2, "max_length": 64, "lora_rank": 2}
+    keys = {
+        "tuning": tuning,
+        "token_budget": None,
+        "epochs": 2,
+        "max_length": 64,
+        "lora_rank": 2,
+        "reliability": False,
+    }
     base = transformers.AutoConfig.from_pretrained(tiny_lm)
     size = sizes(base, resolved(tuning, width=32, max_length=64, lora_rank=2))
     chosen = memory.way(size, resolved(tuning, width=32))
@@ -212,7 +219,7 @@ def test_a_base_model_that_can_not_fit_is_refused_before_its_weights_are_read(
     make_run: Callable[..., Path], tiny_lm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare, "free_bytes", lambda device: 100_000)
-    monkeypatch.setattr(prepare, "load_backbone", lambda *a, **k: pytest.fail("weights were read"))
+    monkeypatch.setattr(prepare, "backbone_of", lambda *a, **k: pytest.fail("weights were read"))
     with pytest.raises(Refused, match=r"takes .* MB with tuning tuned .* 0\.1 MB of the GPU are free"):
         train(make_run(tiny_lm, "bt"))
 

@@ -59,7 +59,7 @@ def sizes(base: Any, config: ResolvedConfig) -> Sizes:
     base = type(base).from_dict(base.to_dict())  # a copy: transformers writes into it
     with torch.device("meta"):
         model = _hollow(base, config, torch.bfloat16 if lora else torch.float32)
-    backbone = model.backbone
+    backbone: Any = model.backbone
     if config.dropout is not None:
         set_dropout(backbone, config.dropout)
     longest = min(config.max_length, longest_text(backbone) or config.max_length)
@@ -71,7 +71,6 @@ def sizes(base: Any, config: ResolvedConfig) -> Sizes:
         *(sum(p.numel() for p in block.parameters()) for block in blocks),
         *(parameter.numel() for parameter in backbone.parameters()),
     )
-    table: Any = backbone.get_input_embeddings()  # type: ignore[operator]
     counted = Sizes(
         weights=weights,
         linear=sum(weight.numel() for weight in maps),
@@ -79,7 +78,7 @@ def sizes(base: Any, config: ResolvedConfig) -> Sizes:
         largest=largest,
         layers=int(base.num_hidden_layers),
         width=model.hidden_size,
-        vocabulary=table.weight.shape[0],
+        vocabulary=backbone.get_input_embeddings().weight.shape[0],
         kept_token=USUAL * int(base.num_hidden_layers) * model.hidden_size,
         kept_pass=2.0 * weights,
     )
@@ -154,7 +153,8 @@ def _attention(
     q, k, v = (tensor.to(dtype).transpose(1, 2) for tensor in (query, key, value))
     if groups > 1:
         k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
-    return _Varlen.apply(q.contiguous(), k.contiguous(), v.contiguous()), None  # type: ignore[no-untyped-call]
+    mixed: torch.Tensor = _Varlen.apply(q.contiguous(), k.contiguous(), v.contiguous())
+    return mixed, None
 
 
 AttentionInterface.register(COUNTED, _attention)
@@ -182,7 +182,7 @@ def way(size: Sizes, config: ResolvedConfig, *, words: str = "", shards: int = 1
     All that learns has weights, gradients and moments in fp32; a base that does not learn is bf16.
     """
     tuning = other.get("tuning", config.tuning)
-    optimizer = other.get("optimizer", getattr(config, "optimizer", "adamw"))
+    optimizer = other.get("optimizer", config.optimizer)
     adapted = tuning in ADAPTED
     learns = size.adapters if adapted else size.weights
     held = 4.0 * size.weights
@@ -234,7 +234,7 @@ class Memory:
 def fit(size: Sizes, config: ResolvedConfig, free: int, longest: int, processes: int = 1) -> Memory:
     """How a run fits into what is free on each GPU, with texts of up to `longest` tokens. Raises Refused."""
     room = USABLE * free
-    chosen = way(size, config, shards=processes if getattr(config, "shard", False) else 1)
+    chosen = way(size, config, shards=processes if config.shard else 1)
     again = config.gradient_checkpointing
     if again is None:
         again = chosen.most(room, False) < max(longest, SMALLEST_PASS)
@@ -258,14 +258,14 @@ def _too_large(size: Sizes, config: ResolvedConfig, chosen: Way, free: int, long
     others = []
     if config.gradient_checkpointing is False:
         others.append(replace(chosen, words="gradient_checkpointing true"))
-    if getattr(config, "optimizer", "adamw") == "adamw" and config.tuning == "tuned":
+    if config.optimizer == "adamw" and config.tuning == "tuned":
         others.append(way(size, config, words="optimizer adamw_8bit", optimizer="adamw_8bit"))
     if config.backbone == "causal":
         for tuning in ("lora", "qlora")[
             ADAPTED.index(config.tuning) + 1 if config.tuning in ADAPTED else 0 :
         ]:
             others.append(way(size, config, words=f"tuning {tuning}", tuning=tuning, optimizer="adamw"))
-    if not getattr(config, "shard", False):
+    if not config.shard:
         shared = (way(size, config, words=f"shard over {n} GPUs", shards=n) for n in (2, 4, 8, 16, 32, 64))
         others += [next((one for one in shared if one.most(room, True) >= longest), chosen)]
     fits = [

@@ -190,7 +190,7 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
     if free is not None and size is not None:
         memory = fit(size, config, free, max(texts.lengths), team.size)
         config = memory.applied(config)
-    data, planned, config = plan(texts, labels, config, memory and memory.tokens * team.size)
+    data, planned, config = plan(texts, labels, config, None if memory is None else memory.tokens * team.size)
     if asked.learning_rate is None:
         config = config.with_rate(int(base.config.hidden_size))
 
