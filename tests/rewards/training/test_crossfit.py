@@ -93,7 +93,7 @@ def test_a_model_without_folds_is_the_final_model(
     """So a fold differs from the final model by what it has not seen, and by nothing else."""
     run = prepare(make_run(tiny_encoder, method, **given), Stop())
     assert run is not None
-    position = loop(run)
+    position = loop(run, tracked(run))
     part = crossfit.without(run.loss.data, run.labels.data, set(), run.plan.copies)
     share = position.step / position.total
     model = crossfit.train_fold(run, part, share, lambda step, steps: None)
