@@ -303,7 +303,7 @@ def test_a_folder_that_can_be_no_base_model_is_refused_beside_its_field(
     assert "encoder-decoder" in answer.content.decode()
     for method in ("oprm", "rgft", "haf"):
         untied = {**REWARD_MODEL, "tie_word_embeddings": False}
-        assert "folder:tiny is a reward model without" in told(method, untied)
+        assert "needs a language model's own head, and folder:tiny has none" in told(method, untied)
     (offered / "tiny" / "config.json").write_text('{"model_type": "bert"}')
     answer = client.post("/p/capitals/settings/", settings_of(labelled, causal_base_model="folder:tiny"))
     assert "folder:tiny is a text encoder: choose a causal language model" in answer.content.decode()

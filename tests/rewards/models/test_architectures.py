@@ -60,6 +60,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str, int]] = {
     "deberta-v3": ("DebertaV2Model", DEBERTA, "encoder", POSITIONS),
     "modernbert": ("ModernBertForMaskedLM", MODERN, "encoder", POSITIONS),
     "bert, reward model": ("BertForSequenceClassification", {**SMALL, "num_labels": 1}, "encoder", POSITIONS),
+    "bert, decoder": ("BertLMHeadModel", {**SMALL, "is_decoder": True}, "causal", POSITIONS),
     "qwen2": ("Qwen2ForCausalLM", GROUPED, "causal", POSITIONS),
     "qwen3": ("Qwen3ForCausalLM", {**TIED, "head_dim": 8}, "causal", POSITIONS),
     "llama": ("LlamaForCausalLM", GROUPED, "causal", POSITIONS),
@@ -87,6 +88,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str, int]] = {
     ),
 }
 CLASSIFIERS = [name for name in FAMILIES if "reward model" in name and FAMILIES[name][2] == "causal"]
+
+
+# what comes out is what went in
+STILL = {
+    "learning_rate": 0.0,
+    "head_learning_rate": 0.0,
+    "weight_decay": 0.0,
+    "epochs": 1,
+    "token_budget": 1500,
+}
 
 
 @pytest.fixture(scope="session")
@@ -164,7 +175,8 @@ def test_a_reward_models_head_is_taken_over(
 ) -> None:
     """A run of no learning rate scores as transformers do at the same ids."""
     folder = base_model(family)
-    run = make_run(folder, "bt", epochs=1, learning_rate=0.0, head_learning_rate=0.0)
+    tuning = "lora" if family.startswith("llama") else "tuned"
+    run = make_run(folder, "bt", tuning=tuning, **STILL)
     train(run)
     assert f"the head goes on from {folder}'s" in messages(run)
     model, template, _ = load_model(run / "model")
