@@ -476,3 +476,40 @@ def test_adapters_that_cannot_be_used_are_refused_by_name(
         look(folder)  # a worker allows the adapters, not the model below
     monkeypatch.setenv(FOLDERS_VARIABLE, json.dumps([str(folder), str(base_model("llama"))]))
     assert look(folder).source.path == str(base_model("llama").resolve())
+
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_published_reward_model_reads_the_turn_as_it_was_taught(
+    base_model: Callable[[str], Path], make_run: MakeRun, tmp_path: Path
+) -> None:
+    """Skywork's card: score = model(tokenizer.apply_chat_template(conversation)); its last token is the template's."""
+    folder = tmp_path / "published"
+    shutil.copytree(base_model("qwen2, reward model"), folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(folder)
+    run = make_run(folder, "bt", **STILL)
+    train(run)
+    published: Any = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    published.config.pad_token_id = None
+    ours = scores(run)
+    for row in read_snapshot(run / "snapshot").responses[:6]:
+        turns = [*row["messages"], {"role": "assistant", "content": row["text"]}]
+        ids = tokenizer(tokenizer.apply_chat_template(turns, tokenize=False), add_special_tokens=False)[
+            "input_ids"
+        ]
+        with torch.no_grad():
+            theirs = published(torch.tensor([ids])).logits.item()
+        assert ours[row["response_id"]] == pytest.approx(theirs, abs=1e-4)
+    assert load_model(run / "model")[1].reads == "turn"
+    export_model(run / "model", tmp_path / "out")
+    assert look(tmp_path / "out").reads == look(run / "model").reads == "turn"
+    again = make_run(tmp_path / "out", "bt", name="again", **STILL)
+    train(again)
+    assert list(scores(again).values()) == pytest.approx(list(ours.values()), abs=1e-4)
