@@ -303,7 +303,7 @@ def test_a_folder_that_can_be_no_base_model_is_refused_beside_its_field(
     assert "encoder-decoder" in answer.content.decode()
     for method in ("oprm", "rgft", "haf"):
         untied = {**REWARD_MODEL, "tie_word_embeddings": False}
-        assert "folder:tiny is a reward model without" in told(method, untied)
+        assert "needs a language model's own head, and folder:tiny has none" in told(method, untied)
     (offered / "tiny" / "config.json").write_text('{"model_type": "bert"}')
     answer = client.post("/p/capitals/settings/", settings_of(labelled, causal_base_model="folder:tiny"))
     assert "folder:tiny is a text encoder: choose a causal language model" in answer.content.decode()
@@ -311,11 +311,31 @@ def test_a_folder_that_can_be_no_base_model_is_refused_beside_its_field(
     assert "weights are pickled" in told("bt", {"model_type": "bert"})
     adapters = {"peft_type": "LORA", "base_model_name_or_path": "/srv/models/x"}
     assert "does not name by a hub id" in told("bt", adapters, "adapter_config.json")
+    (offered / "tiny" / "reward_config.json").write_text(
+        '{"backbone": "causal", "base": {"name": "a local folder"}}'
+    )
+    assert "does not name by a hub id" in told("bt", adapters, "adapter_config.json")
+    model_write(offered / "tiny" / "base")
+    assert folder_model(offered / "tiny") == FolderModel("causal"), "a pack's own base is there"
+    (offered / "tiny" / "reward_config.json").unlink()
     (offered / "tiny" / "adapter_config.json").write_text(
         json.dumps({**adapters, "base_model_name_or_path": "org/x"})
     )
     assert base_model_named("folder:tiny") == "folder:tiny"
     assert sent == []
+
+
+def test_a_version_without_an_lm_head_starts_no_method_that_reads_one(
+    labelled: Project, make_version: Make, sent: list[Any]
+) -> None:
+    version = make_version(labelled, 1)
+    ModelVersion.objects.update(metrics={**version.metrics, "split": SPLIT})
+    (version.path / "reward_config.json").write_text('{"backbone": "causal"}')
+    config = {"model_type": "llama", "architectures": ["LlamaModel"], "tie_word_embeddings": False}
+    (version.path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunRefused, match="and version:oprm-1 has none"):
+        run_config(labelled, "rgft", {"base_model": "version:oprm-1"})
+    assert run_config(labelled, "bt", {"base_model": "version:oprm-1"})["tuning"] == "tuned"
 
 
 def test_the_data_folder_is_never_offered(settings: Any, data_dir: Path, alpha: ModelVersion) -> None:

@@ -8,7 +8,7 @@ training, and so does the training process itself.
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,11 @@ class FolderModel:
 
 def folder_model(folder: Path) -> FolderModel:
     """What a base model's folder holds."""
+    pack = _json(folder / "reward_config.json") or {}
     if (adapters := _json(folder / "adapter_config.json")) is not None:
-        return _adapters(adapters)
+        packed_along = "base" in pack and (folder / "base" / "config.json").is_file()
+        found = FolderModel() if packed_along else _adapters(adapters)
+        return replace(found, backbone=pack.get("backbone"))
     config = _json(folder / "config.json")
     if config is None:
         return FolderModel()

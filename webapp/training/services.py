@@ -94,7 +94,7 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
         )
     if method in (Method.HAF, Method.OPRM, Method.RGFT) and backbone == "causal" and not known.writes:
         raise RunRefused(
-            f"{Method(method).label} needs a language model's own head, and {base_model} is a reward model without. "
+            f"{Method(method).label} needs a language model's own head, and {base_model} has none. "
             "Choose the language model that it was made from, or Bradley-Terry.",
             "base_model",
         )

@@ -21,7 +21,7 @@ from workers.rewards.data.snapshot import read_snapshot
 from workers.rewards.models.base_models import FOLDERS_VARIABLE, Source
 from workers.rewards.models.encode import ResponseEncoder
 from workers.rewards.models.kinds import Base, look_at
-from workers.rewards.models.load import load_base
+from workers.rewards.models.load import load_base, load_merged
 from workers.rewards.models.reward_model import longest_text
 from workers.rewards.text.sections import collate
 from workers.rewards.train import main
@@ -60,6 +60,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str, int]] = {
     "deberta-v3": ("DebertaV2Model", DEBERTA, "encoder", POSITIONS),
     "modernbert": ("ModernBertForMaskedLM", MODERN, "encoder", POSITIONS),
     "bert, reward model": ("BertForSequenceClassification", {**SMALL, "num_labels": 1}, "encoder", POSITIONS),
+    "bert, decoder": ("BertLMHeadModel", {**SMALL, "is_decoder": True}, "causal", POSITIONS),
     "qwen2": ("Qwen2ForCausalLM", GROUPED, "causal", POSITIONS),
     "qwen3": ("Qwen3ForCausalLM", {**TIED, "head_dim": 8}, "causal", POSITIONS),
     "llama": ("LlamaForCausalLM", GROUPED, "causal", POSITIONS),
@@ -87,6 +88,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str, int]] = {
     ),
 }
 CLASSIFIERS = [name for name in FAMILIES if "reward model" in name and FAMILIES[name][2] == "causal"]
+
+
+# what comes out is what went in
+STILL = {
+    "learning_rate": 0.0,
+    "head_learning_rate": 0.0,
+    "weight_decay": 0.0,
+    "epochs": 1,
+    "token_budget": 1500,
+}
 
 
 @pytest.fixture(scope="session")
@@ -164,7 +175,8 @@ def test_a_reward_models_head_is_taken_over(
 ) -> None:
     """A run of no learning rate scores as transformers do at the same ids."""
     folder = base_model(family)
-    run = make_run(folder, "bt", epochs=1, learning_rate=0.0, head_learning_rate=0.0)
+    tuning = "lora" if family.startswith("llama") else "tuned"
+    run = make_run(folder, "bt", tuning=tuning, **STILL)
     train(run)
     assert f"the head goes on from {folder}'s" in messages(run)
     model, template, _ = load_model(run / "model")
@@ -413,7 +425,7 @@ def test_adapters_are_merged_over_their_base_model(
     base = look(folder)
     assert (base.architecture, base.classifier, base.writes) == ("causal", False, True)
     theirs: Any = peft.AutoPeftModelForCausalLM.from_pretrained(folder).eval()
-    ours: Any = load_base(base).eval()
+    ours: Any = load_merged(base).eval()
     with torch.no_grad():
         assert torch.allclose(ours(input_ids=ids).logits, theirs(input_ids=ids).logits, atol=1e-4)
     assert not [name for name, _ in ours.named_parameters() if "lora" in name]
@@ -457,10 +469,47 @@ def test_adapters_that_cannot_be_used_are_refused_by_name(
     assert "is itself adapters" in told(base_model_name_or_path=str(folder))
     path.write_text(json.dumps({**plain, "target_modules": ["q_proj"]}))
     with pytest.raises(Refused, match="that don't fit"):
-        load_base(look(folder))
+        load_merged(look(folder))
     path.write_text(json.dumps(plain))
     monkeypatch.setenv(FOLDERS_VARIABLE, json.dumps([str(folder)]))
     with pytest.raises(Refused, match="may not be used"):
         look(folder)  # a worker allows the adapters, not the model below
     monkeypatch.setenv(FOLDERS_VARIABLE, json.dumps([str(folder), str(base_model("llama"))]))
     assert look(folder).source.path == str(base_model("llama").resolve())
+
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_published_reward_model_reads_the_turn_as_it_was_taught(
+    base_model: Callable[[str], Path], make_run: MakeRun, tmp_path: Path
+) -> None:
+    """Skywork's card: score = model(tokenizer.apply_chat_template(conversation)); its last token is the template's."""
+    folder = tmp_path / "published"
+    shutil.copytree(base_model("qwen2, reward model"), folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(folder)
+    run = make_run(folder, "bt", **STILL)
+    train(run)
+    published: Any = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    published.config.pad_token_id = None
+    ours = scores(run)
+    for row in read_snapshot(run / "snapshot").responses[:6]:
+        turns = [*row["messages"], {"role": "assistant", "content": row["text"]}]
+        ids = tokenizer(tokenizer.apply_chat_template(turns, tokenize=False), add_special_tokens=False)[
+            "input_ids"
+        ]
+        with torch.no_grad():
+            theirs = published(torch.tensor([ids])).logits.item()
+        assert ours[row["response_id"]] == pytest.approx(theirs, abs=1e-4)
+    assert load_model(run / "model")[1].reads == "turn"
+    export_model(run / "model", tmp_path / "out")
+    assert look(tmp_path / "out").reads == look(run / "model").reads == "turn"
+    again = make_run(tmp_path / "out", "bt", name="again", **STILL)
+    train(again)
+    assert list(scores(again).values()) == pytest.approx(list(ours.values()), abs=1e-4)

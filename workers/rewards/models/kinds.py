@@ -27,6 +27,7 @@ _LANGUAGE_MODELS = (
     "GenerationDecoder",
     "ForConditionalGeneration",
 )
+_REWARD_MODELS = ("ForSequenceClassification", "RewardModel")
 # heads of another task, whose backbone has forgotten to stand for a text
 _OTHER_TASKS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
 # LoraConfig's keys that say where adapters lie and what they are multiplied by
@@ -85,8 +86,9 @@ class Base:
         if method in ("oprm", "rgft", "haf") and self.architecture == "causal" and not self.writes:
             reads = "trains the policy of" if method == "haf" else "reads its ratings from"
             raise Refused(
-                f"method {method} {reads} a language model's head, which base model {self.name!r} hasn't (it is a "
-                "reward model); use bt or clf, or choose the language model that it was made from"
+                f"method {method} {reads} a language model's head, which base model {self.name!r} hasn't"
+                f"{' (it is a reward model)' if self.classifier else ''}; use bt or clf, or choose the language model "
+                "that it was made from"
             )
 
 
@@ -190,8 +192,8 @@ def _of_text_model(name: str, source: Source, config: Any) -> Base:
         raise Refused(
             f"base model {name!r} was made for another task ({made}); choose the model that it was made from"
         )
-    classifier = made.endswith("ForSequenceClassification")
-    if classifier and config.num_labels != 1:
+    classifier = made.endswith(_REWARD_MODELS)
+    if made.endswith("ForSequenceClassification") and config.num_labels != 1:
         raise Refused(
             f"base model {name!r} is a classifier of {config.num_labels} labels ({made}), not a reward model, which "
             "has one; choose the model that it was made from"
