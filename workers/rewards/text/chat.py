@@ -347,14 +347,14 @@ class ChatTemplate(Template):
 
     def _ask(self, messages: Sequence[Message], tools: Sequence[Any], marks: Marks) -> Asked | None:
         """The first way of telling a conversation that the template shows whole."""
-        before, self._why = None, ""
-        for turns, offers in tellings(messages, tools, self._knows_developer):
-            if (turns, offers) == before:
+        own = list(own_tellings(messages, tools, self._knows_developer))
+        tried: list[Any] = []
+        self._why = ""
+        for telling in tellings(messages, tools, self._knows_developer):
+            if telling in tried:
                 continue
-            # the first are its own where all its roles are known
-            unknown = any(m["role"] not in (*ROLES, "developer") for m in messages)
-            asked = Asked(turns, offers, before is not None or unknown, [], None, [], {})
-            before = turns, offers
+            tried.append(telling)
+            asked = Asked(*telling, telling not in own, [], None, [], {})
             try:
                 if self._render(asked, Edges(), marks):
                     return asked
@@ -530,17 +530,22 @@ def tellings(
 ) -> Iterator[tuple[list[Message], list[Any]]]:
     """Ways to tell a conversation in turns and tools, from its own to the plainest.
 
-    1. its own turns, calls' arguments as objects, where each role is one that templates know
-    2. tools, calls, their results and unknown roles as text
-    3. neighbours of one role in one turn, the user first and last
-    4. what the system says in the user's turns too
-    5. everything in one turn of the user
+    1. its own turns (own_tellings)
+    2. the same, but the system says which tools there are
+    3. calls, their results and unknown roles as text
+    4. neighbours of one role in one turn, the user first and last
+    5. what the system says in the user's turns too
+    6. everything in one turn of the user
+
+    `developer`: the template knows that role.
     """
-    known = (*ROLES, "developer") if developer else ROLES
-    roles = ["system" if m["role"] == "developer" and not developer else m["role"] for m in messages]
-    if all(role in known for role in roles):
-        yield [_objects({**m, "role": role}) for m, role in zip(messages, roles, strict=True)], list(tools)
-    told: list[Message] = [{"role": "system", "content": f"Tools\n{offered(tools)}"}] if tools else []
+    own = list(own_tellings(messages, tools, developer))
+    yield from own
+    offer = [{"role": "system", "content": f"Tools\n{offered(tools)}"}] if tools else []
+    for turns, _ in own:
+        yield _joined([*offer, *turns[:1]]) + turns[1:], []
+    roles = _roles(messages, developer)
+    told: list[Message] = list(offer)
     for message, role, heading in zip(messages, roles, headings(messages), strict=True):
         if role in ("system", "user", "assistant"):
             told.append({"role": role, "content": spoken(message)})
@@ -554,14 +559,8 @@ def tellings(
 
 
 def _alternating(messages: Sequence[Message]) -> list[Message]:
-    """Neighbours of one role joined; the user has the first word after the system, and the last."""
-    turns: list[Message] = []
-    for message in messages:
-        if turns and turns[-1]["role"] == message["role"]:
-            joined = f"{turns[-1]['content']}\n\n{message['content']}"
-            turns[-1] = {**turns[-1], "content": joined}
-        else:
-            turns.append(message)
+    """Neighbours of one role joined, and the user has the first word after the system, and the last."""
+    turns = _joined(messages)
     silent = {"role": "user", "content": ""}
     first = 1 if turns and turns[0]["role"] == "system" else 0
     if len(turns) == first or turns[first]["role"] != "user":
@@ -569,38 +568,77 @@ def _alternating(messages: Sequence[Message]) -> list[Message]:
     return turns if turns[-1]["role"] == "user" else [*turns, silent]
 
 
-def _objects(message: Message) -> Message:
-    """Calls with arguments as objects, which templates write as JSON themselves."""
+def _joined(messages: Sequence[Message]) -> list[Message]:
+    """Neighbours of one role in one turn."""
+    turns: list[Message] = []
+    for message in messages:
+        if turns and turns[-1]["role"] == message["role"]:
+            joined = f"{turns[-1]['content']}\n\n{message['content']}"
+            turns[-1] = {**turns[-1], "content": joined}
+        else:
+            turns.append(message)
+    return turns
+
+
+def own_tellings(
+    messages: Sequence[Message], tools: Sequence[Any], developer: bool = False
+) -> Iterator[tuple[list[Message], list[Any]]]:
+    """A conversation in its own turns, if templates know all its roles.
+
+    Templates differ in how they want calls: their arguments as objects, which most write as JSON themselves, beside no
+    content or an empty one; or as a text.
+    """
+    roles = _roles(messages, developer)
+    if not set(roles) <= {*ROLES, "developer"}:
+        return
+    turns = [{**message, "role": role} for message, role in zip(messages, roles, strict=True)]
+    yield [_with_calls(turn, as_text=False) for turn in turns], list(tools)
+    turns = [{**turn, "content": turn.get("content") or ""} for turn in turns]
+    yield [_with_calls(turn, as_text=False) for turn in turns], list(tools)
+    yield [_with_calls(turn, as_text=True) for turn in turns], list(tools)
+
+
+def _roles(messages: Sequence[Message], developer: bool) -> list[str]:
+    """A developer is what most templates call the system."""
+    return ["system" if m["role"] == "developer" and not developer else str(m["role"]) for m in messages]
+
+
+def _with_calls(message: Message, *, as_text: bool) -> Message:
+    """The message with its calls' arguments as texts or as objects."""
     if not message.get("tool_calls"):
         return message
     calls = []
     for call in message["tool_calls"]:
         function = dict(call.get("function", call))
-        try:
-            arguments = json.loads(function["arguments"])
-        except (KeyError, TypeError, ValueError):
-            arguments = None
-        if isinstance(arguments, dict):
-            function["arguments"] = arguments
-        calls.append(
-            {**({"id": call["id"]} if call.get("id") else {}), "type": "function", "function": function}
-        )
+        arguments = function.get("arguments")
+        if as_text and not isinstance(arguments, str):
+            function["arguments"] = json.dumps(arguments, ensure_ascii=False)
+        elif not as_text and isinstance(arguments, str):
+            try:
+                parsed = json.loads(arguments)
+            except ValueError:
+                parsed = None
+            function["arguments"] = parsed if isinstance(parsed, dict) else arguments
+        number = {"id": call["id"]} if call.get("id") else {}
+        calls.append({**number, "type": "function", "function": function})
     return {**message, "tool_calls": calls}
 
 
-def _whole(rendered: str, messages: Sequence[Message], asked: Asked, said: bool, marks: Marks) -> bool:
+def _whole(rendered: str, messages: Sequence[Message], asked: Asked, answered: bool, marks: Marks) -> bool:
     """Whether all texts, the response, and the names of tools and calls stand in what a template wrote."""
     contents = sum(marks.begin in (message.get("content") or "") for message in messages)
     if rendered.count(marks.begin) < contents or rendered.count(marks.end) < contents:
         return False
     answers = re.findall(f"{marks.first}(x?){marks.last}", rendered)
-    if answers != ["x" * said] or rendered.count(marks.first) > 1:
+    if answers != ["x" * answered] or rendered.count(marks.first) > 1:
         return False
     calls = [call for message in asked.messages for call in message.get("tool_calls") or ()]
     named = [call.get("function", call) for call in calls]
     named += [tool.get("function", tool) if isinstance(tool, dict) else {} for tool in asked.tools]
+    names = [str(each.get("name") or "") for each in named if isinstance(each, dict)]
     written = rendered.replace(marks.split, "")
-    return all(str(each.get("name", "")) in written for each in named if isinstance(each, dict))
+    said = "\n".join(message.get("content") or "" for message in asked.messages)
+    return all(written.count(name) >= names.count(name) + said.count(name) for name in names if name)
 
 
 # --- Small parts ---
