@@ -28,9 +28,10 @@ CONVERSATIONS: list[list[dict[str, Any]]] = [
 ]
 RESPONSES = ["water it weekly and give it light.", "No idea!", "Two lines:\n\n1. water\n2. light", "7"]
 CASES = [(chat, text) for chat in CONVERSATIONS for text in RESPONSES]
-# base model (a fixture, or the family of its chat template), method, what the head reads
+# base model (a fixture, or the family of its chat template, "bare" without that), method, what the head reads
 MODELS = {
     "sections": ("tiny_lm", "bt", "response"),
+    "sections-words": ("mistral bare", "bt", "response"),
     "sections-turn": ("tiny_lm", "bt", "turn"),
     "qwen": ("qwen2", "bt", "response"),
     "qwen-turn": ("qwen2", "bt", "turn"),
@@ -62,10 +63,13 @@ def exported(
 
 
 def _chat_model(family: str, folder: Path) -> Path:
-    """A language model of one layer whose tokenizer has the family's chat template."""
+    """A language model of one layer whose tokenizer has the family's chat template, or none."""
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+    family, _, bare = family.partition(" ")
     tokenizer = tokenizer_of(family)
+    if bare:
+        tokenizer.chat_template = None
     config, model = (Qwen2Config, Qwen2ForCausalLM) if family == "qwen2" else (LlamaConfig, LlamaForCausalLM)
     torch.manual_seed(0)
     model(
@@ -310,3 +314,14 @@ def test_a_training_that_starts_from_an_export_reads_as_its_base_model_does(
         for path in (base, folder)
     ]
     assert read[0] == read[1]
+
+
+def test_a_folder_that_can_not_be_read_as_one_text_carries_no_chat_template(tmp_path: Path) -> None:
+    """Llama 2's own normaliser marks where a text begins: prompt and response apart are not what they are joined."""
+    save(tmp_path / "model", _chat_model("llama2 bare", tmp_path / "base"), "causal", method="bt")
+    report = export_model(tmp_path / "model", tmp_path / "out")
+    assert not report["chat"]
+    assert not list((tmp_path / "out").glob("chat_template*"))
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "Give them a function that calls `encode`" in card
+    assert "GRPOTrainer" not in card

@@ -16,6 +16,7 @@ as policies write them, change no score.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,14 @@ def exported_tokenizer(template: Template) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     source = template.tokenizer
-    core = Tokenizer.from_str(source.backend_tokenizer.to_str())
+    encoder, own = template.architecture == "encoder", isinstance(template, ChatTemplate)
+    made = source.backend_tokenizer.to_str()
+    if not encoder and not own:
+        # prompt, header and response each are a text's beginning, also where they come as one text
+        made = re.sub(r'("prepend_scheme": ?)"first"', r'\1"always"', made)
+    core = Tokenizer.from_str(made)
     core.no_truncation()
     core.no_padding()
-    encoder = template.architecture == "encoder"
     named = {
         f"{name}_token": getattr(source, f"{name}_token")
         for name in _SPECIAL
@@ -91,7 +96,7 @@ def exported_tokenizer(template: Template) -> Any:
     chat_template = None
     if not encoder:
         chat_template = _chat_template(template)
-        if not isinstance(template, ChatTemplate):
+        if not own:
             core.pre_tokenizer = _pieces_apart(template, core)
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -165,11 +170,10 @@ def _pieces_apart(template: Template, core: Any) -> Any:
     """Prompt, header and response are tokenised apart (sections.py), also where they come as one text."""
     from tokenizers import pre_tokenizers
 
-    _, middle, end = template.frame
-    frame = [template.tokenizer.decode(ids) for ids in (middle, end if template.ordinal else [])]
+    frame = [RESPONSE_HEADER, *([_suffix(template)] if template.ordinal else [])]
     if core.normalizer is not None:
         frame = [core.normalizer.normalize_str(text) for text in frame]
-    apart = [pre_tokenizers.Split(text, "isolated") for text in frame if text]
+    apart = [pre_tokenizers.Split(text, "isolated") for text in frame]
     return pre_tokenizers.Sequence([*apart, *([core.pre_tokenizer] if core.pre_tokenizer else [])])
 
 
@@ -178,9 +182,15 @@ def _chat_template(template: Template) -> str:
     decode = template.tokenizer.decode
     if isinstance(template, ChatTemplate):
         return _own_chat_template(template)
-    read = "" if ends_at_response(template) else decode(end)
+    read = "" if ends_at_response(template) else _suffix(template) if template.ordinal else decode(end)
     words = {"START": decode(start), "HEADER": RESPONSE_HEADER, "END": read}
     return "".join(_set(name, text) for name, text in words.items()) + SECTIONS.strip()
+
+
+def _suffix(template: Template) -> str:
+    """What follows a response whose rating is asked for; some tokenizers decode a text's beginning as a space."""
+    text: str = template.tokenizer.decode(template.frame[2])
+    return text.lstrip(" ")
 
 
 def _own_chat_template(template: ChatTemplate) -> str:

@@ -191,6 +191,12 @@ def usage(config: Row, report: Row) -> str:
     return needed + code
 
 
+def reads_response(config: Row) -> bool:
+    """Whether a causal model's scalar head reads the response's last token; else the end of the turn."""
+    template = config["template"]
+    return config["kind"] == "scalar" and template.get("reads", template["name"]) in ("response", "causal-2")
+
+
 def use(config: Row, report: Row) -> str:
     """The card's section: the code, what it reads, and what else gives the same scores."""
     template = config["template"]
@@ -205,6 +211,7 @@ def use(config: Row, report: Row) -> str:
         if "cut" in template
         else "the beginnings of prompt and response, never the response's end"
     )
+    read = " The score is read at the response's last token." if reads_response(config) else ""
     spelled = " (of those that spell no special token)" if chat else ""
     frame = (
         "It reads the chat template of its base model."
@@ -215,7 +222,7 @@ def use(config: Row, report: Row) -> str:
     return "\n\n".join(
         [
             f"```python\n{usage(config, report)}```",
-            f"{frame}{pooled} The ids are those of the template `{template['name']}`:",
+            f"{frame}{pooled}{read} The ids are those of the template `{template['name']}`:",
             f"```text\n{template['text']}\n```",
             f"On {report['probes']} difficult texts the ids are equal to the training program's{spelled}, and scores "
             f"differ by at most {report['max_difference']:.1e} (fp32). The model was trained on at most "
@@ -239,11 +246,10 @@ def _elsewhere(config: Row, report: Row) -> list[str]:
         return [
             "TRL and OpenRLHF take no ratings. Give them a function that calls `encode` and returns E[rating]."
         ]
-    reads_end = (
-        config["template"].get("reads", "turn" if config["template"]["name"] == "causal-1" else "") == "turn"
-    )
-    joined = _WITHOUT_END if reads_end else _JOINED if report.get("plain") else ""
-    served = _SERVED_END if reads_end else _SERVED
+    if reads_response(config):
+        joined, served = _JOINED if report.get("plain") else "", _SERVED
+    else:
+        joined, served = _WITHOUT_END, _SERVED_END
     return [
         _TRL.format(prompts=_MESSAGES + joined),
         _OPENRLHF.format(length=config["max_length"], queries=served + _SAME_FRAME),
