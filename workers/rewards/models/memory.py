@@ -85,6 +85,7 @@ def sizes(base: Any, config: ResolvedConfig) -> Sizes:
     with torch.device("meta"):
         if lora:
             model.add_lora(config)
+            model.uncast_adapters()
     try:
         one, two = (_kept(model, texts, longest) for texts in (1, 2))
     except (
