@@ -1,6 +1,7 @@
 """What only a GPU does, reached on a CPU: by autocast, by a kernel that stands in and notes what it gets, or by a
 device's name alone."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import torch
 import transformers
 from torch.nn.attention import varlen
 
+from workers.rewards import train
 from workers.rewards.config import RunConfig
 from workers.rewards.models import attention, encode, load
+from workers.rewards.models.embeddings import embed_cached
 from workers.rewards.models.encode import ResponseEncoder
 from workers.rewards.models.packing import Segments
 from workers.rewards.models.reward_model import RewardModel, set_dropout
-from workers.rewards.text.sections import Encoded
+from workers.rewards.text.sections import Encoded, Template
 
 CPU = torch.device("cpu")
 SIZES = {
@@ -206,6 +209,60 @@ def test_flash_attn_takes_over_where_pytorch_has_no_varlen(monkeypatch: pytest.M
     ends = torch.tensor([0, 3, 5], dtype=torch.int32)
     kernel.run(q, q, q, Segments((3, 2), (3, 2), None, ends, ends, 3), 0.5, True, 0.0)
     assert said == {"softmax_scale": 0.5, "causal": True, "sizes": (3, 3)}
+
+
+def test_adapters_take_their_inputs_as_they_are(gpu: None) -> None:
+    """The same numbers, without a copy in fp32 of each layer's input."""
+    model = model_of("Qwen2", lora=True)
+    encoder = ResponseEncoder(model, CPU, 4096, longest=256, packing="sorted")
+    found, seen = [], []
+    for name, module in model.named_modules():
+        if name.endswith("lora_A.default"):
+            module.register_forward_hook(lambda module, given, out: seen.append(given[0].dtype))
+        elif name.endswith("lora_B.default"):
+            torch.nn.init.normal_(module.weight, std=0.1)  # type: ignore[arg-type]
+    for dtype in (torch.float32, torch.bfloat16):
+        seen.clear()
+        model.zero_grad()
+        scores = encoder.scores(texts())[0]
+        scores.sum().backward()
+        assert set(seen) == {dtype}
+        found.append((scores.detach(), [p.grad for p in model.parameters() if p.grad is not None]))
+        model.uncast_adapters()
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def test_running_out_of_memory_is_told_with_what_to_do(
+    make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run("nothing", "bt")
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(train, "train", full)
+    assert train.main([str(folder)]) == 1
+    told = json.loads((folder / "error.json").read_text())
+    assert told["kind"] == "crashed"
+    assert told["message"].startswith(
+        "out of memory; lower micro_batch_tokens, token_budget or max_length, set grad"
+    )
+    assert "Tried to allocate 2.00 GiB" in told["message"]
+
+
+def test_cached_embeddings_go_to_the_device(make_run: Callable[..., Path], tiny_encoder: Path) -> None:
+    """Kept on the CPU and on disk, handed to where the head learns; "meta" stands for a GPU."""
+    tokenizer = load.load_tokenizer("tiny", str(tiny_encoder))
+    template = Template(tokenizer, architecture="encoder", ordinal=False, max_length=64)
+    backbone = load.load_backbone("tiny", str(tiny_encoder), "encoder")
+    encoder = ResponseEncoder(
+        RewardModel(backbone, architecture="encoder", kind="scalar"), CPU, 512, longest=64
+    )
+    rows = template.encode([{"messages": [{"role": "user", "content": "water"}], "text": "it"}])
+    here = embed_cached(encoder, rows, lambda done, total: None)
+    encoder.device = torch.device("meta")  # nothing is computed again
+    assert embed_cached(encoder, rows, lambda done, total: None).device.type == "meta"
+    assert here.device.type == "cpu"
 
 
 def test_a_bf16_model_is_scored_in_bf16_on_a_gpu_and_in_fp32_on_a_cpu(

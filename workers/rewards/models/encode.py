@@ -55,6 +55,8 @@ class ResponseEncoder:
         self.share = model.architecture == "causal"
         self.longest, self.packing = longest, packing
         self.group = group or Group(device=device)
+        if device.type != "cpu":
+            model.uncast_adapters()
 
     @functools.cached_property
     def packed(self) -> bool:

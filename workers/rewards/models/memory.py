@@ -85,6 +85,7 @@ def sizes(base: Any, config: ResolvedConfig) -> Sizes:
     with torch.device("meta"):
         if lora:
             model.add_lora(config)
+            model.uncast_adapters()
     try:
         one, two = (_kept(model, texts, longest) for texts in (1, 2))
     except (
@@ -190,9 +191,10 @@ def way(size: Sizes, config: ResolvedConfig, *, words: str = "", shards: int = 1
         four = size.linear if tuning == "qlora" else 0
         held = FOUR_BITS * four + 2.0 * (size.weights - four) + 4.0 * learns
     state = (4 + STATE[optimizer]) * learns
-    # a pass keeps copies of weights in autocast's type; sharded ones are gathered layer by layer
-    copies = size.kept_pass if shards == 1 else 0.0
-    passing = copies or 2 * 4.0 * size.largest
+    # a pass keeps copies of fp32 weights in autocast's type; sharded ones are gathered, two layers at a time
+    counted = shards == 1 and adapted == (config.tuning in ADAPTED)
+    copies = size.kept_pass if counted else 0.0
+    passing = copies if shards == 1 else 2 * (2.0 if adapted else 4.0) * size.largest
     if not adapted:
         passing += 4.0 * size.largest  # a gradient that is added to the one at hand
     if config.method == "haf":  # logits in bf16 and fp32, and their gradient

@@ -200,6 +200,15 @@ class RewardModel(nn.Module):
             self.backbone = merged(self._lora)
             object.__setattr__(self, "_lora", None)
 
+    def uncast_adapters(self) -> None:
+        """Give adapters their layers' inputs as they are: for autocast, which casts the adapters to that.
+
+        PEFT makes fp32 of every input, and autocast bf16 of that again, a copy for each layer.
+        """
+        for module in self.backbone.modules():
+            if hasattr(module, "cast_input_dtype_enabled"):
+                module.cast_input_dtype_enabled = False
+
     # --- Forward ---
 
     @property
