@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
 def _readable(error: Exception) -> str:
     line = " ".join(str(error).split())[:300]
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in line:
-        return f"out of memory; lower token_budget or micro_batch_tokens, or use lora ({line[:120]})"
+        return f"out of memory; lower token_budget or micro_batch_tokens, or use tuning lora or qlora ({line[:120]})"
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 

@@ -21,7 +21,7 @@ from workers.rewards.data.snapshot import read_snapshot
 from workers.rewards.models.base_models import FOLDERS_VARIABLE, Source
 from workers.rewards.models.encode import ResponseEncoder
 from workers.rewards.models.kinds import Base, look_at
-from workers.rewards.models.load import load_base
+from workers.rewards.models.load import load_base, load_merged
 from workers.rewards.models.reward_model import longest_text
 from workers.rewards.text.sections import collate
 from workers.rewards.train import main
@@ -315,7 +315,7 @@ def test_missing_weights_are_refused(base_model: Callable[[str], Path], tmp_path
     del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(Refused, match=r"lack 1 of the weights, such as lm_head\.weight"):
-        load_base(look(folder))
+        load_merged(look(folder))
 
 
 def test_the_text_part_of_gemma_3_is_a_base_model(tmp_path: Path, tiny_lm: Path, make_run: MakeRun) -> None:
@@ -413,7 +413,7 @@ def test_adapters_are_merged_over_their_base_model(
     base = look(folder)
     assert (base.architecture, base.classifier, base.writes) == ("causal", False, True)
     theirs: Any = peft.AutoPeftModelForCausalLM.from_pretrained(folder).eval()
-    ours: Any = load_base(base).eval()
+    ours: Any = load_merged(base).eval()
     with torch.no_grad():
         assert torch.allclose(ours(input_ids=ids).logits, theirs(input_ids=ids).logits, atol=1e-4)
     assert not [name for name, _ in ours.named_parameters() if "lora" in name]
@@ -457,7 +457,7 @@ def test_adapters_that_cannot_be_used_are_refused_by_name(
     assert "is itself adapters" in told(base_model_name_or_path=str(folder))
     path.write_text(json.dumps({**plain, "target_modules": ["q_proj"]}))
     with pytest.raises(Refused, match="that don't fit"):
-        load_base(look(folder))
+        load_merged(look(folder))
     path.write_text(json.dumps(plain))
     monkeypatch.setenv(FOLDERS_VARIABLE, json.dumps([str(folder)]))
     with pytest.raises(Refused, match="may not be used"):
