@@ -56,7 +56,7 @@ def _readable(error: Exception) -> str:
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in line:
         return (
             "out of memory; lower micro_batch_tokens, token_budget or max_length, set gradient_checkpointing to true, "
-            f"or use lora ({line[:120]})"
+            f"or use tuning lora or qlora ({line[:120]})"
         )
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
+from tests.rewards.models.test_base_models import hub  # noqa: F401 - a fixture
 from workers.rewards.artifacts.export import export_model, pack_model
 from workers.rewards.artifacts.save import ArtifactError, load_model
 from workers.rewards.config import Refused, RunConfig
@@ -175,6 +178,36 @@ def test_a_worker_loads_no_base_that_it_does_not_allow(
     load_model(trained / "model")
 
 
+def test_a_base_of_the_hub_is_loaded_at_its_commit(
+    tiny_lm: Path,
+    make_run: MakeRun,
+    hub: Callable[..., str],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    commit = hub(tiny_lm, "org/llm", "v2")
+    monkeypatch.setenv(FOLDERS_VARIABLE, "[]")
+    run = make_run("org/llm@v2", "bt", **LORA)
+    train(run)
+    config = json.loads((run / "model" / "reward_config.json").read_text())
+    assert (config["base"]["name"], config["base"]["revision"]) == ("org/llm@v2", commit)
+    settings = json.loads((run / "model" / "adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("org/llm", commit)
+    assert not (run / "base").exists()
+    assert scores(run / "model", run) == predicted(run)
+    pack_model(run / "model", tmp_path / "pack")
+    assert not (tmp_path / "pack" / "base").exists()
+    card = (tmp_path / "pack" / "README.md").read_text()
+    assert f"adapters and head; org/llm below them is loaded at `{commit}`" in card
+    # PEFT alone has the same backbone
+    theirs: Any = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny_lm), tmp_path / "pack"
+    )
+    ids = torch.arange(5, 25).unsqueeze(0)
+    ours: Any = load_model(run / "model")[0].backbone
+    torch.testing.assert_close(ours(input_ids=ids).logits, theirs(input_ids=ids).logits)
+
+
 # --- Going on ---
 
 
@@ -209,6 +242,26 @@ def test_a_tuned_run_goes_on_from_the_merged_weights(trained: Path, base: Path, 
         found[f"{name}.weight"], start[f"{name}.weight"] + 32 / 4 * b @ a, rtol=0, atol=1e-6
     )
     assert b.abs().max() > 1e-4
+
+
+def test_adapters_of_peft_go_on_over_the_model_below_them(
+    base: Path, make_run: MakeRun, tmp_path: Path
+) -> None:
+    wrapper: Any = peft.get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        peft.LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj", "v_proj"], init_lora_weights=False),
+    )
+    wrapper.save_pretrained(tmp_path / "theirs")
+    run = make_run(tmp_path / "theirs", "oprm", tuning="lora", epochs=1, learning_rate=0.0)
+    metrics = train(run)
+    assert (metrics["config"]["lora_rank"], metrics["config"]["lora_alpha"]) == (2, 6)
+    assert (run / "base").resolve() == base
+    assert scores(run / "model", run) == predicted(run)
+    found, start = (
+        load_file(folder / "adapter_model.safetensors") for folder in (run / "model", tmp_path / "theirs")
+    )
+    assert found.keys() == start.keys()
+    assert all(torch.equal(found[name], start[name]) for name in found)
 
 
 @pytest.mark.parametrize(("key", "asked", "has"), [("lora_rank", 8, 4), ("lora_alpha", 16, 32)])

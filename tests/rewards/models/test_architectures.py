@@ -327,7 +327,7 @@ def test_missing_weights_are_refused(base_model: Callable[[str], Path], tmp_path
     del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(Refused, match=r"lack 1 of the weights, such as lm_head\.weight"):
-        load_base(look(folder))
+        load_merged(look(folder))
 
 
 def test_the_text_part_of_gemma_3_is_a_base_model(tmp_path: Path, tiny_lm: Path, make_run: MakeRun) -> None:

@@ -19,7 +19,7 @@ from workers.rewards.scale import UNKNOWN
 from workers.rewards.training import crossfit
 from workers.rewards.training.batches import Draws
 from workers.rewards.training.hardening import SETS
-from workers.rewards.training.loop import loop, train
+from workers.rewards.training.loop import loop, tracked, train
 from workers.rewards.training.prepare import Plan, prepare
 from workers.rewards.training.progress import Stop, Stopped
 

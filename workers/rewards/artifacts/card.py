@@ -82,6 +82,15 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def _weights(below: Row) -> str:
+    """Where a model with adapters has its weights; `below` is reward_config.json's "base"."""
+    if (on_hub := hub_id(below["name"])) is None:
+        return "adapters and head; the base model below them lies in the folder `base`"
+    return (
+        f"adapters and head; {on_hub} below them is loaded at `{below['revision']}`, or from a folder `base`"
+    )
+
+
 def _section(title: str, text: str) -> str:
     return f"## {title}\n\n{text}"
 
@@ -148,6 +157,8 @@ def _what(config: Row, run: Row, report: Row | None, title: str | None, made: st
         lines.append(
             f"- Trained: {tuning[run['tuning']]}; {run.get('epochs')} epochs, seed {run.get('seed')}"
         )
+    if (below := config.get("base")) is not None and not report:
+        lines.append(f"- Weights: {_weights(below)}")
     if report:
         remote = ", with `trust_remote_code=True`: modeling_caliper.py" if report["trust_remote_code"] else ""
         lines.append(f"- Loads as: `{report['auto_class']}` ({report['architecture']}){remote}")
