@@ -132,7 +132,11 @@ def test_weights_divided_among_two_processes_learn_as_in_one(
             {"judgements": judgements, "patience": 3},
         ),
         "small": ("tiny_lm", "haf", {"token_budget": 400, "micro_batch_tokens": 60}),
-        "stopped": ("tiny_lm", "rgft", {"tuning": "lora", "lora_rank": 4, "epochs": 3}),
+        "stopped": (
+            "tiny_lm",
+            "haf",
+            {"tuning": "lora", "lora_rank": 4, "haf_head": "ordinal", "epochs": 3},
+        ),
         "padded": ("sliding_lm", "bt", {}),
         "half": ("tiny_lm", "bt", {"tuning": "lora", "lora_rank": 4}),
         "encoder": (
