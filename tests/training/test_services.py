@@ -128,6 +128,13 @@ def test_the_database_allows_one_waiting_run_of_a_kind(labelled: Project, make_r
         ("oprm", {"haf_head": "ordinal"}, "haf_head", "haf_head is an option of Hybrid (HaF-RM) alone."),
         ("bt", {"haf_head": "ordinal"}, "haf_head", "Leave it at its default for Bradley-Terry."),
         ("bt", {"tuning": "loud"}, "tuning", "Unknown tuning 'loud'."),
+        ("bt", {"tuning": "frozen", "shard": True}, "further", "shard divides weights that learn"),
+        (
+            "bt",
+            {"report_to": "visdom"},
+            "report_to",
+            "choose one of none, tensorboard, trackio, wandb, mlflow",
+        ),
         ("bt", {"tuning": "lora"}, "tuning", "all-MiniLM-L6-v2 is a text encoder: choose frozen or tuned"),
         (
             "oprm",

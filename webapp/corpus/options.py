@@ -221,6 +221,12 @@ def check_options(method: str, given: Mapping[str, Any]) -> None:
             "Choose margin or none.",
             "strength",
         )
+    if given.get("shard") and given.get("tuning") == Tuning.FROZEN:
+        raise RunRefused(
+            "shard divides weights that learn, but the base model is frozen. Leave shard out, or train all weights or "
+            "LoRA adapters.",
+            "further",
+        )
     for name, owner in METHOD_OF.items():
         if name in given and method != owner:
             raise RunRefused(

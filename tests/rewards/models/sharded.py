@@ -4,12 +4,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
+from workers.rewards.models import encode, sharding
 from workers.rewards.models.distributed import Group
+from workers.rewards.models.load import load_base
 from workers.rewards.models.sharding import learned
-from workers.rewards.training import loop
+from workers.rewards.training import loop, prepare
 from workers.rewards.training.prepare import Run
 from workers.rewards.training.progress import Stop, Stopped
 from workers.rewards.training.tracking import Tracking
@@ -17,6 +22,14 @@ from workers.rewards.training.tracking import Tracking
 straight = loop.loop
 evenly, most = Group.divide, Group.most
 idle = [0]  # forward passes that a process made only because another had one more
+
+
+def as_on_a_gpu(patch: pytest.MonkeyPatch) -> None:
+    """bf16 base, layers gathered in bf16, sums in fp32, autocast: what shard and encode do on a GPU."""
+    half = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
+    patch.setattr(sharding, "MixedPrecisionPolicy", lambda **given: MixedPrecisionPolicy(**{**given, **half}))
+    patch.setattr(encode, "autocast", lambda device: torch.autocast("cpu", torch.bfloat16))
+    patch.setattr(prepare, "backbone_of", lambda config, base, device: load_base(base, torch.bfloat16))
 
 
 class StopsSoon(Stop):
@@ -68,5 +81,8 @@ if __name__ == "__main__":
                 assert (folder / "checkpoint" / "state.safetensors").exists()
             else:
                 raise AssertionError("it did not stop")
-        loop.train(folder)
+        with pytest.MonkeyPatch.context() as patch:
+            if folder.name.startswith("half"):
+                as_on_a_gpu(patch)
+            loop.train(folder)
     (Path(sys.argv[1]).parent / f"idle-{dist.get_rank()}").write_text(str(idle[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 from typing import Any
@@ -57,15 +58,16 @@ def make_optimizer(model: RewardModel, config: ResolvedConfig) -> torch.optim.Op
 
 
 def _eight_bit(settings: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    from bitsandbytes.optim import AdamW8bit
+    made: Any = importlib.import_module("bitsandbytes.optim").AdamW8bit(settings, betas=BETAS)
+    usual = made.get_config
 
-    class AdamW(AdamW8bit):  # type: ignore[misc]
-        def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
-            found: dict[str, Any] = super().get_config(gindex, pindex, group)
-            return found | ({"optim_bits": 32} if group["new"] else {})  # the head's moments stay exact
+    def config(group_number: int, number: int, group: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = usual(group_number, number, group)
+        return found | ({"optim_bits": 32} if group["new"] else {})  # the head's moments stay exact
 
-    made: torch.optim.Optimizer = AdamW(settings, betas=BETAS)
-    return made
+    made.get_config = config
+    optimizer: torch.optim.Optimizer = made
+    return optimizer
 
 
 def schedule(step: int, total: int, warmup: float) -> float:

@@ -7,6 +7,7 @@ metrics. No text, no name of a person, no path. A tracker that fails costs a mes
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import sys
 import time
@@ -114,9 +115,7 @@ def flattened(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
 def _address(name: str, run: Any) -> str:
     """Where a browser sees the tracker's own run object."""
     if name == "mlflow":
-        import mlflow  # type: ignore[import-not-found]
-
-        info = run.info
+        mlflow, info = importlib.import_module("mlflow"), run.info
         return (
             f"{mlflow.get_tracking_uri().rstrip('/')}/#/experiments/{info.experiment_id}/runs/{info.run_id}"
         )
