@@ -207,7 +207,7 @@ class RewardModel(nn.Module):
         """
         for module in self.backbone.modules():
             if hasattr(module, "cast_input_dtype_enabled"):
-                module.cast_input_dtype_enabled = False
+                module.cast_input_dtype_enabled = False  # type: ignore[assignment]
 
     # --- Forward ---
 
