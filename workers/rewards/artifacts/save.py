@@ -21,6 +21,7 @@ from ..config import Refused, RunConfig
 from ..files import fsync, sha256_of, write_text
 from ..models.base_models import hub_id, public_name
 from ..models.calibration import Calibration
+from ..models.kinds import PACK
 from ..models.load import load_backbone, load_tokenizer
 from ..models.lora import read_adapters, write_adapters
 from ..models.reward_model import RewardModel
@@ -31,7 +32,7 @@ from .adapters import ArtifactError as ArtifactError
 from .adapters import load_below
 
 FORMAT = 1
-CONFIG_NAME = "reward_config.json"
+CONFIG_NAME = PACK
 HEAD_NAME = "reward_head.safetensors"
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from ..config import Refused
 from .base_models import Source, adapted, below, unloadable
+from .lora import CONFIG_NAME as ADAPTERS
+from .lora import WEIGHTS_NAME as ADAPTER_WEIGHTS
 
 CALIPER = "caliper_reward"  # an encoder that Caliper exported, see artifacts/modeling_caliper.py
 PACK = "reward_config.json"
-ADAPTERS = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _INSTEAD = "choose a text encoder (BERT, DeBERTa, ModernBERT) or a causal language model (Qwen, Llama, Gemma)"
 _LANGUAGE_MODELS = (
     "ForCausalLM",

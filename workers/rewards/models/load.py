@@ -13,8 +13,8 @@ from ..config import Refused
 from .attention import ATTENTION
 from .base_models import Source, unloadable
 from .distributed import default_device
-from .kinds import ADAPTER_WEIGHTS, CALIPER, HEADS, Base, load_config, local_file, look_at, read_json, writes
-from .lora import adapted, merged, prepared, quantising
+from .kinds import CALIPER, HEADS, Base, load_config, local_file, look_at, read_json, writes
+from .lora import WEIGHTS_NAME, adapted, merged, prepared, quantising
 
 _MARKER = re.compile(r"<\S+>|\[\S+\]|\{\S+\}|<\|.+\|>")
 # The names of a text part's weights within a model that has more, and of an encoder's within a Caliper export.
@@ -94,7 +94,7 @@ def load_adapters(base: Base) -> tuple[Any, dict[str, torch.Tensor]]:
     assert base.adapters is not None
     assert base.lora is not None
     try:
-        tensors = _tensors(base.adapters, ADAPTER_WEIGHTS)
+        tensors = _tensors(base.adapters, WEIGHTS_NAME)
         settings = LoraConfig(**base.lora)
     except Exception as error:
         raise unfitting(base, error) from None
@@ -178,7 +178,7 @@ def load_head(base: Base) -> dict[str, torch.Tensor] | None:
     try:
         found = _tensors(base.source, "model.safetensors", prefix)
         if base.adapters is not None:
-            found = _tensors(base.adapters, ADAPTER_WEIGHTS, f"base_model.model.{prefix}") or found
+            found = _tensors(base.adapters, WEIGHTS_NAME, f"base_model.model.{prefix}") or found
     except Exception as error:
         raise unloadable(base.name, error) from None
     return {name.partition(prefix)[2]: tensor.float() for name, tensor in found.items()} or None

@@ -18,15 +18,16 @@ from ..models.reward_model import RewardModel
 
 @dataclass(frozen=True)
 class Start:
-    """The head of a reward model or of an earlier training; `unlike`: why a head that is there can't be one here."""
+    """The head of a reward model or of an earlier training; `unlike`: why a head that is there can't be one here.
+
+    `adapters`: settings and tensors of those that lie over the base model, which may go on learning.
+    """
 
     base: Base
     head: dict[str, torch.Tensor] | None
     cuts: tuple[float, float] | None
     unlike: str = ""
-    adapters: tuple[Any, dict[str, torch.Tensor]] | None = (
-        None  # settings and tensors, which may go on learning
-    )
+    adapters: tuple[Any, dict[str, torch.Tensor]] | None = None
 
     @classmethod
     def of(cls, base: Base) -> Start:
