@@ -47,6 +47,8 @@ def load_tokenizer(name: str, path: str, revision: str | None = None) -> Any:
         raise unloadable(name, error) from None
     if "base_chat_template" in tokenizer.init_kwargs:  # a Caliper export, whose own ends where its head reads
         tokenizer.chat_template = tokenizer.init_kwargs.pop("base_chat_template")
+        for key in ("auto_map", "reads_response"):
+            tokenizer.init_kwargs.pop(key, None)
     markers = [
         token
         for token in getattr(tokenizer, "added_tokens_decoder", {}).values()
