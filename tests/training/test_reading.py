@@ -97,7 +97,7 @@ def test_the_page_says_what_could_not_be_read(
     page = client_of(admin).get(reverse("training:run", args=["capitals", version.run.pk]))
     text = " ".join(page.content.decode().split())
     assert f'<p class="message warning">{NOTE}</p>' in text
-    assert "Memory of the GPU: 1.0 GB for weights; 3.0\xa0GB taken." in text
+    assert "Memory of the GPU: 1.0 GB for weights; 3.0 GB taken." in text
     assert "17 labels left out (their pairs read alike); " in text
     assert (
         "4 texts (5.0 %) shortened to fit into 256 tokens, 3 of them in the response itself; 41 unknown tokens"
