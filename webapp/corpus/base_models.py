@@ -100,7 +100,9 @@ class FolderModel:
 def folder_model(folder: Path) -> FolderModel:
     """What a base model's folder holds."""
     if (adapters := _json(folder / "adapter_config.json")) is not None:
-        return _adapters(adapters)
+        # a version in Caliper's format has its base model with it, unless that is on the hub
+        packed = (folder / "reward_config.json").is_file() and (folder / "base" / "config.json").is_file()
+        return folder_model(folder / "base") if packed else _adapters(adapters)
     config = _json(folder / "config.json")
     if config is None:
         return FolderModel()
