@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.test import Client
 from safetensors.torch import load_file, save_file
 
 from tests.rewards.conftest import _quiet, rows, tiny_lm  # noqa: F401 - fixtures
@@ -142,6 +143,8 @@ def test_the_same_adapters_go_on_and_only_with_their_rank(
     offered: Path,
     judged: Project,  # noqa: F811
     tmp_path: Path,
+    admin: User,
+    client_of: Callable[[User], Client],
 ) -> None:
     first = trained(base_model="folder:llm", **LORA)
     with pytest.raises(
@@ -149,6 +152,10 @@ def test_the_same_adapters_go_on_and_only_with_their_rank(
     ) as refusal:
         run_config(judged, "bt", {"base_model": "version:bt-1", "tuning": "lora", "lora_rank": 8})
     assert refusal.value.field == "lora_rank"
+    sent = {"method": "bt", "base_model": "version:bt-1", "tuning": "lora", "further": "lora_rank = 8"}
+    page = client_of(admin).post(f"/p/{judged.slug}/runs/start/", sent)
+    assert page.status_code == 400
+    assert "which go on learning, have 4. Leave lora_rank out" in page.content.decode()
     run_config(
         judged, "bt", {"base_model": "version:bt-1", "tuning": "tuned", "lora_rank": 8}
     )  # it has no say
@@ -161,6 +168,19 @@ def test_the_same_adapters_go_on_and_only_with_their_rank(
     assert not (merged.run.folder / "base").exists()
     shutil.rmtree(first.path)  # nothing of it is needed any more
     assert len(scored(second)) == len(scored(merged)) == 2
+
+
+def test_a_version_that_was_taken_away_is_a_start_elsewhere(
+    trained: Callable[..., ModelVersion], offered: Path, researcher: User, tmp_path: Path
+) -> None:
+    """Its pack, offered by the operator of another server, has its own starter below it, not this server's."""
+    pack = exported(trained(base_model="starter", **LORA), researcher, "caliper", tmp_path / "out")
+    shutil.copytree(pack, offered.with_name("pack"))
+    shutil.rmtree(starter_path(ModelVersion.objects.get().project))
+    second = trained(base_model="folder:pack", tuning="lora", epochs=1)
+    third = trained(base_model="version:bt-2", tuning="lora", epochs=1, seed=5)
+    assert (second.run.folder / "base").resolve() == offered.with_name("pack") / "base"
+    assert len(scored(second)) == len(scored(third)) == 2
 
 
 def test_a_starter_that_is_made_anew_takes_no_version_with_it(

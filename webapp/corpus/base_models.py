@@ -101,9 +101,10 @@ def folder_model(folder: Path) -> FolderModel:
     """What a base model's folder holds."""
     pack = _json(folder / "reward_config.json") or {}
     if (adapters := _json(folder / "adapter_config.json")) is not None:
+        # a version in Caliper's format has its base model with it, unless that is on the hub
         packed_along = "base" in pack and (folder / "base" / "config.json").is_file()
-        found = FolderModel() if packed_along else _adapters(adapters)
-        return replace(found, backbone=pack.get("backbone"))
+        found = folder_model(folder / "base") if packed_along else _adapters(adapters)
+        return replace(found, backbone=pack.get("backbone", found.backbone))
     config = _json(folder / "config.json")
     if config is None:
         return FolderModel()

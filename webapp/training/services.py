@@ -129,10 +129,9 @@ def version_start(project: Project, name: str) -> ModelVersion | None:
     Raises RunRefused for one that the project doesn't have, in words that don't tell whether another project has it,
     and for one that can't be a start.
     """
-    if (named := version_named(name)) is None:
+    if version_named(name) is None:
         return None
-    method, number = named
-    version = ModelVersion.objects.filter(project=project, method=method, number=number).first()
+    version = _version(project.pk, name)
     if version is None:
         raise RunRefused(REFUSAL, "base_model")
     if not version.is_there:
@@ -164,6 +163,14 @@ def base_folder(project: Project, name: str) -> Path | None:
     return base_model_folder(named) if named.startswith(FOLDER) else None
 
 
+def _version(project_id: int, name: str) -> ModelVersion | None:
+    """The project's version of this start name, if it has one."""
+    if (named := version_named(name)) is None:
+        return None
+    method, number = named
+    return ModelVersion.objects.filter(project=project_id, method=method, number=number).first()
+
+
 def version_base(version: ModelVersion) -> Path | None:
     """Where the base model below a version's adapters lies; None where it needs no folder here: whole weights, the hub.
 
@@ -175,17 +182,20 @@ def version_base(version: ModelVersion) -> Path | None:
     kept = version.run.folder / "base"
     if kept.is_dir() and not kept.is_symlink():
         return kept  # a starter's own files (workers.bases): that may be made anew
-    name = str(record.get("name"))
+    name, began = str(record.get("name")), str(version.run.config.get("base_model"))
+    start = _version(version.project_id, began)
+    if start is not None and isinstance(start.artifact.get("base"), dict):
+        return version_base(start)  # the same adapters went on
     found: Path | None = None
-    if name == STARTER:
+    if began.startswith(FOLDER) and (folder := base_model_folder(began)) and (folder / "base").is_dir():
+        found = folder / "base"  # of a version in Caliper's format
+    elif name == STARTER:
         found = starter_path(version.project)
     elif name.startswith(FOLDER):
         found = base_model_folder(name)
-    elif (named := version_named(name)) is not None:
-        method, number = named
-        below = ModelVersion.objects.filter(project=version.project_id, method=method, number=number).first()
-        found = None if below is None else below.path
-    elif base_model_public(name) == name:
+    elif (below := _version(version.project_id, name)) is not None:
+        found = below.path
+    elif base_model_public(name) == name and version_named(name) is None:
         return None
     if found is None or not (found / "config.json").is_file():
         raise VersionRefused(

@@ -12,7 +12,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from tests.rewards.models.test_base_models import hub  # noqa: F401 - a fixture
 from workers.rewards.artifacts.export import export_model, pack_model
@@ -21,13 +21,14 @@ from workers.rewards.config import Refused, RunConfig
 from workers.rewards.data.snapshot import read_snapshot
 from workers.rewards.models.base_models import FOLDERS_VARIABLE, Source
 from workers.rewards.models.kinds import look_at
-from workers.rewards.models.load import load_backbone, load_quantised
+from workers.rewards.models.load import load_backbone, load_base, load_quantised
 from workers.rewards.models.predict import score_responses
 from workers.rewards.models.reward_model import RewardModel
 from workers.rewards.training import step
 from workers.rewards.training.loop import train
 
 MakeRun = Callable[..., Path]
+CPU = torch.device("cpu")
 LORA = {"tuning": "lora", "lora_rank": 4, "epochs": 1, "learning_rate": 1e-2}
 
 
@@ -322,6 +323,26 @@ def test_adapters_over_a_4_bit_base(method: str, base: Path, make_run: MakeRun, 
     weights = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     assert "quantization_config" not in (tmp_path / "out" / "config.json").read_text()
+
+
+def test_4_bit_layers_of_gpt2_are_its_own_again_when_merged(tmp_path: Path) -> None:
+    """They keep their weights transposed."""
+    pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=64, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    base = look_at("gpt2", Source(str(tmp_path)))
+    model = RewardModel(load_quantised(base, CPU), architecture="causal", kind="scalar").eval()
+    model.add_lora(RunConfig(lora_rank=2))
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    ids, lengths = torch.arange(20).unsqueeze(0), torch.tensor([20])
+    with torch.no_grad():
+        before = model.hidden(ids, lengths)
+        model.merge_lora()
+        torch.testing.assert_close(model.hidden(ids, lengths), before, rtol=1e-4, atol=1e-4)
+    shapes = {name: value.shape for name, value in model.backbone.state_dict().items()}
+    assert shapes == {name: value.shape for name, value in load_base(base).state_dict().items()}
 
 
 def test_a_host_without_bitsandbytes_uses_the_bases_own_weights_and_says_so(

@@ -77,10 +77,8 @@ def merged(wrapper: Any) -> nn.Module:
     for name, module in layers:
         if isinstance(module, LoraLayer) and is_four_bit(module.get_base_layer()):
             layer: Any = module
-            plain = dequantised(layer.get_base_layer())
-            with torch.no_grad():
-                plain.weight += layer.get_delta_weight("default").float()
-            backbone.set_submodule(name, plain)
+            update = layer.get_delta_weight("default").float()
+            backbone.set_submodule(name, dequantised(layer.get_base_layer(), update))
     for name, module in list(backbone.named_modules()):
         if is_four_bit(module):  # one that no adapter lies over
             backbone.set_submodule(name, dequantised(module))
@@ -141,14 +139,23 @@ def is_four_bit(module: nn.Module) -> bool:
     return type(module).__name__ == "Linear4bit" and hasattr(getattr(module, "weight", None), "quant_state")
 
 
-def dequantised(layer: Any) -> nn.Linear:
-    """A 4-bit linear layer as one in fp32, its weights those that it computes with."""
+@torch.no_grad()
+def dequantised(layer: Any, update: torch.Tensor | None = None) -> nn.Module:
+    """A 4-bit layer as it was before, in fp32, its weights those that it computes with plus `update`. [out, in]"""
     from bitsandbytes.functional import dequantize_4bit
+    from transformers.pytorch_utils import Conv1D
 
     weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
-    plain = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None, device=weight.device)
-    with torch.no_grad():
-        plain.weight.copy_(weight)
-        if layer.bias is not None:
-            plain.bias.copy_(layer.bias)
-    return plain
+    if update is not None:
+        weight += update
+    size_out, size_in = weight.shape
+    plain: Any
+    if issubclass(getattr(layer, "source_cls", nn.Linear), Conv1D):  # GPT-2's, which keep [in, out]
+        plain, weight = Conv1D(size_out, size_in), weight.T
+    else:
+        plain = nn.Linear(size_in, size_out, bias=layer.bias is not None)
+    plain.to(weight.device).weight.copy_(weight)
+    if layer.bias is not None:
+        plain.bias.copy_(layer.bias)
+    result: nn.Module = plain
+    return result

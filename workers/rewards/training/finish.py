@@ -107,9 +107,9 @@ def finish(run: Run, position: Position) -> dict[str, Any]:
         "model_digest": artifact["digest"],
     }
     write_predictions(run.run_dir / "predictions.parquet", predicted)
+    write_text(run.run_dir / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
     if run.lies_over is not None:
         link_base(run.run_dir, run.base.source)
-    write_text(run.run_dir / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
     shutil.rmtree(run.run_dir / "checkpoint", ignore_errors=True)
     say("saving", 1, 1, message="done")
     run.progress.close()
