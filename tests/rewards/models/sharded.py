@@ -1,5 +1,6 @@
 """Trains run folders with weights divided among processes: started by test_distributed.py under torchrun."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from workers.rewards.models import encode, sharding
 from workers.rewards.models.distributed import Group
-from workers.rewards.models.load import load_base
+from workers.rewards.models.load import load_base, load_hollow
 from workers.rewards.models.sharding import learned
 from workers.rewards.training import loop, prepare
 from workers.rewards.training.prepare import Run
@@ -29,7 +30,13 @@ def as_on_a_gpu(patch: pytest.MonkeyPatch) -> None:
     half = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
     patch.setattr(sharding, "MixedPrecisionPolicy", lambda **given: MixedPrecisionPolicy(**{**given, **half}))
     patch.setattr(encode, "autocast", lambda device: torch.autocast("cpu", torch.bfloat16))
-    patch.setattr(prepare, "backbone_of", lambda config, base, device: load_base(base, torch.bfloat16))
+    patch.setattr(
+        prepare,
+        "backbone_of",
+        lambda config, base, device, hollow=False: (load_hollow if hollow else load_base)(
+            base, torch.bfloat16
+        ),
+    )
 
 
 class StopsSoon(Stop):
@@ -48,6 +55,7 @@ def divided(run: Run, tracking: Tracking) -> loop.Position:
         if not name.startswith("backbone."):
             continue
         assert isinstance(parameter, DTensor), f"{name} is whole"
+        assert not parameter.is_meta
         if name.endswith("mlp.down_proj.weight"):
             assert parameter.to_local().numel() == parameter.numel() // 2
     position = straight(run, tracking)
@@ -71,6 +79,8 @@ def counted(self: Group, *counts: int) -> list[int]:
 if __name__ == "__main__":
     loop.loop = divided
     Group.most = counted  # type: ignore[method-assign]
+    if os.environ["RANK"] != "0":  # its parts come from the first process: it reads no weights
+        del prepare.load_base, prepare.load_merged
     for folder in map(Path, sys.argv[1:]):
         Group.divide = unevenly if folder.name.startswith("small") else evenly  # type: ignore[method-assign]
         if folder.name.startswith("stopped"):

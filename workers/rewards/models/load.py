@@ -71,6 +71,17 @@ def load_base(base: Base, dtype: torch.dtype | str = torch.float32) -> nn.Module
     return _load(base.name, base.source, base.config, base.architecture, dtype)
 
 
+def load_hollow(base: Base, dtype: torch.dtype) -> nn.Module:
+    """The shape of what load_base returns, with buffers but without weights: for a process that gets its part of
+    another's (sharding.py)."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        model: Any = _loader(base.config, base.architecture).from_config(base.config, dtype=dtype)
+    model.tie_weights()
+    return _packing(model)
+
+
 def load_quantised(base: Base, device: torch.device) -> nn.Module:
     """The same with its linear layers in 4 bits, on this device and frozen. Raises Refused."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -130,17 +141,15 @@ def _load(
 ) -> nn.Module:
     """A causal model with its LM head where the checkpoint has one. Raises Refused, also where weights are missing:
     they would be random. `options` go to from_pretrained."""
-    from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
-    loader: Any = AutoModelForCausalLM if architecture == "causal" and writes(config) else AutoModel
     verbosity = logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # it would tell of the head that is left out; missing weights are refused below
     try:
         kind = str((read_json(source, "config.json") or {}).get("model_type"))
         renamed = _EXPORTED if kind == CALIPER else _PARTS if kind != config.model_type else None
-        model, found = loader.from_pretrained(
+        model, found = _loader(config, architecture).from_pretrained(
             source.path,
             config=config,
             use_safetensors=True,
@@ -162,6 +171,16 @@ def _load(
         )
     if renamed is not None:
         model._weight_conversions = None  # saving would give the names of the whole back
+    return _packing(model)
+
+
+def _loader(config: Any, architecture: str) -> Any:
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    return AutoModelForCausalLM if architecture == "causal" and writes(config) else AutoModel
+
+
+def _packing(model: Any) -> nn.Module:
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)  # SDPA too, and packed rows besides
     loaded: nn.Module = model

@@ -29,8 +29,9 @@ from .reward_model import RewardModel
 
 
 def shard(model: RewardModel, team: Group) -> None:
-    """Divide the backbone's weights among the team, layer by layer, and move each process's part to its device.
+    """Divide the first process's backbone among the team, layer by layer, each part on its process's device.
 
+    The others' backbones may be without weights, so that a machine's memory holds the whole once.
     On a GPU layers are gathered, and computed with, in bf16; the parts and the sums of gradients keep their dtype.
     """
     small = [*model.thresholds, *(model.head.parameters() if model.head is not None else ())]
@@ -43,6 +44,7 @@ def shard(model: RewardModel, team: Group) -> None:
         "mesh": init_device_mesh(team.device.type, (team.size,)),
         "mp_policy": MixedPrecisionPolicy(cast_forward_inputs=False, **half),
     }
+    whole = {name: value.detach() for name, value in model.named_parameters()} if team.first else {}
     for layer in _layers(model.backbone):
         fully_shard(layer, **how)
     fully_shard(model, ignored_params=set(small), **how)
@@ -51,6 +53,21 @@ def shard(model: RewardModel, team: Group) -> None:
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
     register_fsdp_forward_method(model, "states")
+    _give_parts(model, whole, team)
+
+
+@torch.no_grad()
+def _give_parts(model: nn.Module, whole: Mapping[str, torch.Tensor], team: Group) -> None:
+    """Fill each process's parts from the first one's whole weights, one after the other."""
+    model._apply(lambda tensor: torch.empty_like(tensor, device=team.device) if tensor.is_meta else tensor)
+    for name, part in model.named_parameters():
+        if isinstance(part, DTensor):
+            source = (
+                whole[name].to(team.device)
+                if team.first
+                else torch.empty(part.shape, dtype=part.dtype, device=team.device)
+            )
+            part.copy_(distribute_tensor(source, part.device_mesh, part.placements))
 
 
 def _layers(backbone: nn.Module) -> Iterable[nn.Module]:

@@ -27,7 +27,7 @@ from ..models.distributed import Group, refuse_flags
 from ..models.embeddings import embed_cached
 from ..models.encode import ResponseEncoder
 from ..models.kinds import Base, look_at
-from ..models.load import load_base, load_merged, load_quantised, load_tokenizer, unfitting
+from ..models.load import load_base, load_hollow, load_merged, load_quantised, load_tokenizer, unfitting
 from ..models.lora import FOUR_BIT, check_quantising
 from ..models.memory import USABLE, Memory, Sizes, fit, free_bytes, sizes
 from ..models.reward_model import RewardModel, logit, longest_text, set_dropout
@@ -164,7 +164,7 @@ def prepare(run_dir: Path, stop: Stop) -> Run | None:
         free = team.least(free)  # steps follow from it, which are the same in all processes
     size = None if free is None else weigh(base.config, config, free, team, progress)
     lies_over = record_of(config, base, team.device) if team.first else None
-    backbone = backbone_of(asked, base, team.device)
+    backbone = backbone_of(asked, base, team.device, hollow=config.shard and not team.first)
     start = Start.of(base)
     tokenizer = load_tokenizer(base.name, base.tokenizer.path, base.tokenizer.revision)
     check_vocabulary(config.base_model, tokenizer)
@@ -385,8 +385,13 @@ def record_of(config: ResolvedConfig, base: Base, device: torch.device) -> dict[
     return describe_base(base.name if base.adapters is None else base.source.path, base.source, dtype)
 
 
-def backbone_of(config: RunConfig, base: Base, device: torch.device) -> torch.nn.Module:
-    """The base model's weights. Those that learn stay in fp32; that of adapters doesn't learn."""
+def backbone_of(
+    config: RunConfig, base: Base, device: torch.device, *, hollow: bool = False
+) -> torch.nn.Module:
+    """The base model's weights, or its shape alone. Those that learn stay in fp32; that of adapters doesn't learn."""
+    if hollow:
+        half = config.tuning == "lora" and device.type == "cuda"
+        return load_hollow(base, torch.bfloat16 if half else torch.float32)
     if config.tuning == "qlora":
         return load_quantised(base, device)
     if config.tuning == "lora":
