@@ -155,6 +155,23 @@ def test_a_date_in_the_template_stays_the_same(monkeypatch: pytest.MonkeyPatch, 
     assert _dated("no date") == "no date"
 
 
+def test_of_several_templates_the_one_for_tools_is_taken_where_there_are_tools() -> None:
+    tokenizer = tokenizer_of("qwen2")
+    tools = "\n{% for m in messages %}{{ tools[0].function.name }} {{ m.content }}\n{% endfor %}\n"
+    tokenizer.chat_template = {"default": FAMILIES["qwen2"][0], "tool_use": tools}
+    expected = [rendered_ids(template("qwen2"), turns("why"), "so"), None]
+    text = tokenizer.apply_chat_template(
+        [*turns("why"), {"role": "assistant", "content": "so"}], tools=[WEATHER], tokenize=False
+    )
+    expected[1] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    chosen = ChatTemplate(tokenizer, ordinal=False, max_length=512, reads="turn")
+    found = [only(chosen, turns("why"), "so", tools=offer) for offer in ([], [WEATHER])]
+    assert [list(row.ids) for row in found] == expected
+    tokenizer.chat_template = {"rag": "{{ messages[0].content }}"}
+    sections = template_of(tokenizer, architecture="causal", ordinal=False, max_length=512)
+    assert "of rag none is the default" in str(sections.read_as)
+
+
 # --- No text can spell a marker ---
 
 

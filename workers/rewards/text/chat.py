@@ -130,8 +130,7 @@ class ChatTemplate(Template):
         )
         self.policy = policy and not ordinal
         self.suffix = score_suffix(self._ids).text if ordinal else ""
-        tokenizer.chat_template = _dated(tokenizer.chat_template)
-        self.source = json.dumps(tokenizer.chat_template, ensure_ascii=False, sort_keys=True)
+        tokenizer.chat_template = self.source = _dated(_single(tokenizer.chat_template))
         added = {t.content: (number, t) for number, t in tokenizer.added_tokens_decoder.items() if t.special}
         self._tokens = added
         self._swallowing = {number for number, token in added.values() if token.rstrip}
@@ -702,10 +701,19 @@ def _inside(place: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:
     return any(begin <= place[0] and place[1] <= end for begin, end in spans)
 
 
-def _dated(template: Any) -> Any:
-    """A chat template (or several by name) that writes one date, whenever it is rendered."""
-    if isinstance(template, dict):
-        return {name: _dated(each) for name, each in template.items()}
+def _single(template: str | dict[str, str]) -> str:
+    """One template of several by name, as transformers choose among them: "tool_use" where there are tools."""
+    if isinstance(template, str):
+        return template
+    if "default" not in template:
+        raise Unusable(f"of {', '.join(sorted(template))} none is the default")
+    # Jinja drops one line end after a tag, and one at a template's end
+    default, tools = (template.get(name, "").removesuffix("\n") for name in ("default", "tool_use"))
+    return "{% if tools %}\n" + tools + "{% else %}\n" + default + "{% endif %}" if tools else default
+
+
+def _dated(template: str) -> str:
+    """A chat template that writes one date, whenever it is rendered."""
     return template if "strftime_now" not in template or template.startswith(_DATE) else _DATE + template
 
 
