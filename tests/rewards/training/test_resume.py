@@ -1,5 +1,6 @@
 """A run that is stopped, killed or orphaned goes on where it stopped and ends in the same weights."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from workers.rewards.config import Refused
+from workers.rewards.training import loop
 from workers.rewards.training.loop import train
 from workers.rewards.training.progress import PARENT_VARIABLE, Progress, Stop, Stopped
 
@@ -260,3 +262,20 @@ def test_a_run_whose_worker_is_killed_ends_by_itself(long_run: Path) -> None:
 
     wait_for(gone)
     assert (long_run / "checkpoint" / "state.safetensors").exists()
+
+
+def test_checkpoints_that_take_long_are_seldom(
+    make_run: MakeRun, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[float] = []
+
+    def slowly(*_: object) -> None:
+        written.append(time.monotonic())
+        time.sleep(0.1)
+
+    monkeypatch.setattr(loop, "checkpoint", slowly)
+    train(make_run(tiny_encoder, "bt", epochs=10, checkpoint_seconds=0.001))
+    between = [
+        later - earlier for earlier, later in itertools.pairwise(written[:-1])
+    ]  # the last is the end's
+    assert min(between, default=1.0) >= 1.0
