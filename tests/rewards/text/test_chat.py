@@ -21,8 +21,10 @@ from workers.rewards.config import Refused
 from workers.rewards.models.encode import ResponseEncoder
 from workers.rewards.models.predict import score_responses
 from workers.rewards.models.reward_model import RewardModel
-from workers.rewards.text.chat import ChatTemplate, _dated, tellings, template_of
+from workers.rewards.text.chat import ChatTemplate, template_of
 from workers.rewards.text.sections import Template
+from workers.rewards.text.source import dated
+from workers.rewards.text.telling import tellings
 from workers.rewards.training.loop import train
 
 CPU = torch.device("cpu")
@@ -148,11 +150,11 @@ def test_a_date_in_the_template_stays_the_same(monkeypatch: pytest.MonkeyPatch, 
     chosen.tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert ChatTemplate(loaded, ordinal=False, max_length=1024).describe() == chosen.describe()
-    dated = _dated("{{ strftime_now('%A %d %B %Y, %Y-%m-%d') }}\n x")
-    shown = loaded.apply_chat_template(turns("a"), chat_template=dated, tokenize=False)
+    pinned = dated("{{ strftime_now('%A %d %B %Y, %Y-%m-%d') }}\n x")
+    shown = loaded.apply_chat_template(turns("a"), chat_template=pinned, tokenize=False)
     assert shown == "Friday 26 July 2024, 2024-07-26\n x"
-    assert _dated(dated) == dated
-    assert _dated("no date") == "no date"
+    assert dated(pinned) == pinned
+    assert dated("no date") == "no date"
 
 
 def test_of_several_templates_the_one_for_tools_is_taken_where_there_are_tools() -> None:

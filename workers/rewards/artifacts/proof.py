@@ -19,9 +19,10 @@ import torch
 
 from ..data.messages import Message, headings, spoken
 from ..models.reward_model import RewardModel
-from ..text.chat import ChatTemplate, tellings
+from ..text.chat import ChatTemplate
 from ..text.digits import SCORE_SUFFIX
 from ..text.sections import MARKER, RESPONSE_HEADER, Encoded, Template, collate, plain
+from ..text.telling import tellings
 from . import modeling_caliper
 from .exported_tokenizer import PAD, ends_at_response
 

@@ -13,53 +13,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..config import Refused
-from ..data.messages import Message, headings, offered, spoken
+from ..data.messages import Message
 from .digits import score_suffix
+from .marks import Edges, Marks, Piece, edges_of, inside, unmarked, within
 from .sections import HEAD, HEAD_AND_TAIL, PROMPT_SHARE, Encoded, Template, halves, markers_in, plain
+from .source import Unusable, backends, dated, single
+from .telling import own_tellings, tellings
 
-ROLES = ("system", "user", "assistant", "tool")
 CHUNK = 512  # responses whose tokens' places are held at once
 # What a template may look for in a text, "</think>" or "[INST]", whether it is a token or not.
 _LITERAL = re.compile(r"<[^\s<>{}'\"]+>|\[/?[A-Z_]+\]|<</?SYS>>")
 _PRIVATE = re.compile("[\U000f0000-\U0010ffff]")
-_DIRECTIVES = {
-    "%Y": "2024", "%y": "24", "%m": "07", "%d": "26", "%b": "Jul", "%B": "July", "%a": "Fri", "%A": "Friday",
-    "%H": "12", "%M": "00", "%S": "00",
-}  # fmt: skip
-# A template that writes today's date would score a text differently tomorrow. This is Llama 3.1's own default.
-_DATE = (
-    "{%- macro strftime_now(format) -%}{{ format"
-    + "".join(f' | replace("{directive}", "{value}")' for directive, value in _DIRECTIVES.items())
-    + " }}{%- endmacro %}\n"
-)
-
-
-class Unusable(Exception):
-    """A chat template that can't show a question and an answer; the message says why."""
-
-
-class Marks(NamedTuple):
-    """Private-use characters that stand in none of the texts: `split` a marker, and enclose a text and the response."""
-
-    split: str
-    begin: str
-    end: str
-    first: str
-    last: str
-
-
-class Piece(NamedTuple):
-    """A special token that the template wrote, if any, and the text up to the next one."""
-
-    token: int | None
-    text: str
-    contents: tuple[tuple[int, int], ...]  # where in it messages' texts stand
-    response: tuple[int, int] | None
 
 
 class Turn(NamedTuple):
@@ -70,14 +39,6 @@ class Turn(NamedTuple):
     trail: str
     after: str
     contents: tuple[tuple[int, int], ...]
-
-
-class Edges(NamedTuple):
-    """The white space before and after a text, and whether there is a text between."""
-
-    lead: str = ""
-    trail: str = ""
-    said: bool = True
 
 
 @dataclass
@@ -130,7 +91,7 @@ class ChatTemplate(Template):
         )
         self.policy = policy and not ordinal
         self.suffix = score_suffix(self._ids).text if ordinal else ""
-        tokenizer.chat_template = self.source = _dated(_single(tokenizer.chat_template))
+        tokenizer.chat_template = self.source = dated(single(tokenizer.chat_template))
         added = {t.content: (number, t) for number, t in tokenizer.added_tokens_decoder.items() if t.special}
         self._tokens = added
         self._swallowing = {number for number, token in added.values() if token.rstrip}
@@ -139,7 +100,7 @@ class ChatTemplate(Template):
         spelled = {*added, *_LITERAL.findall(self.source)}
         self._splits = markers_in(spelled)
         self._initials = {word[0] for word in spelled}
-        self._first, self._inner = _backends(tokenizer)
+        self._first, self._inner = backends(tokenizer)
         self._afters: dict[str, list[int]] = {}
         self._sample = self._probe()
 
@@ -247,7 +208,7 @@ class ChatTemplate(Template):
         """The run that a response stands in, and what the template keeps of the response."""
         if self.ordinal:
             text = plain(text)
-        core, edges = _edges(text)
+        core, edges = edges_of(text)
         if edges not in asked.turns and not self._render(asked, edges, marks):
             asked.turns[edges] = asked.turns[Edges()]
         turn = asked.turns[edges]
@@ -266,7 +227,7 @@ class ChatTemplate(Template):
         self, asked: Asked, turn: Turn, text: str, ids: list[int], places: list[tuple[int, int]]
     ) -> Encoded:
         begin, end = len(turn.before), len(turn.before) + len(text)
-        start, stop = _within(places, begin, end, len(self._run(asked, turn, text)))
+        start, stop = within(places, begin, end, len(self._run(asked, turn, text)))
         head, own, rest = asked.ids + ids[:start], ids[start:stop], ids[stop:]
         if not self.ordinal and self.reads == "response":
             rest = self._after_ids(turn.after)
@@ -297,7 +258,7 @@ class ChatTemplate(Template):
     ) -> tuple[list[int], list[int]]:
         """Prompt and response that fit beside `tail` tokens: the messages' texts give way first, then the response,
         or the template's left end where its own tokens are more than half of what fits."""
-        said = self._said(asked) + [_inside(place, turn.contents) for place in places[:start]]
+        said = self._said(asked) + [inside(place, turn.contents) for place in places[:start]]
         count = sum(said)
         room = self.max_length - tail - (len(head) - count)
         if room >= min(len(own), self.max_length // 2):
@@ -332,7 +293,7 @@ class ChatTemplate(Template):
             runs = self._tokenised(_texts(asked.head))
             for wanted, piece in zip(_texts(asked.head), asked.head, strict=True):
                 asked.said += [False] * (piece.token is not None)
-                asked.said += [_inside(place, piece.contents) for place in runs[wanted][1]]
+                asked.said += [inside(place, piece.contents) for place in runs[wanted][1]]
             asked.said += [False] * (asked.opening is not None)
         return asked.said
 
@@ -407,7 +368,7 @@ class ChatTemplate(Template):
         safe: Message = {key: self._split(value, marks) for key, value in message.items() if key != "content"}
         if message.get("content") is not None:
             text = plain(message["content"]) if self.ordinal else message["content"]
-            core, edges = _edges(text)
+            core, edges = edges_of(text)
             core = f"{marks.begin}{self._split(core, marks)}{marks.end}" if core else ""
             safe["content"] = edges.lead + core + edges.trail
         return safe
@@ -432,14 +393,14 @@ class ChatTemplate(Template):
         """The rendered conversation, cut at the special tokens that the template wrote; the marks are taken out."""
         pieces: list[Piece] = []
         token: int | None = None
-        at, inside, strips = 0, False, False
+        at, going_on, strips = 0, False, False
         found: list[re.Match[str] | None] = [
             *re.finditer(f"(?:{self._alternatives})(?!{marks.split})", rendered), None
         ]  # fmt: skip
         for match in found:
             raw = rendered[at : match.start() if match else len(rendered)]
             number, added = self._tokens[match.group()] if match else (None, None)
-            text, contents, response, inside = _unmarked(raw, marks, inside)
+            text, contents, response, going_on = unmarked(raw, marks, going_on)
             left = len(text) - len(text.lstrip()) if strips else 0
             right = len(text.rstrip()) if added is not None and added.lstrip else len(text)
             right = max(left, right)
@@ -521,106 +482,7 @@ class ChatTemplate(Template):
         return ids, places
 
 
-# --- Other ways to tell a conversation ---
-
-
-def tellings(
-    messages: Sequence[Message], tools: Sequence[Any], developer: bool = False
-) -> Iterator[tuple[list[Message], list[Any]]]:
-    """Ways to tell a conversation in turns and tools, from its own to the plainest.
-
-    1. its own turns (own_tellings)
-    2. the same, but the system says which tools there are
-    3. calls, their results and unknown roles as text
-    4. neighbours of one role in one turn, the user first and last
-    5. what the system says in the user's turns too
-    6. everything in one turn of the user
-
-    `developer`: the template knows that role.
-    """
-    own = list(own_tellings(messages, tools, developer))
-    yield from own
-    offer = [{"role": "system", "content": f"Tools\n{offered(tools)}"}] if tools else []
-    for turns, _ in own:
-        yield _joined([*offer, *turns[:1]]) + turns[1:], []
-    roles = _roles(messages, developer)
-    told: list[Message] = list(offer)
-    for message, role, heading in zip(messages, roles, headings(messages), strict=True):
-        if role in ("system", "user", "assistant"):
-            told.append({"role": role, "content": spoken(message)})
-        else:
-            told.append({"role": "user", "content": f"{heading}\n{spoken(message)}"})
-    yield told, []
-    yield _alternating(told), []
-    yield _alternating([{**m, "role": "user"} if m["role"] == "system" else m for m in told]), []
-    whole = "\n\n".join(f"{m['role'].capitalize()}\n{m['content']}" for m in told)
-    yield [{"role": "user", "content": whole}], []
-
-
-def _alternating(messages: Sequence[Message]) -> list[Message]:
-    """Neighbours of one role joined, and the user has the first word after the system, and the last."""
-    turns = _joined(messages)
-    silent = {"role": "user", "content": ""}
-    first = 1 if turns and turns[0]["role"] == "system" else 0
-    if len(turns) == first or turns[first]["role"] != "user":
-        turns.insert(first, silent)
-    return turns if turns[-1]["role"] == "user" else [*turns, silent]
-
-
-def _joined(messages: Sequence[Message]) -> list[Message]:
-    """Neighbours of one role in one turn."""
-    turns: list[Message] = []
-    for message in messages:
-        if turns and turns[-1]["role"] == message["role"]:
-            joined = f"{turns[-1]['content']}\n\n{message['content']}"
-            turns[-1] = {**turns[-1], "content": joined}
-        else:
-            turns.append(message)
-    return turns
-
-
-def own_tellings(
-    messages: Sequence[Message], tools: Sequence[Any], developer: bool = False
-) -> Iterator[tuple[list[Message], list[Any]]]:
-    """A conversation in its own turns, if templates know all its roles.
-
-    Templates differ in how they want calls: their arguments as objects, which most write as JSON themselves, beside no
-    content or an empty one; or as a text.
-    """
-    roles = _roles(messages, developer)
-    if not set(roles) <= {*ROLES, "developer"}:
-        return
-    turns = [{**message, "role": role} for message, role in zip(messages, roles, strict=True)]
-    yield [_with_calls(turn, as_text=False) for turn in turns], list(tools)
-    turns = [{**turn, "content": turn.get("content") or ""} for turn in turns]
-    yield [_with_calls(turn, as_text=False) for turn in turns], list(tools)
-    yield [_with_calls(turn, as_text=True) for turn in turns], list(tools)
-
-
-def _roles(messages: Sequence[Message], developer: bool) -> list[str]:
-    """A developer is what most templates call the system."""
-    return ["system" if m["role"] == "developer" and not developer else str(m["role"]) for m in messages]
-
-
-def _with_calls(message: Message, *, as_text: bool) -> Message:
-    """The message with its calls' arguments as texts or as objects."""
-    if not message.get("tool_calls"):
-        return message
-    calls = []
-    for call in message["tool_calls"]:
-        function = dict(call.get("function", call))
-        arguments = function.get("arguments")
-        if as_text and not isinstance(arguments, str):
-            function["arguments"] = json.dumps(arguments, ensure_ascii=False)
-        elif not as_text and isinstance(arguments, str):
-            try:
-                parsed = json.loads(arguments)
-            except ValueError:
-                parsed = None
-            function["arguments"] = parsed if isinstance(parsed, dict) else arguments
-        number = {"id": call["id"]} if call.get("id") else {}
-        calls.append({**number, "type": "function", "function": function})
-    return {**message, "tool_calls": calls}
+# --- Small parts ---
 
 
 def _whole(rendered: str, messages: Sequence[Message], asked: Asked, answered: bool, marks: Marks) -> bool:
@@ -640,97 +502,13 @@ def _whole(rendered: str, messages: Sequence[Message], asked: Asked, answered: b
     return all(written.count(name) >= names.count(name) + said.count(name) for name in names if name)
 
 
-# --- Small parts ---
-
-
 def _key(row: dict[str, Any]) -> str:
     return json.dumps([row["messages"], row.get("tools") or []], ensure_ascii=False, sort_keys=True)
-
-
-def _edges(text: str) -> tuple[str, Edges]:
-    """A text without the white space around it, and that."""
-    core = text.strip()
-    lead = text[: len(text) - len(text.lstrip())]
-    return core, Edges(lead, text[len(lead) + len(core) :], bool(core))
-
-
-def _unmarked(
-    raw: str, marks: Marks, inside: bool
-) -> tuple[str, list[tuple[int, int]], tuple[int, int] | None, bool]:
-    """The text without marks, where messages' texts and the response stand in it, and whether one goes on."""
-    text: list[str] = []
-    size, opened = 0, 0 if inside else None
-    contents: list[tuple[int, int]] = []
-    response: list[int] = []
-    for part in re.split(f"([{''.join(marks)}])", raw):
-        if part == marks.begin:
-            opened = size
-        elif part == marks.end and opened is not None:
-            contents.append((opened, size))
-            opened = None
-        elif part in (marks.first, marks.last):
-            response.append(size)
-        elif part not in marks:
-            text.append(part)
-            size += len(part)
-    if opened is not None:
-        contents.append((opened, size))
-    span = (response[0], response[1]) if len(response) == 2 else None
-    return "".join(text), contents, span, opened is not None
-
-
-def _within(places: Sequence[tuple[int, int]], begin: int, end: int, size: int) -> tuple[int, int]:
-    """Tokens of the characters begin..end-1 of `size`; one that straddles an edge belongs to them."""
-    start = 0
-    if begin:
-        start = next((n for n, place in enumerate(places) if place[1] > begin), len(places))
-    if begin == end:
-        return (start, start) if begin else (0, 0)
-    if end == size:
-        return start, len(places)
-    stop = next((n + 1 for n in reversed(range(len(places))) if places[n][0] < end), 0)
-    return start, max(start, stop)
 
 
 def _texts(head: Sequence[Piece]) -> list[tuple[bool, str]]:
     """The texts of pieces, and which has nothing before it."""
     return [(number == 0 and piece.token is None, piece.text) for number, piece in enumerate(head)]
-
-
-def _inside(place: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:
-    return any(begin <= place[0] and place[1] <= end for begin, end in spans)
-
-
-def _single(template: str | dict[str, str]) -> str:
-    """One template of several by name, as transformers choose among them: "tool_use" where there are tools."""
-    if isinstance(template, str):
-        return template
-    if "default" not in template:
-        raise Unusable(f"of {', '.join(sorted(template))} none is the default")
-    # Jinja drops one line end after a tag, and one at a template's end
-    default, tools = (template.get(name, "").removesuffix("\n") for name in ("default", "tool_use"))
-    return "{% if tools %}\n" + tools + "{% else %}\n" + default + "{% endif %}" if tools else default
-
-
-def _dated(template: str) -> str:
-    """A chat template that writes one date, whenever it is rendered."""
-    return template if "strftime_now" not in template or template.startswith(_DATE) else _DATE + template
-
-
-def _backends(tokenizer: Any) -> tuple[Any, Any]:
-    """The tokenizer for text with nothing before it, and for text after a special token. Both read special tokens as
-    text, and neither cuts, pads or adds."""
-    from tokenizers import Tokenizer
-
-    made = json.loads(tokenizer.backend_tokenizer.to_str())
-    made |= {"post_processor": None, "truncation": None, "padding": None}
-    text = json.dumps(made)
-    # the mark of a word's beginning that some put before a text's first word alone
-    inner = re.sub(r'("prepend_scheme": ?)"first"', r'\1"never"', text)
-    backends = [Tokenizer.from_str(each) for each in dict.fromkeys((text, inner))]
-    for backend in backends:
-        backend.encode_special_tokens = True
-    return backends[0], backends[-1]
 
 
 def template_of(
