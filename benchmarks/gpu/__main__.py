@@ -1,6 +1,6 @@
 """Training speed on a GPU with the shapes of real models and our default settings, beside TRL's RewardTrainer.
 
-    python3 -m benchmarks.gpu [--device cuda|cpu] [--shape tiny|0.5b|7b ...] [--without-trl] [--json FILE]
+    python3 -m benchmarks.gpu [--device cuda|cpu] [--shape 0.5b|7b|tiny|tiny-lora ...] [--without-trl] [--json FILE]
 
 At most six minutes, no network and no data: Qwen2.5 shapes with random weights, built on the device, and random words
 in texts of up to 1,024 tokens, four answers and six pairs a prompt. It needs Python 3.12, torch 2.11, transformers
@@ -31,6 +31,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
+from safetensors.torch import save_file
 
 from benchmarks.gpu.legs import leg, pairs_of
 from benchmarks.gpu.shapes import LONGEST, SHAPES, TOKENS, TUNING, texts, tokenizer
@@ -75,7 +76,7 @@ def main() -> int:
     if options.leg:
         return leg(options.leg[0], Path(options.leg[1]))
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device here; --device cpu --shape tiny tries the program", file=sys.stderr)
+        print("no CUDA device here; --device cpu --shape tiny tiny-lora tries the program", file=sys.stderr)
         return 2
     end = time.monotonic() + LIMIT
     name = torch.cuda.get_device_name() if options.device == "cuda" else platform.machine()
@@ -116,6 +117,9 @@ def prepare(shape: str, folder: Path) -> None:
         pad_token_id=0,
     ).save_pretrained(folder / "model")
     tokenizer().save_pretrained(folder / "model")
+    save_file(
+        {"none": torch.zeros(1)}, folder / "model" / "model.safetensors"
+    )  # legs.random_weights makes them
     write_snapshot(folder / "run" / "snapshot", *texts(TOKENS[shape], LONGEST[shape]))
     config = {
         "method": "bt",

@@ -5,16 +5,18 @@ from __future__ import annotations
 import random
 from typing import Any
 
+TINY: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 4096,
+    "tie_word_embeddings": True,
+}
 SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "hidden_size": 64,
-        "intermediate_size": 192,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "vocab_size": 4096,
-        "tie_word_embeddings": True,
-    },
+    "tiny": TINY,
+    "tiny-lora": TINY,
     "0.5b": {
         "hidden_size": 896,
         "intermediate_size": 4864,
@@ -34,9 +36,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
-TUNING = {"tiny": "tuned", "0.5b": "tuned", "7b": "lora"}
-TOKENS = {"tiny": 40_000, "0.5b": 2_000_000, "7b": 600_000}  # of distinct responses, their prompts included
-LONGEST = {"tiny": 128, "0.5b": 1024, "7b": 1024}  # tokens of prompt, response and template
+TUNING = {"tiny": "tuned", "tiny-lora": "lora", "0.5b": "tuned", "7b": "lora"}
+TOKENS = {
+    "tiny": 40_000,
+    "tiny-lora": 40_000,
+    "0.5b": 2_000_000,
+    "7b": 600_000,
+}  # of distinct responses, their prompts included
+LONGEST = {"tiny": 128, "tiny-lora": 128, "0.5b": 1024, "7b": 1024}  # tokens of prompt, response and template
 WORDS = 4000
 FRAME = 24  # tokens that the template may add
 

@@ -16,7 +16,17 @@ from benchmarks.gpu.shapes import FRAME, texts
 def test_the_whole_script_runs_on_a_cpu(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--shape", "tiny", "--without-trl"]
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.gpu",
+            "--device",
+            "cpu",
+            "--shape",
+            "tiny",
+            "tiny-lora",
+            "--without-trl",
+        ]
         + ["--json", str(out)],
         cwd=gpu.ROOT,
         capture_output=True,
@@ -24,13 +34,16 @@ def test_the_whole_script_runs_on_a_cpu(tmp_path: Path) -> None:
         timeout=gpu.LIMIT,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    figures = json.loads(out.read_text())["shapes"]["tiny"]["ours"]
+    shapes = json.loads(out.read_text())["shapes"]
+    figures, adapters = shapes["tiny"]["ours"], shapes["tiny-lora"]["ours"]
     assert figures["steps"] >= 1
     assert figures["kernel"] == "SDPA by runs"
     assert "| tiny, tuned, ours | " in done.stdout
     # 6 FLOPs a weight and token, and attention's
     layer = 4 * 64 * 64 + 3 * 64 * 192
     a_token = figures["flops_per_second"] / figures["tokens_per_second"]
+    frozen = adapters["flops_per_second"] / adapters["tokens_per_second"]
+    assert 4 * 2 * layer < frozen < a_token - layer
     assert 6 * 2 * layer < a_token < 6 * 2 * layer + 12 * 2 * 64 * 128
 
 
