@@ -13,12 +13,15 @@ from torch.nn.attention import varlen
 
 from workers.rewards import train
 from workers.rewards.config import RunConfig
-from workers.rewards.models import attention, encode, load
+from workers.rewards.models import attention, distributed, encode, load, memory
 from workers.rewards.models.embeddings import embed_cached
 from workers.rewards.models.encode import ResponseEncoder
 from workers.rewards.models.packing import Segments
 from workers.rewards.models.reward_model import RewardModel, set_dropout
 from workers.rewards.text.sections import Encoded, Template
+from workers.rewards.training import loop, prepare
+from workers.rewards.training.finish import memory_figures
+from workers.rewards.training.progress import Stop
 
 CPU = torch.device("cpu")
 SIZES = {
@@ -248,6 +251,49 @@ def test_running_out_of_memory_is_told_with_what_to_do(
         "out of memory; lower micro_batch_tokens, token_budget or max_length, set grad"
     )
     assert "Tried to allocate 2.00 GiB" in told["message"]
+
+
+def test_what_a_run_says_of_its_gpu(
+    make_run: Callable[..., Path], tiny_lm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was prepared here, told that its device is a GPU."""
+    monkeypatch.setattr(prepare, "free_bytes", lambda device: 10**9)
+    run = prepare.prepare(make_run(tiny_lm, "bt"), Stop())
+    assert run is not None
+    assert run.encoder.packed
+    run.team.device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"an H100 at {device}")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 123)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (456, 789))
+    told = loop.facts(run)
+    assert "tokens a forward pass (packed, torch varlen_attn)" in told
+    assert "device: cuda:0 (an H100 at cuda:0), 1 process" in told
+    figures = memory_figures(run)
+    assert figures is not None
+    assert (figures["free"], figures["taken"], figures["words"]) == (10**9, 123, str(run.memory))
+    assert memory.free_bytes(run.team.device) == 456
+
+
+@pytest.mark.parametrize(("tuning", "dtype"), [("lora", torch.bfloat16), ("tuned", torch.float32)])
+def test_a_base_that_does_not_learn_is_bf16_on_a_gpu(tuning: str, dtype: torch.dtype, tiny_lm: Path) -> None:
+    asked = RunConfig.from_dict({"tuning": tuning, "base_model": str(tiny_lm)})
+    base = prepare.base_of(asked, tiny_lm)
+    for device, expected in ((torch.device("cuda", 0), dtype), (CPU, torch.float32)):
+        backbone = prepare.backbone_of(asked, base, device)
+        assert {parameter.dtype for parameter in backbone.parameters()} == {expected}
+
+
+def test_a_launched_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", told.append)
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda kind, **more: told.append(kind))
+    group = distributed.Group.started()
+    assert (group.rank, group.size, group.device) == (3, 4, torch.device("cuda", 1))
+    assert told == [torch.device("cuda", 1), "nccl"]
 
 
 def test_cached_embeddings_go_to_the_device(make_run: Callable[..., Path], tiny_encoder: Path) -> None:
