@@ -17,6 +17,7 @@ from webapp.accounts.models import User
 from webapp.corpus.models import Project
 from webapp.corpus.options import RunRefused
 from webapp.jobs import JobFailed, State
+from webapp.operations.disk import disk_measure, disk_report
 from webapp.operations.folder import files_kept
 from webapp.training.models import ModelExport, ModelVersion, TrainingRun
 from webapp.training.retention import versions_packable, weights_remove
@@ -118,8 +119,12 @@ def test_a_version_is_tried_and_exported_whatever_its_base(
     # the link is set right at each use, and never in a backup
     if link.is_symlink():
         link.unlink()
-        link.symlink_to(tmp_path)
+        (tmp_path / "large").mkdir(exist_ok=True)
+        (tmp_path / "large" / "config.json").write_bytes(bytes(2**20))
+        link.symlink_to(tmp_path / "large")
         assert f"runs/{version.run_id}/base/config.json" not in dict(files_kept(data_dir))
+        disk_measure()
+        assert disk_report()["projects"][0]["other"] < 2**20  # type: ignore[index]
     assert scored(version) == before
 
     # a pack needs nothing of this server, and tells nothing of it

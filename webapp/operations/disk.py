@@ -12,6 +12,7 @@ from django.db import connection
 from django.utils import timezone
 
 from webapp.corpus.models import Project
+from webapp.operations.folder import is_base_link
 from webapp.training.models import ModelVersion, TrainingRun
 from webapp.training.retention import versions_packable
 
@@ -73,6 +74,8 @@ def disk_report() -> dict[str, Any] | None:
 
 def _files(path: Path, counted: set[tuple[int, int]]) -> Iterator[tuple[Path, int]]:
     """Files below with the space they take, those that were counted before left out."""
+    if is_base_link(path):
+        return
     if path.is_dir():
         try:
             entries = sorted(path.iterdir())

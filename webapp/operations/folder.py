@@ -18,8 +18,6 @@ OWN = ("lock", "logs", "redis", "secret_key", "sign-ins.txt", "celerybeat-schedu
 # Work of a job that isn't done: it is made again.
 UNFINISHED = (".*", "*.part", "*.progress.json")
 UNFINISHED_IMPORT = "tmp*"
-# Leads to a base model, which may lie elsewhere and be large; it is set anew whenever a version needs it.
-BASE_LINK = "runs/*/base"
 
 
 def files_kept(root: Path) -> Iterator[tuple[str, Path]]:
@@ -27,6 +25,12 @@ def files_kept(root: Path) -> Iterator[tuple[str, Path]]:
     for entry in sorted(root.iterdir()):
         if not _is_own(entry):
             yield from _walk(entry, entry.name)
+
+
+def is_base_link(path: Path) -> bool:
+    """Whether it is RUN_DIR/base, which leads to a base model: that may lie elsewhere and be large, and the link is set
+    anew whenever a version needs it."""
+    return path.name == "base" and path.is_symlink() and path.parent.parent == settings.DATA_DIR / "runs"
 
 
 def _is_own(entry: Path) -> bool:
@@ -41,7 +45,7 @@ def _is_own(entry: Path) -> bool:
 def _walk(path: Path, name: str) -> Iterator[tuple[str, Path]]:
     if any(fnmatch.fnmatch(path.name, pattern) for pattern in UNFINISHED):
         return
-    if path.is_symlink() and fnmatch.fnmatch(name, BASE_LINK):
+    if is_base_link(path):
         return
     if path.is_dir():
         if name.startswith("imports/") and fnmatch.fnmatch(path.name, UNFINISHED_IMPORT):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from tests.rewards.models.test_base_models import hub  # noqa: F401 - a fixture
+from workers.rewards.artifacts import adapters as artifact_adapters
 from workers.rewards.artifacts.export import export_model, pack_model
 from workers.rewards.artifacts.save import ArtifactError, load_model
 from workers.rewards.config import Refused, RunConfig
@@ -92,6 +93,22 @@ def test_a_version_is_its_adapters_and_scores_as_it_was_measured(trained: Path, 
     again = load_model(model)[0]
     assert again.lora is not None
     assert all(parameter.dtype == torch.float32 for parameter in again.parameters())
+
+
+def test_a_base_that_was_rounded_on_a_gpu_is_rounded_everywhere(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adapters that learnt beside a bf16 base are served beside the same values, in fp32 on a CPU."""
+    path = trained / "model" / "reward_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "base": {**config["base"], "dtype": "bfloat16"}}))
+    for merged in (False, True):
+        weight: Any = load_model(trained / "model", merged=merged)[0].backbone.get_input_embeddings().weight
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, weight.bfloat16().float())
+    monkeypatch.setattr(artifact_adapters, "default_device", lambda: torch.device("cuda"))
+    weight = load_model(trained / "model")[0].backbone.get_input_embeddings().weight
+    assert weight.dtype == torch.bfloat16
 
 
 def test_of_a_wider_model_a_tenth_is_kept(tmp_path: Path, tiny_lm: Path, make_run: MakeRun) -> None:

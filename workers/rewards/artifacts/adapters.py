@@ -96,7 +96,8 @@ def check_base(over: str, record: dict[str, Any], source: Source) -> None:
 
 
 def load_below(folder: Path, record: dict[str, Any], *, exact: bool = False) -> nn.Module:
-    """The base model of a folder's adapters: on a GPU in the dtype that they were trained beside, on a CPU in fp32.
+    """The base model of a folder's adapters, its weights those that they were trained beside: rounded to bf16 where
+    that was so, and on a CPU computing in fp32.
 
     4-bit weights are 4-bit weights everywhere; without bitsandbytes the base model's own take their place, with a
     warning, as scores then differ. `exact`: for a merge, in fp32 on the CPU. Raises ArtifactError and Refused.
@@ -112,8 +113,8 @@ def load_below(folder: Path, record: dict[str, Any], *, exact: bool = False) -> 
             stacklevel=2,
         )
         dtype = "bfloat16"
-    half = device.type == "cuda" and dtype == "bfloat16"
-    return load_base(base, torch.bfloat16 if half else torch.float32)
+    backbone = load_base(base, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    return backbone.float() if device.type == "cpu" else backbone
 
 
 def pack_base(folder: Path, record: dict[str, Any], target: Path) -> None:
