@@ -16,7 +16,7 @@ from workers.rewards.config import RunConfig
 from workers.rewards.models import attention, distributed, encode, load, memory
 from workers.rewards.models.embeddings import embed_cached
 from workers.rewards.models.encode import ResponseEncoder
-from workers.rewards.models.packing import Segments
+from workers.rewards.models.packing import Segments, pack
 from workers.rewards.models.reward_model import RewardModel, set_dropout
 from workers.rewards.text.sections import Encoded, Template
 from workers.rewards.training import loop, prepare
@@ -251,6 +251,32 @@ def test_running_out_of_memory_is_told_with_what_to_do(
         "out of memory; lower micro_batch_tokens, token_budget or max_length, set grad"
     )
     assert "Tried to allocate 2.00 GiB" in told["message"]
+
+
+def test_a_packed_row_goes_to_a_gpu_without_waiting_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten tensors, pinned first; `to` stands in, since there is no GPU to go to."""
+    pinned: list[int] = []
+    sent: list[tuple[int, bool]] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(id(tensor))
+        return tensor
+
+    real = torch.Tensor.to
+
+    def to(tensor: torch.Tensor, where: Any, non_blocking: bool = False) -> torch.Tensor:
+        if not isinstance(where, torch.device):
+            return real(tensor, where)
+        sent.append((id(tensor), non_blocking))
+        return tensor
+
+    here = pack(texts(), CPU, causal=True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    there = pack(texts(), torch.device("cuda"), causal=True)
+    assert sent == [(tensor, True) for tensor in pinned]
+    assert len(sent) == 10
+    assert torch.equal(there.ids, here.ids)
 
 
 def test_what_a_run_says_of_its_gpu(

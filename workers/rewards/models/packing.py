@@ -170,7 +170,7 @@ def pack(
 
     counts = [1 if causal else len(row) - row.pooled for row in rows]
     ends = [len(row) - (row.after if causal else 0) for row in rows]
-    pooled = torch.cat([place(n, end - counts[n], end) for n, end in enumerate(ends)]).to(device)
+    pooled = _sent(torch.cat([place(n, end - counts[n], end) for n, end in enumerate(ends)]), device)
     before = torch.cat([place(number, row.start - 1, row.stop - 1) for number, row in enumerate(rows)])
     targets = [token for row in rows for token in row.ids[row.start : row.stop]]
     owner = torch.repeat_interleave(torch.tensor([row.stop - row.start for row in rows]))
@@ -178,21 +178,26 @@ def pack(
     segments = Segments(
         tuple(queries),
         tuple(lengths),
-        torch.cat(keys).to(device) if prompts else None,
-        _cumulative(queries).to(device),
-        _cumulative(lengths).to(device),
+        _sent(torch.cat(keys), device) if prompts else None,
+        _sent(_cumulative(queries), device),
+        _sent(_cumulative(lengths), device),
         max(lengths),
     )
     return Packed(
-        torch.tensor(ids).to(device),
-        torch.cat(positions).add_(offset).to(device),
+        _sent(torch.tensor(ids), device),
+        _sent(torch.cat(positions).add_(offset), device),
         segments,
         pooled,
-        torch.tensor(counts).to(device),
-        before.to(device),
-        torch.tensor(targets, dtype=torch.int64).to(device),
-        owner.to(device),
+        _sent(torch.tensor(counts), device),
+        _sent(before, device),
+        _sent(torch.tensor(targets, dtype=torch.int64), device),
+        _sent(owner, device),
     )
+
+
+def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On the device. From pinned memory a GPU takes it without waiting for what it still has to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

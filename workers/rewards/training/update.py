@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -43,13 +44,14 @@ class Update:
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * rate
         torch.manual_seed(config.seed * 1_000_003 + number + 2**40 * self.team.rank)
-        total = 0.0
+        losses = []  # looked at once, since a look waits for the GPU
         for part in self.loss.parts(step):
             loss = self.loss(part, step)
-            if not torch.isfinite(loss):
-                raise RuntimeError(f"the loss is {loss.item()} at step {number}; lower learning_rate")
             (loss / self._mean_weight).backward()
-            total += loss.item()
+            losses.append(loss.detach())
+        total = sum(loss.item() for loss in losses)
+        if not math.isfinite(total):
+            raise RuntimeError(f"the loss is {total} at step {number}; lower learning_rate")
         self.team.sum_gradients(self.model.parameters(), self.model.thresholds)
         clip_gradients(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
