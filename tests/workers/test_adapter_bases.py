@@ -55,7 +55,7 @@ def _in_process(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
             elif module == "workers.rewards.benchmark":
                 return benchmark.main(command[3:])
             elif module == "workers.rewards.measure":
-                measure_again(*map(Path, command[3:6]), Stop())
+                measure_again(Path(command[3]), Path(command[4]), Path(command[5]), Stop())
             else:
                 train(folder)
         return 0
