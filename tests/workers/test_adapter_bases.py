@@ -11,23 +11,29 @@ import pytest
 from django.test import Client
 from safetensors.torch import load_file, save_file
 
+from tests.evaluation_sets.conftest import PAIRS, add, sent  # noqa: F401 - fixtures
 from tests.rewards.conftest import _quiet, rows, tiny_lm  # noqa: F401 - fixtures
 from tests.workers.test_base_models import judged  # noqa: F401 - a fixture
 from webapp.accounts.models import User
+from webapp.benchmarks.models import EvaluationSet
+from webapp.benchmarks.services import measurement_start
 from webapp.corpus.models import Project
 from webapp.corpus.options import RunRefused
 from webapp.jobs import JobFailed, State
 from webapp.operations.disk import disk_measure, disk_report
 from webapp.operations.folder import files_kept
-from webapp.training.models import ModelExport, ModelVersion, TrainingRun
+from webapp.training.models import ModelExport, ModelVersion, Remeasurement, TrainingRun
 from webapp.training.retention import versions_packable, weights_remove
 from webapp.training.services import run_config, starter_path
-from workers import child, exports, runs, trials
+from workers import child, exports, measurements, remeasuring, runs, trials
+from workers.rewards import benchmark
 from workers.rewards import export as exporting
 from workers.rewards.artifacts.save import load_model
+from workers.rewards.measure import measure_again
 from workers.rewards.models.base_models import FOLDERS_VARIABLE
 from workers.rewards.models.predict import score_responses
 from workers.rewards.training.loop import train
+from workers.rewards.training.progress import Stop
 
 Make = Callable[..., TrainingRun]
 LORA = {"tuning": "lora", "lora_rank": 4, "epochs": 1}
@@ -46,6 +52,10 @@ def _in_process(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
                 shutil.copytree(request.getfixturevalue("tiny_lm"), command[-1])
             elif module == "workers.rewards.export":
                 return exporting.main(command[3:])
+            elif module == "workers.rewards.benchmark":
+                return benchmark.main(command[3:])
+            elif module == "workers.rewards.measure":
+                measure_again(Path(command[3]), Path(command[4]), Path(command[5]), Stop())
             else:
                 train(folder)
         return 0
@@ -143,6 +153,28 @@ def _rows(model: Any, template: Any) -> list[dict[str, Any]]:
     return score_responses(model, template, responses)
 
 
+def test_a_version_is_measured_on_a_set_and_again(
+    trained: Callable[..., ModelVersion],
+    offered: Path,
+    add: Callable[..., EvaluationSet],  # noqa: F811
+    admin: User,
+) -> None:
+    first = trained(base_model="folder:llm", **LORA)
+    second = trained(base_model="folder:llm", **LORA, seed=4)
+    (first.run.folder / "base").unlink()
+    one = measurement_start(evaluation_set=add(content=PAIRS), version=first)
+    measurements.measure(one.pk)
+    one.refresh_from_db()
+    assert (one.state, one.error) == (State.DONE, "")
+    assert (first.run.folder / "base").resolve() == offered
+    (first.run.folder / "base").unlink()
+    again = Remeasurement.objects.create(version=first, rows_of=second, created_by=admin)
+    remeasuring.measure_version(again.pk)
+    again.refresh_from_db()
+    assert (again.state, again.error) == (State.DONE, "")
+    assert again.metrics["held_out"]["pairs"]["n"] > 0
+
+
 def test_the_same_adapters_go_on_and_only_with_their_rank(
     trained: Callable[..., ModelVersion],
     offered: Path,
@@ -157,8 +189,8 @@ def test_the_same_adapters_go_on_and_only_with_their_rank(
     ) as refusal:
         run_config(judged, "bt", {"base_model": "version:bt-1", "tuning": "lora", "lora_rank": 8})
     assert refusal.value.field == "lora_rank"
-    sent = {"method": "bt", "base_model": "version:bt-1", "tuning": "lora", "further": "lora_rank = 8"}
-    page = client_of(admin).post(f"/p/{judged.slug}/runs/start/", sent)
+    asked = {"method": "bt", "base_model": "version:bt-1", "tuning": "lora", "further": "lora_rank = 8"}
+    page = client_of(admin).post(f"/p/{judged.slug}/runs/start/", asked)
     assert page.status_code == 400
     assert "which go on learning, have 4. Leave lora_rank out" in page.content.decode()
     run_config(

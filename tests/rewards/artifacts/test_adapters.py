@@ -239,9 +239,14 @@ def test_the_same_adapters_go_on_over_the_same_base(trained: Path, base: Path, m
     assert records[0] == records[1], "no chain of bases"
     assert (second / "base").resolve() == base
     assert scores(second / "model", second) == predicted(second)
-    # nothing learnt: the start itself
+    # nothing learnt: the start itself, here as a copy in place of a link
     still = continued(make_run, trained, "still", tuning="lora", learning_rate=0.0)
+    (still / "base").unlink()
+    shutil.copytree(trained / "model", still / "base")
+    (still / "base" / "base").symlink_to(base)
     train(still)
+    assert (still / "model" / "base").resolve() == base
+    assert scores(still / "model", still) == predicted(still)
     weights = [load_file(run / "model" / "adapter_model.safetensors") for run in (trained, still)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

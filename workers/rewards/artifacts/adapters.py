@@ -129,11 +129,16 @@ def pack_base(folder: Path, record: dict[str, Any], target: Path) -> None:
 
 
 def link_base(run_dir: Path, source: Source) -> None:
-    """RUN_DIR/base leads to the base model of the run's adapters; a base model from the hub needs no link."""
+    """RUN_DIR/base leads to the base model of the run's adapters; a base model from the hub needs no link.
+
+    Where somebody has put a version's folder there, which the adapters began with, the link is in RUN_DIR/model.
+    """
     link = run_dir / LINK
     folder = Path(source.path).resolve()
     if link.resolve() == folder and link.exists():
         return
+    if link.is_dir() and not link.is_symlink():
+        link = run_dir / "model" / LINK
     if not folder.is_dir():
         if link.is_symlink():
             link.unlink()
