@@ -41,8 +41,9 @@ class RunForm(TrainingOptionsForm):
         max_length=300,
         label="Base model",
         widget=BaseModelInput,
-        help_text="One of those offered, or a hub id (org/name or org/name@revision). “starter” is a tiny causal model "
-        "made from this project's texts; a version's name goes on from its weights and holds out the same groups.",
+        help_text="One of those offered, or a hub id (org/name or org/name@revision): an encoder, a causal language "
+        "model, a reward model or LoRA adapters. “starter” is a tiny causal model made from this project's texts; a "
+        "version's name goes on from its weights and holds out the same groups.",
     )
     tuning = forms.ChoiceField(required=False, label="Tuning", choices=[("", "default"), *Tuning.choices])
     epochs = number_field("epochs", "Epochs")

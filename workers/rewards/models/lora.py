@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from ..config import Refused
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+# PEFT loads bitsandbytes wherever that is, and that advises a package which fetches compiled code from the hub.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 FOUR_BIT = "nf4"  # the dtype of a quantised base, in reward_config.json
 
 
