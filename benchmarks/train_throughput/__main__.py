@@ -13,8 +13,7 @@ Equal in both: the pairs (preferences only, since TRL knows no ties), the token 
 drops a pair that is too long; the output counts what it would have dropped), judgements per optimiser step on
 average, AdamW (0.9, 0.98) with the head at its own rate, a linear schedule over three epochs with a tenth of warm-up,
 clipping at 1, no centring, no annotator reliability, no dropout, fp32, threads. Different: ours draws its steps as
-blocks of the pair graph, TRL pairs at random; ours reads the mean over tokens of an encoder, TRL BERT's pooler; ours
-reads a causal model at the end marker, TRL one before it, since its padding is that token.
+blocks of the pair graph, TRL pairs at random; ours reads the mean over tokens of an encoder, TRL BERT's pooler.
 
 The first step (TRL: micro-batch) is left out of the time. Memory is the process's resident high-water mark, imports
 included. Exit status 1 if a bar is missed, 2 if data or TRL is not to be had.
