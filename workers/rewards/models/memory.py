@@ -88,12 +88,8 @@ def sizes(base: Any, config: ResolvedConfig) -> Sizes:
             model.uncast_adapters()
     try:
         one, two = (_kept(model, texts, longest) for texts in (1, 2))
-    except (
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ):  # an operation that needs numbers, such as a router of experts
-        return counted
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        return counted  # an operation needs numbers, such as a router of experts
     return replace(counted, kept_token=(two - one) / longest, kept_pass=float(2 * one - two))
 
 
