@@ -81,7 +81,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """What one choice sets for RgFT, as in workers.rewards.config."""
 
-FLAGS = ("reliability", "pool_prompt", "gradient_checkpointing", "shard")
+FLAGS = ("reliability", "pool_prompt", "gradient_checkpointing", "compile", "shard")
 
 FOLDS = 5
 """Of cross-fitted predictions; what `crossfit` is but for 0."""

@@ -115,6 +115,9 @@ class RunConfig:
     gradient_checkpointing: bool | None = None
     checkpoint_seconds: float = 60.0
     report_to: str = "none"  # tracker: none | tensorboard | trackio | wandb | mlflow
+    compile: bool = (
+        False  # each layer's arithmetic around attention, by torch.compile; layers computed again are not
+    )
     shard: bool = False  # divide the weights among the processes (models/sharding.py)
 
     # early stopping
@@ -228,6 +231,10 @@ class RunConfig:
             raise Refused(
                 "config.json: optimizer is 'adamw_8bit', which knows no divided weights; with shard each process "
                 "keeps only its part of the moments: set it to 'adamw'"
+            )
+        if self.shard and self.compile:
+            raise Refused(
+                "config.json: compile and shard have not been tried together; set one of them to false"
             )
         if self.shard and self.crossfit:
             raise Refused(

@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..config import Refused
 from .distributed import Group
-from .reward_model import RewardModel
+from .reward_model import RewardModel, layers_of
 
 
 def shard(model: RewardModel, team: Group) -> None:
@@ -45,7 +45,7 @@ def shard(model: RewardModel, team: Group) -> None:
         "mp_policy": MixedPrecisionPolicy(cast_forward_inputs=False, **half),
     }
     whole = {name: value.detach() for name, value in model.named_parameters()} if team.first else {}
-    for layer in _layers(model.backbone):
+    for layer in layers_of(model.backbone):
         fully_shard(layer, **how)
     fully_shard(model, ignored_params=set(small), **how)
     for module in model.modules():
@@ -68,12 +68,6 @@ def _give_parts(model: nn.Module, whole: Mapping[str, torch.Tensor], team: Group
                 else torch.empty(part.shape, dtype=part.dtype, device=team.device)
             )
             part.copy_(distribute_tensor(source, part.device_mesh, part.placements))
-
-
-def _layers(backbone: nn.Module) -> Iterable[nn.Module]:
-    """The repeated layers of a transformer: the module list with the most weights."""
-    lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList)]
-    return max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=[])
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -13,6 +13,7 @@ import torch
 
 from ..models.attention import choose
 from ..models.embeddings import embed
+from ..models.memory import STATE
 from .batches import PER_STEP, Step
 from .checkpoint import Afresh, Position, load_checkpoint, save_checkpoint
 from .early_stopping import looks
@@ -70,7 +71,8 @@ def facts(run: Run) -> str:
     weights = [(p.numel(), p.element_size(), p.requires_grad) for p in model.parameters()]
     learn = sum(count for count, _, learns in weights if learns)
     # a gradient and AdamW's two moments beside each weight that learns
-    held = sum(count * size * (4 if learns else 1) for count, size, learns in weights)
+    beside = STATE[config.optimizer]
+    held = sum(count * (2 * size + beside if learns else size) for count, size, learns in weights)
     device = run.team.device
     where = (
         f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
@@ -86,6 +88,8 @@ def facts(run: Run) -> str:
     elif run.encoder.packed:
         gpu, dropout = device.type == "cuda", config.dropout or 0.0
         reads = f"packed, {choose(gpu, torch.bfloat16 if gpu else torch.float32, dropout).name}"
+    if config.compile:
+        reads += ", layers compiled"
     return "\n".join(
         (
             f"{config.method}, {config.tuning}, {config.base_model}; seed {config.seed}",

@@ -426,6 +426,8 @@ def untrained(
         shard(model, over)
         return model
     model.to(device)
+    if config.compile:
+        model.compile_layers()
     if device.type == "cpu":
         model.gather_embedding_gradient()
     return model
