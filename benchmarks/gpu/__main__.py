@@ -142,14 +142,9 @@ def prepare(shape: str, folder: Path) -> None:
 def run(shape: str, program: str, device: str, folder: Path, end: float) -> dict[str, Any] | None:
     """One leg's figures, as far as it came in its time; None if it had none."""
     seconds, limit = SECONDS.get((shape, program), TINY)
-    asked = folder / "run" / "config.json"
-    config = json.loads(asked.read_text(encoding="utf-8")) | {"compile": program == "compiled"}
-    asked.write_text(json.dumps(config), encoding="utf-8")
     out, job = folder / f"{program}.json", folder / f"{program}-job.json"
-    job.write_text(
-        json.dumps({"folder": str(folder), "device": device, "seconds": seconds, "out": str(out)}),
-        encoding="utf-8",
-    )
+    told = {"folder": str(folder), "device": device, "seconds": seconds, "out": str(out)}
+    job.write_text(json.dumps({**told, "compile": program == "compiled"}), encoding="utf-8")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""

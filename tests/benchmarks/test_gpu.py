@@ -81,7 +81,7 @@ def leg(judgements: float, flops: float | None) -> dict[str, Any]:
 def test_the_bars_are_on_the_floating_point_work_and_on_trl(ours: float, trl: float, words: str) -> None:
     told = gpu.table({"0.5b": {"ours": leg(ours, ours * 1e12), "trl": leg(trl, None)}}, 1000e12)
     assert "2.0 GiB (4.0) | torch varlen_attn |" in told
-    assert f"0.5b: {ours / 10:.1f}% of the FLOPs, bar 45%: {words}" in told
+    assert f"0.5b ours: {ours / 10:.1f}% of the FLOPs, bar 45%: {words}" in told
     assert f"0.5b: {ours / trl:.1f} times TRL, bar 2.0: {words}" in told
 
 
