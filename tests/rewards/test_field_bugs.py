@@ -1,6 +1,6 @@
 """The field's usual bugs in reward models, each with a test that fails where the bug is.
 
-Beside these: test_batches.py (scores and padding ids, gradients), test_templates.py (forged markers, what a cut
+Beside these: test_batches.py (scores and padding ids, gradients), test_sections.py (forged markers, what a cut
 leaves), test_export.py (pad token of an exported model).
 """
 

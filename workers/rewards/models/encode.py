@@ -1,7 +1,7 @@
 """Responses in, pooled features or scores and log-probabilities out; each response encoded once, in micro-batches.
 
 Micro-batches are packed rows where the architecture allows it (see packing.py), else length-sorted padded ones.
-Both give the same numbers up to rounding (tests/rewards/test_packing.py).
+Both give the same numbers up to rounding (tests/rewards/models/test_packing.py).
 """
 
 from __future__ import annotations

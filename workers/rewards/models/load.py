@@ -36,7 +36,7 @@ def architecture_of(name: str, path: str, revision: str | None = None) -> str:
 def load_tokenizer(name: str, path: str, revision: str | None = None) -> Any:
     """The base model's tokenizer, in which every marker counts as special. Raises Refused.
 
-    Special tokens are split when they stand in a text (templates.py). Some tokenizers list markers such as
+    Special tokens are split when they stand in a text (text/sections.py). Some tokenizers list markers such as
     "<tool_call>" as ordinary added tokens, which are not: marked as special they are.
     """
     from transformers import AutoTokenizer

@@ -88,7 +88,7 @@ class RewardModel(nn.Module):
         self.kind = kind
         self.head_hidden = head_hidden
         self._lora: Any = None
-        self.packable: dict[tuple[torch.device, int], bool] = {}  # what encoding.packable has found
+        self.packable: dict[tuple[torch.device, int], bool] = {}  # what encode.packable has found
         pooler = getattr(backbone, "pooler", None)
         if isinstance(pooler, nn.Module):
             pooler.requires_grad_(False)  # BERT's own pooler is not read here
@@ -108,7 +108,7 @@ class RewardModel(nn.Module):
         self.bad_threshold: nn.Parameter | None = None
         self.normal_raw: nn.Parameter | None = None
         self.steps_raw: nn.Parameter | None = None
-        self.calibration = Calibration()  # applied by score.distributions
+        self.calibration = Calibration()  # applied by predict.distributions
 
     # --- Thresholds of the scalar likelihood ---
 
@@ -290,7 +290,7 @@ class RewardModel(nn.Module):
         return scores.squeeze(-1) if self.kind == "scalar" else scores
 
     def forward(self, ids: torch.Tensor, lengths: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-        """What templates.collate makes of rows. [B, L], [B], [B] -> [B] or [B, 9]"""
+        """What sections.collate makes of rows. [B, L], [B], [B] -> [B] or [B, 9]"""
         return self.score(self.pool(self.hidden(ids, lengths), lengths, pooled))
 
     def token_log_probs(
