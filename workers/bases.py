@@ -48,11 +48,17 @@ def starter_kept(run_folder: Path, starter: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     for path in starter.iterdir():
-        try:
-            os.link(path, target / path.name)
-        except OSError:
-            shutil.copyfile(path, target / path.name)
+        link_or_copy(path, target / path.name)
     return target
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under another name, or where the disk has no such links a copy. rewards/files.py has the like, but
+    brings torch along."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def is_starter(version: ModelVersion) -> bool:

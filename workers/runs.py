@@ -35,7 +35,7 @@ from webapp.training.services import (
     version_publish,
     version_start,
 )
-from workers.bases import LINK, base_linked, is_starter, link_set, starter_kept
+from workers.bases import LINK, base_linked, is_starter, link_or_copy, link_set, starter_kept
 from workers.child import NO_SPACE, explained_with_disk, log_tail, never, supervise
 from workers.results import BadResult, read_artifact, read_metrics, read_predictions
 
@@ -186,10 +186,7 @@ def folder_write(run: TrainingRun, *, resumed: bool) -> None:
     for path in sorted(source.iterdir()):
         target = folder / "snapshot" / path.name
         if not target.exists():
-            try:
-                os.link(path, target)
-            except OSError:
-                shutil.copyfile(path, target)
+            link_or_copy(path, target)
     config = {
         **run.config,
         "snapshot_digest": run.snapshot.digest,
