@@ -14,7 +14,7 @@ from typing import Any
 from .scale import RATINGS, Partition
 
 FORMAT = 1
-CODE_VERSION = "0.7.0"
+CODE_VERSION = "0.8.0"
 METHODS = ("bt", "clf", "oprm", "rgft", "haf")
 ORDINAL_METHODS = ("oprm", "rgft")
 TUNINGS = ("frozen", "tuned", "lora", "qlora")
