@@ -14,9 +14,9 @@ from typing import Any
 
 from django.conf import settings
 
-from webapp.corpus.endpoints import ENDPOINT, endpoint_named, endpoints
+from webapp.corpus.endpoints import endpoint_named, endpoints
 from webapp.corpus.model_types import CAUSAL, ENCODER_DECODERS, ENCODERS
-from webapp.corpus.options import Method, RunRefused
+from webapp.corpus.options import ENDPOINT, Method, RunRefused
 
 STARTER = "starter"
 """The causal language model that a worker makes from the project's own texts."""
@@ -213,8 +213,8 @@ def version_named(name: str) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
-def base_model_choices() -> list[str]:
-    """Names to offer: the packaged encoder, the starter, the operator's folders and endpoints."""
+def base_model_choices(*, judges: bool = True) -> list[str]:
+    """Names to offer: the packaged encoder, the starter, the operator's folders, and for `judges` the endpoints."""
     found: set[str] = set()
     for root in settings.BASE_MODEL_DIRS:
         for config in [
@@ -222,7 +222,8 @@ def base_model_choices() -> list[str]:
         ]:
             if (name := _folder_name(config.parent)) is not None:
                 found.add(name)
-    return [PACKAGED, STARTER, *sorted(found)[:MOST_CHOICES], *[each.name for each in endpoints()]]
+    served = [each.name for each in endpoints()] if judges else []
+    return [PACKAGED, STARTER, *sorted(found)[:MOST_CHOICES], *served]
 
 
 def _folder_name(path: Path) -> str | None:

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 
+from webapp.corpus.options import ENDPOINT
+
 VARIABLE = "CALIPER_ENDPOINTS"
-ENDPOINT = "endpoint:"
 NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}", re.ASCII)
 TEXTS = ("url", "model", "key_env", "key_file", "currency")
 NUMBERS: dict[str, tuple[float, float]] = {
