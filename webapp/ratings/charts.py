@@ -19,6 +19,8 @@ from webapp.words import counted
 
 # What a strip's axis may end at, with the step of its grid. Few, so that most strips have the same scale.
 TOPS = {0.05: 0.01, 0.1: 0.02, 0.2: 0.05, 0.25: 0.05, 0.5: 0.1, 1.0: 0.25}
+# A bar of votes is cut into them where each is so high.
+VOTE_HEIGHT = 4.0
 ROUNDING = 1e-6  # float32 sums to 1 give or take this
 
 Bounds = Mapping[str, tuple[int, int]]  # level -> lowest and highest rating
@@ -32,11 +34,15 @@ class Rated:
     expected: float | None = None  # E[s]
     spread: float | None = None  # standard deviation
     people: Mapping[str, int] = field(default_factory=dict)  # level -> how many people gave it
+    votes: Sequence[int] = ()  # the ratings that p was counted from, where it was
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar with its value; `inside` where its number has no room above it."""
+    """One bar with its value; `inside` where its number has no room above it.
+
+    votes: how many votes it stands for, None where it was not counted from votes; cuts: y between two of them.
+    """
 
     name: str
     value: float
@@ -48,6 +54,8 @@ class Bar:
     label_y: float
     kind: str = ""
     inside: bool = False
+    votes: int | None = None
+    cuts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -247,11 +255,16 @@ def _half(
             label_y = baseline - height + (15 if inside else -5)
         else:
             label_y = baseline + height + (-6 if inside else 14)
+        votes = rated.votes.count(rating)
+        piece = height / max(1, votes)
+        cuts = range(1, votes) if piece >= VOTE_HEIGHT else ()
         bars.append(
             Bar(
                 name=str(rating), value=value, x=_round(frame.x(rating) - 0.39 * frame.column),
                 y=_round(baseline - height) if up else baseline, width=_round(0.78 * frame.column), height=height,
                 middle=frame.x(rating), label_y=_round(label_y), kind=level_of.get(rating, ""), inside=inside,
+                votes=votes if rated.votes else None,
+                cuts=tuple(_round(baseline + (-piece if up else piece) * cut) for cut in cuts),
             )
         )  # fmt: skip
     bands = tuple(
@@ -262,13 +275,14 @@ def _half(
     )
     marker = None
     if rated.expected is not None:
-        spread = rated.spread or 0.0
+        # The votes show their spread themselves.
+        spread = 0.0 if rated.votes else rated.spread or 0.0
         marker = Marker(
             x=frame.x(rated.expected),
             y=_round(marker_y),
             low=max(frame.left, frame.x(rated.expected - spread)),
             high=min(frame.right, frame.x(rated.expected + spread)),
-            label=f"mean rating {rated.expected:.2f} ± {spread:.2f}",
+            label=f"mean rating {rated.expected:.2f}" + (f" ± {spread:.2f}" if not rated.votes else ""),
         )
     side = -1 if up else 1
     lines = [count * TOPS[top] for count in range(1, round(top / TOPS[top]) + 1)] if p else []
@@ -311,8 +325,10 @@ def strip_title(rated: Rated, *, name: str = "") -> str:
         words += f"Predicted ratings: most likely {likely + 1} ({100 * rated.p[likely]:.0f} %)"
     if rated.expected is not None:
         words += f", mean {rated.expected:.1f}" + (
-            f" ± {rated.spread:.1f}" if rated.spread is not None else ""
+            f" ± {rated.spread:.1f}" if rated.spread is not None and not rated.votes else ""
         )
+    if rated.votes:
+        words += f", {counted(len(rated.votes), 'vote')}: {', '.join(map(str, sorted(rated.votes)))}"
     said = [f"{count} {level}" for level, count in rated.people.items() if count]
     return f"{words}. " + (f"People: {', '.join(said)}." if said else "No levels from people.")
 

@@ -13,9 +13,9 @@ from django.db.models.functions import Abs, Coalesce, Length
 from webapp.corpus.models import Pair, Project
 from webapp.labels.models import LEVELS, Judgement, QualityLabel
 from webapp.labels.summaries import Votes, vote_counts
-from webapp.ratings.models import Prediction
+from webapp.ratings.models import JointVotes, Prediction
 from webapp.ratings.probabilities import level_shares
-from webapp.ratings.queries import identity, kept, labels_state, outcome_from, tallies
+from webapp.ratings.queries import identity, joint_of, kept, labels_state, outcome_from, tallies
 from webapp.training.gate import Difference
 from webapp.training.models import ModelVersion, public_config
 from webapp.training.same_rows import FairRow, fair_rows, held_out_now, paired_difference
@@ -86,7 +86,7 @@ class Comparison:
 
 
 def comparison(new: ModelVersion, old: ModelVersion, project: Project) -> Comparison:
-    """Both versions on the labels of now. At most nine queries, then kept until a label or a prediction comes."""
+    """Both versions on the labels of now. At most eleven queries, then kept until a label or a prediction comes."""
     state = labels_state(project)
     now = held_out_now(project)
     rated = "-".join(str(version.predictions.count()) for version in (new, old))
@@ -94,7 +94,8 @@ def comparison(new: ModelVersion, old: ModelVersion, project: Project) -> Compar
 
     def make() -> Comparison:
         rows = fair_rows(new, now), fair_rows(old, now)
-        return _compare(new, old, rows, _judged(project, state, rows), _levelled(project, rows))
+        joint = joint_of(new), joint_of(old)
+        return _compare(new, old, rows, joint, _judged(project, state, rows), _levelled(project, rows))
 
     return kept(key, make)
 
@@ -159,7 +160,12 @@ class _Sums:
 
 
 def _compare(
-    new: ModelVersion, old: ModelVersion, rows: Rows, pairs: list[_Pair], levels: list[tuple[int, int]]
+    new: ModelVersion,
+    old: ModelVersion,
+    rows: Rows,
+    joint: tuple[dict[int, JointVotes], dict[int, JointVotes]],
+    pairs: list[_Pair],
+    levels: list[tuple[int, int]],
 ) -> Comparison:
     accuracy, nll, brier = _Sums(), _Sums(), _Sums()
     groups: set[str] = set()
@@ -174,8 +180,8 @@ def _compare(
         accuracy.add(group, [_right(sign, pair) for sign in signs], decisive)
         longer += _right(_sign(pair.longer), pair)
         p = [
-            outcome_from(version, (a.score, a.p), (b.score, b.p)).preferred
-            for version, (a, b) in zip((new, old), sides, strict=True)
+            outcome_from(version, (a.score, a.p), (b.score, b.p), votes.get(pair.pk)).preferred
+            for version, (a, b), votes in zip((new, old), sides, joint, strict=True)
         ]
         q = pair.share
         nll.add(group, [_cross_entropy(each, q) for each in p])

@@ -17,7 +17,7 @@ from webapp.ratings.lists_query import Query
 from webapp.ratings.models import NOTHING, Prediction, ResponseTally, SearchText
 from webapp.ratings.paging import ListPage, Ordered, page_of
 from webapp.ratings.probabilities import Outcome
-from webapp.ratings.queries import outcome_of, predictions_of
+from webapp.ratings.queries import joint_of, outcome_of, predictions_of
 from webapp.ratings.searching import says
 from webapp.ratings.tallies import Freshness, catch_up, versions_compare
 from webapp.training.models import ModelVersion
@@ -210,11 +210,11 @@ def _sorted(column: str, descending: bool) -> OrderBy:
 
 
 def pair_rows(project: Project, keys: Sequence[int], version: ModelVersion | None) -> list[PairRow]:
-    """Rows for the pairs with these keys, in this order. Four queries, three without a version."""
+    """Rows for the pairs with these keys, in this order. Four queries; three without a version, five if it votes."""
     pairs = {pair.pk: pair for pair in Pair.objects.of(project).with_texts().filter(pk__in=keys)}
     votes = vote_counts(keys)
     responses = {pk for pair in pairs.values() for pk in (pair.response_a_id, pair.response_b_id)}
-    predictions = predictions_of(version, responses)
+    predictions, joint = predictions_of(version, responses), joint_of(version, keys)
     levels = level_counts(responses)
     rows = []
     for pk in keys:
@@ -225,7 +225,7 @@ def pair_rows(project: Project, keys: Sequence[int], version: ModelVersion | Non
             PairRow(
                 pair=pair,
                 votes=votes.get(pk, Votes()),
-                outcome=outcome_of(version, a, b) if version else None,
+                outcome=outcome_of(version, a, b, joint.get(pk)) if version else None,
                 sides=(
                     SideRow("A", pair.response_a, a, levels.get(pair.response_a_id, Levels())),
                     SideRow("B", pair.response_b, b, levels.get(pair.response_b_id, Levels())),

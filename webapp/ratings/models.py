@@ -1,4 +1,7 @@
-"""Prediction: one model version's rating distribution for one response. Also what lists are sorted by."""
+"""Prediction: one model version's rating distribution for one response. Also what lists are sorted by.
+
+Of a generative version also what it wrote: Trajectory, Vote, JointVotes (docs/methods.md).
+"""
 
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
@@ -54,6 +57,65 @@ class Prediction(models.Model):
     def seen(self) -> bool:
         """Whether what predicted it was trained on labels of the response."""
         return self.split == self.Split.TRAIN
+
+
+# --- What a generative version wrote. Never edited, only added; the text is a machine's, and as hostile as any ---
+
+
+class Trajectory(models.Model):
+    """One text in which a version criticises and scores responses of one prompt, in the order that it was shown.
+
+    counted: whether its scores are among the votes; the meta model may leave it out.
+    """
+
+    version = models.ForeignKey(ModelVersion, on_delete=models.CASCADE, related_name="trajectories")
+    sample = models.PositiveSmallIntegerField()
+    text = models.TextField(blank=True)
+    principles = models.TextField(blank=True)
+    # Why no scores could be read from it; empty where they were.
+    reason = models.CharField(max_length=300, blank=True)
+    correct = models.FloatField(null=True, help_text="-1 to 1, by the labels; null where there were none.")
+    counted = models.BooleanField()
+    meta = models.FloatField(null=True, help_text="The meta model's score, where there is such a model.")
+
+
+class Vote(models.Model):
+    """What a trajectory says of one response; `rating` is null where the text could not be read."""
+
+    trajectory = models.ForeignKey(Trajectory, db_index=False, on_delete=models.CASCADE, related_name="votes")
+    response = models.ForeignKey(Response, on_delete=models.CASCADE, related_name="machine_votes")
+    # Where the response stood among those shown, from 0.
+    position = models.PositiveSmallIntegerField()
+    rating = models.PositiveSmallIntegerField(null=True)
+    critique = models.TextField(blank=True)
+    median = models.BooleanField(
+        default=False, help_text="The one of a response's votes that is shown first."
+    )
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["trajectory", "response"], name="vote_once")]
+
+
+class JointVotes(models.Model):
+    """How often a pair's a scored above, like and below its b in one trajectory; `first_`: where a was shown first."""
+
+    version = models.ForeignKey(
+        ModelVersion, db_index=False, on_delete=models.CASCADE, related_name="joint_votes"
+    )
+    pair = models.ForeignKey(Pair, on_delete=models.CASCADE, related_name="joint_votes")
+    wins = models.PositiveIntegerField()
+    ties = models.PositiveIntegerField()
+    losses = models.PositiveIntegerField()
+    first_wins = models.PositiveIntegerField()
+    first_ties = models.PositiveIntegerField()
+    first_losses = models.PositiveIntegerField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["version", "pair"], name="joint_votes_once")]
+
+    @property
+    def total(self) -> int:
+        return self.wins + self.ties + self.losses
 
 
 # --- Derived: counted anew from labels whenever need be (webapp/ratings/tallies.py) ---

@@ -12,12 +12,17 @@ from webapp.ratings.queries import score_distribution
 from webapp.training.models import ModelVersion
 
 
-def rated(prediction: Prediction | None, levels: Levels | None) -> charts.Rated:
-    """What a rating strip shows of a response. A scalar prediction has no place on the 1..9 axis."""
+def rated(prediction: Prediction | None, levels: Levels | None, votes: Sequence[int] = ()) -> charts.Rated:
+    """What a rating strip shows of a response. A scalar prediction has no place on the 1..9 axis.
+
+    `votes`: the ratings that the prediction was counted from, if it was.
+    """
     people = levels.counts if levels else {}
     if prediction is None or not prediction.p:
         return charts.Rated(people=people)
-    return charts.Rated(p=prediction.p, expected=prediction.expected, spread=prediction.spread, people=people)
+    return charts.Rated(
+        p=prediction.p, expected=prediction.expected, spread=prediction.spread, people=people, votes=votes
+    )
 
 
 def bounds_of(
@@ -34,9 +39,12 @@ def strip_of(
     prediction: Prediction | None,
     levels: Levels | None,
     *,
+    votes: Sequence[int] = (),
     top: float | None = None,
 ) -> charts.Strip:
-    return charts.rating_strip(rated(prediction, levels), bounds_of(project, version, prediction), top=top)
+    return charts.rating_strip(
+        rated(prediction, levels, votes), bounds_of(project, version, prediction), top=top
+    )
 
 
 def spark_of(

@@ -50,6 +50,18 @@ def ordinal_outcome(p_a: Sequence[float], p_b: Sequence[float]) -> Outcome:
     return Outcome(a=wins, tie=ties, b=max(0.0, 1.0 - wins - ties))
 
 
+def joint_outcome(wins: int, ties: int, losses: int) -> Outcome:
+    """Of a pair whose two responses were scored in one text n = wins + ties + losses times: docs/methods.md.
+
+    P(a) = (wins + 1/2) / (n + 1), tie = ties / (n + 1): half a vote each way, so that no pair is certain.
+    Raises ValueError for a negative count.
+    """
+    if min(wins, ties, losses) < 0:
+        raise ValueError(f"votes are counts, not {wins}, {ties}, {losses}")
+    n = wins + ties + losses
+    return Outcome(a=(wins + 0.5) / (n + 1), tie=ties / (n + 1), b=(losses + 0.5) / (n + 1))
+
+
 def rating_quantile(p: Sequence[float], share: float) -> float:
     """The rating that `share` (0..1) of a distribution over ratings 1, 2, ... lies below; 0.5 is its median.
 

@@ -16,8 +16,8 @@ from webapp.corpus.models import Method, Pair, Project, Response
 from webapp.labels.names import annotator_names
 from webapp.labels.summaries import Votes, label_counts_by, newest_labels, vote_tallies
 from webapp.ratings.charts import score_bins
-from webapp.ratings.models import Prediction
-from webapp.ratings.probabilities import Outcome, ordinal_outcome, scalar_outcome
+from webapp.ratings.models import JointVotes, Prediction
+from webapp.ratings.probabilities import Outcome, joint_outcome, ordinal_outcome, scalar_outcome
 from webapp.training.models import ModelVersion
 
 CACHE_SECONDS = 60 * 60
@@ -25,6 +25,8 @@ CACHE_SECONDS = 60 * 60
 HISTOGRAM_SCORES = 50_000
 # Names in a menu. Where there are more authors, one writes the name; of more annotators the menu has the busiest.
 MENU = 100
+# Methods that write what they think and vote: only these have Trajectory, Vote and JointVotes.
+VOTING = ("grm", "judge")
 
 T = TypeVar("T")
 
@@ -141,11 +143,33 @@ def predictions_by_version(
     return found
 
 
-def outcome_of(version: ModelVersion, a: Prediction | None, b: Prediction | None) -> Outcome | None:
+def joint_of(version: ModelVersion | None, pairs: Iterable[int] | None = None) -> dict[int, JointVotes]:
+    """A version's joint votes by pair id, of these pairs or of all. One query; none of a version that never votes."""
+    if version is None:
+        return {}
+    return joint_by_version([version], pairs).get(version.pk, {})
+
+
+def joint_by_version(
+    versions: Iterable[ModelVersion], pairs: Iterable[int] | None = None
+) -> dict[int, dict[int, JointVotes]]:
+    """Joint votes by version id and pair id. One query; none where no version votes."""
+    found: dict[int, dict[int, JointVotes]] = {}
+    if not (voting := [version for version in versions if version.method in VOTING]):
+        return found
+    rows = JointVotes.objects.filter(version__in=voting)
+    for joint in rows if pairs is None else rows.filter(pair__in=list(pairs)):
+        found.setdefault(joint.version_id, {})[joint.pair_id] = joint
+    return found
+
+
+def outcome_of(
+    version: ModelVersion, a: Prediction | None, b: Prediction | None, joint: JointVotes | None = None
+) -> Outcome | None:
     """Predicted outcome of a comparison; None where one of the two has no prediction yet."""
     if a is None or b is None:
         return None
-    return outcome_from(version, (a.score, a.p), (b.score, b.p))
+    return outcome_from(version, (a.score, a.p), (b.score, b.p), joint)
 
 
 @dataclass(frozen=True)
@@ -220,7 +244,8 @@ def annotators_of(project: Project) -> Annotators:
 
 def preferences(version: ModelVersion, state: str) -> dict[int, tuple[float, bool]]:
     """P(a preferred) of every judged pair of the version's project, and whether the version was trained on labels of
-    one of the two, by pair id. Three queries, then one while neither labels nor predictions come.
+    one of the two, by pair id. Three queries (four of a version that votes), then one while neither labels nor
+    predictions come.
 
     Pairs nobody has judged are left out: there is nobody to disagree with.
     """
@@ -230,18 +255,28 @@ def preferences(version: ModelVersion, state: str) -> dict[int, tuple[float, boo
         ratings = {response: (score, p) for response, score, p, _ in rows}
         seen = {response for response, _, _, split in rows if split == Prediction.Split.TRAIN}
         judged = Pair.objects.filter(project_id=version.project_id, judged__gt=0)
+        joint = joint_of(version)
         found = {}
         for pair, a, b in judged.values_list("pk", "response_a_id", "response_b_id"):
             if a in ratings and b in ratings:
-                found[pair] = outcome_from(version, ratings[a], ratings[b]).preferred, a in seen or b in seen
+                outcome = outcome_from(version, ratings[a], ratings[b], joint.get(pair))
+                found[pair] = outcome.preferred, a in seen or b in seen
         return found
 
     rated = version.predictions.count()
     return kept(f"preferences-seen:{identity(version)}:{rated}:{state}", make)
 
 
-def outcome_from(version: ModelVersion, a: tuple[float, Any], b: tuple[float, Any]) -> Outcome:
-    """Of two (score, p); p is None for scalar versions."""
+def outcome_from(
+    version: ModelVersion, a: tuple[float, Any], b: tuple[float, Any], joint: JointVotes | None = None
+) -> Outcome:
+    """Of two (score, p); p is None for scalar versions. All pages, lists and tallies ask here who is preferred.
+
+    `joint`: the version's votes on this very pair. Where there are any they decide: two responses that were scored in
+    one text are not rated independently, as the product of their distributions takes them to be.
+    """
+    if joint is not None and joint.total:
+        return joint_outcome(joint.wins, joint.ties, joint.losses)
     (score_a, p_a), (score_b, p_b) = a, b
     if p_a and p_b:
         return ordinal_outcome(p_a, p_b)

@@ -33,7 +33,7 @@ from webapp.ratings.models import (
     Uncounted,
     VersionTally,
 )
-from webapp.ratings.queries import outcome_from
+from webapp.ratings.queries import joint_of, outcome_from
 from webapp.ratings.searching import texts_keep
 from webapp.training.models import ModelVersion
 
@@ -244,11 +244,14 @@ def _compare(project: Project, version: ModelVersion, rated: int) -> None:
 
 
 def pair_gaps(version: ModelVersion, pairs: Sequence[tuple[int, int, int]]) -> None:
-    """Keep what a version says of pairs (pk, response a, response b) beside the votes counted. Three queries."""
+    """Keep what a version says of pairs (pk, response a, response b) beside the votes counted. Three queries, four of
+    a version that votes.
+    """
     tallies = PairTally.objects.in_bulk([pk for pk, _, _ in pairs])
     sides = set(chain.from_iterable((a, b) for _, a, b in pairs))
     found = version.predictions.filter(response__in=sides).values_list("response_id", "score", "p", "split")
     said = {response: (score, p, split == Prediction.Split.TRAIN) for response, score, p, split in found}
+    joint = joint_of(version, [pk for pk, _, _ in pairs])
     rows = []
     for pk, a, b in pairs:
         if (tally := tallies.get(pk)) is None:
@@ -263,7 +266,7 @@ def pair_gaps(version: ModelVersion, pairs: Sequence[tuple[int, int, int]]) -> N
             seen=False,
         )
         if tally.total and a in said and b in said:
-            preferred = outcome_from(version, said[a][:2], said[b][:2]).preferred
+            preferred = outcome_from(version, said[a][:2], said[b][:2], joint.get(pk)).preferred
             row.seen = said[a][2] or said[b][2]
             row.rank = Rank.UNFAIR if row.seen or tally.total < 2 else Rank.FAIR
             row.gap = abs(tally.share - preferred)

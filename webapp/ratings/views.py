@@ -22,14 +22,17 @@ from webapp.labels.summaries import (
     vote_counts,
 )
 from webapp.ratings import charts, comparing, lists, pictures, stored, summaries
+from webapp.ratings.ballots import TEXTS, ballot_of, both_orders, ratings_by_version
 from webapp.ratings.leaderboard import MOST_AUTHORS, board_of, csv_of
 from webapp.ratings.lists import ResponseRow, SideRow
 from webapp.ratings.lists_query import PAIRS, RESPONSES, Listing, Query, sort_links
-from webapp.ratings.models import Prediction
+from webapp.ratings.models import JointVotes, Prediction
 from webapp.ratings.paging import PER_PAGE, place_in
 from webapp.ratings.probabilities import level_shares
 from webapp.ratings.queries import (
     Shown,
+    joint_by_version,
+    joint_of,
     offered_authors,
     outcome_of,
     predictions_by_version,
@@ -134,6 +137,8 @@ def response_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespons
         version, {response.pk, *(pk for pair in pairs for pk in (pair.response_a_id, pair.response_b_id))}
     )
     prediction = predictions.get(response.pk)
+    ballot = ballot_of(version, response.pk)
+    joint = joint_of(version, [pair.pk for pair in pairs])
 
     query = Query.of(request.GET, RESPONSES, rated=version is not None)
     context = {
@@ -141,10 +146,14 @@ def response_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespons
         "response": response,
         "place": place_in(lists.responses_ordered(project, query, version), response.pk),
         "prediction": prediction,
+        "ballot": ballot,
+        "texts": None if request.GET.get("votes") == "all" else TEXTS,
         "provenance": _provenance(version, prediction, [label.created_at for label in labels]),
         "labels": labels,
         "levels": levels,
-        "pairs": [_seen_from(response, pair, votes, predictions, version) for pair in pairs],
+        "pairs": [
+            _seen_from(response, pair, votes, predictions, version, joint.get(pair.pk)) for pair in pairs
+        ],
         "more_pairs": more_pairs,
     }
     if version is not None and _scalar(version):
@@ -154,7 +163,8 @@ def response_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespons
         if prediction and version.level_cuts:
             context["shares"] = level_shares(prediction.score, version.level_cuts)
     elif prediction is not None or levels.total:
-        context["strip"] = pictures.strip_of(project, version, prediction, levels)
+        heard = ballot.ratings if ballot else ()
+        context["strip"] = pictures.strip_of(project, version, prediction, levels, votes=heard)
     return _partial(request, "ratings/response.html", "rating", context)
 
 
@@ -166,6 +176,7 @@ def response_methods(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespon
     levels = level_counts([pk]).get(pk, Levels())
     found = predictions_by_version(shown.compared, [pk])
     predictions = {version: found.get(version.pk, {}).get(pk) for version in shown.compared}
+    heard = ratings_by_version(shown.compared, [pk])
     top = charts.axis_top(pictures.rated(prediction, None) for prediction in predictions.values())
     query = Query.of(request.GET, RESPONSES, rated=shown.version is not None)
     context = {
@@ -180,7 +191,9 @@ def response_methods(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespon
                 "prediction": prediction,
                 "strip": prediction
                 and prediction.p
-                and pictures.strip_of(project, version, prediction, levels, top=top),
+                and pictures.strip_of(
+                    project, version, prediction, levels, votes=heard.get(version.pk, {}).get(pk, ()), top=top
+                ),
                 "histogram": prediction
                 and not prediction.p
                 and pictures.histogram_of(version, {"this response": prediction.score}),
@@ -272,6 +285,7 @@ def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     levels = level_counts([a, b])
     by_version = predictions_by_version(shown.compared, [a, b])
     chosen = by_version.get(version.pk, {}) if version else {}
+    joint = {key: found[pair.pk] for key, found in joint_by_version(shown.compared, [pair.pk]).items()}
 
     query = Query.of(request.GET, PAIRS, rated=version is not None)
     context = {
@@ -286,15 +300,19 @@ def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
         "votes_bar": pictures.votes_bar(votes),
         "current": current,
         "earlier": [judgement for judgement in judgements if judgement not in current],
-        "outcomes": [_predicted(each, by_version.get(each.pk, {}), a, b) for each in shown.compared],
+        "outcomes": [
+            _predicted(each, by_version.get(each.pk, {}), a, b, joint.get(each.pk)) for each in shown.compared
+        ],
+        "orders": [both_orders(each, joint[each.pk]) for each in shown.compared if each.pk in joint],
     }
     if version is not None and _scalar(version):
         places = {name: chosen[key].score for name, key in (("A", a), ("B", b)) if key in chosen}
         context["histogram"] = pictures.histogram_of(version, places) if places else None
     elif chosen or levels:
+        heard = ratings_by_version([version], [a, b]).get(version.pk, {}) if version else {}
         context["strip"] = charts.mirrored_strip(
-            pictures.rated(chosen.get(a), levels.get(a)),
-            pictures.rated(chosen.get(b), levels.get(b)),
+            pictures.rated(chosen.get(a), levels.get(a), heard.get(a, ())),
+            pictures.rated(chosen.get(b), levels.get(b), heard.get(b, ())),
             pictures.bounds_of(project, version, chosen.get(a) or chosen.get(b)),
         )
     return _partial(request, "ratings/pair.html", "rating", context)
@@ -383,15 +401,17 @@ def _seen_from(
     votes: dict[int, Votes],
     predictions: dict[int, Prediction],
     version: ModelVersion | None,
+    joint: JointVotes | None,
 ) -> dict[str, Any]:
     """A pair as one of its responses sees it: a is "this response" wherever it stood."""
     is_a = pair.response_a_id == response.pk
     other = pair.response_b if is_a else pair.response_a
     said = votes.get(pair.pk, Votes())
     said = said if is_a else said.swapped
-    outcome = (
-        outcome_of(version, predictions.get(response.pk), predictions.get(other.pk)) if version else None
-    )
+    a, b = predictions.get(pair.response_a_id), predictions.get(pair.response_b_id)
+    outcome = outcome_of(version, a, b, joint) if version else None
+    if outcome is not None and not is_a:
+        outcome = outcome.swapped
     theirs = predictions.get(other.pk)
     return {
         "pair": pair,
@@ -404,10 +424,12 @@ def _seen_from(
     }
 
 
-def _predicted(version: ModelVersion, predictions: dict[int, Prediction], a: int, b: int) -> dict[str, Any]:
+def _predicted(
+    version: ModelVersion, predictions: dict[int, Prediction], a: int, b: int, joint: JointVotes | None
+) -> dict[str, Any]:
     """A row of the pair page's table: what one version predicts, and whether it has seen labels of the two."""
     both = [predictions[key] for key in (a, b) if key in predictions]
-    outcome = outcome_of(version, predictions.get(a), predictions.get(b))
+    outcome = outcome_of(version, predictions.get(a), predictions.get(b), joint)
     return {
         "version": version,
         "outcome": outcome,

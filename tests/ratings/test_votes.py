@@ -1,0 +1,151 @@
+"""What a generative version wrote: stored as its files have it, and what follows from its votes on a pair."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.ratings.votes import trajectories_of, voting_version
+from webapp.accounts.models import User
+from webapp.corpus.models import Pair, Project, Prompt, Response
+from webapp.labels.models import Judgement
+from webapp.ratings import tallies
+from webapp.ratings.comparing import comparison
+from webapp.ratings.lists import pair_rows
+from webapp.ratings.models import JointVotes, PairGap, Trajectory, Vote
+from webapp.ratings.probabilities import joint_outcome, ordinal_outcome
+from webapp.ratings.queries import joint_of, labels_state, preferences
+from webapp.ratings.services import BadPredictions, votes_store
+from webapp.training.models import ModelVersion
+
+
+@pytest.fixture
+def prompt(project: Project, make_prompt: Callable[..., Prompt]) -> Prompt:
+    return make_prompt(project, "paris", ["Paris.", "It is Lyon.", "I will not say."])
+
+
+@pytest.fixture
+def responses(prompt: Prompt) -> list[Response]:
+    return list(prompt.responses.order_by("pk"))
+
+
+def test_votes_are_stored_as_the_files_have_them(project: Project, responses: list[Response]) -> None:
+    a, b, c = responses
+    version = voting_version(project, {a: [7, 8, None, 9], b: [3, 8, None, 2], c: [1, 1, None, 4]})
+    assert Trajectory.objects.filter(version=version).count() == 4
+    assert Vote.objects.filter(trajectory__version=version).count() == 12
+    second = Trajectory.objects.get(version=version, sample=1)
+    shown = second.votes.order_by("position").values_list("response", "rating")
+    assert list(shown) == [(b.pk, 8), (c.pk, 1), (a.pk, 8)]
+    assert second.principles.startswith("1. Truth (weight 60 %), seen 1")
+    unread = Trajectory.objects.get(version=version, sample=2)
+    assert not unread.counted
+    assert "boxed" in unread.reason
+    assert {vote.rating for vote in unread.votes.all()} == {None}
+    assert [vote.rating for vote in Vote.objects.filter(median=True).order_by("response")] == [8, 3, 1]
+    joint = JointVotes.objects.get(version=version, pair__response_a=a, pair__response_b=b)
+    assert (joint.wins, joint.ties, joint.losses) == (2, 1, 0)
+    # a came first in the samples 0 and 3; in sample 1 b did.
+    assert (joint.first_wins, joint.first_ties, joint.first_losses) == (2, 0, 0)
+
+
+def test_what_is_gone_is_left_out_and_a_pair_may_have_its_sides_the_other_way(
+    project: Project, responses: list[Response]
+) -> None:
+    a, b, c = responses
+    Pair.objects.filter(response_a=a, response_b=b).update(response_a=b, response_b=a)
+    Pair.objects.filter(response_a=b, response_b=c).delete()
+    files = trajectories_of({"paris-r1": [7, 8], "paris-r2": [3, 8], "gone": [1, 1]}, {"paris-r1": "a\0b"})
+    version = voting_version(project, {c: [5, 5]})
+    assert votes_store(version=version, **files) == 4
+    joint = JointVotes.objects.get(version=version, pair__response_a=b)
+    assert (joint.wins, joint.ties, joint.losses) == (0, 1, 1)
+    assert (joint.first_wins, joint.first_ties, joint.first_losses) == (0, 1, 0)
+    assert Vote.objects.filter(response=a)[0].critique == "a\ufffdb"
+    assert Vote.objects.get(response=a, trajectory__sample=1).position == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("trajectories", {"scores": [7, 10]}, "scores must be 2 ratings from 1 to 9"),
+        ("trajectories", {"scores": [7]}, "scores must be 2 ratings"),
+        ("trajectories", {"scores": [7, True]}, "scores must be 2 ratings"),
+        ("trajectories", {"scores": None}, "counted must be true or false, and false where there are no scores"),
+        ("trajectories", {"responses": ["paris-r1", "paris-r1"]}, "different ids"),
+        ("trajectories", {"responses": []}, "1 to 16 different ids"),
+        ("trajectories", {"sample": -1}, "sample is no number"),
+        ("trajectories", {"sample": 1}, "is scored twice in sample 1"),
+        ("trajectories", {"meta": float("inf")}, "meta is inf, not a finite number"),
+        ("trajectories", {"text": "x" * 1_000_001}, "text of at most 1,000,000 characters"),
+        ("critiques", {"critique": 3}, "critique must be a text"),
+        ("critiques", {"sample": 1}, "has a critique of this sample already"),
+        ("joint", {"wins": -1}, "both are counts"),
+        ("joint", {"order_a_first_wins": 9}, "a part of all votes"),
+    ],
+)  # fmt: skip
+def test_what_no_model_writes_is_refused(
+    file: str, change: dict[str, Any], words: str, project: Project, responses: list[Response]
+) -> None:
+    version = voting_version(project, {responses[2]: [5]})
+    files = copy.deepcopy(trajectories_of({"paris-r1": [7, 8], "paris-r2": [3, 8]}, {}))
+    files[file][0] |= change
+    with pytest.raises(BadPredictions, match=words) as refused:
+        votes_store(version=version, **files)
+    assert str(refused.value).startswith(f"{file}.parquet")
+    assert Trajectory.objects.filter(version=version).count() == 1
+
+
+# --- P(a preferred) ---
+
+
+def test_joint_votes_are_surer_than_the_product_of_marginals() -> None:
+    """Two responses whose ratings go up and down together, one always above the other."""
+    a, b = [9, 7, 5, 3], [8, 6, 4, 2]
+    product = ordinal_outcome(*[[votes.count(s) / 4 for s in range(1, 10)] for votes in (a, b)])
+    joint = joint_outcome(4, 0, 0)
+    assert product.preferred == pytest.approx(0.625)
+    assert joint.preferred == pytest.approx(0.9)
+    assert joint.a + joint.tie + joint.b == pytest.approx(1)
+    assert joint_outcome(1, 2, 1).preferred == 0.5
+    assert joint_outcome(0, 0, 0).preferred == 0.5
+    with pytest.raises(ValueError, match="votes are counts"):
+        joint_outcome(-1, 0, 0)
+
+
+def test_one_function_decides_for_lists_tallies_leaderboard_and_comparison(
+    project: Project,
+    prompt: Prompt,
+    responses: list[Response],
+    annotator: User,
+    make_user: Callable[..., User],
+    make_version: Callable[..., ModelVersion],
+    judge: Callable[..., Judgement],
+    django_assert_num_queries: Any,
+) -> None:
+    a, b, c = responses
+    # b above a in three of four texts, though a's mean is higher.
+    version = voting_version(project, {a: [9, 3, 3, 3], b: [1, 4, 4, 4], c: [1, 1, 1, 1]})
+    pair = Pair.objects.get(response_a=a, response_b=b)
+    judge(pair, annotator, "b")
+    judge(pair, make_user("ben"), "b")
+    expected = joint_outcome(1, 0, 3).preferred
+    assert expected == 0.3
+
+    with django_assert_num_queries(5):
+        (row,) = pair_rows(project, [pair.pk], version)
+    assert row.outcome is not None
+    assert row.outcome.preferred == expected
+    assert preferences(version, labels_state(project)) == {pair.pk: (expected, False)}
+    tallies.catch_up(project)
+    assert tallies.versions_compare(project, version)
+    gap = PairGap.objects.get(version=version, pair=pair)
+    assert (gap.gap, gap.agrees) == (pytest.approx(expected), 1)
+
+    plain = make_version(project, dict(zip(responses, [7.5, 3.0, 2.0], strict=True)))
+    with django_assert_num_queries(4):
+        pair_rows(project, [pair.pk], plain)
+    assert joint_of(plain) == {}
+    brier = next(row for row in comparison(version, plain, project).rows if "Brier" in row.name)
+    assert brier.new == pytest.approx(expected**2)
