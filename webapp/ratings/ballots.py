@@ -24,6 +24,36 @@ class Said:
     vote: Vote
     shown: list[Vote]
 
+    @property
+    def number(self) -> int:
+        return self.vote.trajectory.sample + 1
+
+    @property
+    def place(self) -> int:
+        return self.vote.position + 1
+
+    # As response_text.html takes a text: what a machine wrote is drawn like any response.
+
+    @property
+    def text(self) -> dict[str, str]:
+        return {"text": self.vote.trajectory.text}
+
+    @property
+    def principles(self) -> dict[str, str]:
+        return {"text": self.vote.trajectory.principles}
+
+    @property
+    def critique(self) -> dict[str, str]:
+        return {"text": self.vote.critique}
+
+    @property
+    def correct_words(self) -> str:
+        """What the labels say of the whole text; empty without any."""
+        correct = self.vote.trajectory.correct
+        if correct is None:
+            return ""
+        return "right" if correct > 0 else "wrong" if correct < 0 else "neither right nor wrong"
+
 
 @dataclass(frozen=True)
 class Ballot:
