@@ -79,6 +79,20 @@
     if (rel) document.querySelector(`.place a[rel=${rel}]`)?.click();
   });
 
+  // Of a training's options those that the chosen method knows.
+  const method = document.querySelector("#start select[name=method]");
+  if (method) {
+    const fit = () => {
+      for (const control of document.querySelectorAll("#start [data-methods]")) {
+        control.disabled = !control.dataset.methods.split(" ").includes(method.value);
+        control.closest(".field").hidden = control.disabled;
+      }
+    };
+    method.addEventListener("change", fit);
+    window.addEventListener("pageshow", fit);
+    fit();
+  }
+
   // The address of a new project follows its name until somebody writes one.
   const address = document.querySelector("input[data-address-of]");
   const name = address && document.getElementById(address.dataset.addressOf);

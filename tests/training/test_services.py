@@ -39,6 +39,7 @@ from webapp.training.services import (
     version_promote,
     version_publish,
 )
+from webapp.training.triggers import next_trainings, retrain_due
 
 Make = Callable[..., Any]
 
@@ -105,7 +106,7 @@ def test_the_database_allows_one_waiting_run_of_a_kind(labelled: Project, make_r
 @pytest.mark.parametrize(
     ("method", "config", "field", "text"),
     [
-        ("magic", {}, "method", "Unknown method 'magic'. Known: bt, clf, oprm, rgft, haf."),
+        ("magic", {}, "method", "Unknown method 'magic'. Known: bt, clf, oprm, rgft, haf, grm, judge."),
         ("bt", {"warp": 1}, None, "Unknown option 'warp'."),
         ("bt", {"epochs": 0}, "epochs", "epochs is 0; it must lie between 1 and 1000."),
         ("bt", {"epochs": 2.5}, "epochs", "epochs must be a whole number, not 2.5."),
@@ -297,6 +298,91 @@ def test_many_starts_at_once_queue_one_run(labelled: Project, sent: list[Any]) -
     assert len(sent) == 1
 
 
+# --- Methods that write their judgement ---
+
+
+def test_a_generative_model_trains_adapters_unless_its_base_is_a_starter(labelled: Project) -> None:
+    labelled.guidelines = "Short is good."
+    config = run_config(labelled, "grm", {"samples": 4, "stages": "rft,meta", "kl": 0.05, "group": 8})
+    assert (config["base_model"], config["tuning"], config["guidelines"]) == (
+        "starter",
+        "tuned",
+        "Short is good.",
+    )
+    assert (config["samples"], config["stages"], config["kl"], config["group"]) == (4, "rft,meta", 0.05, 8)
+    assert run_config(labelled, "grm", {"base_model": "org/instruct"})["tuning"] == "lora"
+    labelled.tuning = "qlora"
+    assert run_config(labelled, "grm", {"base_model": "org/instruct"})["tuning"] == "qlora"
+    assert "guidelines" not in run_config(labelled, "oprm")
+
+
+def test_a_judge_needs_no_label_and_never_retrains_by_itself(project: Project, sent: list[Any]) -> None:
+    run = start(project, "judge", samples=2, max_new_tokens=64)
+    assert (run.config["tuning"], run.config["samples"], run.config["max_new_tokens"]) == ("frozen", 2, 64)
+    project.methods, project.retrain_after_labels, project.retrain_every_hours = ["judge"], 1, 1
+    project.save()
+    assert (next_trainings(project), retrain_due(project)) == ([], [])
+    with pytest.raises(RunRefused, match="There is no label yet"):
+        start(project, "grm")
+
+
+def test_what_the_project_keeps_for_others_means_nothing_to_a_judge(labelled: Project) -> None:
+    labelled.training_options = {
+        "reliability": True,
+        "votes": "majority",
+        "hardening": 0.2,
+        "preset": "paper",
+    }
+    for method in ("grm", "judge"):
+        assert not set(labelled.training_options) & set(run_config(labelled, method))
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "field", "text"),
+    [
+        (
+            "grm",
+            {"base_model": "all-MiniLM-L6-v2"},
+            "base_model",
+            "is a text encoder. Name an instruct model",
+        ),
+        ("judge", {"base_model": "all-MiniLM-L6-v2"}, "base_model", "Judge (no training) needs a causal"),
+        ("grm", {"tuning": "frozen"}, "tuning", "choose tuned or lora or qlora instead of frozen"),
+        ("judge", {"tuning": "lora"}, "tuning", "A judge learns nothing: leave tuning out"),
+        ("judge", {"epochs": 2}, "epochs", "epochs means nothing to Judge (no training)."),
+        ("judge", {"stages": "rft"}, "stages", "stages is an option of Generative (SPCT) alone"),
+        (
+            "oprm",
+            {"samples": 2},
+            "samples",
+            "samples is an option of Generative (SPCT) and Judge (no training) alone",
+        ),
+        ("grm", {"cost_limit": 1.0}, "cost_limit", "cost_limit is an option of Judge (no training) alone"),
+        ("judge", {"cost_limit": 1.0}, "cost_limit", "starter is computed here. Leave it out."),
+        ("grm", {"crossfit": 5}, "crossfit", "crossfit means nothing to Generative (SPCT)"),
+        ("grm", {"stages": "grpo,rft"}, "stages", "choose one of rft,grpo, rft,"),
+        ("judge", {"samples": 65}, "samples", "samples is 65; it must lie between 1 and 64."),
+    ],
+)
+def test_what_means_nothing_to_a_method_is_refused_beside_its_field(
+    labelled: Project, method: str, options: dict[str, Any], field: str, text: str
+) -> None:
+    with pytest.raises(RunRefused, match=re.escape(text)) as refused:
+        run_config(labelled, method, options)
+    assert refused.value.field == field
+
+
+def test_a_judge_neither_begins_with_learnt_weights_nor_is_a_start(
+    labelled: Project, make_version: Any
+) -> None:
+    make_version(labelled, 1)
+    with pytest.raises(RunRefused, match="version:oprm-1 has learnt labels"):
+        run_config(labelled, "judge", {"base_model": "version:oprm-1"})
+    ModelVersion.objects.update(method="judge")
+    with pytest.raises(RunRefused, match="judge v1 can't be a start: a judge has no weights"):
+        run_config(labelled, "grm", {"base_model": "version:judge-1"})
+
+
 # --- What the form offers and what the trainer takes are written down twice, since web code loads no PyTorch ---
 
 
@@ -304,15 +390,16 @@ def test_the_form_and_the_trainer_know_the_same_settings() -> None:
     trainer = pytest.importorskip("workers.rewards.config")
     fields = {field.name: str(field.type) for field in dataclasses.fields(trainer.RunConfig)}
     not_for_people = {"format", "method", "partition", "snapshot_digest", "code_version", "held_out_groups"}
-    not_for_people.add("split_salt")
+    not_for_people |= {"split_salt", "guidelines"}
     assert set(OPTIONS) - {"preset"} == set(fields) - not_for_people  # a preset sets some of them
     assert PRESETS == trainer.PRESETS
     assert len(OPTIONS) == len(set(OPTIONS)) == len(NAMED) + len(FURTHER)
     assert set(RunForm.base_fields) == {"method", "further", *NAMED}
     for name, (low, high) in BOUNDS.items():
         assert fields[name].removesuffix(" | None") == ("int" if name in WHOLE else "float"), name
+        bought = {"method": "judge", "base_model": "endpoint:local"} if name.endswith("_limit") else {}
         for value in (low, high):
-            trainer.RunConfig.from_dict({name: value, "tuning": "frozen"})
+            trainer.RunConfig.from_dict({name: value, "tuning": "frozen", **bought})
         if name in FURTHER:
             with pytest.raises(trainer.Refused):
                 trainer.RunConfig.from_dict({name: high * 2})
@@ -328,6 +415,7 @@ def test_the_form_and_the_trainer_know_the_same_settings() -> None:
         "preset": tuple(trainer.PRESETS),
         "optimizer": trainer.OPTIMIZERS,
         "report_to": trainer.TRACKERS,
+        "stages": trainer.STAGES,
     }.items():
         assert sorted(CHOICES[name]) == sorted(known)
         if name != "preset":
@@ -335,7 +423,7 @@ def test_the_form_and_the_trainer_know_the_same_settings() -> None:
                 CHOICES[name][0] == getattr(trainer.RunConfig().resolved("encoder", 384), name)
                 or name == "backbone"
             )
-    assert len(CHOICES) == 9
+    assert len(CHOICES) == 10
     assert sorted(Method.values) == sorted(trainer.METHODS)
     assert sorted(Tuning.values) == sorted(trainer.TUNINGS)
     # null is told apart only where it means something other than leaving the setting out.

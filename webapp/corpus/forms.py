@@ -18,7 +18,7 @@ from webapp.corpus.base_models import (
 )
 from webapp.corpus.models import Membership, Project
 from webapp.corpus.option_fields import BaseModelInput, TrainingOptionsForm
-from webapp.corpus.options import PROJECT_OPTIONS, Method, RunRefused, given_options
+from webapp.corpus.options import LEARNING, PROJECT_OPTIONS, Method, RunRefused, given_options
 from webapp.corpus.reason_tags import MAX_REASON_TAGS, MAX_TAG_CHARACTERS, TagRefused, check_tags
 
 
@@ -43,7 +43,7 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
     """Everything an admin sets in a project. Hours and counts of 0 switch a trigger off."""
 
     methods = forms.MultipleChoiceField(
-        choices=Method.choices,
+        choices=[(method.value, method.label) for method in LEARNING],
         required=False,
         widget=forms.CheckboxSelectMultiple,
         label="Methods that automatic retrains train",
@@ -80,7 +80,7 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
             "bad_to": "“bad” ends at rating",
             "normal_to": "“normal” ends at rating",
             "base_model": "Base model",
-            "causal_base_model": "Causal base model (HaF-RM)",
+            "causal_base_model": "Causal base model (HaF-RM, generative, judge)",
             "tuning": "What is trained",
             "retrain_after_labels": "Retrain after so many new labels",
             "retrain_every_hours": "Retrain every so many hours",
@@ -90,7 +90,8 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
         help_texts = {
             "base_model": "A text encoder or a causal language model: one of those offered, or a hub id (org/name or "
             "org/name@revision).",
-            "causal_base_model": "A causal language model; “starter” is a tiny one made from this project's texts.",
+            "causal_base_model": "A causal language model; “starter” is a tiny one made from this project's texts. "
+            "A generative model or a judge needs an instruct model, which knows how to answer.",
         }
         widgets = {
             "guidelines": forms.Textarea(attrs={"rows": 10}),

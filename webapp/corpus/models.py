@@ -110,7 +110,7 @@ class Project(models.Model):
     causal_base_model = models.CharField(
         max_length=300,
         default="starter",
-        help_text="Hub id or path of the causal language model for HaF-RM; "
+        help_text="Hub id or path of the causal language model for HaF-RM, a generative model and a judge; "
         "“starter” builds a tiny one from this project's texts.",
     )
     tuning = models.CharField(max_length=10, choices=Tuning.choices, default=Tuning.TUNED)

@@ -45,6 +45,13 @@ _WORDS = {
     "ordinal": "ratings 1 to 9, as OPRM",
     "product": "product: intersect, with level terms",
     "paper": "paper: flood, without level terms",
+    "rft": "fine-tuning on its own right answers (RFT)",
+    "grpo": "reinforcement (GRPO)",
+    "meta": "a meta model that picks votes",
+    "rft,grpo": "RFT, then GRPO",
+    "rft,meta": "RFT and a meta model that picks votes",
+    "grpo,meta": "GRPO and a meta model that picks votes",
+    "rft,grpo,meta": "RFT, GRPO and a meta model that picks votes",
 }
 
 

@@ -16,6 +16,24 @@ class Method(models.TextChoices):
     OPRM = "oprm", "Ordinal (OPRM)"
     RGFT = "rgft", "Region Flooding Tuning (RgFT)"
     HAF = "haf", "Hybrid (HaF-RM)"
+    GRM = "grm", "Generative (SPCT)"
+    JUDGE = "judge", "Judge (no training)"
+
+    @property
+    def short(self) -> str:
+        """In one word, for where several stand in a row: “Ordinal (OPRM)” is OPRM."""
+        named = {Method.GRM: "GRM", Method.JUDGE: "Judge"}
+        return named.get(self) or str(self.label).rpartition("(")[2].rstrip(")")
+
+
+GENERATIVE = (Method.GRM, Method.JUDGE)
+"""Those that write their judgement; their votes are read from it. They need a causal language model."""
+
+ENDPOINT = "endpoint:"
+"""With what the name of a served model begins, which an operator offers to judges (webapp.corpus.endpoints)."""
+
+LEARNING = tuple(method for method in Method if method != Method.JUDGE)
+"""Those that learn from labels. A judge learns nothing: no label is too few for it, and no new one changes it."""
 
 
 class Tuning(models.TextChoices):
@@ -54,12 +72,21 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "lora_alpha": (1, 65_536),
     "dropout": (0.0, 0.9),
     "checkpoint_seconds": (0.0, 86_400.0),
+    "samples": (1, 64),
+    "sampling_temperature": (0.0, 2.0),
+    "max_new_tokens": (16, 16_384),
+    "kl": (0.0, 10.0),
+    "group": (2, 64),
+    "grpo_steps": (1, 100_000),
+    "grpo_learning_rate": (0.0, 1.0),
+    "cost_limit": (0.0, 1_000_000.0),
+    "token_limit": (1, 10**12),
 }
 """The numbers that a person may set, with their bounds."""
 
 WHOLE = (
     "seed", "epochs", "max_length", "patience", "token_budget", "micro_batch_tokens", "head_hidden", "lora_rank",
-    "lora_alpha", "crossfit",
+    "lora_alpha", "crossfit", "samples", "max_new_tokens", "group", "grpo_steps", "token_limit",
 )  # fmt: skip
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -72,6 +99,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "preset": ("product", "paper"),
     "optimizer": ("adamw", "adamw_8bit"),
     "report_to": ("none", "tensorboard", "trackio", "wandb", "mlflow"),
+    "stages": ("rft,grpo", "rft", "grpo", "meta", "rft,meta", "grpo,meta", "rft,grpo,meta"),
 }
 """The words that a person may choose, the trainer's default first (of OPRM's level_terms it is none)."""
 
@@ -89,14 +117,44 @@ FOLDS = 5
 NULL_MEANS = ("dropout",)
 """Options for which null is a value of its own: the base model's own dropout. For the others it is the default."""
 
-METHOD_OF = {
-    "region": Method.RGFT,
-    "preset": Method.RGFT,
-    "haf_head": Method.HAF,
-    "alpha": Method.HAF,
-    "beta": Method.HAF,
+METHODS_OF: dict[str, tuple[Method, ...]] = {
+    "region": (Method.RGFT,),
+    "preset": (Method.RGFT,),
+    "haf_head": (Method.HAF,),
+    "alpha": (Method.HAF,),
+    "beta": (Method.HAF,),
+    "samples": GENERATIVE,
+    "sampling_temperature": GENERATIVE,
+    "max_new_tokens": GENERATIVE,
+    "stages": (Method.GRM,),
+    "kl": (Method.GRM,),
+    "group": (Method.GRM,),
+    "grpo_steps": (Method.GRM,),
+    "grpo_learning_rate": (Method.GRM,),
+    "cost_limit": (Method.JUDGE,),
+    "token_limit": (Method.JUDGE,),
 }
-"""Options that only one method knows."""
+"""Options that only some methods know."""
+
+_SAMPLING = (
+    "base_model", "tuning", "seed", "max_length", "micro_batch_tokens", "checkpoint_seconds", "samples",
+    "sampling_temperature", "max_new_tokens",
+)  # fmt: skip
+KNOWN: dict[str, tuple[str, ...]] = {
+    Method.GRM: (
+        *_SAMPLING, "epochs", "learning_rate", "holdout", "warmup", "weight_decay", "clip_norm", "optimizer",
+        "token_budget", "lora_rank", "lora_alpha", "dropout", "gradient_checkpointing", "stages", "kl", "group",
+        "grpo_steps", "grpo_learning_rate",
+    ),
+    Method.JUDGE: (*_SAMPLING, "cost_limit", "token_limit"),
+}  # fmt: skip
+"""All that a method knows, where that is less than what is not another's. What it doesn't know would do nothing."""
+
+
+def knows(method: str, name: str) -> bool:
+    """Whether an option means something to a method."""
+    return method in METHODS_OF.get(name, Method) and name in KNOWN.get(method, (name,))
+
 
 TRAINER_OPTIONS = tuple(name for name in (*BOUNDS, *FLAGS, *CHOICES) if name != "preset")
 """What the trainer has defaults for."""
@@ -106,7 +164,8 @@ OPTIONS = ("base_model", "tuning", "preset", *TRAINER_OPTIONS)
 
 NAMED = (
     "base_model", "tuning", "seed", "epochs", "learning_rate", "max_length", "holdout", "hardening", "patience",
-    "reliability", "votes", "preset", "region", "haf_head", "crossfit",
+    "reliability", "votes", "preset", "region", "haf_head", "crossfit", "samples", "sampling_temperature",
+    "max_new_tokens", "stages", "kl", "group", "grpo_steps", "cost_limit", "token_limit",
 )  # fmt: skip
 """Those with a form field and a command-line option of their own."""
 
@@ -114,7 +173,7 @@ FURTHER = tuple(name for name in OPTIONS if name not in NAMED)
 """The others: lines KEY = VALUE of the form, `--set KEY=VALUE` of the command."""
 
 PROJECT_OPTIONS = ("reliability", "votes", "hardening", "patience", "preset")
-"""What a project's settings offer. Every method knows these, but for the preset, which is RgFT's."""
+"""What a project's settings offer. Each is for those of its methods that know it."""
 
 
 class RunRefused(Exception):
@@ -137,13 +196,13 @@ def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def project_options(options: Mapping[str, Any], method: str) -> dict[str, Any]:
     """A project's options for one of its methods."""
     return {
-        name: value for name, value in options.items() if name != "preset" or method == METHOD_OF["preset"]
+        name: value for name, value in options.items() if name not in PROJECT_OPTIONS or knows(method, name)
     }
 
 
 def preset_of(method: str, config: Mapping[str, Any]) -> str:
     """Which of PRESETS a run's settings are; empty for settings of their own, and for the other methods."""
-    if method != METHOD_OF["preset"]:
+    if method != Method.RGFT:
         return ""
     chosen = PRESETS["product"] | {key: value for key, value in config.items() if value is not None}
     return next((name for name, settings in PRESETS.items() if settings.items() <= chosen.items()), "")
@@ -151,7 +210,7 @@ def preset_of(method: str, config: Mapping[str, Any]) -> str:
 
 def preset_words(method: str, config: Mapping[str, Any]) -> str:
     """The preset of an RgFT run with what it sets, in words; empty for the other methods."""
-    if method != METHOD_OF["preset"]:
+    if method != Method.RGFT:
         return ""
     region, terms = (config.get(key) or default for key, default in PRESETS["product"].items())
     learned = {"all": "all level terms", "unpaired": "level terms of unpaired responses"}
@@ -227,12 +286,18 @@ def check_options(method: str, given: Mapping[str, Any]) -> None:
             "LoRA adapters.",
             "further",
         )
-    for name, owner in METHOD_OF.items():
-        if name in given and method != owner:
-            raise RunRefused(
-                f"{name} is an option of {owner.label} alone. Leave it at its default for {Method(method).label}.",
-                name,
-            )
+    for name in given:
+        if not knows(method, name):
+            raise RunRefused(_not_known(method, name), name)
+
+
+def _not_known(method: str, name: str) -> str:
+    """Why an option is refused for a method that would do nothing with it."""
+    label = Method(method).label
+    if method in METHODS_OF.get(name, Method):
+        return f"{name} means nothing to {label}. Leave it out."
+    owners = " and ".join(str(owner.label) for owner in METHODS_OF[name])
+    return f"{name} is an option of {owners} alone. Leave it at its default for {label}."
 
 
 def _check_value(name: str, value: Any) -> None:

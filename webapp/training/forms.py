@@ -12,13 +12,15 @@ from webapp.corpus.option_fields import BaseModelInput, TrainingOptionsForm, cho
 from webapp.corpus.options import (
     FOLDS,
     FURTHER,
+    LEARNING,
     NAMED,
+    PROJECT_OPTIONS,
     Method,
     RunRefused,
     Tuning,
     further_settings,
+    knows,
     preset_of,
-    project_options,
 )
 from webapp.training.models import ModelVersion, TrainingRun, public_config
 from webapp.words import duration
@@ -62,6 +64,25 @@ class RunForm(TrainingOptionsForm):
         label="Held-out predictions of every judged response",
         help_text=CROSSFIT_HELP,
     )
+    samples = number_field(
+        "samples", "Votes a response", "Judgements written for each response, in drawn orders. Default 8."
+    )
+    sampling_temperature = number_field(
+        "sampling_temperature", "Temperature of the votes", "0 writes the likeliest judgement. Default 0.5."
+    )
+    max_new_tokens = number_field(
+        "max_new_tokens", "Longest judgement, in tokens", "One that is cut can't be read. Default 1024."
+    )
+    stages = choice_field("stages", "Stages", "What is learnt, in running order, before it votes.")
+    kl = number_field("kl", "Weight of the KL term", "Holds GRPO near the model it began with. Default 0.01.")
+    group = number_field("group", "Judgements a prompt", "That GRPO compares with each other. Default 4.")
+    grpo_steps = number_field("grpo_steps", "Steps of GRPO", "Default: once over the prompts, 900 at most.")
+    cost_limit = number_field(
+        "cost_limit",
+        "Cost limit",
+        "In the currency of the endpoint's prices. At the limit it stops; nothing is lost.",
+    )
+    token_limit = number_field("token_limit", "Token limit", "Of an endpoint: prompts and answers together.")
     further = forms.CharField(
         required=False,
         max_length=4000,
@@ -76,7 +97,7 @@ class RunForm(TrainingOptionsForm):
         """`earlier`: a run to start again; the form begins with its settings in place of the project's."""
         super().__init__(*args, **kwargs)
         self.earlier = earlier
-        self.project_preset = project.training_options.get("preset")
+        self.project_options = project.training_options
         self.fields["method"].initial = project.main_method
         if earlier is None:
             self.initial.update(project.training_options)
@@ -90,10 +111,14 @@ class RunForm(TrainingOptionsForm):
             }
             if (preset := preset_of(earlier.method, config)) == "paper":
                 self.initial |= {"preset": preset, "region": ""}
+        for name in self.MORE:
+            # pages.js hides what the chosen method doesn't know
+            methods = [method.value for method in Method if knows(method, name)]
+            if len(methods) < len(Method):
+                self.fields[name].widget.attrs["data-methods"] = " ".join(methods)
         field = self.fields["base_model"].widget
-        field.attrs["placeholder"] = (
-            f"{base_model_public(project.base_model)} (HaF: {base_model_public(project.causal_base_model)})"
-        )
+        causal = base_model_public(project.causal_base_model)
+        field.attrs["placeholder"] = f"{base_model_public(project.base_model)} (HaF, GRM, judge: {causal})"
 
     def tell_costs(self, costs: Sequence[tuple[str, timedelta]]) -> None:
         """What cross-fitting would take on the labels of now, for each kind of training that is known."""
@@ -106,7 +131,7 @@ class RunForm(TrainingOptionsForm):
         names = [
             version.start_name
             for version in versions[:MOST_VERSIONS]
-            if version.is_there and version.held_out_groups
+            if version.is_there and version.held_out_groups and version.method in LEARNING
         ]
         self.fields["base_model"].widget.offer([*base_model_choices(), *names], "base_model")
 
@@ -146,9 +171,15 @@ class RunForm(TrainingOptionsForm):
     def overrides(self) -> dict[str, Any]:
         """What was sent, for run_start: a field that was emptied asks for the trainer's default, not the project's.
 
-        The project's own preset stands in the form whatever the method; it means nothing to the others.
+        The project's own stand in the form whatever the method; to one that doesn't know them they mean nothing.
         """
-        named = {name: self.cleaned_data[name] for name in self.MORE if name in self.data}
-        if named.get("preset") == self.project_preset:
-            named = project_options(named, self.cleaned_data["method"])
+        method = self.cleaned_data["method"]
+        named = {
+            name: self.cleaned_data[name]
+            for name in self.MORE
+            if name in self.data and (knows(method, name) or not self._is_projects(name))
+        }
         return named | self.cleaned_data["further"]
+
+    def _is_projects(self, name: str) -> bool:
+        return name in PROJECT_OPTIONS and self.cleaned_data[name] == self.project_options.get(name)

@@ -16,7 +16,7 @@ from django.utils.functional import cached_property
 
 from webapp.corpus.base_models import base_model_public
 from webapp.corpus.models import Method, Project
-from webapp.corpus.options import FOLDS, preset_words
+from webapp.corpus.options import FOLDS, GENERATIVE, preset_words
 from webapp.jobs import ACTIVE, Job, JobQuerySet, State
 from webapp.snapshots.models import Snapshot
 from webapp.training import phases
@@ -46,12 +46,14 @@ def public_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def saw_levels(metrics: dict[str, Any], method: str) -> bool:
-    """Whether a training learnt from people's levels.
+    """Whether a training learnt from people's levels, or writes its judgement by a text that explains them.
 
     metrics.training counts them: `levels` that were terms of the loss, and `levelled` responses whose level drew a
     pair's region (RgFT's preset of the paper has only these). Trainings from before `levelled` was counted: RgFT alone
     read levels, and refused to start without.
     """
+    if method in GENERATIVE:
+        return True
     training = metrics.get("training")
     training = training if isinstance(training, dict) else {}
     if method == Method.RGFT and "levelled" not in training:
@@ -109,6 +111,8 @@ class TrainingRun(Job):
     # Percent over all phases; it never falls within an attempt.
     overall = models.PositiveSmallIntegerField(default=0)
     metrics = models.JSONField(default=dict, blank=True)
+    # Further figures of the newest progress line, of methods that write: reward, kl, samples_per_second, tokens, cost.
+    live = models.JSONField(default=dict, blank=True)
     # The run's page in the tracker that report_to names, as the child told it.
     tracking_url = models.CharField(max_length=TRACKING_URL_LENGTH, blank=True)
 
@@ -244,8 +248,8 @@ class ModelVersion(models.Model):
 
     @property
     def short_method(self) -> str:
-        """Its method in one word, for where several stand in a row: “Ordinal (OPRM)” is OPRM."""
-        return str(Method(self.method).label).rpartition("(")[2].rstrip(")")
+        """Its method in one word, for where several stand in a row."""
+        return Method(self.method).short
 
     @property
     def start_name(self) -> str:

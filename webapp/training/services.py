@@ -31,7 +31,10 @@ from webapp.corpus.counters import judged_by_person
 from webapp.corpus.models import Project, Response
 from webapp.corpus.options import (
     ADAPTED,
+    ENDPOINT,
     FOLDS,
+    GENERATIVE,
+    LEARNING,
     PRESETS,
     TRAINER_OPTIONS,
     Method,
@@ -82,17 +85,29 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
         raise RunRefused(f"Unknown method {method!r}. Known: {', '.join(Method.values)}.", "method")
     check_options(method, options)
 
-    default_base = project.causal_base_model if method == Method.HAF else project.base_model
+    causal = method in (Method.HAF, *GENERATIVE)
+    default_base = project.causal_base_model if causal else project.base_model
     base_model = base_model_named(str(options.get("base_model", default_base)))
+    if method == Method.JUDGE:
+        _check_judge(base_model, options)
     known = _known_base(project, base_model)
     backbone = known.backbone
-    if method == Method.HAF and backbone == "encoder":
+    if causal and backbone == "encoder":
+        name = "HaF-RM" if method == Method.HAF else Method(method).label
+        instead = (
+            "Name an instruct model, or choose another method."
+            if method in GENERATIVE
+            else f"Name a causal one, or “{STARTER}” for a tiny one made from this project's texts."
+        )
         raise RunRefused(
-            f"HaF-RM needs a causal language model, and {base_model} is a text encoder. "
-            f"Name a causal one, or “{STARTER}” for a tiny one made from this project's texts.",
+            f"{name} needs a causal language model, and {base_model} is a text encoder. {instead}",
             "base_model",
         )
-    if method in (Method.HAF, Method.OPRM, Method.RGFT) and backbone == "causal" and not known.writes:
+    if (
+        method in (Method.HAF, Method.OPRM, Method.RGFT, *GENERATIVE)
+        and backbone == "causal"
+        and not known.writes
+    ):
         raise RunRefused(
             f"{Method(method).label} needs a language model's own head, and {base_model} has none. "
             "Choose the language model that it was made from, or Bradley-Terry.",
@@ -111,6 +126,8 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
     }
     options = PRESETS.get(options.get("preset", ""), {}) | options
     config.update({name: options[name] for name in TRAINER_OPTIONS if name in options})
+    if method in GENERATIVE:
+        config["guidelines"] = project.guidelines
     if config.get("crossfit") not in (None, 0, FOLDS):
         raise RunRefused(f"crossfit is {config['crossfit']}: it must be 0 or {FOLDS}.", "crossfit")
     if config.get("crossfit") and version_named(base_model) is not None:
@@ -121,6 +138,22 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
         )
     _check_rank(project, config)
     return config
+
+
+def _check_judge(base_model: str, options: Mapping[str, Any]) -> None:
+    """Raises RunRefused for a judge that has learnt from labels, and for a limit where nothing is bought."""
+    if version_named(base_model) is not None:
+        raise RunRefused(
+            f"{base_model} has learnt labels, and a judge is measured on all of them. Name a language model "
+            "or an endpoint, or go on training it by GRM.",
+            "base_model",
+        )
+    for name in ("cost_limit", "token_limit"):
+        if name in options and not base_model.startswith(ENDPOINT):
+            raise RunRefused(
+                f"{name} ends what an endpoint is asked, and {base_model} is computed here. Leave it out.",
+                name,
+            )
 
 
 def version_start(project: Project, name: str) -> ModelVersion | None:
@@ -134,6 +167,11 @@ def version_start(project: Project, name: str) -> ModelVersion | None:
     version = _version(project.pk, name)
     if version is None:
         raise RunRefused(REFUSAL, "base_model")
+    if version.method == Method.JUDGE:
+        raise RunRefused(
+            f"{version} can't be a start: a judge has no weights of its own. Start from its base model.",
+            "base_model",
+        )
     if not version.is_there:
         raise RunRefused(f"{version} can't be a start: its files are gone. {_GONE_REMEDY}", "base_model")
     if not version.held_out_groups:
@@ -228,14 +266,27 @@ def _tuning(project: Project, method: str, base_model: str, backbone: str | None
     """The tuning asked for, else the project's where it fits the base model. Raises RunRefused for a misfit."""
     if asked is not None and asked not in Tuning.values:
         raise RunRefused(f"Unknown tuning {asked!r}. Known: {', '.join(Tuning.values)}.", "tuning")
-    causal = method == Method.HAF or backbone == "causal"
+    if method == Method.JUDGE:
+        if asked not in (None, Tuning.FROZEN):
+            raise RunRefused(f"A judge learns nothing: leave tuning out instead of {asked}.", "tuning")
+        return str(Tuning.FROZEN)
+    causal = method in (Method.HAF, Method.GRM) or backbone == "causal"
     misfits = (Tuning.FROZEN,) if causal else ADAPTED if backbone == "encoder" else ()
     if asked is not None and asked in misfits:
         what = "a causal language model" if causal else "a text encoder"
         fitting = " or ".join(tuning.value for tuning in Tuning if tuning not in misfits)
         raise RunRefused(f"{base_model} is {what}: choose {fitting} instead of {asked}.", "tuning")
     wanted = asked or project.tuning
+    if method == Method.GRM and asked is None and wanted not in ADAPTED:
+        return _tuning_generative(project, base_model)
     return str(Tuning.TUNED if wanted in misfits else wanted)
+
+
+def _tuning_generative(project: Project, base_model: str) -> str:
+    """Adapters over a pretrained model; all weights of a starter, and of a version that was trained so."""
+    start = _version(project.pk, base_model)
+    whole = base_model == STARTER or (start is not None and start.run.config.get("tuning") not in ADAPTED)
+    return str(Tuning.TUNED if whole else Tuning.LORA)
 
 
 def _check_rank(project: Project, config: Mapping[str, Any]) -> None:
@@ -257,6 +308,8 @@ def config_digest(config: dict[str, Any]) -> str:
 
 def run_refusal(project: Project, method: str, config: Mapping[str, Any]) -> str:
     """Why the project's labels don't allow a training with this run_config now; empty if they do."""
+    if method not in LEARNING:
+        return ""
     judgements, levels = label_counts(project)
     if method == Method.RGFT and not levels:
         return (

@@ -9,6 +9,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from webapp.corpus.models import Method, Project
+from webapp.corpus.options import LEARNING
 from webapp.jobs import State
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.training.models import TrainingRun
@@ -25,6 +26,11 @@ from webapp.words import counted, duration
 logger = logging.getLogger(__name__)
 
 Trigger = TrainingRun.Trigger
+
+
+def _by_itself(project: Project) -> list[str]:
+    """The methods that a project retrains. A judge learns nothing from a new label, and may cost money."""
+    return [method for method in project.methods if method in LEARNING]
 
 
 def due_trigger(project: Project, method: str) -> str:
@@ -67,7 +73,7 @@ def next_trainings(project: Project) -> list[Next]:
         return []
     found: list[Next] = []
     labels = sum(label_counts(project))
-    for method in project.methods:
+    for method in _by_itself(project):
         words, at = _next(project, method, labels)
         name = str(Method(method).label)
         if found and found[-1].words == words:
@@ -124,7 +130,7 @@ def _labels_changed(run: TrainingRun, labels: int) -> bool:
 def retrain_due(project: Project) -> list[TrainingRun]:
     """Start what is due in one project. Several processes at once start each run once: the project is locked."""
     started = []
-    for method in project.methods:
+    for method in _by_itself(project):
         if not due_trigger(project, method):
             continue
         with transaction.atomic():

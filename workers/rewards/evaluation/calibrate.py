@@ -284,6 +284,21 @@ def _cross_fitted(
     return evaluate_run(**raw, scores=expected, probs=calibrated, tie=None, temperature=1.0)
 
 
+def uncalibrated(held_out: dict[str, Any], note: str) -> dict[str, Any]:
+    """evaluate_run's object with the "calibration" of a model whose probabilities are served as they are."""
+    figures = _figures(held_out)
+    described = {
+        **Calibration().to_json(),
+        "fitted_on": 0,
+        "fitted_on_levels": 0,
+        "folds": 0,
+        "note": note,
+        "before": figures,
+        "after": figures,
+    }
+    return {**held_out, "calibration": described}
+
+
 def _figures(held_out: Mapping[str, Any]) -> dict[str, Any]:
     """What calibration changes; None where there are no pairs or levels."""
     pairs = held_out["pairs"] or {}

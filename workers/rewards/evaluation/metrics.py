@@ -27,6 +27,7 @@ from ..scale import LEVELS, RATINGS
 Ints = NDArray[np.int64]
 Row = Mapping[str, Any]
 T = TypeVar("T")
+Together = Mapping[tuple[str, str], tuple[float, float]]
 
 CALIBRATION_BINS = 10
 NEAR_EQUAL_LENGTH = 60  # characters: the cut below which "longer wins" says next to nothing
@@ -275,13 +276,16 @@ def evaluate_run(
     partition: tuple[int, int],
     seed: int,
     cuts: Sequence[float] | None = None,
+    together: Together | None = None,
 ) -> dict[str, Any]:
     """The "held_out" object of metrics.json.
 
     The rows are those of the snapshot tables, held-out ones only. `scores` is the reward for ranking (r or
     E[s]) and `probs` the rating distribution, by response id. `kind` is "scalar" or "ordinal"; `tie` and
     `temperature` belong to scalar rewards, one number or one for each group (cross-fitted calibration), and so do
-    `cuts`, the levels' cut points; an ordinal distribution is taken as it is.
+    `cuts`, the levels' cut points; an ordinal distribution is taken as it is. `together`: what was said of pairs as
+    such, P(first) and P(tie) by their ids in ascending order. It comes before the product of the two distributions, and
+    decides between equal scores.
 
     - Accuracies are over decisive judgements (a or b); equal scores, or lengths, count 0.5; model_ties and
       model_tie_share say how often. over_length is accuracy minus length_baseline, judgement by judgement.
@@ -305,7 +309,7 @@ def evaluate_run(
     by_id = {str(row["response_id"]): row for row in responses}
     ratings = probs if kind == "ordinal" else None
     return {
-        "pairs": _evaluate_pairs(by_id, judgements, scores, ratings, tie, temperature, seed)
+        "pairs": _evaluate_pairs(by_id, judgements, scores, ratings, tie, temperature, seed, together or {})
         if judgements
         else None,
         "levels": _evaluate_levels(by_id, levels, scores, ratings, partition, cuts, seed)
@@ -354,6 +358,7 @@ def _evaluate_pairs(
     tie: float | Mapping[str, float] | None,
     temperature: float | Mapping[str, float],
     seed: int,
+    together: Together,
 ) -> dict[str, Any]:
     pairs = pair_votes(judgements)
     rows = [_known(by_id, name, "row in responses") for name in pairs.ids]
@@ -375,6 +380,11 @@ def _evaluate_pairs(
             tie=None if tie is None else _by_group(tie, names.tolist())[cluster],
             temperature=_by_group(temperature, names.tolist())[cluster],
         )
+    for place, (one, other) in enumerate(zip(pairs.first, pairs.second, strict=True)):
+        if (said := together.get((pairs.ids[one], pairs.ids[other]))) is not None:
+            p_first[place], p_tie[place] = said
+            if difference[place] == 0:
+                difference[place] = 2 * p_first[place] + p_tie[place] - 1  # P(first) - P(second)
     preferred = p_first + p_tie / 2  # [P]
 
     decisive = pairs.vote != 0.5

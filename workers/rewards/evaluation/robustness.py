@@ -71,12 +71,13 @@ ScoreRows = Callable[[Sequence[Row]], Scored]
 class Scorer:
     """How a model scores rows of `messages` and `text`: as it serves, one at a time, and padded to the longest.
 
-    `variants` score the same rows under another template; `own`: what of the model's template an attack may forge.
+    `alone` and `padded` are None for a model that writes its scores: equal ids may give other words, so neither they
+    nor a swapped order has an exact answer. `variants` score the same rows under another template; `own`: what of the model's template an attack may forge.
     """
 
     score: ScoreRows
-    alone: ScoreRows
-    padded: ScoreRows
+    alone: ScoreRows | None = None
+    padded: ScoreRows | None = None
     variants: Mapping[str, ScoreRows] = field(default_factory=dict)
     own: Own = field(default_factory=Own)
     exact: float = EXACT_GOAL
@@ -163,17 +164,18 @@ def measure(
     temperature: float,
     seed: int,
     hardening: float = 0.0,
+    most: int = MAX_RESPONSES,
 ) -> dict[str, Any]:
     """The "robustness" object of metrics.json, on responses that the model was not trained on if there are any.
 
     `responses` and `judgements` as in evaluate_run; `scores` what the model gave every response, by id. At most
-    MAX_RESPONSES of them, chosen by `seed`, are attacked. An *order* is which of two responses scores higher: all
+    `most` of them, chosen by `seed`, are attacked. An *order* is which of two responses scores higher: all
     judged pairs among the chosen, filled up to MIN_ORDERS with drawn pairs; it flips if the lower one, attacked,
     reaches the other.
     """
     ordinal = kind == "ordinal"
     real = np.array([scores[row["response_id"]] for row in responses], dtype=np.float64)
-    chosen = choose(responses, judgements, seed)
+    chosen = choose(responses, judgements, seed, most)
     orders = choose_orders(chosen, judgements, seed)
     attacked = [
         [
@@ -209,11 +211,6 @@ def measure(
             "in_bad_share": float(np.mean(bad)) if len(part.score) else None,
             "mean_score": _finite(np.mean(part.score)) if len(part.score) else None,
         }
-    backwards = scorer.score(list(reversed(chosen)))
-    swapped = Scored(backwards.score[::-1], None if backwards.p is None else backwards.p[::-1])
-    few = _shortest_and_longest(chosen)
-    alone = scorer.alone([chosen[number] for number in few]).score
-    padded = scorer.padded([chosen[number] for number in few]).score
     templates: dict[str, dict[str, Any]] = {}
     for name, score in scorer.variants.items():
         variant = score(chosen).score
@@ -221,16 +218,7 @@ def measure(
         same = np.allclose(variant, base.score, atol=scorer.exact)
         templates[name] = {"correlation": None if same else spearman(variant, base.score), "n": len(chosen)}
 
-    def preferred(scored: Scored, first: Ints, second: Ints) -> Floats:
-        if scored.p is not None:
-            return ordinal_p_preferred(scored.p[first], scored.p[second])
-        difference = scored.score[first] - scored.score[second]
-        return scalar_p_preferred(difference, tie=tie, temperature=temperature)
-
-    # the same pair the other way round, scored in another order of rows
-    one, other = orders[:, 0], orders[:, 1]
-    both_ways = preferred(base, one, other) + preferred(swapped, other, one)
-    scale = unit or 1.0
+    exact = _exactness(scorer, chosen, orders, base, unit or 1.0, tie, temperature)
     report: dict[str, Any] = {
         "unit": "rating" if ordinal else "sd",
         "responses": len(chosen),
@@ -241,16 +229,13 @@ def measure(
         else f"below the {LOWEST_SHARE:.0%} quantile of the real scores of its prompt",
         "attacks": attacks,
         "degenerate": degenerate,
-        "order_swap": {"max_difference": _largest(both_ways - 1)},
+        "order_swap": {"max_difference": exact["order"]},
         "length": _length(responses, judgements, scores),
         "style": {
             name: spearman(real, np.array([count(row["text"]) for row in responses], dtype=np.float64))
             for name, count in STYLE.items()
         },
-        "invariance": {
-            "padding_max": _largest((padded - alone) / scale),
-            "batch_max": _largest((np.stack([base.score[few], swapped.score[few]]) - alone) / scale),
-        },
+        "invariance": {"padding_max": exact["padding"], "batch_max": exact["batch"]},
         "templates": templates,
     }
     report["failures"] = failures(report, hardening)
@@ -258,8 +243,44 @@ def measure(
     return report
 
 
-def choose(responses: Sequence[Row], judgements: Sequence[Row], seed: int) -> list[Row]:
-    """At most MAX_RESPONSES responses with at most MAX_CHARACTERS together (two at least): those of judged pairs
+def _exactness(
+    scorer: Scorer,
+    chosen: Sequence[Row],
+    orders: Ints,
+    base: Scored,
+    unit: float,
+    tie: float | None,
+    temperature: float,
+) -> dict[str, float | None]:
+    """The largest differences that order, padding and batch make, which should make none; None: nothing is exact."""
+    if scorer.alone is None or scorer.padded is None:
+        return dict.fromkeys(("order", "padding", "batch"))
+    backwards = scorer.score(list(reversed(chosen)))
+    swapped = Scored(backwards.score[::-1], None if backwards.p is None else backwards.p[::-1])
+    few = _shortest_and_longest(chosen)
+    alone = scorer.alone([chosen[number] for number in few]).score
+    padded = scorer.padded([chosen[number] for number in few]).score
+
+    def preferred(scored: Scored, first: Ints, second: Ints) -> Floats:
+        if scored.p is not None:
+            return ordinal_p_preferred(scored.p[first], scored.p[second])
+        difference = scored.score[first] - scored.score[second]
+        return scalar_p_preferred(difference, tie=tie, temperature=temperature)
+
+    # the same pair the other way round, scored in another order of rows
+    one, other = orders[:, 0], orders[:, 1]
+    both_ways = preferred(base, one, other) + preferred(swapped, other, one)
+    return {
+        "order": _largest(both_ways - 1),
+        "padding": _largest((padded - alone) / unit),
+        "batch": _largest((np.stack([base.score[few], swapped.score[few]]) - alone) / unit),
+    }
+
+
+def choose(
+    responses: Sequence[Row], judgements: Sequence[Row], seed: int, most: int = MAX_RESPONSES
+) -> list[Row]:
+    """At most `most` responses with at most MAX_CHARACTERS together (two at least): those of judged pairs
     first, pair by pair in an order drawn by `seed`, then the others."""
     by_id = {row["response_id"]: row for row in responses}
     pairs = {tuple(sorted((row["response_a"], row["response_b"]))) for row in judgements}
@@ -268,7 +289,7 @@ def choose(responses: Sequence[Row], judgements: Sequence[Row], seed: int) -> li
     chosen: dict[str, Row] = {}
     characters = 0
     for name in [*(name for pair in drawn for name in pair), *others]:
-        if len(chosen) == MAX_RESPONSES:
+        if len(chosen) == most:
             break
         if name in chosen or name not in by_id:
             continue

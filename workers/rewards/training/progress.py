@@ -40,8 +40,12 @@ class Progress:
         tokens_per_second: float | None = None,
         message: str | None = None,
         validation: dict[str, float | None] | None = None,
+        **figures: float | None,
     ) -> None:
-        """One line, unless the last one is too fresh; the first and last of a phase and messages always count."""
+        """One line, unless the last one is too fresh; the first and last of a phase and messages always count.
+
+        `figures`: further ones by name (reward, kl, samples_per_second, cost), where they are known.
+        """
         now = time.monotonic()
         due = phase != self._phase or message is not None or validation is not None or step == total
         if not due and now - self._last < self._interval:
@@ -56,6 +60,7 @@ class Progress:
             "tokens_per_second": tokens_per_second,
             "message": message,
             **({} if validation is None else {"validation": validation}),
+            **{name: value for name, value in figures.items() if value is not None},
             **({"tracking": self.tracking} if self.tracking else {}),
         }
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")

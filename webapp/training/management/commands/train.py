@@ -17,8 +17,9 @@ from webapp.corpus.options import (
     CHOICES,
     FOLDS,
     FURTHER,
-    METHOD_OF,
+    METHODS_OF,
     NAMED,
+    WHOLE,
     Method,
     RunRefused,
     Tuning,
@@ -31,6 +32,23 @@ from webapp.training.services import run_start
 POLL_SECONDS = 0.5
 # A worker that has just been started needs some seconds until its first sign of life.
 NO_WORKER_AFTER_SECONDS = 20.0
+
+
+_GENERATIVE = {
+    "samples": "votes a response; default 8",
+    "sampling_temperature": "of the votes; default 0.5",
+    "max_new_tokens": "longest judgement; default 1024",
+    "kl": "GRPO's weight of the KL term; default 0.01",
+    "group": "GRPO's judgements a prompt; default 4",
+    "grpo_steps": "default: once over the prompts, 900 at most",
+    "cost_limit": "of an endpoint, in the currency of its prices: there the run stops and can be resumed",
+    "token_limit": "of an endpoint, prompts and answers together: there the run stops and can be resumed",
+}
+
+
+def _only(name: str) -> str:
+    methods = METHODS_OF.get(name)
+    return f"{' and '.join(methods)} only; " if methods else ""
 
 
 class Command(BaseCommand):
@@ -66,9 +84,16 @@ class Command(BaseCommand):
         )
         for name in (name for name in NAMED if name in CHOICES):
             words = CHOICES[name]
-            only = f"{METHOD_OF[name].value} only; " if name in METHOD_OF else ""
+            only = _only(name)
             parser.add_argument(
                 f"--{name.replace('_', '-')}", choices=words, help=f"{only}default {words[0]}"
+            )
+        for name, meaning in _GENERATIVE.items():
+            parser.add_argument(
+                f"--{name.replace('_', '-')}",
+                type=int if name in WHOLE else float,
+                metavar="N",
+                help=f"{_only(name)}{meaning}",
             )
         parser.add_argument(
             "--set",
