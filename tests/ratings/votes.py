@@ -72,12 +72,13 @@ def trajectories_of(
             )  # fmt: skip
         for a, b in joint if read else ():
             first, second = votes[a][sample], votes[b][sample]
-            assert first is not None and second is not None
+            assert first is not None
+            assert second is not None
             place = 0 if first > second else 1 if first == second else 2
             joint[a, b][shown.index(a) < shown.index(b)][place] += 1
     for (a, b), orders in joint.items():
         every = [sum(pair) for pair in zip(*orders.values(), strict=True)]
-        row = {"response_a": a, "response_b": b}
+        row: dict[str, Any] = {"response_a": a, "response_b": b}
         for place, name in enumerate(("wins", "ties", "losses")):
             row |= {name: every[place], f"order_a_first_{name}": orders[True][place]}
         files["joint"].append(row)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from webapp.corpus.options import GENERATIVE
+from webapp.ratings import charts
 from webapp.ratings.models import JointVotes, Vote
-from webapp.ratings.queries import VOTING
 from webapp.training.models import ModelVersion
 
 # Texts of a response that its page has at once; the others come when asked for.
@@ -104,7 +105,7 @@ def _ratings(every: Iterable[Said], *, counted: bool) -> list[int]:
 
 def ballot_of(version: ModelVersion | None, response: int) -> Ballot | None:
     """What a version wrote of a response; None where it wrote nothing. Two queries, none of one that never votes."""
-    if version is None or version.method not in VOTING:
+    if version is None or version.method not in GENERATIVE:
         return None
     own = list(
         Vote.objects.filter(response=response, trajectory__version=version)
@@ -125,7 +126,7 @@ def ballot_of(version: ModelVersion | None, response: int) -> Ballot | None:
 def ratings_by_version(versions: Iterable[ModelVersion], responses: Iterable[int]) -> RatingsBy:
     """The votes that count, the lowest first. One query; none where no version votes."""
     found: RatingsBy = {}
-    if not (voting := [version for version in versions if version.method in VOTING]):
+    if not (voting := [version for version in versions if version.method in GENERATIVE]):
         return found
     rows: Any = Vote.objects.filter(
         response__in=list(responses),
@@ -157,6 +158,12 @@ class Order:
         if not self.total:
             return ""
         return "A" if self.wins > self.losses else "B" if self.losses > self.wins else "neither"
+
+    @property
+    def bar(self) -> charts.Outcomes | None:
+        title = f"{self.first} shown first: A {self.wins}, tie {self.ties}, B {self.losses}"
+        shares = {"a": self.wins, "tie": self.ties, "b": self.losses}
+        return charts.outcome_bar(shares, title=title) if self.total else None
 
 
 @dataclass(frozen=True)
