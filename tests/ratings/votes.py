@@ -8,7 +8,7 @@ from webapp.corpus.models import Project, Response
 from webapp.ratings.services import predictions_store, votes_store
 from webapp.training.models import ModelVersion, TrainingRun
 
-CURVE = [
+CURVE: list[dict[str, Any]] = [
     {
         "samples": samples,
         "votes": {
