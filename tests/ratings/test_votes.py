@@ -76,7 +76,7 @@ def test_what_is_gone_is_left_out_and_a_pair_may_have_its_sides_the_other_way(
         ("trajectories", {"scores": [7, 10]}, "scores must be 2 ratings from 1 to 9"),
         ("trajectories", {"scores": [7]}, "scores must be 2 ratings"),
         ("trajectories", {"scores": [7, True]}, "scores must be 2 ratings"),
-        ("trajectories", {"scores": None}, "counted must be true or false, and false where there are no scores"),
+        ("trajectories", {"counted": None}, "counted is None, not true or false"),
         ("trajectories", {"responses": ["paris-r1", "paris-r1"]}, "different ids"),
         ("trajectories", {"responses": []}, "1 to 16 different ids"),
         ("trajectories", {"sample": -1}, "sample is no number"),
@@ -259,11 +259,16 @@ def test_a_pair_shows_both_orders(
         ("A", 2, 0, 0), ("B", 0, 0, 2),
     ]  # fmt: skip
     body = text_of(page)
-    assert "The order decided:" in body
+    assert "The order decided: what it prefers turns round with it." in body.replace("</strong>", "")
     assert "Of 61 pairs that it saw in both orders, the order decided 18 %." in body
     assert "P(A preferred) 50 %" in body
     assert "of 4 votes: 2 2 7 7" in body
 
+    # Neither is preferred where b comes first.
+    half = voting_version(project, {a: [7, 5], b: [3, 5]}, is_serving=False)
+    assert "In one of the two orders it prefers neither." in text_of(
+        client.get(address, {"version": half.address})
+    )
     one = voting_version(project, {a: [7], b: [3]}, metrics={"generative": "nonsense"}, is_serving=False)
     page = client.get(address, {"version": one.address})
     body = text_of(page)

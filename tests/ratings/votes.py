@@ -56,7 +56,7 @@ def trajectories_of(
             {
                 "stage": "score", "prompt_id": "p", "responses": shown, "sample": sample, "text": f"Text {sample}.",
                 "scores": scores if read else None, "reason": "" if read else "no \\boxed{} at its end",
-                "correct": None, "counted": read, "meta": None,
+                "correct": None, "counted": True, "meta": None,
             }
         )  # fmt: skip
         for name, score in zip(shown, scores, strict=True):

@@ -179,10 +179,12 @@ class BothOrders:
     pairs: int
 
     @property
-    def decided(self) -> bool | None:
-        """Whether the order decided this pair; None where it was shown in one order alone."""
-        a, b = self.orders
-        return a.prefers != b.prefers if a.total and b.total else None
+    def says(self) -> str:
+        """What the order does: "decided", "same", "half" where it prefers neither in one, "one" where there is one."""
+        a, b = (order.prefers for order in self.orders)
+        if not (a and b):
+            return "one"
+        return "same" if a == b else "half" if "neither" in (a, b) else "decided"
 
 
 def both_orders(version: ModelVersion, joint: JointVotes) -> BothOrders:
