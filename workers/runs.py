@@ -80,7 +80,7 @@ def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
     resumed = kept and run.snapshot is not None
     if not resumed:
         # What an earlier attempt said is of no use now.
-        fresh = {
+        fresh: dict[str, Any] = {
             "step": 0,
             "total": 0,
             "loss": None,
