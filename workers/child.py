@@ -47,6 +47,12 @@ _PASSED_BEGINNINGS = (
 )  # fmt: skip
 
 
+# Further figures of a progress line: of methods that write their judgement.
+LIVE = (
+    "reward", "kl", "samples_per_second", "cost", "tokens_in", "tokens_out", "prompts", "kept", "wrong", "too_easy",
+    "all_wrong", "hinted", "unparsed",
+)  # fmt: skip
+
 NO_SPACE = "No space is left on the disk of the data folder. Free some, then press Resume."
 
 
@@ -59,6 +65,7 @@ class ProgressLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._live: dict[str, float] = {}
         self._offset = path.stat().st_size if path.exists() else 0
 
     def newest(self) -> dict[str, Any] | None:
@@ -73,10 +80,10 @@ class ProgressLog:
         if not whole:
             return None
         self._offset += len(whole) + 1
-        for line in reversed(whole.splitlines()):
-            if (fields := progress_fields(line)) is not None:
-                return fields
-        return None
+        told = [fields for line in whole.splitlines() if (fields := progress_fields(line)) is not None]
+        for fields in told:
+            self._live |= fields.pop("live", {})
+        return {**told[-1], **({"live": dict(self._live)} if self._live else {})} if told else None
 
 
 def progress_fields(line: bytes) -> dict[str, Any] | None:
@@ -91,12 +98,17 @@ def progress_fields(line: bytes) -> dict[str, Any] | None:
             "step": max(0, int(record["step"])),
             "total": max(0, int(record["total"])),
         }
-        numbers = {name: record.get(name) for name in ("loss", "tokens_per_second")}
+        numbers = {name: record.get(name) for name in ("loss", "tokens_per_second", *LIVE)}
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    for name, value in numbers.items():
-        if isinstance(value, (int, float)) and math.isfinite(value):
-            fields[name] = float(value)
+    known = {
+        name: float(value)
+        for name, value in numbers.items()
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    }
+    if live := {name: known.pop(name) for name in LIVE if name in known}:
+        fields["live"] = live
+    fields |= known
     if address := web_address(record.get("tracking")):
         fields["tracking_url"] = address
     return fields
