@@ -283,6 +283,8 @@ BASE_MODEL_DIRS = [Path(each) for each in env.str("CALIPER_BASE_MODEL_DIRS", def
 MODEL_EXPORT_COMMAND = [sys.executable, "-m", "workers.rewards.export"]
 # The program that measures a model on rows that came after it; gets the model, a snapshot and a folder to work in.
 MEASURE_COMMAND = [sys.executable, "-m", "workers.rewards.measure"]
+# The program that asks a machine annotator; gets a folder with its questions.
+ANNOTATE_COMMAND = [sys.executable, "-m", "workers.rewards.annotate"]
 BENCHMARK_COMMAND = [sys.executable, "-m", "workers.rewards.benchmark"]
 
 LOGGING = {
