@@ -233,7 +233,12 @@ def _supervised(
         return reason is None
 
     status = supervise(
-        command, folder=run.folder, cwd=settings.BASE_DIR, each_second=each_second, base_folders=base_folders
+        command,
+        folder=run.folder,
+        cwd=settings.BASE_DIR,
+        each_second=each_second,
+        base_folders=base_folders,
+        endpoint=run.config["base_model"],
     )
     if reason is not None:
         raise Stopped(reason)
