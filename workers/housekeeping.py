@@ -28,8 +28,8 @@ from webapp.corpus.models import Import, Project
 from webapp.importing.batches import imports_settle
 from webapp.jobs import ACTIVE, Job, State
 from webapp.keeping import files_held
-from webapp.labels.machine_models import MachineJob
 from webapp.labels.checking import counters_check
+from webapp.labels.machine_models import MachineJob
 from webapp.labels.queue import reservations_expire
 from webapp.locks import short_waits
 from webapp.operations.disk import disk_measure

@@ -207,7 +207,10 @@ def _write_tables(
                 for row, (verdict, current, retraction, source) in enumerate(
                     zip(rows.verdict, rows.is_current, rows.retraction, rows.source, strict=True)
                 )
-                if current and not retraction and verdict != Verdict.SKIP and (machines or source != Source.MACHINE)
+                if current
+                and not retraction
+                and verdict != Verdict.SKIP
+                and (machines or source != Source.MACHINE)
             ]
             verdicts = rows.of(said)
             annotators.update(

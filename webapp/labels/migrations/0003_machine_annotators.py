@@ -10,7 +10,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('corpus', '0012_machine_annotators'),
+        ('corpus', '0013_machine_annotators'),
         ('labels', '0002_faithful'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]

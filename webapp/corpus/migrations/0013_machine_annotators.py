@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('corpus', '0011_qlora'),
+        ('corpus', '0012_generative'),
     ]
 
     operations = [
