@@ -285,6 +285,8 @@ ENDPOINTS_FILE = Path(given) if (given := env.str("CALIPER_ENDPOINTS", default="
 MODEL_EXPORT_COMMAND = [sys.executable, "-m", "workers.rewards.export"]
 # The program that measures a model on rows that came after it; gets the model, a snapshot and a folder to work in.
 MEASURE_COMMAND = [sys.executable, "-m", "workers.rewards.measure"]
+# The program that asks a machine annotator; gets a folder with its questions.
+ANNOTATE_COMMAND = [sys.executable, "-m", "workers.rewards.annotate"]
 BENCHMARK_COMMAND = [sys.executable, "-m", "workers.rewards.benchmark"]
 
 LOGGING = {

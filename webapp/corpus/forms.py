@@ -68,13 +68,14 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
             "asks", "overlap", "reservation_minutes", "reason_tags", "load_images", "bad_to", "normal_to",
             "pairing", "pairing_limit",
             "base_model", "causal_base_model", "tuning",
-            "retrain_after_labels", "retrain_every_hours", "min_judgements", "gate_max_drop",
+            "machine_labels", "retrain_after_labels", "retrain_every_hours", "min_judgements", "gate_max_drop",
         ]  # fmt: skip
         labels = {
             "asks": "What annotators are asked",
             "overlap": "Judgements wanted per item",
             "reservation_minutes": "Minutes a card stays reserved",
             "load_images": "Load images",
+            "machine_labels": "Learn from machine annotators too",
             "pairing": "Which responses are paired",
             "pairing_limit": "At most",
             "bad_to": "“bad” ends at rating",
