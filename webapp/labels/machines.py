@@ -20,8 +20,9 @@ from django.utils import timezone
 from webapp.accounts.models import User
 from webapp.corpus.access import check_not_archived
 from webapp.corpus.audit import Action, audit
-from webapp.corpus.endpoints import ENDPOINT, Endpoint, endpoint_named
+from webapp.corpus.endpoints import Endpoint, endpoint_named
 from webapp.corpus.models import Pair, Project
+from webapp.corpus.options import ENDPOINT
 from webapp.labels.machine_models import MachineAnnotator, MachineAnswer, MachineJob
 from webapp.labels.models import Judgement, Source, Verdict
 from webapp.labels.names import machine_username
