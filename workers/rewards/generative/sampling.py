@@ -104,7 +104,7 @@ class TransformersSampler:
     ) -> None:
         """`model`: a causal model with its LM head; `stop_ids` end a text (JudgeTemplate.stop_ids)."""
         self.model, self.tokenizer, self.device = model, tokenizer, device
-        self.stop_ids = torch.tensor(sorted(stop_ids), device=device)
+        self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=device)
         self.batch_tokens = batch_tokens or BATCH_TOKENS[device.type]
         self.usage = Usage()
 
