@@ -278,7 +278,7 @@ def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     version = shown.version
     a, b = pair.response_a_id, pair.response_b_id
 
-    judgements = list(pair.judgements.select_related("annotator").order_by("-created_at", "-pk"))
+    judgements = list(pair.judgements.of_people().select_related("annotator").order_by("-created_at", "-pk"))
     current = [judgement for judgement in judgements if judgement.is_current and not judgement.retraction]
     votes = Votes(**_counted(judgement.verdict for judgement in current if judgement.verdict != Verdict.SKIP))
     levels = level_counts([a, b])
@@ -300,6 +300,7 @@ def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
         "votes_bar": pictures.votes_bar(votes),
         "current": current,
         "earlier": [judgement for judgement in judgements if judgement not in current],
+        "machines": pair.machine_answers.select_related("machine__user"),
         "outcomes": [
             _predicted(each, by_version.get(each.pk, {}), a, b, joint.get(each.pk)) for each in shown.compared
         ],

@@ -16,7 +16,7 @@ from django.utils.functional import cached_property
 
 from webapp.corpus.base_models import base_model_public
 from webapp.corpus.models import Method, Project
-from webapp.corpus.options import FOLDS, GENERATIVE, preset_words
+from webapp.corpus.options import ENDPOINT, FOLDS, GENERATIVE, preset_words
 from webapp.jobs import ACTIVE, Job, JobQuerySet, State
 from webapp.snapshots.models import Snapshot
 from webapp.training import phases
@@ -162,6 +162,11 @@ class TrainingRun(Job):
     def folded(self) -> bool:
         """Whether weights of the base model are trained several times, for cross-fitted predictions."""
         return self.config.get("crossfit") == FOLDS and self.config.get("tuning") != "frozen"
+
+    @property
+    def asks_endpoint(self) -> bool:
+        """Whether it asks somebody's endpoint rather than a model of its own, and so may have a budget."""
+        return str(self.config.get("base_model")).startswith(ENDPOINT)
 
     @property
     def percent(self) -> int | None:

@@ -24,7 +24,7 @@ from webapp.parameters import int_parameter
 from webapp.paths import without_paths
 from webapp.training import remeasuring, reports, services
 from webapp.training.charts import loss_chart, reliability_chart
-from webapp.training.forms import RunForm
+from webapp.training.forms import LimitsForm, RunForm
 from webapp.training.metrics import headline, metric_rows
 from webapp.training.models import ModelExport, ModelVersion, TrainingRun, public_config
 from webapp.training.progress import read_log, read_progress
@@ -96,6 +96,7 @@ def _runs_page(
     form.offer(versions)
     judgements, levels = services.label_counts(project)
     form.tell_costs(crossfit_costs(project, judgements + levels))
+    form.tell_endpoints(project)
     serving = {version.method: version for version in versions if version.is_serving}
     acts = promotions(project) if versions else []
     context = _list_context(request, project) | {
@@ -209,6 +210,7 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
         "config": sorted(public_config(run.config).items()),
         "preset": preset_words(run.method, run.config),
         "base_model": public_config(run.config)["base_model"],
+        "limits": LimitsForm(run=run) if run.can_requeue and run.asks_endpoint else None,
         "no_pairs": not (run.metrics.get("held_out") or {}).get("pairs"),
         "token": change_token(seen),
     }
@@ -322,10 +324,23 @@ def run_cancel(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
 def run_resume(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     project = project_for(request, slug, "admin")
     found = get_object_or_404(project.runs.with_versions(), pk=pk)
-    if not services.run_resume(run=found, actor=request.user):
-        messages.warning(
-            request, f"Run {pk} was not resumed: it runs already, or the same training is queued."
-        )
+    limits = None
+    if found.asks_endpoint:
+        form = LimitsForm(request.POST, run=found)
+        if not form.is_valid():
+            wrong = [f"{form[name].label}: {' '.join(errors)}" for name, errors in form.errors.items()]
+            messages.error(request, f"Run {pk} was not resumed. {' '.join(wrong)}")
+            return redirect("training:run", project.slug, pk)
+        limits = {name: value for name, value in form.cleaned_data.items() if name in request.POST}
+    try:
+        resumed = services.run_resume(run=found, actor=request.user, limits=limits)
+    except services.RunRefused as refusal:
+        messages.error(request, f"Run {pk} was not resumed. {refusal}")
+    else:
+        if not resumed:
+            messages.warning(
+                request, f"Run {pk} was not resumed: it runs already, or the same training is queued."
+            )
     return redirect("training:run", project.slug, pk)
 
 

@@ -15,8 +15,9 @@ from .scale import RATINGS, Partition
 
 FORMAT = 1
 CODE_VERSION = "0.8.0"
-METHODS = ("bt", "clf", "oprm", "rgft", "haf")
-ORDINAL_METHODS = ("oprm", "rgft")
+GENERATIVE_METHODS = ("grm", "judge")  # a language model writes critiques and scores: votes, see generative/
+METHODS = ("bt", "clf", "oprm", "rgft", "haf", *GENERATIVE_METHODS)
+ORDINAL_METHODS = ("oprm", "rgft", *GENERATIVE_METHODS)
 TUNINGS = ("frozen", "tuned", "lora", "qlora")
 ADAPTED = ("lora", "qlora")  # tunings whose base model does not learn
 LORA_RANK, LORA_ALPHA = 16, 32
@@ -28,6 +29,8 @@ LEVEL_TERMS = ("none", "unpaired", "all")
 VOTES = ("each", "majority")
 HAF_HEADS = ("scalar", "ordinal")
 STRENGTHS = ("margin", "thresholds", "none")
+STAGES = ("rft", "grpo", "meta", "rft,grpo", "rft,meta", "grpo,meta", "rft,grpo,meta")
+ENDPOINT = "endpoint:"  # base_model of a judge that a server runs; its name stands in CALIPER_ENDPOINTS
 FOLDS = 5  # of cross-fitted predictions
 REGIONS = ("none", "flood", "intersect", "rectangle")
 # rgft's settings that have a name of their own: the paper's (arXiv 2602.12660), and the default.
@@ -61,10 +64,10 @@ class RunConfig:
     """config.json of a run folder. None means: the default for this backbone and tuning, see TUNED_DEFAULTS."""
 
     format: int = FORMAT
-    method: str = "bt"  # bt | clf | oprm | rgft | haf
-    base_model: str = "all-MiniLM-L6-v2"  # packaged model, hub id or folder
+    method: str = "bt"  # bt | clf | oprm | rgft | haf | grm | judge
+    base_model: str = "all-MiniLM-L6-v2"  # packaged model, hub id or folder; judge: also endpoint:NAME
     backbone: str = "auto"  # auto reads the base model's architecture
-    tuning: str = "tuned"  # frozen (encoder) | tuned | lora, qlora (causal)
+    tuning: str = "tuned"  # frozen (encoder, and always judge) | tuned | lora, qlora (causal)
     partition: tuple[int, int] = (3, 6)  # highest bad rating, highest normal rating
     seed: int = 0
     snapshot_digest: str = ""
@@ -120,6 +123,19 @@ class RunConfig:
     )
     shard: bool = False  # divide the weights among the processes (models/sharding.py)
 
+    # grm, judge (generative/; arXiv 2504.02495)
+    samples: int = 8  # k, votes on each response
+    sampling_temperature: float = 0.5  # of the votes; trajectories to learn from are drawn at 1
+    max_new_tokens: int = 1024  # of principles, critiques and scores
+    guidelines: str = ""  # the project's, which stand in the prompt as criteria
+    cost_limit: float | None = None  # judge by endpoint: in the currency of its prices
+    token_limit: int | None = None  # judge by endpoint: of prompts and answers
+    stages: str = "rft,grpo"  # grm: which of rft, grpo, meta it goes through
+    kl: float = 0.01  # grm: weight of the KL term of GRPO
+    group: int = 4  # grm: completions of a prompt that GRPO compares
+    grpo_steps: int | None = None  # grm; None: one pass over the items, at most the paper's 900
+    grpo_learning_rate: float | None = None  # grm; None: see grpo_rate
+
     # early stopping
     patience: int = 0  # looks without a lower NLL before training ends; 0: all epochs, and the last weights
 
@@ -127,6 +143,16 @@ class RunConfig:
     def ordinal(self) -> bool:
         """Whether the model predicts a distribution over the ratings rather than one number."""
         return self.method in ORDINAL_METHODS or (self.method == "haf" and self.haf_head == "ordinal")
+
+    @property
+    def generative(self) -> bool:
+        """Whether a language model writes critiques and scores (grm, judge)."""
+        return self.method in GENERATIVE_METHODS
+
+    @property
+    def endpoint(self) -> str | None:
+        """The name of the endpoint that judges; None where the weights are here."""
+        return self.base_model.removeprefix(ENDPOINT) if self.base_model.startswith(ENDPOINT) else None
 
     @property
     def strength_taught(self) -> str:
@@ -148,7 +174,7 @@ class RunConfig:
     @property
     def can_crossfit(self) -> bool:
         """Whether a fold can begin without having seen its labels: a version's weights know them."""
-        return not self.base_model.startswith("version:")
+        return not self.base_model.startswith("version:") and not self.generative
 
     @property
     def kind(self) -> str:
@@ -202,6 +228,7 @@ class RunConfig:
             "haf_head": HAF_HEADS,
             "optimizer": OPTIMIZERS,
             "report_to": TRACKERS,
+            "stages": STAGES,
         }.items():
             value = getattr(self, key)
             if value not in choices and (value is not None or key not in ("level_terms", "strength")):
@@ -217,6 +244,7 @@ class RunConfig:
             parts = value if isinstance(value, tuple) else () if value is None else (value,)
             if not all(low <= part <= high for part in parts):
                 raise Refused(f"config.json: {key} is {value}; it must lie within {low}..{high}")
+        self._check_generative()
         if self.strength == "thresholds" and (self.ordinal or self.method == "clf"):
             raise Refused(
                 "config.json: strength is 'thresholds', which lie on the difference of two rewards (bt, or haf with a "
@@ -249,6 +277,42 @@ class RunConfig:
                 "set it to 0"
             )
 
+    def _check_generative(self) -> None:
+        """Raises Refused for what grm and judge can't do, and for what they alone can."""
+        if self.endpoint is not None and self.method != "judge":
+            raise Refused(
+                f"config.json: base_model is {self.base_model!r}, whose weights are not here; {self.method} trains a "
+                "model, so name one, or set method to 'judge'"
+            )
+        if self.endpoint == "":
+            raise Refused("config.json: base_model is 'endpoint:'; name one of those in CALIPER_ENDPOINTS")
+        for key in ("cost_limit", "token_limit"):
+            if getattr(self, key) is not None and self.endpoint is None:
+                raise Refused(f"config.json: {key} ends what an endpoint is asked; leave it out for {self.base_model}")
+        if not self.generative:
+            return
+        if (self.method == "judge") != (self.tuning == "frozen"):
+            raise Refused(
+                "config.json: judge learns nothing; set tuning to 'frozen', or method to 'grm'"
+                if self.method == "judge"
+                else "config.json: grm trains the language model itself; set tuning to tuned, lora or qlora, or method "
+                "to 'judge', which needs no training"
+            )
+        if self.crossfit:
+            raise Refused(
+                f"config.json: crossfit is {self.crossfit}, but "
+                + (
+                    "a judge has seen no label: all its predictions are as good as held-out ones; set it to 0"
+                    if self.method == "judge"
+                    else "grm would be trained six times over; set it to 0, and compare on the held-out pairs"
+                )
+            )
+        for key, meant in {"shard": False, "compile": False, "hardening": 0.0, "patience": 0}.items():
+            if (value := getattr(self, key)) != meant:
+                raise Refused(
+                    f"config.json: {key} is {value}, which {self.method} does not know; set it to {str(meant).lower()}"
+                )
+
     def resolved(self, architecture: str, hidden_size: int, device: str = "cpu") -> ResolvedConfig:
         """Every default filled for this architecture ("encoder" or "causal") and width, but for those of the texts.
 
@@ -259,13 +323,24 @@ class RunConfig:
                 f"method haf needs a causal language model, but {self.base_model} is a text encoder; "
                 "choose another base model (manage.py build_starter_lm makes a small one) or another method"
             )
-        if (architecture, self.tuning) not in TUNED_DEFAULTS:
+        if self.generative and architecture != "causal":
+            raise Refused(
+                f"method {self.method} needs a causal language model that writes critiques, but {self.base_model} is a "
+                "text encoder; choose an instruct model (such as Qwen/Qwen2.5-0.5B-Instruct) or another method"
+            )
+        if self.method == "judge":
+            defaults = dict(JUDGE_DEFAULTS)
+        elif (architecture, self.tuning) not in TUNED_DEFAULTS:
             fitting = " or ".join(tuning for key, tuning in TUNED_DEFAULTS if key == architecture)
             raise Refused(
                 f"config.json: tuning is {self.tuning!r}, but {self.base_model} is "
                 f"{'a text encoder' if architecture == 'encoder' else 'a causal language model'}; use {fitting}"
             )
-        defaults = dict(TUNED_DEFAULTS[architecture, self.tuning])
+        else:
+            defaults = dict(TUNED_DEFAULTS[architecture, self.tuning])
+        if self.method == "grm":
+            defaults |= {"epochs": 2, "max_length": JUDGE_DEFAULTS["max_length"]}
+            defaults["grpo_learning_rate"] = grpo_rate(self.tuning, hidden_size)
         if self.tuning != "frozen":  # small steps: with_rate knows better once the texts are read
             defaults["learning_rate"] = default_rate(architecture, self.tuning, hidden_size, 0)
         if self.shard:  # who divides weights lacks memory
@@ -304,6 +379,7 @@ class ResolvedConfig(RunConfig):
     lora_alpha: int = 0
     smoothness: float = 0.0
     crossfit: int = 0
+    grpo_learning_rate: float = 0.0
 
     def with_budget(self, tokens: int, held: int | None = None) -> ResolvedConfig:
         """Fill token_budget from the tokens of all trained responses: a sixteenth, within BUDGET_BOUNDS.
@@ -356,6 +432,17 @@ def default_rate(architecture: str, tuning: str, hidden_size: int, step_tokens: 
     return by_width
 
 
+def grpo_rate(tuning: str, hidden_size: int) -> float:
+    """The learning rate of GRPO where none is asked for.
+
+    Adapters 1e-5 (haizelabs/j1-micro, 1.7B), all weights 1e-6 (TRL's default; the paper's 27B model had 4e-7). Starters
+    are so narrow, and have learnt so little, that by width they want some hundred times that.
+    """
+    if hidden_size >= PRETRAINED:
+        return 1e-6 if tuning == "tuned" else 1e-5
+    return (0.1 if tuning == "tuned" else 1.0) / hidden_size
+
+
 # Encoder, tuned: bt on UKPConvArg1 strict (benchmarks/quality.py, six folds, three seeds) has accuracy .835 with these
 # and at 2.5e-4; .831 with five epochs at 1e-4 (four folds, one seed, where these had .836).
 TUNED_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
@@ -390,6 +477,16 @@ TUNED_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     },
 }
 TUNED_DEFAULTS["causal", "qlora"] = TUNED_DEFAULTS["causal", "lora"]
+# Nothing learns; the prompt holds up to four responses.
+JUDGE_DEFAULTS: dict[str, Any] = {
+    "epochs": 0,
+    "learning_rate": 0.0,
+    "head_learning_rate": 0.0,
+    "max_length": 8192,
+    "head_hidden": 0,
+    "smoothness": 0.0,
+    "grpo_learning_rate": 0.0,
+}
 
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
@@ -415,6 +512,15 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dropout": (0.0, 0.9),
     "checkpoint_seconds": (0.0, 86_400.0),
     "patience": (0, 10_000),
+    "samples": (1, 64),
+    "sampling_temperature": (0.0, 2.0),
+    "max_new_tokens": (16, 16_384),
+    "cost_limit": (0.0, 1e9),
+    "token_limit": (1, 10**12),
+    "kl": (0.0, 10.0),
+    "group": (2, 64),
+    "grpo_steps": (1, 100_000),
+    "grpo_learning_rate": (0.0, 1.0),
 }
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from .artifacts.save import ArtifactError, load_model
 from .config import Refused
-from .data.snapshot import Snapshot, read_snapshot
+from .data.snapshot import Snapshot, of_people, read_snapshot
 from .data.split import Split
 from .evaluation.metrics import evaluate_run
 from .evaluation.robustness import measure, model_scorer
@@ -32,6 +33,7 @@ def evaluate_saved(
     """
     model, template, config = load_model(model_dir)
     snapshot = read_snapshot(snapshot_dir)
+    snapshot = replace(snapshot, judgements=list(of_people(snapshot.judgements)))
     if groups:
         unknown = set(groups) - {row["group"] for row in snapshot.responses}
         if unknown:
