@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from webapp.corpus.endpoints import endpoint_named
 from webapp.corpus.options import GENERATIVE
 from webapp.training.models import TrainingRun
 
@@ -68,7 +69,8 @@ def written(run: TrainingRun) -> Written | None:
     if found:
         known += sorted({name for counts in stages.values() for name in counts} - set(COUNTS))[:MOST_COUNTS]
     steps = _objects(_object(found.get("grpo")).get("steps"))
-    currency = found.get("currency")
+    endpoint = endpoint_named(run.config.get("base_model"))
+    currency = found.get("currency") or (endpoint.currency if endpoint is not None else "")
     return Written(
         names=[COUNTS.get(name, name.replace("_", " ").capitalize()) for name in known],
         rows=[
