@@ -328,7 +328,9 @@ def run_resume(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     if found.asks_endpoint:
         form = LimitsForm(request.POST, run=found)
         if not form.is_valid():
-            wrong = [f"{form[name].label}: {' '.join(errors)}" for name, errors in form.errors.items()]
+            wrong = [
+                f"{form[name].label}: {' '.join(map(str, errors))}" for name, errors in form.errors.items()
+            ]
             messages.error(request, f"Run {pk} was not resumed. {' '.join(wrong)}")
             return redirect("training:run", project.slug, pk)
         limits = {name: value for name, value in form.cleaned_data.items() if name in request.POST}
