@@ -153,7 +153,7 @@ def test_orders_are_drawn_anew_and_every_second_sample_turns_the_last_around() -
     pair = Snapshot(responses(p=2), [judged("p0", "p1")], [])
     shown = [items[0] for items in scoring_items(pair, NOTHING, GRM)]
     assert Counter(item.ids for item in shown) == {("p0", "p1"): 4, ("p1", "p0"): 4}
-    assert all(item.ids[item.target.best] == "p0" for item in shown)
+    assert all(item.target.best == item.ids.index("p0") for item in shown)
 
 
 def test_a_large_project_takes_seconds() -> None:

@@ -88,7 +88,7 @@ class JudgeTemplate:
     def __init__(
         self,
         guidelines: str,
-        tokenizer: Any | None = None,
+        tokenizer: Any = None,
         *,
         partition: Partition | None = None,
         max_length: int = 8192,
