@@ -68,6 +68,10 @@ def test_what_is_gone_is_left_out_and_a_pair_may_have_its_sides_the_other_way(
     assert (joint.first_wins, joint.first_ties, joint.first_losses) == (0, 1, 0)
     assert Vote.objects.filter(response=a)[0].critique == "a\ufffdb"
     assert Vote.objects.get(response=a, trajectory__sample=1).position == 2
+    # What the text says of the other response stays when one of its responses goes.
+    a.delete()
+    assert Vote.objects.filter(response=b).count() == 2
+    assert not JointVotes.objects.exists()
 
 
 @pytest.mark.parametrize(
