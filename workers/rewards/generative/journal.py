@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..training.progress import Stop
@@ -45,14 +45,13 @@ def drawn(
             file.write(asked.encode() + b"\n")
         synced = time.monotonic()
 
-        def keep(answers: Mapping[int, Sampled | Failed]) -> None:
+        def keep(number: int, answer: Sampled | Failed) -> None:
             nonlocal synced
-            for number, answer in answers.items():
-                place = missing[number]
-                found[place] = answer
-                if isinstance(answer, Sampled):
-                    file.write(json.dumps([place, dataclasses.asdict(answer)]).encode() + b"\n")
-            file.flush()
+            place = missing[number]
+            found[place] = answer
+            if isinstance(answer, Sampled):
+                file.write(json.dumps([place, dataclasses.asdict(answer)]).encode() + b"\n")
+                file.flush()
             if time.monotonic() - synced > SYNC_SECONDS:
                 os.fsync(file.fileno())
                 synced = time.monotonic()

@@ -137,10 +137,10 @@ class Judge:
             if path is not None:
                 return drawn(chats, self.sampler, path, stop=self.stop, progress=told, **options)
 
-            def more(found: Mapping[int, Sampled | Failed]) -> None:
-                told(done + len(found), len(chats))
+            def one_more(place: int, answer: Sampled | Failed) -> None:
+                told(done + 1, len(chats))
 
-            return self.sampler.sample(chats, progress=more, **options)
+            return self.sampler.sample(chats, progress=one_more, **options)
         finally:
             self.answers, self.seconds = before + done, self.seconds + time.monotonic() - began
             self._keep_usage()

@@ -133,7 +133,7 @@ def prepare(run_dir: Path, stop: Stop) -> Generation:
         endpoint, usage = endpoint_named(asked.base_model), checkpoint / USAGE
         config = asked.resolved("causal", 1)
         limits: dict[str, Any] = {"cost_limit": config.cost_limit, "token_limit": config.token_limit}
-        asks = EndpointSampler(endpoint, **limits, spent=used(usage))
+        asks = EndpointSampler(endpoint, **limits, spent=used(usage), check=stop.check)
         template = JudgeTemplate(config.guidelines, partition=config.scale, max_length=config.max_length)
         judge = Judge(config, template, asks, stop, usage_file=usage)
         return generation(judge, endpoint_model=endpoint.model, currency=endpoint.currency)
@@ -156,7 +156,7 @@ def prepare(run_dir: Path, stop: Stop) -> Generation:
         lies_over = describe_base(base.name, base.source, "bfloat16" if device.type == "cuda" else "float32")
         backbone = load_base(base, scoring_dtype(device)).to(device).eval()
     stop.check()
-    sampler = TransformersSampler(backbone, tokenizer, device, stop_ids=template.stop_ids)
+    sampler = TransformersSampler(backbone, tokenizer, device, stop_ids=template.stop_ids, check=stop.check)
     judge = Judge(config, template, sampler, stop)
     return generation(judge, policy=policy, base=base, lies_over=lies_over)
 

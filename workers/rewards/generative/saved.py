@@ -133,7 +133,7 @@ def load_judge(folder: Path, stop: Stop | None = None) -> tuple[Judge, dict[str,
     if asked.endpoint is not None:
         endpoint = endpoint_named(asked.base_model)
         limits: dict[str, Any] = {"cost_limit": asked.cost_limit, "token_limit": asked.token_limit}
-        sampler: Any = EndpointSampler(endpoint, **limits)
+        sampler: Any = EndpointSampler(endpoint, **limits, check=stop.check)
         return Judge(asked, _template(config, asked), sampler, stop), config
     device, meta = default_device(), None
     try:
@@ -146,7 +146,9 @@ def load_judge(folder: Path, stop: Stop | None = None) -> tuple[Judge, dict[str,
             meta = Meta.load(folder, model, template)
     except (Refused, OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise ArtifactError(f"{folder} can't be loaded: {' '.join(str(error).split())[:200]}") from error
-        sampler = TransformersSampler(backbone, template.tokenizer, device, stop_ids=template.stop_ids)
+        sampler = TransformersSampler(
+            backbone, template.tokenizer, device, stop_ids=template.stop_ids, check=stop.check
+        )
     return Judge(asked, template, sampler, stop, meta), config
 
 
