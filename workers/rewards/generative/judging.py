@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import random
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import RunConfig
+from ..config import Refused, RunConfig
 from ..data.messages import whole_prompt
 from ..data.snapshot import Snapshot
 from ..data.split import NOTHING, Split
@@ -31,6 +32,7 @@ from .template import JudgeTemplate
 from .votes import PRIOR_MEAN, Trajectory, Votes, counting
 
 PART = 512  # chats whose texts are held at once
+PROBE = 48  # answers of which at least one must be readable; before more are asked for, and paid
 # The robustness suite asks a chat for each change of each response it attacks, and at most this share of the scoring's.
 ATTACKED_CHATS = 1 + sum(attack.draws for attack in ATTACKS) + len(DEGENERATE)
 ROBUSTNESS_SHARE = 0.5
@@ -80,8 +82,10 @@ class Judge:
         ]
         asked.sort(key=lambda one: one[1].prompt_id)  # alike texts together
         found: list[Trajectory] = []
-        for begin in range(0, len(asked), PART):
-            part = asked[begin : begin + PART]
+        for begin, end in itertools.pairwise(
+            [0, *range(min(PROBE, len(asked)), len(asked), PART), len(asked)]
+        ):
+            part = asked[begin:end]
             told = [self.template.told(item.rows) for _, item in part]
             chats = [
                 one.chat(seed_of("score", sample, config.seed, item))
@@ -89,11 +93,17 @@ class Judge:
             ]
             for one, (_, item) in zip(told, part, strict=True):
                 self.truncated.update(item.ids if one.truncated else ())
-            path = None if folder is None else folder / f"{begin // PART:05d}.jsonl"
+            path = None if folder is None else folder / f"{begin}.jsonl"
             answers = self.answered(chats, path, lambda done, _, begin=begin: say(begin + done, len(asked)))  # type: ignore[misc]
             found += [
                 self._read(sample, item, answer) for (sample, item), answer in zip(part, answers, strict=True)
             ]
+            if len(found) == PROBE and all(one.parsed.scores is None for one in found):
+                raise Refused(
+                    f"none of the first {PROBE} answers could be read ({found[0].parsed.reason}): "
+                    f"{config.base_model} doesn't keep to the form; choose a model that follows instructions (an "
+                    "instruct or chat model), or raise max_new_tokens"
+                )
         if self.meta is not None:
             found = self.meta.valued(found, {row["response_id"]: row for row in snapshot.responses})
         found = counting(found)
@@ -182,9 +192,10 @@ class Judge:
                 place = item.ids.index(row["response_id"])
                 said = parsed(answer, len(item.rows)).scores
                 ratings.append(None if said is None else said[place])
-            p = [vote_distribution([] if rating is None else [rating]) for rating in ratings]
-            expected = [PRIOR_MEAN if rating is None else rating for rating in ratings]
-            return Scored(np.array(expected, dtype=np.float64), np.array(p))
+            told = [round(PRIOR_MEAN) if rating is None else rating for rating in ratings]
+            return Scored(
+                np.array(told, dtype=np.float64), np.array([vote_distribution([rating]) for rating in told])
+            )
 
         return measure(
             Scorer(score),
@@ -197,6 +208,7 @@ class Judge:
             temperature=1.0,
             seed=config.seed,
             most=most,
+            remedy="say in the project's guidelines what such texts are worth, or choose a stronger model",
         )
 
     def _read(self, sample: int, item: Item, answer: Sampled | Failed) -> Trajectory:
