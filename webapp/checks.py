@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
+from webapp.corpus.endpoints import endpoint_mistakes
+
 LOOPBACK = {"127.0.0.1", "localhost", "[::1]", "testserver"}
 
 
@@ -203,3 +205,16 @@ def check_base_model_folders(app_configs: Sequence[Any] | None, **_: Any) -> lis
                 )
             )
     return found
+
+
+@register("caliper")
+def check_endpoints(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
+    """What is wrong in the operator's file of endpoints; those that are sound are offered all the same."""
+    return [
+        Warning(
+            f"CALIPER_ENDPOINTS: {mistake}",
+            hint="Correct the file (docs/settings.md#endpoints-that-judge). What is wrong in it is not offered.",
+            id="caliper.W032",
+        )
+        for mistake in endpoint_mistakes()
+    ]

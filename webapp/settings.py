@@ -279,10 +279,14 @@ TRAIN_COMMAND = shlex.split(env.str("CALIPER_TRAIN_COMMAND", default="")) or [
 ]
 # Folders below which model folders lie that people may name as base models, separated by colons; never the data folder.
 BASE_MODEL_DIRS = [Path(each) for each in env.str("CALIPER_BASE_MODEL_DIRS", default="").split(":") if each]
+# The TOML file of the endpoints that may be asked to judge (webapp/corpus/endpoints.py).
+ENDPOINTS_FILE = Path(given) if (given := env.str("CALIPER_ENDPOINTS", default="")) else None
 # The program that turns a model folder into one that plain transformers load; gets both folders.
 MODEL_EXPORT_COMMAND = [sys.executable, "-m", "workers.rewards.export"]
 # The program that measures a model on rows that came after it; gets the model, a snapshot and a folder to work in.
 MEASURE_COMMAND = [sys.executable, "-m", "workers.rewards.measure"]
+# The program that asks a machine annotator; gets a folder with its questions.
+ANNOTATE_COMMAND = [sys.executable, "-m", "workers.rewards.annotate"]
 BENCHMARK_COMMAND = [sys.executable, "-m", "workers.rewards.benchmark"]
 
 LOGGING = {

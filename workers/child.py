@@ -18,6 +18,7 @@ from typing import Any
 
 from django.conf import settings
 
+from webapp.corpus.endpoints import endpoint_environment
 from webapp.jobs import Job, JobFailed, Reason, Stopped, explained
 from webapp.training.models import web_address
 
@@ -31,7 +32,8 @@ NICENESS = 5
 # What the child gets of this process's environment, by name or by what a name begins with. The child reads a folder
 # and writes a folder, so it has no business with the keys, addresses and passwords that the worker is given; a list of
 # those would lack the next one. HF_TOKEN is among what it gets: models are downloaded with it. A launcher that needs
-# more is given it in CALIPER_TRAIN_COMMAND ("env NAME=value accelerate launch ...").
+# more is given it in CALIPER_TRAIN_COMMAND ("env NAME=value accelerate launch ..."). An endpoint's key reaches those
+# children alone that ask it.
 _PASSED = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ", "LANG", "LANGUAGE", "TMPDIR", "TEMP", "TMP", "PWD",
     "CALIPER_CACHE_DIR", "VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
@@ -45,6 +47,12 @@ _PASSED_BEGINNINGS = (
 )  # fmt: skip
 
 
+# Further figures of a progress line: of methods that write their judgement.
+LIVE = (
+    "reward", "kl", "samples_per_second", "cost", "tokens_in", "tokens_out", "prompts", "kept", "wrong", "too_easy",
+    "all_wrong", "hinted", "unparsed",
+)  # fmt: skip
+
 NO_SPACE = "No space is left on the disk of the data folder. Free some, then press Resume."
 
 
@@ -57,6 +65,7 @@ class ProgressLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._live: dict[str, float] = {}
         self._offset = path.stat().st_size if path.exists() else 0
 
     def newest(self) -> dict[str, Any] | None:
@@ -71,10 +80,10 @@ class ProgressLog:
         if not whole:
             return None
         self._offset += len(whole) + 1
-        for line in reversed(whole.splitlines()):
-            if (fields := progress_fields(line)) is not None:
-                return fields
-        return None
+        told = [fields for line in whole.splitlines() if (fields := progress_fields(line)) is not None]
+        for fields in told:
+            self._live |= fields.pop("live", {})
+        return {**told[-1], **({"live": dict(self._live)} if self._live else {})} if told else None
 
 
 def progress_fields(line: bytes) -> dict[str, Any] | None:
@@ -89,12 +98,17 @@ def progress_fields(line: bytes) -> dict[str, Any] | None:
             "step": max(0, int(record["step"])),
             "total": max(0, int(record["total"])),
         }
-        numbers = {name: record.get(name) for name in ("loss", "tokens_per_second")}
+        numbers = {name: record.get(name) for name in ("loss", "tokens_per_second", *LIVE)}
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    for name, value in numbers.items():
-        if isinstance(value, (int, float)) and math.isfinite(value):
-            fields[name] = float(value)
+    known = {
+        name: float(value)
+        for name, value in numbers.items()
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    }
+    if live := {name: known.pop(name) for name in LIVE if name in known}:
+        fields["live"] = live
+    fields |= known
     if address := web_address(record.get("tracking")):
         fields["tracking_url"] = address
     return fields
@@ -145,9 +159,9 @@ def _passed(name: str) -> bool:
     return known or (name.startswith(_PASSED_BEGINNINGS) and not name.endswith("_FILE"))
 
 
-def environment(base_folders: Sequence[Path] = ()) -> dict[str, str]:
+def environment(base_folders: Sequence[Path] = (), endpoint: str = "") -> dict[str, str]:
     """The child's: what a training needs of ours, as many threads as it may use cores, the parent it must not outlive,
-    and the only folders on this machine that a base model may be loaded from."""
+    the only folders on this machine that a base model may be loaded from, and what the endpoint that it asks needs."""
     result = {name: value for name, value in os.environ.items() if _passed(name)}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     result.setdefault("OMP_NUM_THREADS", str(cores))
@@ -161,6 +175,7 @@ def environment(base_folders: Sequence[Path] = ()) -> dict[str, str]:
         HF_HUB_DISABLE_TELEMETRY="1",
         HF_HUB_DISABLE_PROGRESS_BARS="1",
     )
+    result.update(endpoint_environment(endpoint))
     return result
 
 
@@ -172,6 +187,7 @@ def supervise(
     each_second: Callable[[dict[str, Any] | None], bool],
     grace: float = STOP_GRACE_SECONDS,
     base_folders: Sequence[Path] = (),
+    endpoint: str = "",
 ) -> int:
     """Run `command` until it ends, its output appended to RUN_DIR/log.txt; returns its exit status.
 
@@ -184,7 +200,7 @@ def supervise(
         child = subprocess.Popen(
             list(command),
             cwd=cwd,
-            env=environment(base_folders),
+            env=environment(base_folders, endpoint),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -219,6 +235,7 @@ def supervise_job(
     folder: Path,
     stopping: Callable[[], bool],
     base_folders: Sequence[Path] = (),
+    endpoint: str = "",
 ) -> int:
     """`supervise` with its progress copied into the job's row; the exit status. Raises Stopped."""
     reason: Reason | None = None
@@ -234,7 +251,12 @@ def supervise_job(
         return reason is None
 
     status = supervise(
-        command, folder=folder, cwd=settings.BASE_DIR, each_second=each_second, base_folders=base_folders
+        command,
+        folder=folder,
+        cwd=settings.BASE_DIR,
+        each_second=each_second,
+        base_folders=base_folders,
+        endpoint=endpoint,
     )
     if reason is not None:
         raise Stopped(reason)

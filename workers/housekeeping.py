@@ -29,6 +29,7 @@ from webapp.importing.batches import imports_settle
 from webapp.jobs import ACTIVE, Job, State
 from webapp.keeping import files_held
 from webapp.labels.checking import counters_check
+from webapp.labels.machine_models import MachineJob
 from webapp.labels.queue import reservations_expire
 from webapp.locks import short_waits
 from webapp.operations.disk import disk_measure
@@ -49,6 +50,7 @@ JOBS: list[type[Job]] = [
     Remeasurement,
     EvaluationSet,
     Measurement,
+    MachineJob,
 ]
 
 # Longer than any upload; and no job of any kind says nothing on the disk for so long.
@@ -172,6 +174,7 @@ def _leftovers() -> Iterator[Path]:
         _of_model_exports,
         _of_remeasurements,
         _of_sets,
+        _of_machines,
         _of_runs,
     ):
         yield from find(settings.DATA_DIR)
@@ -234,6 +237,12 @@ def _of_sets(root: Path) -> Iterator[Path]:
     uploads = [path for path in folder.glob("*") if not path.name.startswith(".")]
     known = set(EvaluationSet.objects.values_list("folder", flat=True))
     yield from (path for path in uploads if f"evaluation-sets/{path.name}" not in known)
+
+
+def _of_machines(root: Path) -> Iterator[Path]:
+    """Questions and answers of jobs that are done or gone; those of all others may be resumed from."""
+    stopped = set(MachineJob.objects.exclude(state=State.DONE).values_list("pk", flat=True))
+    yield from _numbered(root / "machine-jobs", lambda name: re.fullmatch(r"(\d+)", name), stopped)
 
 
 def _of_runs(root: Path) -> Iterator[Path]:

@@ -4,12 +4,13 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from webapp.jobs import JobFailed
 
 FORMAT = 1
 KINDS = ("scalar", "ordinal")
+MOST_BYTES = 2 * 1024**3  # of a file of votes, whose rows are all held at once
 AGAIN = "The old version keeps serving; start a new run."
 
 
@@ -80,13 +81,43 @@ def read_artifact(model: Path, *, method: str) -> dict[str, Any]:
 
 def read_predictions(folder: Path) -> list[dict[str, Any]]:
     """Rows of predictions.parquet. Raises BadResult."""
+    columns = ["response_id", "score", "expected", "spread", "p", "split", "truncated"]
+    return _rows(folder / "predictions.parquet", columns)
+
+
+class VoteRows(NamedTuple):
+    """What a model that writes its judgement left of its votes: rows as webapp.ratings.services.votes_store wants."""
+
+    trajectories: list[dict[str, Any]]
+    critiques: list[dict[str, Any]]
+    joint: list[dict[str, Any]]
+
+
+def read_votes(folder: Path) -> VoteRows:
+    """Rows of trajectories.parquet (of stage “score”), critiques.parquet and joint.parquet. Raises BadResult."""
+    trajectories = ["stage", "responses", "sample", "text", "scores", "reason", "correct", "counted", "meta"]
+    critiques = ["response_id", "sample", "rating", "principles", "critique", "median"]
+    joint = ["response_a", "response_b", "wins", "ties", "losses"]
+    joint += [f"order_a_first_{name}" for name in ("wins", "ties", "losses")]
+    return VoteRows(
+        _rows(folder / "trajectories.parquet", trajectories, stage="score"),
+        _rows(folder / "critiques.parquet", critiques),
+        _rows(folder / "joint.parquet", joint),
+    )
+
+
+def _rows(path: Path, columns: list[str], **where: str) -> list[dict[str, Any]]:
+    """These columns of a Parquet file's rows, of which each named column has the value. Raises BadResult."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = folder / "predictions.parquet"
-    columns = ["response_id", "score", "expected", "spread", "p", "split", "truncated"]
+    filters = [(name, "=", value) for name, value in where.items()]
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()
+        if path.stat().st_size > MOST_BYTES:
+            raise BadResult(
+                f"{path.name} has more than {MOST_BYTES // 1024**3} GiB. Choose fewer samples. {AGAIN}"
+            )
+        rows: list[dict[str, Any]] = pq.read_table(path, columns=columns, filters=filters or None).to_pylist()
     except FileNotFoundError:
         raise BadResult(f"The training ended without writing {path.name}. {AGAIN}") from None
     except (pa.ArrowException, OSError) as error:

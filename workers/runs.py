@@ -19,9 +19,9 @@ from django.db import InterfaceError, OperationalError, transaction
 
 from webapp import life
 from webapp.corpus.base_models import STARTER
-from webapp.corpus.options import ADAPTED, RunRefused
+from webapp.corpus.options import ADAPTED, GENERATIVE, LEARNING, RunRefused
 from webapp.jobs import JobFailed, Reason, Stopped, carried, old_connections_close, patiently
-from webapp.ratings.services import BadPredictions, predictions_store
+from webapp.ratings.services import BadPredictions, predictions_store, votes_store
 from webapp.snapshots.services import snapshot_take
 from webapp.training.models import ModelVersion, TrainingRun
 from webapp.training.remeasuring import measurements_start
@@ -37,7 +37,7 @@ from webapp.training.services import (
 )
 from workers.bases import LINK, base_linked, is_starter, link_or_copy, link_set, starter_kept
 from workers.child import NO_SPACE, explained_with_disk, log_tail, never, supervise
-from workers.results import BadResult, read_artifact, read_metrics, read_predictions
+from workers.results import BadResult, read_artifact, read_metrics, read_predictions, read_votes
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ DISK_NEEDED_BYTES = 300 * 1024 * 1024
 # A child that ends without a word on a disk with less than this has most likely found it full: what it could not write
 # any more (a checkpoint, its part of a file) is larger, and is taken away when it fails.
 DISK_FULL_BYTES = DISK_NEEDED_BYTES
+RESULTS = ("predictions", "trajectories", "critiques", "joint")
 NO_SPACE_SAID = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")
 
 
@@ -79,13 +80,14 @@ def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
     resumed = kept and run.snapshot is not None
     if not resumed:
         # What an earlier attempt said is of no use now.
-        fresh = {
+        fresh: dict[str, Any] = {
             "step": 0,
             "total": 0,
             "loss": None,
             "tokens_per_second": None,
             "overall": 0,
             "tracking_url": "",
+            "live": {},
         }
         run.proceed(phase="taking a snapshot", **fresh)
         with life.alive(run):
@@ -95,7 +97,7 @@ def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
     labels = counts["judgements"] + counts["levels"]
     run.labels_seen = labels
     run.proceed(phase="starting", snapshot=run.snapshot, labels_seen=labels)
-    if refusal := too_few_labels(run.project, labels):
+    if run.method in LEARNING and (refusal := too_few_labels(run.project, labels)):
         raise JobFailed(refusal)
     if (twin := finished_twin(run)) is not None:
         run.finish(same_as=twin)
@@ -117,6 +119,8 @@ def _train(run: TrainingRun, stopping: Callable[[], bool]) -> None:
         # Without this file the result is made again when the run is resumed.
         (folder / "metrics.json").unlink(missing_ok=True)
         raise
+    if run.method not in LEARNING:
+        return  # it holds out nothing that others have not
     try:
         measurements_start(version)
     except Exception:
@@ -170,7 +174,9 @@ def folder_write(run: TrainingRun, *, resumed: bool) -> None:
     if free < DISK_NEEDED_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     leftovers = (
-        ["error.json"] if resumed else ["error.json", "progress.jsonl", "metrics.json", "predictions.parquet"]
+        ["error.json"]
+        if resumed
+        else ["error.json", "progress.jsonl", "metrics.json", *(f"{name}.parquet" for name in RESULTS)]
     )
     for name in leftovers:
         (folder / name).unlink(missing_ok=True)
@@ -233,7 +239,12 @@ def _supervised(
         return reason is None
 
     status = supervise(
-        command, folder=run.folder, cwd=settings.BASE_DIR, each_second=each_second, base_folders=base_folders
+        command,
+        folder=run.folder,
+        cwd=settings.BASE_DIR,
+        each_second=each_second,
+        base_folders=base_folders,
+        endpoint=run.config["base_model"],
     )
     if reason is not None:
         raise Stopped(reason)
@@ -247,6 +258,7 @@ def _publish(run: TrainingRun) -> ModelVersion:
     metrics = read_metrics(folder)
     artifact = read_artifact(folder / "model", method=run.method)
     rows = read_predictions(folder)
+    votes = read_votes(folder) if run.method in GENERATIVE else None
     held_out = {
         row["response_id"]: row["score"]
         for row in rows
@@ -257,6 +269,8 @@ def _publish(run: TrainingRun) -> ModelVersion:
         with transaction.atomic():
             version = version_publish(run=run, metrics=metrics, artifact=artifact, held_out=held_out)
             predictions_store(version=version, rows=rows)
+            if votes is not None:
+                votes_store(version=version, **votes._asdict())
             if version.gate_passed:
                 version_promote(version=version)
             # Also a lock on the row: a cancel comes either before this or too late. It is the last act, since

@@ -23,11 +23,12 @@ from webapp.accounts.services import accounts_sweep
 from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.corpus.models import Import
 from webapp.importing.services import import_run
+from webapp.labels.machine_models import MachineJob
 from webapp.ratings import trying
 from webapp.snapshots.exporting import export_run
 from webapp.snapshots.models import Export
 from webapp.training.models import ModelExport, Remeasurement, TrainingRun
-from workers import exports, housekeeping, measurements, remeasuring, runs, trials
+from workers import annotating, exports, housekeeping, measurements, remeasuring, runs, trials
 
 # One byte of memory shared between the worker and the processes of its pool, which are forked from it.
 _stopping = multiprocessing.RawValue("b", 0)
@@ -107,6 +108,13 @@ def measure_version(pk: int) -> None:
     with _sigterm_noted() as stopping:
         if not stopping():
             measurements.measure(pk, stopping=stopping)
+
+
+@app.task(name=MachineJob.task)
+def ask_machine(pk: int) -> None:
+    with _sigterm_noted() as stopping:
+        if not stopping():
+            annotating.ask_machine(pk, stopping=stopping)
 
 
 @app.task

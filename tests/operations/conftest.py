@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from tests.ratings.votes import trajectories_of
 from tests.training.conftest import judge, labelled, make_run, make_version  # noqa: F401 - fixtures
 from webapp.accounts.models import User
 from webapp.benchmarks.models import EvaluationSet
-from webapp.corpus.models import Import, Project, Response
+from webapp.corpus.models import Import, Pair, Project, Response
 from webapp.jobs import State
 from webapp.ratings.models import Prediction
+from webapp.ratings.services import votes_store
 from webapp.snapshots.models import Snapshot
 from webapp.training.models import ModelVersion, TrainingRun
 
@@ -51,6 +53,10 @@ def installation(
     Prediction.objects.create(
         version=version, response=labelled.responses.last(), score=1e17, percentile=50.0, split="train"
     )
+    pair = Pair.objects.of(labelled).with_texts()[0]
+    a, b = pair.response_a.external_id, pair.response_b.external_id
+    said = trajectories_of({a: [7, None], b: [3, None]}, {a: response.text})
+    assert votes_store(version=version, **said) == 4
     snapshot = Snapshot.objects.create(project=labelled, digest="5" * 64, counts={"judgements": 20})
     TrainingRun.objects.filter(pk=version.run_id).update(snapshot=snapshot)
     make_run(labelled, "bt", state=State.RUNNING, heartbeat_at=version.created_at)

@@ -5,6 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 
 from tests.ratings.votes import trajectories_of, voting_version
 from webapp.accounts.models import User
@@ -64,6 +68,10 @@ def test_what_is_gone_is_left_out_and_a_pair_may_have_its_sides_the_other_way(
     assert (joint.first_wins, joint.first_ties, joint.first_losses) == (0, 1, 0)
     assert Vote.objects.filter(response=a)[0].critique == "a\ufffdb"
     assert Vote.objects.get(response=a, trajectory__sample=1).position == 2
+    # What the text says of the other response stays when one of its responses goes.
+    a.delete()
+    assert Vote.objects.filter(response=b).count() == 2
+    assert not JointVotes.objects.exists()
 
 
 @pytest.mark.parametrize(
@@ -72,7 +80,7 @@ def test_what_is_gone_is_left_out_and_a_pair_may_have_its_sides_the_other_way(
         ("trajectories", {"scores": [7, 10]}, "scores must be 2 ratings from 1 to 9"),
         ("trajectories", {"scores": [7]}, "scores must be 2 ratings"),
         ("trajectories", {"scores": [7, True]}, "scores must be 2 ratings"),
-        ("trajectories", {"scores": None}, "counted must be true or false, and false where there are no scores"),
+        ("trajectories", {"counted": None}, "counted is None, not true or false"),
         ("trajectories", {"responses": ["paris-r1", "paris-r1"]}, "different ids"),
         ("trajectories", {"responses": []}, "1 to 16 different ids"),
         ("trajectories", {"sample": -1}, "sample is no number"),
@@ -149,3 +157,124 @@ def test_one_function_decides_for_lists_tallies_leaderboard_and_comparison(
     assert joint_of(plain) == {}
     brier = next(row for row in comparison(version, plain, project).rows if "Brier" in row.name)
     assert brier.new == pytest.approx(expected**2)
+
+
+# --- Pages ---
+
+HOSTILE = (
+    "<script>document.title = 'taken'</script>\n\n<img src=x onerror=\"document.title = 'taken'\">\n\n"
+    "[click](javascript:alert(1)) ![](http://10.0.0.1/x.png)\n\n$\\boxed{9}$ and \\boxed{9}, \u202eesrever\u202c\n\n"
+    "</section></details></div>\n\n" + "x" * 3000
+)
+
+
+def text_of(page: Any) -> str:
+    return " ".join(page.content.decode().split())
+
+
+def test_a_response_shows_its_votes_and_what_was_written(
+    project: Project,
+    responses: list[Response],
+    researcher: User,
+    client_of: Callable[[User], Client],
+    make_version: Callable[..., ModelVersion],
+    django_assert_max_num_queries: Any,
+) -> None:
+    a, b, c = responses
+    votes = {a: [7, 8, None, 9], b: [3, 8, None, 2], c: [1, 1, None, 4]}
+    version = voting_version(project, votes, texts={a: "Right, and **brief**."})
+    client = client_of(researcher)
+    address = reverse("ratings:response", args=[project.slug, a.pk])
+    page = client.get(address)
+    body = text_of(page)
+    assert "<strong>3 votes:</strong> 7 8 9" in body
+    assert "1 of 4 could not be read: <bdi>no \\boxed{} at its end</bdi>" in body
+    assert [bar.votes for bar in page.context["strip"].halves[0].bars] == [0] * 6 + [1, 1, 1]
+    assert "Judge (no training) v" in body
+    assert "machine, not a person" in body
+    assert "<strong>8 of 9</strong>" in body
+    assert "Truth (weight 60 %), seen 1" in body
+    assert body.count("<strong>brief</strong>") == 3
+    assert body.count('<details class="vote">') == 3
+    # The median vote's text showed b, c, a: the others stand there with links and their ratings.
+    first = page.context["ballot"].first
+    assert [vote.response.external_id for vote in first.shown] == ["paris-r2", "paris-r3", "paris-r1"]
+    assert f'/responses/{b.pk}/?method=judge">paris-r2</a>' in body
+    assert "Text 2." in body, "what could not be read is shown as it was written"
+    # A version that never votes has none of it, and asks the database nothing more.
+    make_version(project, dict(zip(responses, [7.5, 3.0, 2.0], strict=True)))
+    plain = client.get(address, {"method": "oprm"})
+    assert plain.context["ballot"] is None
+    assert "machine, not a person" not in text_of(plain)
+    with CaptureQueriesContext(connection) as asked:
+        client.get(address, {"method": "oprm"})
+    with django_assert_max_num_queries(len(asked) + 3):
+        client.get(address, {"method": "judge"})
+    methods = client.get(reverse("ratings:response-methods", args=[project.slug, a.pk]))
+    assert "of 3 votes" in text_of(methods)
+    assert version.short_method == "Judge"
+
+
+def test_many_texts_come_when_asked_for(
+    project: Project, responses: list[Response], researcher: User, client_of: Callable[[User], Client]
+) -> None:
+    voting_version(project, {responses[0]: [5] * 12, responses[1]: [4] * 12}, method="grm")
+    client = client_of(researcher)
+    address = reverse("ratings:response", args=[project.slug, responses[0].pk])
+    body = text_of(client.get(address))
+    assert body.count('<details class="vote">') == 8
+    assert "?votes=all#machine-title" in body
+    body = text_of(client.get(address, {"votes": "all"}))
+    assert body.count('<details class="vote">') == 11
+    assert "#machine-title" not in body
+
+
+def test_what_a_machine_wrote_is_as_hostile_as_any_response(
+    project: Project, responses: list[Response], researcher: User, client_of: Callable[[User], Client]
+) -> None:
+    a, b, _ = responses
+    voting_version(project, {a: [7, 6], b: [3, None]}, texts={a: HOSTILE, b: HOSTILE})
+    Trajectory.objects.filter(sample=1).update(text=HOSTILE, reason="<b>no</b>")
+    for response in (a, b):
+        body = client_of(researcher).get(reverse("ratings:response", args=[project.slug, response.pk]))
+        text = body.content.decode()
+        assert "<script>document" not in text
+        assert "<img" not in text
+        assert 'href="javascript' not in text
+        assert "&lt;script&gt;" in text
+        assert "<b>no" not in text
+        assert (
+            text.count("\u202e") == text.count('<span class="unseen" data-sign="[U+202E]">\u202e</span>') > 0
+        )
+    assert 'class="unfold long"' in text
+
+
+def test_a_pair_shows_both_orders(
+    project: Project, responses: list[Response], researcher: User, client_of: Callable[[User], Client]
+) -> None:
+    a, b, _ = responses
+    client = client_of(researcher)
+    # a is preferred where it comes first, and b where that does.
+    voting_version(project, {a: [7, 2, 7, 2], b: [3, 6, 3, 6]})
+    address = reverse("ratings:pair", args=[project.slug, Pair.objects.get(response_a=a, response_b=b).pk])
+    page = client.get(address)
+    (item,) = page.context["orders"]
+    assert [(order.first, order.wins, order.ties, order.losses) for order in item.orders] == [
+        ("A", 2, 0, 0), ("B", 0, 0, 2),
+    ]  # fmt: skip
+    body = text_of(page)
+    assert "The order decided: what it prefers turns round with it." in body.replace("</strong>", "")
+    assert "Of 61 pairs that it saw in both orders, the order decided 18 %." in body
+    assert "P(A preferred) 50 %" in body
+    assert "of 4 votes: 2 2 7 7" in body
+
+    # Neither is preferred where b comes first.
+    half = voting_version(project, {a: [7, 5], b: [3, 5]}, is_serving=False)
+    assert "In one of the two orders it prefers neither." in text_of(
+        client.get(address, {"version": half.address})
+    )
+    one = voting_version(project, {a: [7], b: [3]}, metrics={"generative": "nonsense"}, is_serving=False)
+    page = client.get(address, {"version": one.address})
+    body = text_of(page)
+    assert "It saw the two in one order alone" in body
+    assert page.context["orders"][0].share is None

@@ -8,7 +8,7 @@ from webapp.corpus.models import Project, Response
 from webapp.ratings.services import predictions_store, votes_store
 from webapp.training.models import ModelVersion, TrainingRun
 
-CURVE = [
+CURVE: list[dict[str, Any]] = [
     {
         "samples": samples,
         "votes": {
@@ -56,7 +56,7 @@ def trajectories_of(
             {
                 "stage": "score", "prompt_id": "p", "responses": shown, "sample": sample, "text": f"Text {sample}.",
                 "scores": scores if read else None, "reason": "" if read else "no \\boxed{} at its end",
-                "correct": None, "counted": read, "meta": None,
+                "correct": None, "counted": True, "meta": None,
             }
         )  # fmt: skip
         for name, score in zip(shown, scores, strict=True):
@@ -72,12 +72,13 @@ def trajectories_of(
             )  # fmt: skip
         for a, b in joint if read else ():
             first, second = votes[a][sample], votes[b][sample]
-            assert first is not None and second is not None
+            assert first is not None
+            assert second is not None
             place = 0 if first > second else 1 if first == second else 2
             joint[a, b][shown.index(a) < shown.index(b)][place] += 1
     for (a, b), orders in joint.items():
         every = [sum(pair) for pair in zip(*orders.values(), strict=True)]
-        row = {"response_a": a, "response_b": b}
+        row: dict[str, Any] = {"response_a": a, "response_b": b}
         for place, name in enumerate(("wins", "ties", "losses")):
             row |= {name: every[place], f"order_a_first_{name}": orders[True][place]}
         files["joint"].append(row)

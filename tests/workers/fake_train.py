@@ -1,7 +1,7 @@
 """Stands in for `python -m workers.rewards.train`: the run folder's contract, without a model.
 
 `fake_train.py MODE RUN_DIR`. Modes: ok, accuracy=0.4, slow, stubborn, refuse, crash, die, outside, corrupt,
-no-metrics, bad-predictions, quiet (crash without error.json).
+no-metrics, bad-predictions, quiet (crash without error.json), no-votes, bad-votes (of grm and judge).
 """
 
 import hashlib
@@ -70,7 +70,8 @@ def fail(folder: Path, kind: str, message: str) -> None:
 
 
 def finish(folder: Path, config: dict[str, Any], mode: str, *, resumed_from: int) -> None:
-    ordinal = config["method"] in ("oprm", "rgft") or config.get("haf_head") == "ordinal"
+    writes = config["method"] in ("grm", "judge")
+    ordinal = writes or config["method"] in ("oprm", "rgft") or config.get("haf_head") == "ordinal"
     ids = pq.read_table(folder / "snapshot" / "responses.parquet")["response_id"].to_pylist()
     rows = [
         {
@@ -85,6 +86,8 @@ def finish(folder: Path, config: dict[str, Any], mode: str, *, resumed_from: int
         for number, name in enumerate(ids)
     ]
     pq.write_table(pa.Table.from_pylist(rows), folder / "predictions.parquet")
+    if writes:
+        votes(folder, ids, config.get("samples", 8), mode)
     model = folder / "model"
     model.mkdir(exist_ok=True)
     (model / "model.safetensors").write_bytes(b"weights")
@@ -119,8 +122,64 @@ def finish(folder: Path, config: dict[str, Any], mode: str, *, resumed_from: int
         "early_stopping": early_stopping(config.get("patience", 0)),
         "training": {"steps": 3, "resumed_from": resumed_from},
     }
+    if writes:
+        metrics["generative"] = generative(config)
     if mode != "no-metrics":
         (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def votes(folder: Path, ids: list[str], samples: int, mode: str) -> None:
+    """One prompt, whose responses are told apart by their place; the first sample can't be read."""
+    files: dict[str, list[dict[str, Any]]] = {"trajectories": [], "critiques": [], "joint": []}
+    for sample in range(samples):
+        scores = [9 - number % 9 for number in range(len(ids))] if sample else None
+        row = {"stage": "score", "prompt_id": "p1", "responses": ids, "sample": sample, "text": "\\boxed{}"}
+        row |= {"scores": scores, "reason": "" if scores else "no \\boxed{...}", "correct": None}
+        row |= {"outcome": None, "hinted": False, "split": "train", "meta": None, "counted": bool(scores)}
+        files["trajectories"] += [row, row | {"stage": "rft", "outcome": "kept"}]
+        for number, name in enumerate(ids):
+            vote = {"response_id": name, "sample": sample, "position": number}
+            vote |= {"rating": 17 if mode == "bad-votes" else scores[number] if scores else None}
+            vote |= {
+                "principles": "Truth (60 %)",
+                "critique": f"Response {number + 1} is right.",
+                "median": sample == 1,
+            }
+            files["critiques"].append(vote)
+    for number, a in enumerate(ids):
+        for b in ids[number + 1 :]:
+            joint = {"response_a": a, "response_b": b, "wins": samples - 1, "ties": 0, "losses": 0}
+            joint |= {f"order_a_first_{name}": joint[name] for name in ("wins", "ties", "losses")}
+            files["joint"].append(joint)
+    for name, rows in files.items():
+        if mode == "bad-votes" and name == "trajectories":
+            rows = [row | {"scores": [17] * len(ids)} for row in rows]
+        if mode != "no-votes" or name != "critiques":
+            pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
+
+
+def generative(config: dict[str, Any]) -> dict[str, Any]:
+    """As workers.rewards.generative leaves it in metrics.json."""
+    learnt = {
+        "prompts": 40,
+        "kept": 61,
+        "wrong": 38,
+        "too_easy": 7,
+        "all_wrong": 5,
+        "hinted": 3,
+        "unparsed": 4,
+    }
+    figures = {
+        "samples": config.get("samples", 8), "samples_per_second": 3.25, "tokens_in": 120_000, "tokens_out": 90_000,
+        "cost": None, "currency": None, "unparsed_share": 0.125, "stages": {"score": {"prompts": 1, "unparsed": 1}},
+        "curve": [{"samples": 1, "votes": {"value": 0.7, "low": 0.6, "high": 0.8, "n": 60}, "meta": None}],
+        "order": {"pairs": 3, "decided": 0.25},
+    }  # fmt: skip
+    if config["method"] == "judge":
+        return figures | {"cost": 0.42, "currency": "USD", "requests": 24, "retries": 2}
+    stages = {"rft": learnt | {"cross_prompt_left_out": 2}, "grpo": {"prompts": 40}, **figures["stages"]}
+    steps = [{"step": step, "reward": step / 10, "kl": step / 1000} for step in range(1, 6)]
+    return figures | {"stages": stages, "rft": {"losses": [1.2, 0.9, 0.7]}, "grpo": {"steps": steps}}
 
 
 def calibration(ordinal: bool) -> dict[str, Any]:

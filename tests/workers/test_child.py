@@ -102,6 +102,7 @@ def test_both_halves_name_alike() -> None:
         "org/name@v/2",
         "folder:a/b",
         "version:oprm-3",
+        "endpoint:local",
         "gpt2",
         "/a/b",
     ]
@@ -110,6 +111,8 @@ def test_both_halves_name_alike() -> None:
         "folder:../a",
         "folder:/a",
         "version:",
+        "endpoint:a/b",
+        "endpoint:http://a/v1",
         "org/..",
         "../a",
         "~/a",

@@ -54,6 +54,36 @@ def test_a_training_ends_as_a_serving_version_with_predictions(
     assert (run.folder / "log.txt").read_text().startswith("fake training")
 
 
+def test_a_judge_is_stored_with_its_votes_though_nobody_has_labelled(
+    project: Project, make_prompt: Make, make_run: Make, trained: Make
+) -> None:
+    make_prompt(project, "p1", texts=["one", "two", "three"])
+    run = trained(make_run(project, method="judge", overrides={"samples": 3}))
+    assert (run.state, run.error, run.labels_seen) == (State.DONE, "", 0)
+    version = run.version
+    assert (version.kind, version.saw_levels, version.short_method) == ("ordinal", True, "Judge")
+    assert version.trajectories.count() == 3, "those of other stages stay in the file"
+    first, second = version.trajectories.order_by("sample")[:2]
+    assert (first.counted, second.counted) == (False, True)
+    assert [vote.rating for vote in second.votes.order_by("position")] == [9, 8, 7]
+    assert version.metrics["generative"]["cost"] == 0.42
+    config = json.loads((run.folder / "config.json").read_text())
+    assert (config["tuning"], config["guidelines"]) == ("frozen", project.guidelines)
+
+
+@pytest.mark.parametrize(
+    ("mode", "text"),
+    [("no-votes", "without writing critiques.parquet"), ("bad-votes", "trajectories.parquet")],
+)
+def test_damaged_votes_are_refused_and_nothing_is_stored(
+    labelled: Project, make_run: Make, trained: Make, mode: str, text: str
+) -> None:
+    run = trained(make_run(labelled, method="grm", overrides={"base_model": "org/instruct"}), mode)
+    assert run.state == State.FAILED
+    assert text in run.error
+    assert (ModelVersion.objects.count(), Prediction.objects.count()) == (0, 0)
+
+
 def test_progress_reaches_the_row(labelled: Project, make_run: Make, trained: Make) -> None:
     run = trained(make_run(labelled, method="bt"))
     assert (run.step, run.total) == (3, 3)
@@ -425,6 +455,18 @@ def test_progress_reads_only_what_is_new_and_whole(tmp_path: Path) -> None:
     assert newest is not None
     assert newest["phase"] == "saving"
     assert ProgressLog(tmp_path / "absent").newest() is None
+
+
+def test_further_figures_are_kept_until_they_are_told_anew(tmp_path: Path) -> None:
+    path = tmp_path / "progress.jsonl"
+    progress = ProgressLog(path)
+    line = {"phase": "reinforcing", "step": 1, "total": 9}
+    lines = [line | {"kept": 3, "hinted": None}, line | {"reward": -0.5, "kl": float("nan")}]
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    assert progress.newest() == line | {"live": {"kept": 3.0, "reward": -0.5}}
+    with path.open("a") as file:
+        file.write(json.dumps(line | {"step": 2, "reward": 0.25}) + "\n")
+    assert progress.newest() == line | {"step": 2, "live": {"kept": 3.0, "reward": 0.25}}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from webapp.accounts.names import validate_no_lookalike
 
 class UserQuerySet(models.QuerySet["User"]):
     def people(self) -> "UserQuerySet":
-        """Who can sign in, or could: no names that came with imported or simulated labels."""
+        """Who can sign in, or could: no machines, and no names that came with imported or simulated labels."""
         return self.filter(kind=User.Kind.PERSON)
 
     def search(self, text: str) -> "UserQuerySet":
@@ -43,12 +43,15 @@ class UserManager(DjangoUserManager.from_queryset(UserQuerySet)):  # type: ignor
 
 
 class User(AbstractUser):
-    """Somebody who judges or looks: a person who signs in, or a name that came with imported or simulated labels."""
+    """Somebody who judges or looks: a person who signs in, a name that came with imported or simulated labels, or a
+    machine that a project asks.
+    """
 
     class Kind(models.TextChoices):
         PERSON = "person", "person"
         SIMULATED = "simulated", "simulated annotator"
         IMPORTED = "imported", "imported annotator"
+        MACHINE = "machine", "machine annotator"
 
     # As Django's, and asked of every new name wherever it is typed in; names that are there already stay.
     username = models.CharField(
@@ -65,9 +68,9 @@ class User(AbstractUser):
 
     @property
     def display_name(self) -> str:
-        """The name pages show; simulated annotators are always named as simulated."""
+        """The name pages show; simulated annotators and machines are always named as what they are."""
         name = self.get_full_name() or self.username
-        return f"{name} (simulated)" if self.kind == self.Kind.SIMULATED else name
+        return f"{name} ({self.kind})" if self.kind in (self.Kind.SIMULATED, self.Kind.MACHINE) else name
 
 
 class UserSession(models.Model):

@@ -13,7 +13,7 @@ from webapp.accounts.models import User
 from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.corpus.access import check_not_archived
 from webapp.corpus.audit import Action, audit
-from webapp.corpus.models import Project
+from webapp.corpus.models import Method, Project
 from webapp.importing.services import safe_name
 from webapp.keeping import files_held
 from webapp.training.models import ModelVersion
@@ -98,10 +98,13 @@ def measurement_start(*, evaluation_set: EvaluationSet, version: ModelVersion) -
 
 
 def measurements_due() -> list[Measurement]:
-    """Queue what is not yet there: on every set that has been read, each method's serving and newest version."""
+    """Queue what is not yet there: on every set that has been read, each method's serving and newest version.
+
+    No judge, which may cost money: somebody asks for that.
+    """
     started = []
     for row in EvaluationSet.objects.ready().select_related("project"):
-        versions = ModelVersion.objects.unpacked().filter(project=row.project_id)
+        versions = ModelVersion.objects.unpacked().filter(project=row.project_id).exclude(method=Method.JUDGE)
         serving = set(versions.serving().values_list("pk", flat=True))
         newest = {version.method: version.pk for version in versions.order_by("pk").only("pk", "method")}
         wanted = serving | set(newest.values())

@@ -14,8 +14,9 @@ from typing import Any
 
 from django.conf import settings
 
+from webapp.corpus.endpoints import endpoint_named, endpoints
 from webapp.corpus.model_types import CAUSAL, ENCODER_DECODERS, ENCODERS
-from webapp.corpus.options import Method, RunRefused
+from webapp.corpus.options import ENDPOINT, Method, RunRefused
 
 STARTER = "starter"
 """The causal language model that a worker makes from the project's own texts."""
@@ -28,6 +29,7 @@ _PART = r"[A-Za-z0-9_][\w.+-]*"
 _NAMES = (
     re.compile(rf"{_PART}/{_PART}(@{_PART}(/{_PART})*)?", re.ASCII),  # a hub id, with or without a revision
     re.compile(rf"{FOLDER}{_PART}(/{_PART})*", re.ASCII),
+    re.compile(rf"{ENDPOINT}{_PART}", re.ASCII),
     re.compile(rf"version:({'|'.join(Method.values)})-[1-9]\d{{0,8}}", re.ASCII),
 )
 _VERSION = re.compile(r"version:(\w+)-(\d+)", re.ASCII)
@@ -47,7 +49,7 @@ _INSTEAD = (
 
 WHAT_TO_NAME = (
     f"Name {PACKAGED}, {STARTER}, a hub id such as org/name or org/name@revision, a folder that the operator offers "
-    "(folder:NAME), or one of this project's versions (version:oprm-3)."
+    "(folder:NAME), one of this project's versions (version:oprm-3), or for method judge an endpoint (endpoint:NAME)."
 )
 # Word for word the same whether a path, a folder or a version is there or not.
 REFUSAL = f"No such base model may be used here. {WHAT_TO_NAME}"
@@ -72,7 +74,19 @@ def base_model_named(given: str) -> str:
             raise RunRefused(REFUSAL, "base_model")
         if refusal := folder_model(folder).refusal:
             raise RunRefused(f"{name} can't be a base model. {refusal}", "base_model")
+    if name.startswith(ENDPOINT) and endpoint_named(name) is None:
+        raise RunRefused(REFUSAL, "base_model")
     return name
+
+
+def endpoint_refusal(method: str, name: str) -> str:
+    """Why a method can't have this base model where it is an endpoint; empty for all others."""
+    if not name.startswith(ENDPOINT) or method == Method.JUDGE:
+        return ""
+    return (
+        f"{name} is an endpoint, which can be asked but not trained. Choose the method {Method.JUDGE.label}, or for "
+        f"{Method(method).label} a base model with weights."
+    )
 
 
 def base_model_folder(name: str) -> Path | None:
@@ -199,8 +213,8 @@ def version_named(name: str) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
-def base_model_choices() -> list[str]:
-    """Names to offer: the packaged encoder, the starter and the operator's folders."""
+def base_model_choices(*, judges: bool = True) -> list[str]:
+    """Names to offer: the packaged encoder, the starter, the operator's folders, and for `judges` the endpoints."""
     found: set[str] = set()
     for root in settings.BASE_MODEL_DIRS:
         for config in [
@@ -208,7 +222,8 @@ def base_model_choices() -> list[str]:
         ]:
             if (name := _folder_name(config.parent)) is not None:
                 found.add(name)
-    return [PACKAGED, STARTER, *sorted(found)[:MOST_CHOICES]]
+    served = [each.name for each in endpoints()] if judges else []
+    return [PACKAGED, STARTER, *sorted(found)[:MOST_CHOICES], *served]
 
 
 def _folder_name(path: Path) -> str | None:

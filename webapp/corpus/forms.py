@@ -18,7 +18,7 @@ from webapp.corpus.base_models import (
 )
 from webapp.corpus.models import Membership, Project
 from webapp.corpus.option_fields import BaseModelInput, TrainingOptionsForm
-from webapp.corpus.options import LEARNING, PROJECT_OPTIONS, Method, RunRefused, given_options
+from webapp.corpus.options import ENDPOINT, LEARNING, PROJECT_OPTIONS, Method, RunRefused, given_options
 from webapp.corpus.reason_tags import MAX_REASON_TAGS, MAX_TAG_CHARACTERS, TagRefused, check_tags
 
 
@@ -68,13 +68,14 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
             "asks", "overlap", "reservation_minutes", "reason_tags", "load_images", "bad_to", "normal_to",
             "pairing", "pairing_limit",
             "base_model", "causal_base_model", "tuning",
-            "retrain_after_labels", "retrain_every_hours", "min_judgements", "gate_max_drop",
+            "machine_labels", "retrain_after_labels", "retrain_every_hours", "min_judgements", "gate_max_drop",
         ]  # fmt: skip
         labels = {
             "asks": "What annotators are asked",
             "overlap": "Judgements wanted per item",
             "reservation_minutes": "Minutes a card stays reserved",
             "load_images": "Load images",
+            "machine_labels": "Learn from machine annotators too",
             "pairing": "Which responses are paired",
             "pairing_limit": "At most",
             "bad_to": "“bad” ends at rating",
@@ -103,7 +104,7 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
         super().__init__(*args, **kwargs)
         self.initial.update(self.instance.training_options)
         for name in ("base_model", "causal_base_model"):
-            self.fields[name].widget.offer(base_model_choices(), name)
+            self.fields[name].widget.offer(base_model_choices(judges=name == "causal_base_model"), name)
             if base_model_public(self.initial[name]) != self.initial[name]:
                 # A path, as older versions took it.
                 self.initial[name] = ""
@@ -128,6 +129,10 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
             folder = base_model_folder(name)
             if folder is not None and folder_model(folder).backbone == "encoder":
                 raise forms.ValidationError(f"{name} is a text encoder: choose a causal language model.")
+        if field == "base_model" and name.startswith(ENDPOINT):
+            raise forms.ValidationError(
+                f"{name} can be asked but not trained: name it as the causal base model, which judges ask."
+            )
         if version_named(name):
             # Retrains would pile up on each other, and which labels were held out would depend on all before.
             raise forms.ValidationError(

@@ -87,6 +87,11 @@ class Project(models.Model):
         default=False,
         help_text="Show the pictures that texts point to. Whoever hosts them sees who looks, and when.",
     )
+    machine_labels = models.BooleanField(
+        default=False,
+        help_text="Trainings learn from what machine annotators said, beside people's labels. No model is measured on "
+        "it, and agreement, tallies and majorities stay people's alone.",
+    )
     archived_at = models.DateTimeField(null=True, blank=True, editable=False)
     reservation_minutes = models.PositiveSmallIntegerField(
         default=30, validators=[MinValueValidator(1), MaxValueValidator(24 * 60)]
@@ -304,6 +309,9 @@ class AuditEntry(models.Model):
         VERSION_ROLLED_BACK = "version-rolled-back", "rolled back to a version"
         SET_ADDED = "set-added", "added an evaluation set"
         SET_DELETED = "set-deleted", "deleted an evaluation set"
+        MACHINE_ENROLLED = "machine-enrolled", "enrolled a machine annotator"
+        MACHINE_WITHDRAWN = "machine-withdrawn", "withdrew a machine annotator"
+        MACHINE_ASKED = "machine-asked", "asked a machine annotator"
 
     # Empty for what concerns the whole installation.
     project = models.ForeignKey(

@@ -80,9 +80,8 @@ def project_copy(*, project: Project, name: str, slug: str, people: bool, actor:
 
 @transaction.atomic
 def project_archive(*, project: Project, actor: User | None = None) -> bool:
-    """From now on the project is only read and exported. Its imports and trainings under way are cancelled.
-
-    False: it was archived already.
+    """From now on the project is only read and exported. Its imports, trainings and questions to machines
+    under way are cancelled. False: it was archived already.
     """
     now = timezone.now()
     archived = Project.objects.filter(pk=project.pk, archived_at__isnull=True).update(archived_at=now) == 1
@@ -90,7 +89,7 @@ def project_archive(*, project: Project, actor: User | None = None) -> bool:
         project.archived_at = now
         audit(project=project, actor=actor, action=Action.PROJECT_ARCHIVED)
         # The reverse accessors keep corpus from importing training.
-        for job in [*project.imports.active(), *project.runs.active()]:
+        for job in [*project.imports.active(), *project.runs.active(), *project.machine_jobs.active()]:
             job.request_cancel()
     return archived
 

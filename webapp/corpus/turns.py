@@ -101,14 +101,17 @@ def _conversation(
     )
 
 
-def answer_of(answer: Any, rival: Any = None, *, images: Images | None = None) -> Answer:
-    """An answer (a Response, or a dict with `text` and maybe `messages`) beside its rival, if it has one."""
+def answer_of(answer: Any, rival: Any = None, *, fold: bool = False, images: Images | None = None) -> Answer:
+    """An answer (a Response, or a dict with `text` and maybe `messages`) beside its rival, if it has one.
+
+    With `fold` a long one begins folded.
+    """
     own, other = ((_get(each, "text") or "", _get(each, "messages")) for each in (answer, rival or {}))
-    return _answers.of(lambda: _answer(own, other, images), own, other, images)
+    return _answers.of(lambda: _answer(own, other, fold, images), own, other, fold, images)
 
 
-def _answer(own: _Said, other: _Said, images: Images | None) -> Answer:
-    turns, others = _answer_turns(own, images), _answer_turns(other, None)
+def _answer(own: _Said, other: _Said, fold: bool, images: Images | None) -> Answer:
+    turns, others = _answer_turns(own, images, fold=fold), _answer_turns(other, None)
     sources, rivals = _sources(turns), _sources(others)
     resembles = likeness("\n".join(sources), "\n".join(rivals)) if rivals else ""
     alike = (
@@ -137,11 +140,13 @@ _answers: Kept[Answer] = Kept(16 * 2**20, lambda kept: _bytes_of(kept.turns))
 # --- Turns ---
 
 
-def _answer_turns(said: _Said, images: Images | None) -> list[Turn]:
+def _answer_turns(said: _Said, images: Images | None, *, fold: bool = False) -> list[Turn]:
     text, messages = said
     if messages:
-        return _turns(messages, images=images)
-    return [Turn("", "", [_text(text, images)] if text else [], lines_of(text, WIDTH))]
+        return _turns(messages, images=images, fold=fold)
+    parts = [_text(text, images)] if text else []
+    lines, long = _length(parts, fold)
+    return [Turn("", "", parts, lines, long)]
 
 
 def _turns(messages: Sequence[Message], *, images: Images | None = None, fold: bool = False) -> list[Turn]:
@@ -156,12 +161,18 @@ def _turns(messages: Sequence[Message], *, images: Images | None = None, fold: b
         role, parts = str(message.get("role", "")), _parts(message, images)
         name = str(message.get("name") or called.get(message.get("tool_call_id"), "") or "")
         speaker = f"result of {name}" if role == "tool" and name else f"{role} · {name}" if name else role
-        lines, narrow = (
-            sum(lines_of(part.source, width) for part in parts) for width in (WIDTH, PHONE_WIDTH)
-        )
-        long = "" if not fold else "long" if lines > SCREEN else "long-phone" if narrow > PHONE_SCREEN else ""
+        lines, long = _length(parts, fold)
         turns.append(Turn(role, speaker, parts, lines, long))
     return turns
+
+
+def _length(parts: Sequence[Part], fold: bool) -> tuple[int, str]:
+    """About how many lines a turn takes, and how it is folded: see Turn.long."""
+    lines, narrow = (sum(lines_of(part.source, width) for part in parts) for width in (WIDTH, PHONE_WIDTH))
+    return (
+        lines,
+        "" if not fold else "long" if lines > SCREEN else "long-phone" if narrow > PHONE_SCREEN else "",
+    )
 
 
 def _parts(message: Message, images: Images | None) -> list[Part]:

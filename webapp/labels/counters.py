@@ -72,8 +72,12 @@ class Subject:
         """Whose own one row is (its key once for each of `own`), or with the key of each row, whose own all are."""
         key = f"o.{self.field}_id"
         columns, which = (f", {key}", f"{key} IS NOT NULL") if of_all else ("", f"{key} = %s")
-        # Names that came with an import are never given anything; their rows would be written by everybody at once.
-        person = "EXISTS (SELECT 1 FROM accounts_user u WHERE u.id = o.annotator_id AND u.kind <> 'imported')"
+        # Machines, and names that came with an import, are never given anything; their rows would be written by
+        # everybody at once.
+        person = (
+            "EXISTS (SELECT 1 FROM accounts_user u WHERE u.id = o.annotator_id"
+            " AND u.kind NOT IN ('imported', 'machine'))"
+        )
         return " UNION ".join(
             f"SELECT o.annotator_id{columns} FROM {part} AND {which} AND {person}" for part in self.own
         )

@@ -11,6 +11,9 @@ from django.utils import timezone
 
 from webapp.accounts.models import User
 from webapp.corpus.models import Import, Pair, Project, Response
+from webapp.labels.machine_models import MachineAnnotator as MachineAnnotator  # found where models stand
+from webapp.labels.machine_models import MachineAnswer as MachineAnswer
+from webapp.labels.machine_models import MachineJob as MachineJob
 
 
 class Verdict(models.TextChoices):
@@ -44,6 +47,7 @@ class Source(models.TextChoices):
     BROWSER = "browser", "browser"
     IMPORT = "import", "import"
     SIMULATED = "simulated", "simulated"
+    MACHINE = "machine", "machine"
 
 
 class AssignmentQuerySet(models.QuerySet["Assignment"]):
@@ -153,8 +157,21 @@ class LabelQuerySet(models.QuerySet[Any]):
         return self.filter(annotator=annotator)
 
     def current(self) -> Self:
-        """The newest answer of each annotator: neither superseded nor a retraction."""
+        """The newest answer of each person: neither superseded nor a retraction. What machines said is no label: it
+        counts nowhere but where `current_of_all` is asked for by name.
+        """
+        return self.current_of_all().exclude(source=Source.MACHINE)
+
+    def current_of_all(self) -> Self:
+        """As `current`, and what machine annotators say now."""
         return self.filter(is_current=True, retraction=False)
+
+    def of_machines(self) -> Self:
+        return self.filter(source=Source.MACHINE)
+
+    def of_people(self) -> Self:
+        """Whatever their state: all but what machine annotators said."""
+        return self.exclude(source=Source.MACHINE)
 
 
 class JudgementQuerySet(LabelQuerySet):

@@ -27,6 +27,15 @@ def imported_username(project: Project, name: str) -> str:
     return name if name.startswith(prefix) else f"{prefix}{name}"
 
 
+def machine_username(project: Project, name: str) -> str:
+    """The username of a machine annotator: no imported one, which begins with a project's address, can be the same."""
+    return f"{_machine_prefix(project)}{name}"[: 150 - len(" (machine)")] + " (machine)"
+
+
+def _machine_prefix(project: Project) -> str:
+    return f"~{project.slug}:"
+
+
 def labellers(project: Project) -> QuerySet[User]:
     """Everybody who ever labelled in the project."""
     return User.objects.filter(
@@ -46,8 +55,12 @@ def annotator_names(project: Project) -> dict[int, Named]:
     Where two would get the same name, the one that isn't a person keeps the prefix.
     """
     prefix = f"{project.slug}:"
+    machine = _machine_prefix(project)
     bare = {
-        pk: Named(name if account_type == User.Kind.PERSON else name.removeprefix(prefix), account_type)
+        pk: Named(
+            name if account_type == User.Kind.PERSON else name.removeprefix(machine).removeprefix(prefix),
+            account_type,
+        )
         for pk, name, account_type in labellers(project).values_list("pk", "username", "kind")
     }
     taken = Counter(named.name for named in bare.values())

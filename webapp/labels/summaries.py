@@ -145,7 +145,7 @@ def level_counts(responses: Iterable[int]) -> dict[int, Levels]:
 def labelled_responses(project: Project, annotator: int) -> QuerySet[Any]:
     """Keys of the responses that have a level from an annotator, or stand in a pair that they judged."""
     levels = QualityLabel.objects.of(project).current().filter(annotator=annotator).order_by()
-    judged = Judgement.objects.of(project).verdicts().filter(annotator=annotator).order_by()
+    judged = _verdicts_by(project, annotator).order_by()
     sides = [judged.values(f"pair__response_{side}_id") for side in "ab"]
     return levels.values("response_id").union(*sides, all=True)
 
@@ -164,7 +164,13 @@ def label_counts_by(project: Project) -> Counter[int]:
 
 def judged_pairs(project: Project, annotator: int) -> QuerySet[Any]:
     """Keys of the pairs on which one annotator has given a verdict."""
-    return Judgement.objects.of(project).verdicts().filter(annotator=annotator).values("pair_id")
+    return _verdicts_by(project, annotator).values("pair_id")
+
+
+def _verdicts_by(project: Project, annotator: int) -> QuerySet[Any]:
+    """One annotator's current verdicts, a machine's too: whoever asks has named it."""
+    said = Judgement.objects.of(project).current_of_all().exclude(verdict=Verdict.SKIP)
+    return said.filter(annotator=annotator)
 
 
 # --- The project ---
@@ -316,7 +322,7 @@ def queue_state(project: Project) -> QueueState:
 
 def _active(project: Project, labels: QuerySet[Any], project_path: str, since: datetime) -> set[int]:
     """Who labelled since then. The project is compared here: asked for it, SQLite would read all its labels ever."""
-    rows = labels.filter(created_at__gte=since).exclude(source=Source.IMPORT).order_by()
+    rows = labels.filter(created_at__gte=since).exclude(source__in=[Source.IMPORT, Source.MACHINE]).order_by()
     return {
         person
         for person, owner in rows.values_list("annotator_id", project_path).distinct()

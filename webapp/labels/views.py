@@ -288,5 +288,7 @@ def annotator(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     """Somebody else's current answers, newest first, for those who see labels."""
     project = project_for(request, slug, "read")
     person = get_object_or_404(labellers_and_members(project), pk=pk)
+    if person.kind == User.Kind.MACHINE:
+        return redirect("labels:machine", slug, person.machine.pk)
     context = {**_history(request, project, person), "person": person}
     return render(request, "labels/annotator.html", context)

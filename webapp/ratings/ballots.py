@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from webapp.corpus.options import GENERATIVE
+from webapp.ratings import charts
 from webapp.ratings.models import JointVotes, Vote
-from webapp.ratings.queries import VOTING
 from webapp.training.models import ModelVersion
 
 # Texts of a response that its page has at once; the others come when asked for.
@@ -23,6 +24,36 @@ class Said:
 
     vote: Vote
     shown: list[Vote]
+
+    @property
+    def number(self) -> int:
+        return self.vote.trajectory.sample + 1
+
+    @property
+    def place(self) -> int:
+        return self.vote.position + 1
+
+    # As response_text.html takes a text: what a machine wrote is drawn like any response.
+
+    @property
+    def text(self) -> dict[str, str]:
+        return {"text": self.vote.trajectory.text}
+
+    @property
+    def principles(self) -> dict[str, str]:
+        return {"text": self.vote.trajectory.principles}
+
+    @property
+    def critique(self) -> dict[str, str]:
+        return {"text": self.vote.critique}
+
+    @property
+    def correct_words(self) -> str:
+        """What the labels say of the whole text; empty without any."""
+        correct = self.vote.trajectory.correct
+        if correct is None:
+            return ""
+        return "right" if correct > 0 else "wrong" if correct < 0 else "neither right nor wrong"
 
 
 @dataclass(frozen=True)
@@ -74,7 +105,7 @@ def _ratings(every: Iterable[Said], *, counted: bool) -> list[int]:
 
 def ballot_of(version: ModelVersion | None, response: int) -> Ballot | None:
     """What a version wrote of a response; None where it wrote nothing. Two queries, none of one that never votes."""
-    if version is None or version.method not in VOTING:
+    if version is None or version.method not in GENERATIVE:
         return None
     own = list(
         Vote.objects.filter(response=response, trajectory__version=version)
@@ -95,7 +126,7 @@ def ballot_of(version: ModelVersion | None, response: int) -> Ballot | None:
 def ratings_by_version(versions: Iterable[ModelVersion], responses: Iterable[int]) -> RatingsBy:
     """The votes that count, the lowest first. One query; none where no version votes."""
     found: RatingsBy = {}
-    if not (voting := [version for version in versions if version.method in VOTING]):
+    if not (voting := [version for version in versions if version.method in GENERATIVE]):
         return found
     rows: Any = Vote.objects.filter(
         response__in=list(responses),
@@ -128,6 +159,12 @@ class Order:
             return ""
         return "A" if self.wins > self.losses else "B" if self.losses > self.wins else "neither"
 
+    @property
+    def bar(self) -> charts.Outcomes | None:
+        title = f"{self.first} shown first: A {self.wins}, tie {self.ties}, B {self.losses}"
+        shares = {"a": self.wins, "tie": self.ties, "b": self.losses}
+        return charts.outcome_bar(shares, title=title) if self.total else None
+
 
 @dataclass(frozen=True)
 class BothOrders:
@@ -142,10 +179,12 @@ class BothOrders:
     pairs: int
 
     @property
-    def decided(self) -> bool | None:
-        """Whether the order decided this pair; None where it was shown in one order alone."""
-        a, b = self.orders
-        return a.prefers != b.prefers if a.total and b.total else None
+    def says(self) -> str:
+        """What the order does: "decided", "same", "half" where it prefers neither in one, "one" where there is one."""
+        a, b = (order.prefers for order in self.orders)
+        if not (a and b):
+            return "one"
+        return "same" if a == b else "half" if "neither" in (a, b) else "decided"
 
 
 def both_orders(version: ModelVersion, joint: JointVotes) -> BothOrders:

@@ -45,12 +45,16 @@ FEW = 2000
 
 @dataclass(frozen=True)
 class SideRow:
-    """One response of a pair, with what the model predicts and which levels people gave."""
+    """One response of a pair, with what the model predicts and which levels people gave.
+
+    ratings: the votes that the prediction was counted from, on the pair's own page.
+    """
 
     name: str
     response: Response
     prediction: Prediction | None
     levels: Levels
+    ratings: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from django.core.cache import caches
 from django.db.models import Count, Q
 
 from webapp.corpus.models import Method, Pair, Project, Response
+from webapp.corpus.options import GENERATIVE
 from webapp.labels.names import annotator_names
 from webapp.labels.summaries import Votes, label_counts_by, newest_labels, vote_tallies
 from webapp.ratings.charts import score_bins
@@ -25,8 +26,6 @@ CACHE_SECONDS = 60 * 60
 HISTOGRAM_SCORES = 50_000
 # Names in a menu. Where there are more authors, one writes the name; of more annotators the menu has the busiest.
 MENU = 100
-# Methods that write what they think and vote: only these have Trajectory, Vote and JointVotes.
-VOTING = ("grm", "judge")
 
 T = TypeVar("T")
 
@@ -155,7 +154,7 @@ def joint_by_version(
 ) -> dict[int, dict[int, JointVotes]]:
     """Joint votes by version id and pair id. One query; none where no version votes."""
     found: dict[int, dict[int, JointVotes]] = {}
-    if not (voting := [version for version in versions if version.method in VOTING]):
+    if not (voting := [version for version in versions if version.method in GENERATIVE]):
         return found
     rows = JointVotes.objects.filter(version__in=voting)
     for joint in rows if pairs is None else rows.filter(pair__in=list(pairs)):

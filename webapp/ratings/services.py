@@ -143,9 +143,9 @@ def _votes_create(
     said = [[written.get((name, row["sample"]), {}) for name in row["responses"]] for row in rows]
     made = Trajectory.objects.bulk_create(
         Trajectory(
-            version=version, sample=row["sample"], text=_text(row["text"]), reason=_text(row["reason"]),
+            version=version, sample=row["sample"], text=_text(row["text"]), reason=_text(row["reason"])[:REASON_LENGTH],
             principles=_text(next((each.get("principles") for each in words if each), "")), correct=row["correct"],
-            counted=row["counted"], meta=row["meta"],
+            counted=row["counted"] and row["scores"] is not None, meta=row["meta"],
         )
         for row, words in zip(rows, said, strict=True)
     )  # fmt: skip
@@ -220,10 +220,10 @@ def _trajectory(row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
         value = row.get(column)
         if value is not None and not math.isfinite(value):
             raise BadPredictions(f"{where}: {column} is {value}, not a finite number")
-    if not isinstance(row.get("counted"), bool) or (row["counted"] and scores is None):
-        raise BadPredictions(f"{where}: counted must be true or false, and false where there are no scores")
+    if not isinstance(row.get("counted"), bool):
+        raise BadPredictions(f"{where}: counted is {row.get('counted')!r}, not true or false")
     _check_text(row.get("text"), f"{where}: text")
-    _check_text(row.get("reason"), f"{where}: reason", most=REASON_LENGTH)
+    _check_text(row.get("reason"), f"{where}: reason")
     return {"correct": None, "meta": None, **row}
 
 
@@ -256,9 +256,9 @@ def _counts(value: Any, *, below: float = 2**31) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < below
 
 
-def _check_text(value: Any, where: str, *, most: int = TEXT_LENGTH) -> None:
-    if value is not None and not (isinstance(value, str) and len(value) <= most):
-        raise BadPredictions(f"{where} must be a text of at most {most:,} characters")
+def _check_text(value: Any, where: str) -> None:
+    if value is not None and not (isinstance(value, str) and len(value) <= TEXT_LENGTH):
+        raise BadPredictions(f"{where} must be a text of at most {TEXT_LENGTH:,} characters")
 
 
 def _text(value: str | None) -> str:

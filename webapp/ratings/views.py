@@ -147,7 +147,7 @@ def response_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespons
         "place": place_in(lists.responses_ordered(project, query, version), response.pk),
         "prediction": prediction,
         "ballot": ballot,
-        "texts": None if request.GET.get("votes") == "all" else TEXTS,
+        "others": ballot.others[: None if request.GET.get("votes") == "all" else TEXTS] if ballot else [],
         "provenance": _provenance(version, prediction, [label.created_at for label in labels]),
         "labels": labels,
         "levels": levels,
@@ -189,11 +189,10 @@ def response_methods(request: HtmxHttpRequest, slug: str, pk: int) -> HttpRespon
             {
                 "version": version,
                 "prediction": prediction,
+                "votes": (votes := heard.get(version.pk, {}).get(pk, [])),
                 "strip": prediction
                 and prediction.p
-                and pictures.strip_of(
-                    project, version, prediction, levels, votes=heard.get(version.pk, {}).get(pk, ()), top=top
-                ),
+                and pictures.strip_of(project, version, prediction, levels, votes=votes, top=top),
                 "histogram": prediction
                 and not prediction.p
                 and pictures.histogram_of(version, {"this response": prediction.score}),
@@ -279,13 +278,14 @@ def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     version = shown.version
     a, b = pair.response_a_id, pair.response_b_id
 
-    judgements = list(pair.judgements.select_related("annotator").order_by("-created_at", "-pk"))
+    judgements = list(pair.judgements.of_people().select_related("annotator").order_by("-created_at", "-pk"))
     current = [judgement for judgement in judgements if judgement.is_current and not judgement.retraction]
     votes = Votes(**_counted(judgement.verdict for judgement in current if judgement.verdict != Verdict.SKIP))
     levels = level_counts([a, b])
     by_version = predictions_by_version(shown.compared, [a, b])
     chosen = by_version.get(version.pk, {}) if version else {}
     joint = {key: found[pair.pk] for key, found in joint_by_version(shown.compared, [pair.pk]).items()}
+    heard = ratings_by_version([version], [a, b]).get(version.pk, {}) if version else {}
 
     query = Query.of(request.GET, PAIRS, rated=version is not None)
     context = {
@@ -293,13 +293,14 @@ def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
         "pair": pair,
         "place": place_in(lists.pairs_ordered(project, query, version), pair.pk),
         "sides": [
-            SideRow("A", pair.response_a, chosen.get(a), levels.get(a, Levels())),
-            SideRow("B", pair.response_b, chosen.get(b), levels.get(b, Levels())),
+            SideRow("A", pair.response_a, chosen.get(a), levels.get(a, Levels()), heard.get(a, [])),
+            SideRow("B", pair.response_b, chosen.get(b), levels.get(b, Levels()), heard.get(b, [])),
         ],
         "votes": votes,
         "votes_bar": pictures.votes_bar(votes),
         "current": current,
         "earlier": [judgement for judgement in judgements if judgement not in current],
+        "machines": pair.machine_answers.select_related("machine__user"),
         "outcomes": [
             _predicted(each, by_version.get(each.pk, {}), a, b, joint.get(each.pk)) for each in shown.compared
         ],
@@ -309,7 +310,6 @@ def pair_detail(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
         places = {name: chosen[key].score for name, key in (("A", a), ("B", b)) if key in chosen}
         context["histogram"] = pictures.histogram_of(version, places) if places else None
     elif chosen or levels:
-        heard = ratings_by_version([version], [a, b]).get(version.pk, {}) if version else {}
         context["strip"] = charts.mirrored_strip(
             pictures.rated(chosen.get(a), levels.get(a), heard.get(a, ())),
             pictures.rated(chosen.get(b), levels.get(b), heard.get(b, ())),

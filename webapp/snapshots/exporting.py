@@ -57,8 +57,11 @@ def check_choice(format: str, file_type: str) -> None:
 class _Written(Watch):
     """Writes a view's rows into a sink while the snapshot is taken."""
 
-    def __init__(self, view: View, file: Sink, superseded: bool, counted: Callable[[int], None]) -> None:
-        self.view, self.file, self.superseded, self.counted = view, file, superseded, counted
+    def __init__(
+        self, view: View, file: Sink, superseded: bool, machines: bool, counted: Callable[[int], None]
+    ) -> None:
+        self.view, self.file, self.counted = view, file, counted
+        self.superseded, self.machines = superseded, machines
         self.seen = 0
 
     def write(self, batches: Iterable[Any]) -> None:
@@ -107,8 +110,10 @@ def export_write(
             view = made.view(choice)
             total = Judgement.objects.of(project).filter(is_current=True).count()
             with sink(path, view.schema, safe=safe_for_spreadsheets) as file:
-                superseded = superseded and format == Export.Format.JUDGEMENTS
-                watch = _Written(view, file, superseded, lambda seen: progress(seen, total))
+                # One row a judgement, with who gave it: the only format that machines' stand in.
+                machines = format == Export.Format.JUDGEMENTS
+                superseded = superseded and machines
+                watch = _Written(view, file, superseded, machines, lambda seen: progress(seen, total))
                 watch.write(view.begin())
                 frozen = snapshot_freeze(project, watch)
                 watch.write(view.end())

@@ -21,7 +21,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from webapp.corpus.models import Project
-from webapp.labels.models import Judgement, Verdict
+from webapp.labels.models import Judgement, Source, Verdict
 from webapp.labels.names import Named, annotator_names
 from webapp.snapshots.models import Snapshot
 from webapp.snapshots.reading import (
@@ -53,8 +53,10 @@ class Frozen:
     counts: dict[str, int]
 
 
-def schemas(*, conversations: bool = False) -> dict[str, Any]:
-    """Arrow schemas of the three tables, as workers.rewards reads them; with `conversations` LATER's columns too."""
+def schemas(*, conversations: bool = False, machines: bool = False) -> dict[str, Any]:
+    """Arrow schemas of the three tables, as workers.rewards reads them; with `conversations` LATER's columns too, with
+    `machines` which judgements are a machine's.
+    """
     import pyarrow as pa
 
     text, moment = pa.string(), pa.timestamp("us", tz="UTC")
@@ -83,6 +85,7 @@ def schemas(*, conversations: bool = False) -> dict[str, Any]:
             ("policy", text, True),
             ("propensity", pa.float64(), True),
             ("created_at", moment, False),
+            *[("machine", pa.bool_(), False) for _ in range(machines)],
         ),
         "levels": schema(
             ("label_id", text, False),
@@ -114,8 +117,9 @@ def snapshot_record(project: Project, frozen: Frozen) -> Snapshot:
 class Watch:
     """Sees the labels pass by while a snapshot is written of them, so that an export needs no second read."""
 
-    # Whether it wants judgements that were corrected or taken back as well.
+    # Whether it wants judgements that were corrected or taken back as well, and those of machine annotators.
     superseded = False
+    machines = False
 
     def judgements(self, rows: Judgements, ids: Sequence[str]) -> None:
         """Current judgements with skips, whole pairs at a time, and their judgement ids."""
@@ -182,27 +186,45 @@ def _write_tables(
         project.prompts.exclude(tools=[]).exists()
         or project.responses.filter(messages__isnull=False).exists()
     )
+    machines = (
+        project.machine_labels and Judgement.objects.of(project).current_of_all().of_machines().exists()
+    )
     with ExitStack() as stack:
         tables = {
             name: stack.enter_context(_Table(folder / f"{name}.parquet", schema))
-            for name, schema in schemas(conversations=conversations).items()
+            for name, schema in schemas(conversations=conversations, machines=machines).items()
         }
         for responses in response_batches(project):
             prompts.update(responses.prompt)
             tables["responses"].write(_response_columns(responses))
-        judgements = Judgement.objects.all() if watch.superseded else Judgement.objects.current()
+        judgements = Judgement.objects.all() if watch.superseded else Judgement.objects.current_of_all()
+        if not (machines or watch.machines):
+            judgements = judgements.of_people()
         for rows in judgement_batches(judgements, project, names):
             ids = judgement_ids(rows, names)
             said = [
                 row
-                for row, (verdict, current, retraction) in enumerate(
-                    zip(rows.verdict, rows.is_current, rows.retraction, strict=True)
+                for row, (verdict, current, retraction, source) in enumerate(
+                    zip(rows.verdict, rows.is_current, rows.retraction, rows.source, strict=True)
                 )
-                if current and not retraction and verdict != Verdict.SKIP
+                if current
+                and not retraction
+                and verdict != Verdict.SKIP
+                and (machines or source != Source.MACHINE)
             ]
             verdicts = rows.of(said)
-            annotators.update(verdicts.annotator)
-            tables["judgements"].write(_judgement_columns(verdicts, [ids[row] for row in said], names))
+            annotators.update(
+                who
+                for who, source in zip(verdicts.annotator, verdicts.source, strict=True)
+                if source != Source.MACHINE
+            )
+            columns = _judgement_columns(verdicts, [ids[row] for row in said], names)
+            if machines:
+                columns["machine"] = [source == Source.MACHINE for source in verdicts.source]
+            tables["judgements"].write(columns)
+            if not watch.machines:
+                seen = [row for row, source in enumerate(rows.source) if source != Source.MACHINE]
+                rows, ids = rows.of(seen), [ids[row] for row in seen]
             watch.judgements(rows, ids)
         for levels in level_batches(project, names):
             annotators.update(levels.annotator)

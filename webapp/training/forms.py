@@ -7,6 +7,7 @@ from typing import Any
 from django import forms
 
 from webapp.corpus.base_models import base_model_choices, base_model_named, base_model_public
+from webapp.corpus.endpoints import endpoints
 from webapp.corpus.models import Project
 from webapp.corpus.option_fields import BaseModelInput, TrainingOptionsForm, choice_field, number_field
 from webapp.corpus.options import (
@@ -22,7 +23,9 @@ from webapp.corpus.options import (
     knows,
     preset_of,
 )
+from webapp.training.estimates import judge_estimate
 from webapp.training.models import ModelVersion, TrainingRun, public_config
+from webapp.training.services import LIMITS
 from webapp.words import duration
 
 MOST_VERSIONS = 50
@@ -126,6 +129,15 @@ class RunForm(TrainingOptionsForm):
             known = "; ".join(f"{name} {duration(takes)}" for name, takes in costs)
             self.fields["crossfit"].help_text = f"{CROSSFIT_HELP} Here about: {known}."
 
+    def tell_endpoints(self, project: Project) -> None:
+        """About what a judge over each endpoint would ask and cost, with the numbers in the form."""
+        typed = {name: self[name].value() for name in ("samples", "max_new_tokens")}
+        config = {name: int(value) for name, value in typed.items() if str(value).isdecimal()}
+        told = [f"{each.name} {judge_estimate(project, each, config)}" for each in endpoints()]
+        if told:
+            field = self["base_model"]  # the form's field has handed its text on where errors were looked for
+            field.help_text += f" A judge may ask an endpoint; here about: {'; '.join(told)}."
+
     def offer(self, versions: Sequence[ModelVersion]) -> None:
         """The base models that the page shows, the newest of the project's versions among them."""
         names = [
@@ -183,3 +195,15 @@ class RunForm(TrainingOptionsForm):
 
     def _is_projects(self, name: str) -> bool:
         return name in PROJECT_OPTIONS and self.cleaned_data[name] == self.project_options.get(name)
+
+
+class LimitsForm(forms.Form):
+    """The budget with which a judge over an endpoint goes on; an empty field is no limit."""
+
+    cost_limit = number_field("cost_limit", "Cost limit")
+    token_limit = number_field("token_limit", "Token limit")
+
+    def __init__(self, data: Any = None, *, run: TrainingRun) -> None:
+        super().__init__(data, initial={name: run.config.get(name) for name in LIMITS})
+        for field in self.fields.values():
+            field.widget.attrs["placeholder"] = "none"

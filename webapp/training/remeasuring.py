@@ -6,6 +6,7 @@ from django.db.models.functions import Coalesce
 
 from webapp.accounts.models import User
 from webapp.corpus.access import check_not_archived
+from webapp.corpus.models import Method
 from webapp.jobs import ACTIVE, State
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.training.models import ModelVersion, Remeasurement
@@ -71,11 +72,15 @@ def measurement_start(
 
 
 def measurements_start(version: ModelVersion) -> list[Remeasurement]:
-    """After a training: queue the serving versions of its project and the newest others, where rows were added."""
+    """After a training: queue the serving versions of its project and the newest others, where rows were added.
+
+    No judge, which may cost money: somebody asks for that.
+    """
     now = held_out_now(version.project)
     if now is None or version.project.archived_at is not None:
         return []
-    versions = version.project.versions.exclude(pk=now.version).select_related("run__snapshot", "project")
+    others = version.project.versions.exclude(pk=now.version).exclude(method=Method.JUDGE)
+    versions = others.select_related("run__snapshot", "project")
     newest = list(versions.values_list("pk", flat=True)[:AUTOMATIC])
     rows_of = version.project.versions.get(pk=now.version)
     return [

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from django.db.models import F
+from django.db.models import F, Q
 
-from webapp.corpus.models import Project
+from webapp.corpus.models import Method, Project
 from webapp.labels.models import Judgement, Verdict
 from webapp.training.gate import Difference
 from webapp.training.models import ModelVersion
@@ -34,8 +34,12 @@ def held_out_of(version: int, split: Any) -> HeldOut | None:
 
 
 def held_out_now(project: Project) -> HeldOut | None:
-    """The split of the newest version that held something out; None before there is one. One query."""
-    splits = project.versions.values_list("pk", "metrics__split")[:LOOKED_AT]
+    """The split of the newest version that held something out; None before there is one. One query.
+
+    A judge learns nothing and so holds out everything: its split counts only where there is no other.
+    """
+    newest = project.versions.annotate(judge=Q(method=Method.JUDGE)).order_by("judge", "-pk")
+    splits = newest.values_list("pk", "metrics__split")[:LOOKED_AT]
     return next((found for pk, split in splits if (found := held_out_of(pk, split)) is not None), None)
 
 

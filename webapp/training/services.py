@@ -24,10 +24,12 @@ from webapp.corpus.base_models import (
     base_model_folder,
     base_model_named,
     base_model_public,
+    endpoint_refusal,
     folder_model,
     version_named,
 )
 from webapp.corpus.counters import judged_by_person
+from webapp.corpus.endpoints import endpoint_named
 from webapp.corpus.models import Project, Response
 from webapp.corpus.options import (
     ADAPTED,
@@ -52,6 +54,9 @@ from webapp.training.same_rows import held_out_of, same_rows
 from webapp.words import counted
 
 CONFIG_FORMAT = 1
+
+LIMITS = ("cost_limit", "token_limit")
+"""The budget of a judge over an endpoint: it changes no result, so a run may go on with another."""
 
 _GONE_REMEDY = "Restore the data folder from a backup, or train again."
 
@@ -88,6 +93,8 @@ def run_config(project: Project, method: str, overrides: dict[str, Any] | None =
     causal = method in (Method.HAF, *GENERATIVE)
     default_base = project.causal_base_model if causal else project.base_model
     base_model = base_model_named(str(options.get("base_model", default_base)))
+    if refusal := endpoint_refusal(method, base_model):
+        raise RunRefused(refusal, "base_model")
     if method == Method.JUDGE:
         _check_judge(base_model, options)
     known = _known_base(project, base_model)
@@ -148,12 +155,18 @@ def _check_judge(base_model: str, options: Mapping[str, Any]) -> None:
             "or an endpoint, or go on training it by GRM.",
             "base_model",
         )
-    for name in ("cost_limit", "token_limit"):
+    for name in LIMITS:
         if name in options and not base_model.startswith(ENDPOINT):
             raise RunRefused(
                 f"{name} ends what an endpoint is asked, and {base_model} is computed here. Leave it out.",
                 name,
             )
+    endpoint = endpoint_named(base_model)
+    if "cost_limit" in options and endpoint is not None and endpoint.cost(0, 0) is None:
+        raise RunRefused(
+            f"cost_limit needs the prices of {base_model}, which its operator has not given. Set token_limit instead.",
+            "cost_limit",
+        )
 
 
 def version_start(project: Project, name: str) -> ModelVersion | None:
@@ -250,7 +263,7 @@ def _known_base(project: Project, base_model: str) -> FolderModel:
     """
     if base_model in ENCODERS:
         return FolderModel("encoder")
-    if base_model == STARTER:
+    if base_model == STARTER or base_model.startswith(ENDPOINT):
         return FolderModel("causal")
     if base_model.startswith(FOLDER):
         folder = base_model_folder(base_model)
@@ -385,19 +398,36 @@ def run_start(
 
 
 @transaction.atomic
-def run_resume(*, run: TrainingRun, actor: User | None = None) -> bool:
+def run_resume(
+    *, run: TrainingRun, actor: User | None = None, limits: Mapping[str, float | None] | None = None
+) -> bool:
     """Queue a FAILED, LOST or CANCELLED run again; it goes on from its checkpoint where there is one.
 
-    False: it is in another state by now, or the same training already waits.
+    `limits`: the budget from now on of a judge over an endpoint, some of LIMITS (None: no such limit). Nothing else of
+    a run may change. False: it is in another state by now, or the same training already waits. Raises RunRefused.
     """
     check_not_archived(run.project)
+    config = run.config
+    if limits:
+        config = {name: value for name, value in config.items() if name not in limits} | given_options(limits)
+        check_options(run.method, {name: config[name] for name in LIMITS if name in config})
+        _check_judge(config["base_model"], config)
     try:
         with transaction.atomic():
             moved = run.requeue()
+            if moved and config != run.config:
+                TrainingRun.objects.filter(pk=run.pk).update(
+                    config=config, config_digest=config_digest(config)
+                )
     except IntegrityError:
         return False
     if moved:
-        audit(project=run.project, actor=actor, action=Action.TRAINING_RESUMED, detail={"run": run.pk})
+        audit(
+            project=run.project,
+            actor=actor,
+            action=Action.TRAINING_RESUMED,
+            detail={"run": run.pk} | dict(limits or {}),
+        )
     return moved
 
 

@@ -122,7 +122,7 @@ def _labels_changed(run: TrainingRun, labels: int) -> bool:
     since = run.started_at or run.queued_at
     return (
         labels != run.labels_seen
-        or Judgement.objects.filter(pair__project=run.project_id, created_at__gt=since).exists()
+        or Judgement.objects.of_people().filter(pair__project=run.project_id, created_at__gt=since).exists()
         or QualityLabel.objects.filter(response__project=run.project_id, created_at__gt=since).exists()
     )
 

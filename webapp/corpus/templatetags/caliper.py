@@ -70,9 +70,9 @@ def conversation(
 
 
 @register.simple_tag(takes_context=True)
-def answer_turns(context: dict[str, Any], answer: Any, rival: Any = None) -> Answer:
+def answer_turns(context: dict[str, Any], answer: Any, rival: Any = None, fold: Any = False) -> Answer:
     """An answer's turns as response_text.html shows them, compared with its rival."""
-    return answer_of(answer, rival or None, images=_images(context))
+    return answer_of(answer, rival or None, fold=bool(fold), images=_images(context))
 
 
 def _images(context: dict[str, Any]) -> Images | None:

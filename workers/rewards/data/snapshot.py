@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,11 @@ _COLUMNS = {
     "levels": ("label_id", "response_id", "level", "annotator"),
 }
 # The tools of a prompt, and the messages of a response with several turns or tool calls (its text is their transcript);
-# which response stood left ("a" or "b"), and how many votes a row stands for. Older snapshots lack them.
-_OPTIONAL = {"responses": ("tools", "answer"), "judgements": ("left", "weight")}
+# which response stood left ("a" or "b"), how many votes a row stands for, and whether a machine annotator gave it, for
+# projects that learn from those. Older snapshots lack them.
+_OPTIONAL = {"responses": ("tools", "answer"), "judgements": ("left", "weight", "machine")}
 _JSON = ("messages", "tools", "answer")
-_TYPES = {"strength": pa.int8(), "weight": pa.float64()}
+_TYPES = {"strength": pa.int8(), "weight": pa.float64(), "machine": pa.bool_()}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Snapshot:
     def index(self) -> dict[str, int]:
         """Row of each response id."""
         return {row["response_id"]: number for number, row in enumerate(self.responses)}
+
+
+def of_people(judgements: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Those that people gave. A model may learn from machine annotators, and is never measured on them."""
+    return (row for row in judgements if not row.get("machine"))
 
 
 def write_snapshot(

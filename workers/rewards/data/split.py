@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..config import Refused, RunConfig
 from .messages import first_turn, whole_prompt
-from .snapshot import Snapshot
+from .snapshot import Snapshot, of_people
 
 MIN_GROUPS = 5  # below, one held-out group would be most of a fifth, and its accuracy an anecdote
 WATCHED = 0.1  # share of the training groups that early stopping watches
@@ -242,7 +242,7 @@ def _joined(units: Iterable[Unit]) -> dict[str, str]:
 
 
 def held_out_rows(snapshot: Snapshot, split: Split) -> Snapshot:
-    """The rows that evaluation may see: responses of held-out groups and labels wholly among them.
+    """The rows that evaluation may see: responses of held-out groups and people's labels wholly among them.
 
     Groups that were joined have one name here: they are one cluster of intervals, one fold of the calibration.
     """
@@ -254,7 +254,11 @@ def held_out_rows(snapshot: Snapshot, split: Split) -> Snapshot:
     inside = {row["response_id"] for row in responses}
     return Snapshot(
         responses,
-        [row for row in snapshot.judgements if row["response_a"] in inside and row["response_b"] in inside],
+        [
+            row
+            for row in of_people(snapshot.judgements)
+            if row["response_a"] in inside and row["response_b"] in inside
+        ],
         [row for row in snapshot.levels if row["response_id"] in inside],
     )
 

@@ -72,7 +72,8 @@ class Scorer:
     """How a model scores rows of `messages` and `text`: as it serves, one at a time, and padded to the longest.
 
     `alone` and `padded` are None for a model that writes its scores: equal ids may give other words, so neither they
-    nor a swapped order has an exact answer. `variants` score the same rows under another template; `own`: what of the model's template an attack may forge.
+    nor a swapped order has an exact answer. `variants` score the same rows under another template; `own`: what of the
+    model's template an attack may forge.
     """
 
     score: ScoreRows

@@ -27,7 +27,7 @@ STARTER = "starter"
 _NAMED = ("folder:", "version:")
 _PART = r"[A-Za-z0-9_][\w.+-]*"
 _HUB = re.compile(rf"({_PART}/{_PART})(?:@({_PART}(?:/{_PART})*))?", re.ASCII)
-_NAME = re.compile(rf"(?:folder:|version:){_PART}(?:/{_PART})*", re.ASCII)
+_NAME = re.compile(rf"(?:(?:folder:|version:){_PART}(?:/{_PART})*|endpoint:{_PART})", re.ASCII)
 
 # Letters of a byte-level tokenizer alone; with fewer entries nearly every word is unknown.
 FEWEST_TOKENS = 256

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..config import CODE_VERSION
 from ..data.judgements import TrainingData
+from ..data.snapshot import of_people
 from ..data.split import deal_folds
 from ..evaluation.metrics import evaluate_run
 from ..files import save_tensors
@@ -255,7 +256,9 @@ def measure_out_of_fold(run: Run, done: set[int], predicted: list[Row]) -> dict[
         run.model.calibration,
     )
     told = {row["response_id"]: row for number, row in enumerate(predicted) if number in done}
-    judgements = [row for row in learned.judgements if {row["response_a"], row["response_b"]} <= told.keys()]
+    judgements = [
+        row for row in of_people(learned.judgements) if {row["response_a"], row["response_b"]} <= told.keys()
+    ]
     levels = [row for row in learned.levels if row["response_id"] in told]
     if not judgements and not levels:
         return {"pairs": None, "levels": None}

@@ -13,6 +13,7 @@ from django.utils.module_loading import import_string
 from webapp import heartbeat
 from webapp.corpus.base_models import WHAT_TO_NAME
 from webapp.corpus.commands import project_named
+from webapp.corpus.endpoints import endpoint_named
 from webapp.corpus.options import (
     CHOICES,
     FOLDS,
@@ -26,6 +27,7 @@ from webapp.corpus.options import (
     further_settings,
 )
 from webapp.jobs import State
+from webapp.training.estimates import judge_estimate
 from webapp.training.models import TrainingRun
 from webapp.training.services import run_start
 
@@ -124,6 +126,10 @@ class Command(BaseCommand):
         self.stdout.write(
             f"run {run.pk}: {run.get_method_display()} on {project.name}, {run.get_state_display()}"
         )
+        if (endpoint := endpoint_named(run.config["base_model"])) is not None:
+            self.stdout.write(
+                f"  {endpoint.name} ({endpoint.model}), about {judge_estimate(project, endpoint, run.config)}"
+            )
         if options["inline"]:
             # By name: the web half doesn't import the workers' half (this is a worker, for once).
             # A polite kill is a Ctrl-C: it leaves a checkpoint and no child.

@@ -1,0 +1,134 @@
+"""Ask an endpoint which response of each pair is better, in both orders: `python -m workers.rewards.annotate JOB_DIR`.
+
+JOB_DIR/ask.json: {"endpoint", "guidelines", "bad_max", "normal_max", "seed", "cost_limit", "token_limit"}.
+JOB_DIR/pairs.jsonl, a line a pair: {"pair", "a", "b"}, both rows as in a snapshot's responses.parquet. Appends to
+JOB_DIR/answers.jsonl, a line an order: {"pair", "order": "ab" | "ba", "scores": [of a, of b] | null, "reason", "text",
+"tokens_in", "tokens_out"}; writes progress.jsonl and usage.json. What is answered there is never asked again.
+Exit status 0 asked, 2 refused (a limit that is spent is one), 143 stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from .config import Refused
+from .generative.endpoint import EndpointSampler
+from .generative.endpoints import endpoint_named
+from .generative.judge import parse
+from .generative.sampling import Failed, Sampled, Usage
+from .generative.template import JudgeTemplate
+from .scale import Partition
+from .training.progress import Progress, Stop, Stopped
+
+STOPPED_EXIT = 143
+AT_ONCE = 200  # pairs whose texts are in memory
+MAX_NEW_TOKENS = 2048
+ORDERS = ("ab", "ba")
+
+
+def annotate(folder: Path, stop: Stop) -> int:
+    """Ask what is not answered yet; how many questions the endpoint failed on. Raises Refused, Stopped."""
+    ask = json.loads((folder / "ask.json").read_text(encoding="utf-8"))
+    template = JudgeTemplate(ask["guidelines"], partition=Partition(ask["bad_max"], ask["normal_max"]))
+    answers = folder / "answers.jsonl"
+    answered, spent = _answered(answers)
+    if (folder / "usage.json").exists():
+        # Also counts what was paid for and not read.
+        spent = Usage(**json.loads((folder / "usage.json").read_text(encoding="utf-8")))
+    sampler = EndpointSampler(
+        endpoint_named(ask["endpoint"]),
+        cost_limit=ask["cost_limit"],
+        token_limit=ask["token_limit"],
+        spent=spent,
+    )
+    with (folder / "pairs.jsonl").open("rb") as file:
+        total = sum(len(ORDERS) for _ in file)
+    progress, done, failed = Progress(folder / "progress.jsonl"), len(answered), 0
+    progress.say("asking", done, total)
+    pairs = _lines(folder / "pairs.jsonl")
+    try:
+        with answers.open("a", encoding="utf-8") as out:
+            while some := list(islice(pairs, AT_ONCE)):
+                open_ = [
+                    (row, order) for row in some for order in ORDERS if (row["pair"], order) not in answered
+                ]
+
+                def told(answers: Mapping[int, Sampled | Failed], open_: list[Any] = open_) -> None:
+                    nonlocal done, failed
+                    for index, answer in answers.items():
+                        row, order = open_[index]
+                        if isinstance(answer, Failed):
+                            failed += 1
+                            continue
+                        out.write(json.dumps(_answer(row["pair"], order, answer), ensure_ascii=False) + "\n")
+                        out.flush()
+                        done += 1
+                    progress.say("asking", done, total)
+                    stop.check()
+
+                chats = [
+                    template.told([row[side] for side in order]).chat(ask["seed"]) for row, order in open_
+                ]
+                sampler.sample(chats, temperature=0.0, max_new_tokens=MAX_NEW_TOKENS, progress=told)
+    finally:
+        usage = json.dumps(dataclasses.asdict(sampler.usage))
+        (folder / "usage.json").write_text(usage, encoding="utf-8")
+    return failed
+
+
+def _answer(pair: int, order: str, answer: Sampled) -> dict[str, Any]:
+    parsed = parse(answer.text, 2, answer.finished)
+    scores = parsed.scores if order == "ab" or parsed.scores is None else parsed.scores[::-1]
+    return {
+        "pair": pair, "order": order, "scores": scores, "reason": parsed.reason, "text": answer.text,
+        "tokens_in": answer.tokens_in, "tokens_out": answer.tokens_out,
+    }  # fmt: skip
+
+
+def _answered(path: Path) -> tuple[set[tuple[int, str]], Usage]:
+    """What is answered, and the tokens that it took; a line that a killed process left unfinished is cut off."""
+    answered, tokens_in, tokens_out, whole = set(), 0, 0, 0
+    if path.exists():
+        with path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                row = json.loads(line)
+                answered.add((row["pair"], row["order"]))
+                tokens_in, tokens_out = tokens_in + row["tokens_in"], tokens_out + row["tokens_out"]
+                whole += len(line)
+        with path.open("r+b") as file:
+            file.truncate(whole)
+    return answered, Usage(tokens_in=tokens_in, tokens_out=tokens_out)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; see the module's docstring for the exit status."""
+    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
+        print("usage: python -m workers.rewards.annotate JOB_DIR", file=sys.stderr)
+        return 2
+    try:
+        failed = annotate(Path(arguments[0]), Stop.listening())
+    except Refused as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 2
+    except Stopped:
+        return STOPPED_EXIT
+    if failed:
+        print(f"failed: {failed}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
