@@ -411,6 +411,94 @@ def test_a_finished_run_stands_beside_what_it_replaced(
     assert url("run", new.run.pk) in page
 
 
+# --- Methods that write their judgement ---
+
+
+def test_the_form_marks_which_methods_know_a_field(labelled: Project, admin_client: Client) -> None:
+    form = admin_client.get(url("runs")).context["form"]
+    marked = {name: form[name].field.widget.attrs.get("data-methods") for name in form.fields}
+    assert (marked["samples"], marked["stages"], marked["cost_limit"]) == ("grm judge", "grm", "judge")
+    assert (marked["region"], marked["epochs"]) == ("rgft", "bt clf oprm rgft haf grm")
+    assert {name for name, methods in marked.items() if methods is None} == {
+        "method", "further", "base_model", "tuning", "seed", "max_length",
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("sent")
+def test_the_form_starts_a_judge_whatever_the_project_keeps_for_others(
+    labelled: Project, admin_client: Client
+) -> None:
+    labelled.training_options = {"reliability": True, "votes": "majority", "hardening": 0.2, "patience": 3}
+    labelled.save()
+    form = admin_client.get(url("runs")).context["form"]
+    shown = {name: form[name].value() for name in labelled.training_options}
+    data = {"method": "judge", "samples": "4", "max_new_tokens": "256", "base_model": "org/instruct", **shown}
+    assert admin_client.post(url("run-start"), data).status_code == 302
+    config = TrainingRun.objects.get().config
+    assert (config["samples"], config["max_new_tokens"], config["tuning"]) == (4, 256, "frozen")
+    assert not set(labelled.training_options) & set(config)
+    refused = admin_client.post(url("run-start"), data | {"stages": "rft"})
+    assert "stages is an option of Generative (SPCT) alone" in refused.content.decode()
+
+
+def test_a_generative_run_shows_what_it_writes(
+    labelled: Project, make_run: Make, admin_client: Client
+) -> None:
+    run = make_run(labelled, "grm", overrides={"samples": 4})
+    assert run.claim()
+    live = {"reward": -0.25, "kl": 0.0125, "samples_per_second": 3.5, "kept": 61, "too_easy": 7, "hinted": 3}
+    run.beat(phase="reinforcing", step=3, total=9, live=live)
+    run.folder.mkdir(parents=True)
+    with (run.folder / "progress.jsonl").open("w") as file:
+        for step, phase in enumerate(["fine-tuning"] * 3 + ["reinforcing"] * 3):
+            record = {
+                "time": timezone.now().isoformat(),
+                "phase": phase,
+                "step": step,
+                "total": 9,
+                "loss": 1 / (1 + step),
+            }
+            record |= {"reward": step / 10 - 0.5, "kl": step / 100} if phase == "reinforcing" else {}
+            file.write(json.dumps(record) + "\n")
+    page = words(admin_client.get(url("run", run.pk)))
+    # The stages rft and grpo are 89 of 92 parts of all, and a third of the second of them is done.
+    assert re.search(r'<progress value="5\d" max="100"', page)
+    assert "Training loss: 1.000 at step 0, 0.333 at step 2" in page
+    assert "Mean reward: -0.200 at step 3, 0.000 at step 5, highest 0.000 at step 5." in page
+    assert "KL from the model it began with: 0.030 at step 3" in page
+    assert page.count("<polyline") == 3
+    assert "<dt>Reward</dt><dd>-0.250</dd>" in page
+    assert "3.50 a second" in page
+    assert re.search(r'<th scope="row">Fine-tuning \(RFT\)</th> <td class="numeric">61</td>', page)
+    link = progress_link(admin_client, run)
+    assert admin_client.get(link, headers=HTMX).status_code == 204
+    run.beat(live=live | {"reward": 0.5})
+    assert "<dt>Reward</dt><dd>0.500</dd>" in words(admin_client.get(link, headers=HTMX))
+
+
+def test_a_finished_judge_shows_its_cost_against_its_limit(
+    labelled: Project, make_version: Make, admin_client: Client
+) -> None:
+    version = make_version(labelled, 1)
+    found = fake_train.generative({"method": "judge", "samples": 8}) | {
+        "stages": {"score": {"prompts": 3, "odd": 0.5}}
+    }
+    config = version.run.config | {"method": "judge", "cost_limit": 5.0, "samples": 8}
+    TrainingRun.objects.update(method="judge", metrics=version.metrics | {"generative": found}, config=config)
+    ModelVersion.objects.update(method="judge")
+    page = words(admin_client.get(url("run", version.run.pk)))
+    for text in ("0.42 USD", "of 5.00 at most", "120,000 read, 90,000 written", "2 asked again", "12.5 %"):
+        assert text in page
+    assert '<th scope="col" class="numeric">Odd</th>' in page
+    assert '<td class="numeric">0.500</td>' in page
+    assert "A judge learns nothing: every label of its snapshot measures it." in page
+    assert "Trained on" not in page
+    TrainingRun.objects.update(
+        metrics=version.metrics | {"generative": {"stages": [1], "cost": "much", "order": 3}}
+    )
+    assert admin_client.get(url("run", version.run.pk)).status_code == 200
+
+
 # --- Reports ---
 
 

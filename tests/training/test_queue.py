@@ -157,7 +157,7 @@ def test_a_phase_is_worth_what_it_took_last_time(labelled: Project, past: Make, 
         for phase, after in [*said, ("saving", 100)]
     ]
     (before.folder / "progress.jsonl").write_text("\n".join(lines))
-    found = phases.shares_of(before.folder, "tuned")
+    found = phases.shares_of(before.folder, phases.fixed_shares("tuned"))
     assert found == {
         "loading": 10,
         "embedding": 0,
@@ -172,7 +172,7 @@ def test_a_phase_is_worth_what_it_took_last_time(labelled: Project, past: Make, 
     assert run.beat(phase="training", step=1, total=2)
     assert run.percent == 25
     (before.folder / "progress.jsonl").write_text("no json")
-    assert phases.shares_of(before.folder, "tuned") == phases.fixed_shares("tuned")
+    assert phases.shares_of(before.folder, phases.fixed_shares("tuned")) == phases.fixed_shares("tuned")
 
 
 # --- Cross-fitting of tuned models ---

@@ -4,7 +4,7 @@ templates/training/loss_chart.html and reports.html#reliability draw them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -39,6 +39,7 @@ class LossChart:
     validation: str = ""
     validation_points: tuple[tuple[float, float], ...] = ()
     best: float | None = None
+    axis: str = "loss"
     width: float = WIDTH
     height: float = HEIGHT
     left: float = LEFT
@@ -49,15 +50,24 @@ class LossChart:
     centre: float = (LEFT + WIDTH - RIGHT) / 2
 
 
+_AXES: dict[str, tuple[str, str, Callable[..., tuple[float, float]]]] = {
+    "loss": ("Training loss", "lowest", min),
+    "reward": ("Mean reward", "highest", max),
+    "KL": ("KL from the model it began with", "highest", max),
+}
+
+
 def loss_chart(
     points: Sequence[tuple[int, float]],
     validation: Sequence[tuple[int, float]] = (),
     best_step: int | None = None,
+    *,
+    axis: str = "loss",
 ) -> LossChart | None:
     """The chart of (step, loss) in rising order of steps; None for fewer than two points.
 
     Long curves are drawn as means of equal shares of the points, so that noise doesn't fill the picture.
-    `validation`: (step, NLL) of early stopping, drawn as measured.
+    `validation`: (step, NLL) of early stopping, drawn as measured. `axis`: loss, reward or KL.
     """
     finite = [(step, loss) for step, loss in points if math.isfinite(loss)]
     if len(finite) < 2:
@@ -77,10 +87,11 @@ def loss_chart(
     def y(loss: float) -> float:
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (loss - y_low) / (y_high - y_low), 1)
 
-    lowest = min(curve, key=lambda point: point[1])
+    name, extreme, best_of = _AXES[axis]
+    extremal = best_of(curve, key=lambda point: point[1])
     title = (
-        f"Training loss: {curve[0][1]:.3f} at step {curve[0][0]:.0f}, {curve[-1][1]:.3f} at step "
-        f"{curve[-1][0]:.0f}, lowest {lowest[1]:.3f} at step {lowest[0]:.0f}."
+        f"{name}: {curve[0][1]:.3f} at step {curve[0][0]:.0f}, {curve[-1][1]:.3f} at step "
+        f"{curve[-1][0]:.0f}, {extreme} {extremal[1]:.3f} at step {extremal[0]:.0f}."
     )
     if checked:
         best = min(checked, key=lambda point: point[1])
@@ -98,6 +109,7 @@ def loss_chart(
         validation=" ".join(f"{x(step)},{y(nll)}" for step, nll in checked),
         validation_points=tuple((x(step), y(nll)) for step, nll in checked),
         best=None if best_step is None or not checked else x(best_step),
+        axis=axis,
     )
 
 

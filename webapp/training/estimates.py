@@ -21,7 +21,7 @@ CHARACTERS_A_TOKEN = 4
 SAMPLES = 8
 MAX_NEW_TOKENS = 1024
 MOST_TOGETHER = 4  # responses of a prompt that one text judges
-FORM_CHARACTERS = 2400  # of instructions and headings around the texts
+FORM_CHARACTERS = 1200  # of instructions and headings around the texts
 # Of an answer: principles, and a critique of each response.
 ANSWER_TOKENS, ANSWER_TOKENS_EACH = 150, 100
 # The robustness suite asks at most half as often as the votes.

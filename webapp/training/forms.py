@@ -203,7 +203,7 @@ class LimitsForm(forms.Form):
     cost_limit = number_field("cost_limit", "Cost limit")
     token_limit = number_field("token_limit", "Token limit")
 
-    def __init__(self, *args: Any, run: TrainingRun, **kwargs: Any) -> None:
-        super().__init__(*args, initial={name: run.config.get(name) for name in LIMITS}, **kwargs)
+    def __init__(self, data: Any = None, *, run: TrainingRun) -> None:
+        super().__init__(data, initial={name: run.config.get(name) for name in LIMITS})
         for field in self.fields.values():
             field.widget.attrs["placeholder"] = "none"

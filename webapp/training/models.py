@@ -16,7 +16,7 @@ from django.utils.functional import cached_property
 
 from webapp.corpus.base_models import base_model_public
 from webapp.corpus.models import Method, Project
-from webapp.corpus.options import ENDPOINT, FOLDS, GENERATIVE, preset_words
+from webapp.corpus.options import CHOICES, ENDPOINT, FOLDS, GENERATIVE, preset_words
 from webapp.jobs import ACTIVE, Job, JobQuerySet, State
 from webapp.snapshots.models import Snapshot
 from webapp.training import phases
@@ -151,12 +151,15 @@ class TrainingRun(Job):
     @cached_property
     def _shares(self) -> dict[str, float]:
         """What each phase is worth: what it took in the newest finished run of the kind. One query."""
-        same = {f"config__{name}": self.config.get(name) for name in ("tuning", "base_model")}
+        names = ["tuning", "base_model", *(["stages"] if "stages" in self.config else [])]
+        same = {f"config__{name}": self.config.get(name) for name in names}
         past = TrainingRun.objects.trained(self.method, same, folded=self.folded).first()
-        tuning = str(self.config.get("tuning"))
-        if past is None:
-            return phases.fixed_shares(tuning, self.folded)
-        return phases.shares_of(past.folder, tuning, self.folded)
+        if self.method in GENERATIVE:
+            stages = self.config.get("stages") or CHOICES["stages"][0]
+            fixed = phases.generative_shares(stages if self.method == Method.GRM else "")
+        else:
+            fixed = phases.fixed_shares(str(self.config.get("tuning")), self.folded)
+        return fixed if past is None else phases.shares_of(past.folder, fixed)
 
     @property
     def folded(self) -> bool:

@@ -25,6 +25,18 @@ TUNED = {
     "cross-fitting": 0.0,
     "saving": 2.0,
 }
+# Of grm with all its stages; of judge with none of them.
+GENERATIVE = {
+    "loading": 2.0,
+    "sampling": 20.0,
+    "fine-tuning": 15.0,
+    "reinforcing": 35.0,
+    "meta": 8.0,
+    "scoring": 15.0,
+    "evaluating": 3.0,
+    "saving": 2.0,
+}
+STAGE_OF = {"sampling": ("rft", "meta"), "fine-tuning": ("rft",), "reinforcing": ("grpo",), "meta": ("meta",)}
 # It ends at 100 when the version is stored, not before.
 MOST = 99
 MAX_BYTES = 4 * 1024 * 1024
@@ -37,9 +49,19 @@ def fixed_shares(tuning: str, folded: bool = False) -> dict[str, float]:
     return {**TUNED, "cross-fitting": 4 * TUNED["training"] if folded else 0.0}
 
 
-def shares_of(folder: Path, tuning: str, folded: bool = False) -> dict[str, float]:
-    """Seconds of each phase of a finished run, from its progress.jsonl; the fixed shares where it isn't there."""
-    seconds = dict.fromkeys(FROZEN, 0.0)
+def generative_shares(stages: str) -> dict[str, float]:
+    """Of a grm with these stages ("rft,grpo"), or of a judge, which has none."""
+    gone_through = stages.split(",")
+    return {
+        phase: share
+        for phase, share in GENERATIVE.items()
+        if phase not in STAGE_OF or any(stage in gone_through for stage in STAGE_OF[phase])
+    }
+
+
+def shares_of(folder: Path, otherwise: dict[str, float]) -> dict[str, float]:
+    """Seconds of each phase of a finished run, from its progress.jsonl; `otherwise` where it isn't there."""
+    seconds = dict.fromkeys(otherwise, 0.0)
     try:
         with (folder / "progress.jsonl").open("rb") as file:
             lines = file.read(MAX_BYTES).splitlines()
@@ -47,11 +69,12 @@ def shares_of(folder: Path, tuning: str, folded: bool = False) -> dict[str, floa
             (record["phase"], datetime.fromisoformat(record["time"])) for record in map(json.loads, lines)
         ]
     except (OSError, ValueError, KeyError, TypeError):
-        return fixed_shares(tuning, folded)
+        return otherwise
     for (phase, moment), (_, following) in itertools.pairwise(said):
         if phase in seconds:
             seconds[phase] += max(0.0, (following - moment).total_seconds())
-    return seconds if seconds["training"] > 0 else fixed_shares(tuning, folded)
+    longest = max(otherwise, key=otherwise.__getitem__)
+    return seconds if seconds.get("training", seconds[longest]) > 0 else otherwise
 
 
 def overall(phase: str, step: int, total: int, shares: Mapping[str, float]) -> int:

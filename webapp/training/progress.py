@@ -14,13 +14,16 @@ MAX_BYTES = 8 * 1024 * 1024
 MAX_RECORDS = 2000
 LOG_LINES = 40
 AFRESH = "started afresh"
+# Phases that learn by a loss, and the others whose steps tell what time is left.
+LEARNING = ("training", "fine-tuning")
+TIMED = (*LEARNING, "sampling", "reinforcing", "meta", "scoring")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Of the training phase in progress.jsonl: (step, loss) in order of steps, and the time that is left.
+    """Of progress.jsonl: (step, loss) of the training phase in order of steps, and the time that is left of the phase.
 
-    `validation`: (step, NLL) of early stopping's looks, where there are any.
+    `rewards`, `kls`: (step, value) of reinforcement. `validation`: (step, NLL) of early stopping's looks, if any.
     """
 
     points: list[tuple[int, float]]
@@ -28,6 +31,8 @@ class Progress:
     validation: list[tuple[int, float]] = field(default_factory=list)
     # Why it did not go on from its checkpoint, after a resume.
     afresh: str = ""
+    rewards: list[tuple[int, float]] = field(default_factory=list)
+    kls: list[tuple[int, float]] = field(default_factory=list)
 
 
 def read_progress(run: TrainingRun) -> Progress:
@@ -41,6 +46,8 @@ def read_progress(run: TrainingRun) -> Progress:
     stride = max(1, len(lines) // MAX_RECORDS)
     losses: dict[int, float] = {}
     looks: dict[int, float] = {}
+    rewards: dict[int, float] = {}
+    kls: dict[int, float] = {}
     times: list[tuple[datetime, int, int]] = []
     afresh = ""
     for number, line in enumerate(lines):
@@ -50,9 +57,11 @@ def read_progress(run: TrainingRun) -> Progress:
             continue
         try:
             record = json.loads(line)
-            if record["phase"] != "training":
+            phase = record["phase"]
+            if phase not in TIMED:
                 continue
-            step, total, loss = int(record["step"]), int(record["total"]), record["loss"]
+            step, total, loss = int(record["step"]), int(record["total"]), record.get("loss")
+            reward, kl = record.get("reward"), record.get("kl")
             moment = datetime.fromisoformat(record["time"])
             nll = (record.get("validation") or {}).get("nll")
             message = record.get("message") or ""
@@ -62,16 +71,26 @@ def read_progress(run: TrainingRun) -> Progress:
             looks[step] = float(nll)
         if message.startswith(AFRESH):
             afresh = message
-        times.append((moment, step, total))
+        if phase == run.phase:
+            times.append((moment, step, total))
+        drawn = [(losses, loss)] if phase in LEARNING else [(rewards, reward), (kls, kl)]
         # After a resume some steps come again; the later word stands.
-        if isinstance(loss, (int, float)) and math.isfinite(loss):
-            losses[step] = float(loss)
-    return Progress(sorted(losses.items()), _left(run, times), sorted(looks.items()), afresh)
+        for curve, value in drawn:
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                curve[step] = float(value)
+    return Progress(
+        sorted(losses.items()),
+        _left(run, times),
+        sorted(looks.items()),
+        afresh,
+        sorted(rewards.items()),
+        sorted(kls.items()),
+    )
 
 
 def _left(run: TrainingRun, times: list[tuple[datetime, int, int]]) -> timedelta | None:
-    """Time left of the training phase at the speed since this start; None before it can be told."""
-    if run.phase != "training" or run.started_at is None:
+    """Time left of the phase at the speed since this start; None before it can be told."""
+    if run.started_at is None:
         return None
     since = [entry for entry in times if entry[0] >= run.started_at]
     if len(since) < 2:

@@ -25,9 +25,10 @@ from webapp.paths import without_paths
 from webapp.training import remeasuring, reports, services
 from webapp.training.charts import loss_chart, reliability_chart
 from webapp.training.forms import LimitsForm, RunForm
+from webapp.training.generative import Written, written
 from webapp.training.metrics import headline, metric_rows
 from webapp.training.models import ModelExport, ModelVersion, TrainingRun, public_config
-from webapp.training.progress import read_log, read_progress
+from webapp.training.progress import Progress, read_log, read_progress
 from webapp.training.promotions import promotions, story_of
 from webapp.training.queue import Place, crossfit_costs, left, places
 from webapp.training.same_rows import held_out_now
@@ -163,6 +164,7 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
         run.step,
         run.total,
         run.loss,
+        run.live,
         run.cancel_requested,
         run.error,
         len(progress.points),
@@ -178,6 +180,7 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
     acts = promotions(project) if version is not None else []
     early = reports.early_stopping(run.metrics)
     calibration = reports.calibration(run.metrics)
+    writes = written(run)
     return {
         "run": run,
         "version": version,
@@ -190,7 +193,7 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
         "rest": rest,
         "early": early,
         "chart": loss_chart(
-            progress.points,
+            progress.points or (writes.losses if writes else []),
             progress.validation or ([(step, nll) for step, nll, _ in early.history] if early else []),
             early.best_step if early else None,
         ),
@@ -200,6 +203,7 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
         "reading": reports.reading(run.metrics),
         "left_out": reports.left_out(run.metrics),
         "annotators": _annotators(project, run),
+        **(_written(writes, progress) if writes is not None else {}),
         **(_measured_again(version) if version is not None else {}),
         **(_downloads(version) if version is not None and not version.is_packed else {}),
         "afresh": progress.afresh,
@@ -213,6 +217,19 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
         "limits": LimitsForm(run=run) if run.can_requeue and run.asks_endpoint else None,
         "no_pairs": not (run.metrics.get("held_out") or {}).get("pairs"),
         "token": change_token(seen),
+    }
+
+
+def _written(found: Written, progress: Progress) -> dict[str, Any]:
+    """What a generative run has written, with its curves: of metrics.json, which lacks no step, once it has ended."""
+    reward = loss_chart(found.rewards or progress.rewards, axis="reward")
+    kl = loss_chart(found.kls or progress.kls, axis="KL")
+    kls = dict(kl.rows) if kl is not None else {}
+    return {
+        "written": found,
+        "reward_chart": reward,
+        "kl_chart": kl,
+        "steps": [(step, value, kls.get(step)) for step, value in reward.rows] if reward is not None else [],
     }
 
 
@@ -328,7 +345,9 @@ def run_resume(request: HtmxHttpRequest, slug: str, pk: int) -> HttpResponse:
     if found.asks_endpoint:
         form = LimitsForm(request.POST, run=found)
         if not form.is_valid():
-            wrong = [f"{form[name].label}: {' '.join(errors)}" for name, errors in form.errors.items()]
+            wrong = [
+                f"{form[name].label}: {' '.join(map(str, errors))}" for name, errors in form.errors.items()
+            ]
             messages.error(request, f"Run {pk} was not resumed. {' '.join(wrong)}")
             return redirect("training:run", project.slug, pk)
         limits = {name: value for name, value in form.cleaned_data.items() if name in request.POST}

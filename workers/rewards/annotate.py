@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from typing import Any
 from .config import Refused
 from .generative.endpoint import EndpointSampler
 from .generative.endpoints import endpoint_named
-from .generative.items import Item
 from .generative.judge import parse
 from .generative.sampling import Failed, Sampled, Usage
 from .generative.template import JudgeTemplate
@@ -36,7 +35,7 @@ ORDERS = ("ab", "ba")
 def annotate(folder: Path, stop: Stop) -> int:
     """Ask what is not answered yet; how many questions the endpoint failed on. Raises Refused, Stopped."""
     ask = json.loads((folder / "ask.json").read_text(encoding="utf-8"))
-    template = JudgeTemplate(ask["guidelines"], None, Partition(ask["bad_max"], ask["normal_max"]))
+    template = JudgeTemplate(ask["guidelines"], partition=Partition(ask["bad_max"], ask["normal_max"]))
     answers = folder / "answers.jsonl"
     answered, spent = _answered(answers)
     if (folder / "usage.json").exists():
@@ -47,7 +46,6 @@ def annotate(folder: Path, stop: Stop) -> int:
         cost_limit=ask["cost_limit"],
         token_limit=ask["token_limit"],
         spent=spent,
-        check=stop.check,
     )
     with (folder / "pairs.jsonl").open("rb") as file:
         total = sum(len(ORDERS) for _ in file)
@@ -61,29 +59,27 @@ def annotate(folder: Path, stop: Stop) -> int:
                     (row, order) for row in some for order in ORDERS if (row["pair"], order) not in answered
                 ]
 
-                def told(index: int, answer: Sampled | Failed, open_: list[Any] = open_) -> None:
+                def told(answers: Mapping[int, Sampled | Failed], open_: list[Any] = open_) -> None:
                     nonlocal done, failed
-                    if isinstance(answer, Failed):
-                        failed += 1
-                        return
-                    row, order = open_[index]
-                    out.write(json.dumps(_answer(row["pair"], order, answer), ensure_ascii=False) + "\n")
-                    out.flush()
-                    done += 1
+                    for index, answer in answers.items():
+                        row, order = open_[index]
+                        if isinstance(answer, Failed):
+                            failed += 1
+                            continue
+                        out.write(json.dumps(_answer(row["pair"], order, answer), ensure_ascii=False) + "\n")
+                        out.flush()
+                        done += 1
                     progress.say("asking", done, total)
+                    stop.check()
 
-                chats = [template.chat(_item(row, order), ask["seed"]) for row, order in open_]
+                chats = [
+                    template.told([row[side] for side in order]).chat(ask["seed"]) for row, order in open_
+                ]
                 sampler.sample(chats, temperature=0.0, max_new_tokens=MAX_NEW_TOKENS, progress=told)
     finally:
         usage = json.dumps(dataclasses.asdict(sampler.usage))
         (folder / "usage.json").write_text(usage, encoding="utf-8")
     return failed
-
-
-def _item(row: dict[str, Any], order: str) -> Item:
-    rows = tuple(row[side] for side in order)
-    first = rows[0]
-    return Item(first["prompt_id"], first["group"], rows, None, "unlabelled")
 
 
 def _answer(pair: int, order: str, answer: Sampled) -> dict[str, Any]:

@@ -9,6 +9,7 @@ wins". A row that can't be read is named and left out.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -22,9 +23,11 @@ from .config import Refused
 from .data.benchmarks import FORMATS, Benchmark, read_benchmarks, subset_counts
 from .data.near_duplicates import near_duplicates
 from .data.responses import UNKNOWN_SHARE, BadInput
-from .data.snapshot import read_snapshot
+from .data.snapshot import Snapshot, read_snapshot
 from .evaluation.benchmarks import compared_pairs, measure
 from .files import write_text
+from .generative.judging import Judge
+from .generative.saved import is_judge, load_judge
 from .models.embeddings import cache_folder, embed, embed_cached
 from .models.encode import MICRO_BATCH_TOKENS, ResponseEncoder
 from .models.predict import distributions, predictions
@@ -63,7 +66,55 @@ def measure_model(
     (share of tokens), compared, alike (comparisons whose two sides the model reads the same)}. near_duplicates: {n, and
     the overall line without them}, None without `trained_on`. Raises Refused if the snapshot can't be read.
     """
-    scores, reading = _scores(model, template, benchmark, progress)
+    return _measured(benchmark, *_scores(model, template, benchmark, progress), trained_on)
+
+
+def measure_judge(
+    judge: Judge,
+    benchmark: Benchmark,
+    *,
+    trained_on: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """The same of a generative model, which votes on the responses of an item together.
+
+    `reading` has "unparsed" besides, the share of answers that could not be read; what of a text is cut it doesn't say.
+    """
+    rows = [
+        {
+            "response_id": f"{number}/{place}",
+            "prompt_id": str(number),
+            "group": str(number),
+            "messages": item.messages,
+            "tools": item.tools,
+            "answer": None,
+            "text": text,
+        }
+        for number, item in enumerate(benchmark.items)
+        for place, text in enumerate(item.responses)
+    ]
+    scored, votes = judge.voted(Snapshot(rows, [], []), say=progress)
+    of = {row["response_id"]: row["score"] for row in votes.predictions(rows)}
+    scores = [
+        [of[f"{number}/{place}"] for place in range(len(item.responses))]
+        for number, item in enumerate(benchmark.items)
+    ]
+    compared = [(item.responses[a], item.responses[b]) for item in benchmark.items for a, b in compared_pairs(item)]
+    reading = {
+        "responses": len(rows),
+        "truncated": 0,
+        "cut": 0,
+        "unknown": 0.0,
+        "compared": len(compared),
+        "alike": sum(a == b for a, b in compared),
+        "unparsed": sum(one.parsed.scores is None for one in scored) / max(1, len(scored)),
+    }
+    return _measured(benchmark, scores, reading, trained_on)
+
+
+def _measured(
+    benchmark: Benchmark, scores: list[list[float]], reading: dict[str, Any], trained_on: Path | None
+) -> dict[str, Any]:
     near = None
     if trained_on is not None:
         prompts = (row["messages"] for row in read_snapshot(trained_on).responses)
@@ -202,14 +253,17 @@ def main(arguments: Sequence[str]) -> int:
     said = _said(options.progress)
     try:
         benchmarks = read_benchmarks(options.files)
-        model, template, config = load_model(options.model)
         results = []
+        if is_judge(options.model):
+            judge, config = load_judge(options.model)
+            measured = functools.partial(measure_judge, judge)
+        else:
+            model, template, config = load_model(options.model)
+            measured = functools.partial(measure_model, model, template)
         for benchmark in benchmarks:
             for refusal in benchmark.refused[:REFUSALS_TOLD]:
                 print(f"refused: {refusal}", file=sys.stderr)
-            results.append(
-                measure_model(model, template, benchmark, trained_on=options.trained_on, progress=said)
-            )
+            results.append(measured(benchmark, trained_on=options.trained_on, progress=said))
     except Stopped:
         return STOPPED_EXIT
     except (ArtifactError, BadInput, Refused) as error:

@@ -18,10 +18,11 @@ from .data.snapshot import Snapshot, of_people, read_snapshot
 from .data.split import Split
 from .evaluation.metrics import evaluate_run
 from .evaluation.robustness import measure, model_scorer
+from .generative.saved import is_judge, load_judge
 from .models.embeddings import embed
 from .models.encode import MICRO_BATCH_TOKENS, ResponseEncoder
 from .models.predict import distributions, predictions
-from .text.readable import readable, reads_alike, report
+from .text.readable import readable, reads_alike, report, same_texts
 
 
 def evaluate_saved(
@@ -31,7 +32,6 @@ def evaluate_saved(
 
     Nothing here knows what the model was trained on: name the groups that it was not. Raises ArtifactError, Refused.
     """
-    model, template, config = load_model(model_dir)
     snapshot = read_snapshot(snapshot_dir)
     snapshot = replace(snapshot, judgements=list(of_people(snapshot.judgements)))
     if groups:
@@ -45,6 +45,9 @@ def evaluate_saved(
             [row for row in snapshot.judgements if {row["response_a"], row["response_b"]} <= inside],
             [row for row in snapshot.levels if row["response_id"] in inside],
         )
+    if is_judge(model_dir):
+        return _evaluate_judge(model_dir, snapshot, groups, seed)
+    model, template, config = load_model(model_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     rows = template.encode(snapshot.responses)
@@ -76,6 +79,34 @@ def evaluate_saved(
             cuts=config.get("level_cuts"),
         ),
         "robustness": measure(model_scorer(model, template, device), **shared),
+    }
+
+
+def _evaluate_judge(model_dir: Path, snapshot: Snapshot, groups: Sequence[str], seed: int) -> dict[str, Any]:
+    """The same of a generative model, which votes as often as its run did."""
+    judge, config = load_judge(model_dir)
+    scored, votes = judge.voted(snapshot)
+    predicted = votes.predictions(snapshot.responses)
+    scores = {row["response_id"]: row["score"] for row in predicted}
+    read = readable(snapshot, same_texts(snapshot))
+    return {
+        "model_digest": config["digest"],
+        "groups": sorted(groups) or None,
+        "reading": {"unparsed": sum(one.parsed.scores is None for one in scored), "answers": len(scored)},
+        "metrics": evaluate_run(
+            responses=snapshot.responses,
+            judgements=read.judgements,
+            levels=snapshot.levels,
+            scores=scores,
+            probs={row["response_id"]: row["p"] for row in predicted},
+            kind="ordinal",
+            tie=None,
+            temperature=1.0,
+            partition=tuple(config["partition"]),
+            seed=seed,
+            together=votes.together(),
+        ),
+        "robustness": judge.robustness(read, scores, len(scored)),
     }
 
 

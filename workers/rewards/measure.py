@@ -21,10 +21,11 @@ from .data.snapshot import Snapshot, read_snapshot
 from .data.split import held_out_rows, split_again
 from .evaluation.metrics import evaluate_run
 from .files import write_text
+from .generative.saved import is_judge, load_judge
 from .models.embeddings import embed
 from .models.encode import MICRO_BATCH_TOKENS, ResponseEncoder
 from .models.predict import distributions, predictions, write_predictions
-from .text.readable import readable, reads_alike
+from .text.readable import readable, reads_alike, same_texts
 from .training.progress import Progress, Stop, Stopped
 
 STOPPED_EXIT = 143
@@ -45,23 +46,32 @@ def measure_again(model_dir: Path, snapshot_dir: Path, folder: Path, stop: Stop)
     metrics: dict[str, Any] = {"format": 1, "held_out": None, "responses": 0, "left_out": left_out}
     predicted: list[dict[str, Any]] = []
     if measured.responses:
-        model, template, config = load_model(model_dir)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model.to(device)
-        rows = template.encode(measured.responses)
 
         def said(done: int, total: int) -> None:
             stop.check()
             progress.say("scoring", done, total)
 
-        encoder = ResponseEncoder(model, device, MICRO_BATCH_TOKENS[device.type], longest=template.max_length)
-        values = distributions(model, embed(encoder, rows, said))
-        predicted = predictions(measured.responses, rows, values)
+        together = None
+        if is_judge(model_dir):
+            judge, config = load_judge(model_dir, stop)
+            _, votes = judge.voted(measured, say=said)
+            predicted, together = votes.predictions(measured.responses), votes.together()
+            alike = same_texts(measured)
+        else:
+            model, template, config = load_model(model_dir)
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            model.to(device)
+            rows = template.encode(measured.responses)
+            longest = template.max_length
+            encoder = ResponseEncoder(model, device, MICRO_BATCH_TOKENS[device.type], longest=longest)
+            values = distributions(model, embed(encoder, rows, said))
+            predicted = predictions(measured.responses, rows, values)
+            alike = reads_alike(measured, rows)
         for row in predicted:
             row["split"] = "held_out"
         found = evaluate_run(
             responses=measured.responses,
-            judgements=readable(measured, reads_alike(measured, rows)).judgements,
+            judgements=readable(measured, alike).judgements,
             levels=measured.levels,
             scores={row["response_id"]: row["score"] for row in predicted},
             probs={row["response_id"]: row["p"] for row in predicted}
@@ -72,6 +82,7 @@ def measure_again(model_dir: Path, snapshot_dir: Path, folder: Path, stop: Stop)
             tie=config.get("tie"),
             temperature=config["temperature"],
             seed=0,
+            together=together,
         )
         metrics |= {"held_out": found, "responses": len(predicted), "model_digest": config["digest"]}
     write_predictions(folder / "predictions.parquet", predicted)

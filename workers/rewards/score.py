@@ -2,7 +2,8 @@
 
 RESPONSES is Parquet or JSONL (UTF-8; either may be gzipped) with `text`, and optionally `response_id`, `messages` and
 `tools`. Scores go to --out (.parquet or .jsonl), else as JSON lines to standard output. A row that can't be read as
-it stands is refused by its line, the others are scored.
+it stands is refused by its line, the others are scored. A generative model (grm, judge) votes on each as often as its
+run did, on those of one prompt together.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .artifacts.save import ArtifactError, load_model
+from .config import Refused
 from .data.responses import UNKNOWN_SHARE, BadInput, read_responses
 from .evaluation.attacks import ATTACKS, Own
+from .generative.saved import is_judge, load_judge
 from .models.predict import score_encoded, score_responses, write_predictions
 from .models.reward_model import RewardModel
 from .text.sections import Template
@@ -44,6 +47,24 @@ def score_and_claim(
     ]
 
 
+def _scored(folder: Path) -> Callable[[Sequence[dict[str, Any]]], list[dict[str, Any]]]:
+    """What scores responses with a reward model, and notes characters that it doesn't know. Raises ArtifactError."""
+    model, template, _ = load_model(folder)
+
+    def scored(responses: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        encoded = template.encode(responses)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        unknown = sum(row.unknown for row in encoded) / max(1, sum(len(row) for row in encoded))
+        if unknown >= UNKNOWN_SHARE:
+            print(
+                f"note: {unknown:.1%} of the tokens are characters that the model does not know",
+                file=sys.stderr,
+            )
+        return score_encoded(model, template, responses, encoded, device)
+
+    return scored
+
+
 def main(arguments: Sequence[str]) -> int:
     """The command; exit status 0 scored, 1 scored but for the rows that were refused, 2 nothing could be scored.
 
@@ -56,8 +77,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         responses, refused = read_responses(options.responses)
-        model, template, _ = load_model(options.model)
-    except (ArtifactError, BadInput) as error:
+        scored = load_judge(options.model)[0].predictions if is_judge(options.model) else _scored(options.model)
+    except (ArtifactError, BadInput, Refused) as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
     for refusal in refused:
@@ -65,14 +86,11 @@ def main(arguments: Sequence[str]) -> int:
     if not responses:
         print(f"refused: {options.responses}: no row of it can be scored", file=sys.stderr)
         return 2
-    encoded = template.encode(responses)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = score_encoded(model, template, responses, encoded, device)
-    unknown = sum(row.unknown for row in encoded) / max(1, sum(len(row) for row in encoded))
-    if unknown >= UNKNOWN_SHARE:
-        print(
-            f"note: {unknown:.1%} of the tokens are characters that the model does not know", file=sys.stderr
-        )
+    try:
+        rows = scored(responses)
+    except Refused as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 2
     if options.out is not None and options.out.suffix == ".parquet":
         write_predictions(options.out, rows)
     else:

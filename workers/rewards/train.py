@@ -18,8 +18,9 @@ from pathlib import Path
 
 import torch
 
-from .config import Refused
+from .config import GENERATIVE_METHODS, Refused, RunConfig
 from .files import write_text
+from .generative.run import generate
 from .training.loop import train
 from .training.progress import Stop, Stopped
 
@@ -36,7 +37,11 @@ def main(arguments: Sequence[str]) -> int:
         print(f"refused: {run_dir} is not a folder", file=sys.stderr)
         return 2
     try:
-        train(run_dir, Stop.listening())
+        stop = Stop.listening()
+        if RunConfig.read(run_dir / "config.json").method in GENERATIVE_METHODS:
+            generate(run_dir, stop)
+        else:
+            train(run_dir, stop)
     except Refused as error:
         _fail(run_dir, "refused", str(error))
         print(f"refused: {error}", file=sys.stderr)

@@ -33,6 +33,14 @@ OBJECTIVES = {
         "HaF-RM (arXiv 2407.04185): a preference loss on the reward plus alpha times a policy term on the same "
         "backbone; only the reward is measured here"
     ),
+    "grm": (
+        "generative reward model (SPCT, arXiv 2504.02495): it writes principles and critiques and scores the responses "
+        "1 to 9; its probabilities are the votes of several such texts"
+    ),
+    "judge": (
+        "none: a language model as it is writes principles and critiques and scores the responses 1 to 9; its "
+        "probabilities are the votes of several such texts"
+    ),
 }
 
 _BETA_CDF = """\
@@ -70,7 +78,7 @@ def model_card(
     run = (metrics or {}).get("config") or {}
     parts = [
         *([_front_matter(config, report)] if report else []),
-        _what(config, run, report, title, made, (metrics or {}).get("preset") or ""),
+        _what(config, run, report, title, made, metrics),
         _section("Use", use(config, report) if report else _CALIPER_USE),
         _section("Training data", _data(metrics, run)),
         _section("Held-out results", _results(metrics)),
@@ -119,25 +127,50 @@ def _base(config: Row) -> str:
     return {"folder": f"{rest} (a local model)", "version": f"{rest} of the same project"}.get(prefix, name)
 
 
-def _what(config: Row, run: Row, report: Row | None, title: str | None, made: str | None, preset: str) -> str:
+def _generative(config: Row, metrics: Row | None) -> list[str]:
+    """How a generative model votes, and what its stages kept."""
+    if (asked := config.get("generative")) is None:
+        return []
+    counts = ((metrics or {}).get("generative") or {}).get("stages") or {}
+    lines = [
+        f"- Votes: {asked['samples']} texts a response at temperature {asked['sampling_temperature']:g}, of up to "
+        f"{asked['max_new_tokens']:,} tokens{', the best half by a meta model' if asked['meta'] else ''}"
+    ]
+    if asked["model"]:
+        lines.append(f"- Asked: {asked['model']}, through an endpoint that the operator named")
+    if asked["stages"]:
+        lines.append(f"- Stages: {asked['stages'].replace(',', ', ')}")
+    for stage, counted in counts.items():
+        told = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in counted.items() if isinstance(n, int))
+        lines.append(f"- Stage {stage}: {told}")
+    return lines
+
+
+def _what(
+    config: Row, run: Row, report: Row | None, title: str | None, made: str | None, metrics: Row | None
+) -> str:
     output = (
-        "one number, the reward: higher is better, and only differences between responses mean something"
+        "critiques of them, and from several such texts votes: shares of the ratings 1 (worst) to 9 (best)"
+        if "generative" in config
+        else "one number, the reward: higher is better, and only differences between responses mean something"
         if config["kind"] == "scalar"
         else "a probability for each of the ratings 1 (worst) to 9 (best); the reward is the expected rating"
     )
     lines = [
         f"# {title or 'Reward model (' + config['method'] + ')'}",
         "",
-        f"It reads a conversation and a response and gives {output}. Made with Caliper.",
+        f"It reads a conversation and {'one to four responses' if 'generative' in config else 'a response'} and gives "
+        f"{output}. Made with Caliper.",
         "",
         f"- Base model: {_base(config)}",
         f"- Objective: {OBJECTIVES[config['method']]}",
     ]
     if config["method"] == "rgft" and run:
         said = f"region {run.get('region')}, level terms {run.get('level_terms')}"
-        lines.append(f"- Preset: {preset or 'own settings'} ({said})")
+        lines.append(f"- Preset: {(metrics or {}).get('preset') or 'own settings'} ({said})")
     if made:
         lines.append(f"- Made: {made}")
+    lines += _generative(config, metrics)
     if cuts := config.get("level_cuts"):
         bad, normal = (f"{cut:.3f}" for cut in cuts)
         lines.append(

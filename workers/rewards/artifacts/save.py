@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..config import Refused, RunConfig
+from ..config import GENERATIVE_METHODS, Refused, RunConfig
 from ..files import fsync, sha256_of, write_text
 from ..models.base_models import hub_id, public_name
 from ..models.calibration import Calibration
@@ -55,20 +55,17 @@ def save_model(
     if (model.lora is None) != (base is None):
         raise ValueError("a model with adapters is saved with its base's record, any other without")
     tie = None if model.tie is None else model.tie.item()
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    beside = begin_folder(folder)
     backbone: Any = model.backbone
     if base is None:
         backbone.save_pretrained(beside, safe_serialization=True)
     else:
         write_adapters(model.lora, beside, hub_id(base["name"]), base["revision"])
-        write_text(beside / "config.json", json.dumps(_plain(backbone.config), indent=1))
+        write_text(beside / "config.json", json.dumps(plain(backbone.config), indent=1))
     template.tokenizer.save_pretrained(beside)
     if model.head is not None:
         head = {name: tensor.detach().cpu().contiguous() for name, tensor in model.head.state_dict().items()}
         save_file(head, beside / HEAD_NAME)
-    files = {path.name: sha256_of(path) for path in sorted(beside.iterdir())}
     config = {
         "format": FORMAT,
         "method": method,
@@ -87,9 +84,22 @@ def save_model(
         "base_model": public_name(base_model),
         "base_revision": base_revision,
         **({} if base is None else {"base": base}),
-        "digest": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
-        "files": files,
     }
+    return finish_folder(folder, beside, config)
+
+
+def begin_folder(folder: Path) -> Path:
+    """An empty folder beside the one that finish_folder will make of it."""
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    return beside
+
+
+def finish_folder(folder: Path, beside: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Give the files in `beside` their reward_config.json and their place; returns it with "files" and "digest"."""
+    files = {path.name: sha256_of(path) for path in sorted(beside.iterdir())}
+    config |= {"digest": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(), "files": files}
     write_text(beside / CONFIG_NAME, json.dumps(config, indent=1))
     for path in beside.iterdir():
         fsync(path)
@@ -101,7 +111,19 @@ def save_model(
     return config
 
 
-def _plain(config: Any) -> dict[str, Any]:
+def check_files(folder: Path, config: dict[str, Any]) -> None:
+    """Every file that reward_config.json names is there and as it was saved. Raises ArtifactError."""
+    for name, expected in config["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing; copy the model folder again or retrain")
+        if sha256_of(path) != expected:
+            raise ArtifactError(
+                f"{path} is damaged (its sha256 differs from {CONFIG_NAME}); copy it again or retrain"
+            )
+
+
+def plain(config: Any) -> dict[str, Any]:
     """A backbone's configuration, for its tokenizer and for people; how it was loaded is no part of it."""
     said: dict[str, Any] = config.to_dict()
     return {key: value for key, value in said.items() if key not in ("quantization_config", "_name_or_path")}
@@ -114,14 +136,12 @@ def load_model(folder: Path, *, merged: bool = False) -> tuple[RewardModel, Temp
     """
     config = read_config(folder)
     record = config.get("base")
-    for name, expected in config["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise ArtifactError(f"{path} is missing; copy the model folder again or retrain")
-        if sha256_of(path) != expected:
-            raise ArtifactError(
-                f"{path} is damaged (its sha256 differs from {CONFIG_NAME}); copy it again or retrain"
-            )
+    if config.get("method") in GENERATIVE_METHODS:
+        raise ArtifactError(
+            f"{folder} is a generative model (method {config['method']}): it writes critiques and scores them, so it has "
+            "no score for a text at once; use workers.rewards.score, evaluate, measure or benchmark"
+        )
+    check_files(folder, config)
     try:
         tokenizer = load_tokenizer(str(folder), str(folder))
         if record is None:

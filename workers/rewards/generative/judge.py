@@ -16,7 +16,7 @@ LONGEST_BOX = 200  # characters within \boxed{...}; more is no list of at most f
 PREFERRED_A, PREFERRED_B, TIE, BOTH_BAD = range(4)  # a pair's outcomes in Target.shares
 KINDS = ("pair", "best", "level")
 
-_EDGE = r"[ \t]{0,8}[#>*_\-]{0,6}[ \t]{0,8}"  # what markdown may put before a heading
+_EDGE = r"[ \t#>*_\-]{0,12}"  # what markdown may put before a heading
 _PRINCIPLES = re.compile(rf"^{_EDGE}(?:principles|criteria)\b[^\n]{{0,80}}$", re.IGNORECASE | re.MULTILINE)
 _SCORES = re.compile(rf"{_EDGE}(?:final )?scores?\b[^\n]{{0,80}}$", re.IGNORECASE)
 _CRITIQUE = re.compile(

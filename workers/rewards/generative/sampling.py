@@ -34,12 +34,14 @@ class Chat:
 
 @dataclass(frozen=True)
 class Sampled:
-    """A text. finished: the model ended it, rather than max_new_tokens."""
+    """A text. finished: the model ended it, rather than max_new_tokens. ids: its own, the end of its turn included
+    where it was drawn; None from an endpoint."""
 
     text: str
     tokens_in: int
     tokens_out: int
     finished: bool
+    ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,12 @@ class Usage:
 
 
 Result = Sampled | Failed
-# Gets the results of a batch by their chats' positions, as soon as they are known, and an empty one now and then in
-# between. It may raise Stopped, which ends the sampling.
-Report = Callable[[Mapping[int, Result]], None]
+# Gets each result with its chat's position, as soon as it is known. It may raise Stopped, which ends the sampling.
+Report = Callable[[int, Result], None]
+
+
+def nothing() -> None:
+    """A check that never ends the sampling."""
 
 
 class Sampler(Protocol):
@@ -101,10 +106,12 @@ class TransformersSampler:
         *,
         stop_ids: Sequence[int],
         batch_tokens: int | None = None,
+        check: Callable[[], None] = nothing,
     ) -> None:
-        """`model`: a causal model with its LM head; `stop_ids` end a text (JudgeTemplate.stop_ids)."""
-        self.model, self.tokenizer, self.device = model, tokenizer, device
-        self.stop_ids = torch.tensor(sorted(stop_ids), device=device)
+        """`model`: a causal model with its LM head; `stop_ids` end a text (JudgeTemplate.stop_ids); `check` is called
+        every LOOK tokens and may raise."""
+        self.model, self.tokenizer, self.device, self.check = model, tokenizer, device, check
+        self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=device)
         self.batch_tokens = batch_tokens or BATCH_TOKENS[device.type]
         self.usage = Usage()
 
@@ -116,9 +123,10 @@ class TransformersSampler:
         self.model.eval()
         try:
             for batch in self._batches(chats, max_new_tokens):
-                made = self._sample(chats, batch, temperature, max_new_tokens, progress)
+                made = self._sample(chats, batch, temperature, max_new_tokens)
                 results |= made
-                progress(made)
+                for number, result in made.items():
+                    progress(number, result)
         finally:
             self.model.train(training)
         return [results[number] for number in range(len(chats))]
@@ -154,7 +162,6 @@ class TransformersSampler:
         batch: Sequence[Shared],
         temperature: float,
         max_new_tokens: int,
-        progress: Report,
     ) -> dict[int, Result]:
         rows = [(number, len(prompt.ids)) for prompt in batch for number in prompt.chats]
         draws = torch.stack(
@@ -170,7 +177,7 @@ class TransformersSampler:
         live = torch.arange(len(rows), device=self.device)  # rows that the cache still holds
         for step in range(max_new_tokens):
             if step % LOOK == LOOK - 1:
-                progress({})
+                self.check()
                 left = ~ended[live]
                 if not left.any():
                     break
@@ -201,7 +208,8 @@ class TransformersSampler:
         texts = zip(rows, tokens.tolist(), lengths.tolist(), ended.tolist(), strict=True)
         for (number, size), row, length, finished in texts:
             text = self.tokenizer.decode(row[:length], skip_special_tokens=True)
-            results[number] = Sampled(text, size, length + finished, finished)
+            said = tuple(row[: length + finished])
+            results[number] = Sampled(text, size, len(said), finished, said)
             self.usage.tokens_in += size
             self.usage.tokens_out += length + finished
         self.usage.requests += len(rows)
@@ -294,17 +302,16 @@ class VLLMSampler:
                 lora_request=self.adapters,
                 use_tqdm=False,
             )
-            made: dict[int, Result] = {}
             for number, answer in enumerate(answers, begin):
                 (said,) = answer.outputs
                 text = self.tokenizer.decode(said.token_ids, skip_special_tokens=True)
-                size, length = len(answer.prompt_token_ids), len(said.token_ids)
-                made[number] = Sampled(text, size, length, said.finish_reason == "stop")
+                ids = tuple(said.token_ids)
+                size = len(answer.prompt_token_ids)
+                results.append(Sampled(text, size, len(ids), said.finish_reason == "stop", ids))
                 self.usage.tokens_in += size
-                self.usage.tokens_out += length
-            self.usage.requests += len(part)
-            results += made.values()
-            progress(made)
+                self.usage.tokens_out += len(ids)
+                self.usage.requests += 1
+                progress(number, results[-1])
         return results
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import Refused
+from ..config import GENERATIVE_METHODS, ORDINAL_METHODS, Refused
 from .base_models import Source, adapted, below, unloadable
 from .lora import CONFIG_NAME as ADAPTERS
 from .lora import WEIGHTS_NAME as ADAPTER_WEIGHTS
@@ -83,8 +83,14 @@ class Base:
 
     def check_method(self, method: str) -> None:
         """Raises Refused for a method that reads or trains an LM head where there is none."""
-        if method in ("oprm", "rgft", "haf") and self.architecture == "causal" and not self.writes:
-            reads = "trains the policy of" if method == "haf" else "reads its ratings from"
+        if method in (*ORDINAL_METHODS, "haf") and self.architecture == "causal" and not self.writes:
+            reads = (
+                "trains the policy of"
+                if method == "haf"
+                else "writes critiques with"
+                if method in GENERATIVE_METHODS
+                else "reads its ratings from"
+            )
             raise Refused(
                 f"method {method} {reads} a language model's head, which base model {self.name!r} hasn't"
                 f"{' (it is a reward model)' if self.classifier else ''}; use bt or clf, or choose the language model "

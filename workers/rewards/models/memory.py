@@ -193,7 +193,7 @@ def way(size: Sizes, config: ResolvedConfig, *, words: str = "", shards: int = 1
     passing = copies if shards == 1 else 2 * (2.0 if adapted else 4.0) * size.largest
     if not adapted:
         passing += 4.0 * size.largest  # a gradient that is added to the one at hand
-    if config.method == "haf":  # logits in bf16 and fp32, and their gradient
+    if config.method in ("haf", "grm"):  # logits in bf16 and fp32, and their gradient
         passing += (2 + 4 + 4) * min(LOGITS_AT_ONCE, LARGEST_PASS * size.vocabulary)
     token = size.kept_token + copies / (config.micro_batch_tokens or LARGEST_PASS)
     again = size.layers * size.width * (2 if adapted else 4) + token / size.layers

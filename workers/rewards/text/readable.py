@@ -49,6 +49,12 @@ def reads_alike(snapshot: Snapshot, rows: Sequence[Encoded]) -> dict[Pair, str]:
     return alike
 
 
+def same_texts(snapshot: Snapshot) -> dict[Pair, str]:
+    """The judged pairs of two equal texts, and the cause: all that a model which reads characters can't tell apart."""
+    text = {row["response_id"]: row["text"] for row in snapshot.responses}
+    return {(a, b): "equal" for a, b in {_pair(row) for row in snapshot.judgements} if text[a] == text[b]}
+
+
 def readable(snapshot: Snapshot, alike: Mapping[Pair, str]) -> Snapshot:
     """The snapshot without the judgements of pairs that read alike."""
     if not alike:

@@ -1,0 +1,120 @@
+"""What a run's page shows of a model that writes its judgement: counts of its stages, curves, speed, tokens, cost.
+
+From metrics.json once it has ended, from the newest progress lines while it runs.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from webapp.corpus.endpoints import endpoint_named
+from webapp.corpus.options import GENERATIVE
+from webapp.training.models import TrainingRun
+
+STAGES = {"rft": "Fine-tuning (RFT)", "grpo": "Reinforcement (GRPO)", "meta": "Meta model", "score": "Votes"}
+COUNTS = {
+    "prompts": "Prompts",
+    "kept": "Kept",
+    "wrong": "Wrong",
+    "too_easy": "Too easy",
+    "all_wrong": "All wrong",
+    "hinted": "Hinted",
+    "unparsed": "Unreadable",
+    "cross_prompt_left_out": "Left out",
+}
+MOST_COUNTS = 20
+FIGURES = (
+    "samples_per_second", "tokens_in", "tokens_out", "requests", "retries", "cost", "unparsed_share", "reward", "kl",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Written:
+    """Figures are None where nothing told them. `rows`: a stage's name, and its counts in the order of `names`."""
+
+    names: list[str]
+    rows: list[tuple[str, list[str]]]
+    samples: int
+    samples_per_second: float | None
+    tokens_in: float | None
+    tokens_out: float | None
+    token_limit: int | None
+    requests: float | None
+    retries: float | None
+    cost: float | None
+    cost_limit: float | None
+    currency: str
+    unparsed_share: float | None
+    order_pairs: float | None
+    order_decided: float | None
+    reward: float | None
+    kl: float | None
+    # (step, value) of all steps
+    losses: list[tuple[int, float]]
+    rewards: list[tuple[int, float]]
+    kls: list[tuple[int, float]]
+
+
+def written(run: TrainingRun) -> Written | None:
+    """Of a run of grm or judge; None for the other methods."""
+    if run.method not in GENERATIVE:
+        return None
+    found = _object(run.metrics.get("generative"))
+    told = {**run.live, **found}
+    stages = _object(found.get("stages")) or ({"rft": run.live} if "kept" in run.live else {})
+    stages = {name: _object(counts) for name, counts in stages.items()}
+    order = _object(found.get("order"))
+    known = [name for name in COUNTS if any(name in counts for counts in stages.values())]
+    if found:
+        known += sorted({name for counts in stages.values() for name in counts} - set(COUNTS))[:MOST_COUNTS]
+    steps = _objects(_object(found.get("grpo")).get("steps"))
+    endpoint = endpoint_named(run.config.get("base_model"))
+    currency = found.get("currency") or (endpoint.currency if endpoint is not None else "")
+    return Written(
+        names=[COUNTS.get(name, name.replace("_", " ").capitalize()) for name in known],
+        rows=[
+            (STAGES.get(stage, stage), [_shown(_number(counts.get(name))) for name in known])
+            for stage, counts in stages.items()
+        ],
+        samples=run.config.get("samples") or round(_number(found.get("samples")) or 8),
+        **{name: _number(told.get(name)) for name in FIGURES},
+        token_limit=run.config.get("token_limit"),
+        cost_limit=run.config.get("cost_limit"),
+        currency=currency if isinstance(currency, str) else "",
+        order_pairs=_number(order.get("pairs")),
+        order_decided=_number(order.get("decided")),
+        losses=_points(enumerate(_list(_object(found.get("rft")).get("losses")), start=1)),
+        rewards=_points((step.get("step"), step.get("reward")) for step in steps),
+        kls=_points((step.get("step"), step.get("kl")) for step in steps),
+    )
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in _list(value) if isinstance(item, dict)]
+
+
+def _number(value: Any) -> float | None:
+    """A finite number; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return value
+
+
+def _shown(number: float | None) -> str:
+    if number is None:
+        return "–"
+    return f"{number:,.0f}" if number == round(number) else f"{number:.3f}"
+
+
+def _points(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[int, float]]:
+    numbers = [(_number(step), _number(value)) for step, value in pairs]
+    return [(int(step), value) for step, value in numbers if step is not None and value is not None]

@@ -1,0 +1,253 @@
+"""Asking a judge for its votes: the same for a run's last stage, for a saved model, and for every way to measure one."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import RunConfig
+from ..data.messages import whole_prompt
+from ..data.snapshot import Snapshot
+from ..evaluation.attacks import ATTACKS, DEGENERATE
+from ..evaluation.metrics import Row
+from ..evaluation.robustness import MAX_RESPONSES, Scored, Scorer, measure
+from ..files import write_text
+from ..training.progress import Stop
+from .items import Item, scoring_items
+from .journal import drawn
+from .judge import Parsed, correct, parse, vote_distribution
+from .sampling import Chat, Failed, Sampled, Sampler, Usage
+from .template import JudgeTemplate
+from .votes import PRIOR_MEAN, Trajectory, Votes, counting
+
+PART = 512  # chats whose texts are held at once
+# The robustness suite asks a chat for each change of each response it attacks, and at most this share of the scoring's.
+ATTACKED_CHATS = 1 + sum(attack.draws for attack in ATTACKS) + len(DEGENERATE)
+ROBUSTNESS_SHARE = 0.5
+
+Say = Callable[[int, int], None]
+
+
+def nothing(done: int, total: int) -> None:
+    """Progress that nobody wants."""
+
+
+@dataclass
+class Judge:
+    """Whoever votes: what it is shown, who samples, and how often it is asked.
+
+    `meta` says what a trajectory is worth (meta.py). `usage_file` keeps what an endpoint has used across goes.
+    """
+
+    config: RunConfig
+    template: JudgeTemplate
+    sampler: Sampler
+    stop: Stop = field(default_factory=Stop)
+    meta: Any = None
+    usage_file: Path | None = None
+    answers: int = 0  # of this go, in so many seconds
+    seconds: float = 0.0
+
+    def voted(
+        self, snapshot: Snapshot, folder: Path | None = None, say: Say = nothing
+    ) -> tuple[list[Trajectory], Votes]:
+        """The trajectories in which each response of a snapshot stands once a sample, in an order drawn for each, and
+        what those that count say.
+
+        `folder` keeps the answers as they come: a call that was killed goes on and asks for nothing twice. Raises
+        Stopped, and with an endpoint BudgetSpent and EndpointRefused.
+        """
+        config = self.config
+        asked = [
+            (sample, shown(item, f"score/{config.seed}/{sample}"))
+            for sample, items in enumerate(scoring_items(snapshot, config))
+            for item in items
+        ]
+        asked.sort(key=lambda one: one[1].prompt_id)  # alike texts together
+        found: list[Trajectory] = []
+        for begin in range(0, len(asked), PART):
+            part = asked[begin : begin + PART]
+            chats = [self.template.chat(item.rows, seed_of("score", sample, config.seed, item)) for sample, item in part]
+            path = None if folder is None else folder / f"{begin // PART:05d}.jsonl"
+            answers = self.answered(chats, path, lambda done, _, begin=begin: say(begin + done, len(asked)))  # type: ignore[misc]
+            found += [
+                self._read(sample, item, answer) for (sample, item), answer in zip(part, answers, strict=True)
+            ]
+        found = counting(found if self.meta is None else self.meta.valued(found))
+        return found, Votes.of(found)
+
+    def predictions(self, responses: Sequence[Row]) -> list[dict[str, Any]]:
+        """Rows as of predictions.parquet for rows of `response_id`, `messages`, `tools` and `text`; those of one prompt
+        are judged together."""
+        rows = []
+        for row in responses:
+            prompt = whole_prompt(row["messages"], row.get("tools") or [])
+            rows.append({"answer": None, **row, "prompt_id": prompt, "group": prompt})
+        return self.voted(Snapshot(rows, [], []))[1].predictions(rows)
+
+    def answered(
+        self,
+        chats: Sequence[Chat],
+        path: Path | None,
+        say: Say = nothing,
+        *,
+        temperature: float | None = None,
+    ) -> list[Sampled | Failed]:
+        """An answer to each chat; the file keeps them."""
+        began, before, written = time.monotonic(), self.answers, time.monotonic()
+        options: dict[str, Any] = {
+            "temperature": self.config.sampling_temperature if temperature is None else temperature,
+            "max_new_tokens": self.config.max_new_tokens,
+        }
+        done = 0
+
+        def told(number: int, total: int) -> None:
+            nonlocal done, written
+            done = number
+            if time.monotonic() - written > 1:
+                self._keep_usage()
+                written = time.monotonic()
+            self.stop.check()
+            say(number, total)
+
+        try:
+            if path is not None:
+                return drawn(chats, self.sampler, path, stop=self.stop, progress=told, **options)
+
+            def one_more(place: int, answer: Sampled | Failed) -> None:
+                told(done + 1, len(chats))
+
+            return self.sampler.sample(list(chats), progress=one_more, **options)
+        finally:
+            self.answers, self.seconds = before + done, self.seconds + time.monotonic() - began
+            self._keep_usage()
+
+    @property
+    def samples_per_second(self) -> float | None:
+        return round(self.answers / self.seconds, 3) if self.seconds and self.answers else None
+
+    def robustness(
+        self,
+        on: Snapshot,
+        scores: Mapping[str, float],
+        asked: int,
+        path: Path | None = None,
+        say: Say = nothing,
+    ) -> dict[str, Any] | None:
+        """The "robustness" object of metrics.json; None where `asked`, the scoring's chats, pay for too few responses.
+
+        A response is judged beside its partner as it was compared, or alone; the attacked one in the other's place. One
+        text each, the likeliest (temperature 0): of several samples the noise would be taken for the attack's effect.
+        """
+        config, beside = self.config, partners(on)
+        most = min(MAX_RESPONSES, int(asked * ROBUSTNESS_SHARE) // ATTACKED_CHATS)
+        if most < 2 or len(on.responses) < 2:
+            return None
+
+        def score(rows: Sequence[Row]) -> Scored:
+            items = [shown(_beside(row, beside.get(row["response_id"])), f"robustness/{config.seed}") for row in rows]
+            chats = [self.template.chat(item.rows, seed_of("robustness", 0, config.seed, item)) for item in items]
+            ratings: list[int | None] = []
+            answers = self.answered(chats, path, say, temperature=0.0)
+            for row, item, answer in zip(rows, items, answers, strict=True):
+                place = [each["response_id"] for each in item.rows].index(row["response_id"])
+                said = parsed(answer, len(item.rows)).scores
+                ratings.append(None if said is None else said[place])
+            p = [vote_distribution([] if rating is None else [rating]) for rating in ratings]
+            expected = [PRIOR_MEAN if rating is None else rating for rating in ratings]
+            return Scored(np.array(expected, dtype=np.float64), np.array(p))
+
+        return measure(
+            Scorer(score),
+            responses=on.responses,
+            judgements=on.judgements,
+            scores=scores,
+            kind="ordinal",
+            partition=config.partition,
+            tie=None,
+            temperature=1.0,
+            seed=config.seed,
+            most=most,
+        )
+
+    def _read(self, sample: int, item: Item, answer: Sampled | Failed) -> Trajectory:
+        read = parsed(answer, len(item.rows))
+        sampled = answer if isinstance(answer, Sampled) else Sampled("", 0, 0, True)
+        return Trajectory(
+            stage="score",
+            prompt_id=item.prompt_id,
+            group=item.group,
+            responses=tuple(row["response_id"] for row in item.rows),
+            sample=sample,
+            text=sampled.text,
+            parsed=read,
+            split=item.split,
+            correct=None if item.target is None else correct(read.scores, item.target, self.config.scale),
+            tokens_in=sampled.tokens_in,
+            tokens_out=sampled.tokens_out,
+        )
+
+    def _keep_usage(self) -> None:
+        if self.usage_file is not None:
+            write_text(self.usage_file, json.dumps(dataclasses.asdict(self.sampler.usage)))
+
+
+def used(path: Path) -> Usage | None:
+    """What earlier goes have used of an endpoint; None before there was one."""
+    return Usage(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def parsed(answer: Sampled | Failed, count: int) -> Parsed:
+    """What an answer says of this many responses; of one that failed, why."""
+    return Parsed(None, answer.reason) if isinstance(answer, Failed) else parse(answer.text, count, answer.finished)
+
+
+def shown(item: Item, words: str) -> Item:
+    """The item with its responses, and what people said of them, in an order drawn by these words and their ids."""
+    draw = random.Random(f"{words}/{_names(item)}")
+    order = draw.sample(range(len(item.rows)), len(item.rows))
+    target = None if item.target is None else item.target.shown(order)
+    return dataclasses.replace(item, rows=tuple(item.rows[place] for place in order), target=target)
+
+
+def seed_of(stage: str, sample: int, seed: int, item: Item) -> int:
+    """The seed of one answer, which depends on nothing else that is asked."""
+    name = json.dumps([stage, sample, seed, _names(item)])
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1
+
+
+def partners(snapshot: Snapshot) -> dict[str, Row]:
+    """For each response one of the same prompt: one that it was compared with, else any other."""
+    of_prompt: dict[str, list[Row]] = {}
+    for row in snapshot.responses:
+        of_prompt.setdefault(row["prompt_id"], []).append(row)
+    found = {
+        row["response_id"]: own[number - 1]
+        for own in of_prompt.values()
+        if len(own) > 1
+        for number, row in enumerate(own)
+    }
+    index = {row["response_id"]: row for row in snapshot.responses}
+    for judgement in snapshot.judgements:
+        a, b = index[judgement["response_a"]], index[judgement["response_b"]]
+        if a["prompt_id"] == b["prompt_id"]:
+            found |= {a["response_id"]: b, b["response_id"]: a}
+    return found
+
+
+def _beside(row: Row, partner: Row | None) -> Item:
+    rows = (dict(row),) if partner is None else (dict(row), dict(partner))
+    return Item(row["prompt_id"], row["group"], rows, None, "unlabelled")
+
+
+def _names(item: Item) -> list[str]:
+    return sorted(row["response_id"] for row in item.rows)

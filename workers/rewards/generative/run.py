@@ -1,0 +1,51 @@
+"""A judge's run in running order: grm learns from its own right judgements (rft), by rule (grpo), and which of its texts
+to trust (meta); then it votes, as method judge does at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ..training.progress import Stop
+from .finetune import rft
+from .finish import Learnt, finish
+from .meta import train_meta
+from .prepare import Generation, prepare
+from .reinforce import grpo
+from .votes import Trajectory
+
+
+def generate(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
+    """Learn where the method does, vote on every response, save and measure; returns metrics.json's object.
+
+    What was sampled and learnt stays in checkpoint/ until the end, so a run that was killed goes on with the same result
+    and asks for nothing twice. Raises Refused (an endpoint's budget included) and Stopped.
+    """
+    if (run_dir / "metrics.json").exists():
+        finished: dict[str, Any] = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
+        return finished
+    run = prepare(run_dir, stop or Stop())
+    print(facts(run), file=sys.stderr, flush=True)
+    learnt = learn(run)
+    run.judge.meta = learnt.meta
+    scored, votes = run.judge.voted(run.snapshot, run.checkpoint / "score", run.say("scoring"))
+    return finish(run, learnt, scored, votes)
+
+
+def facts(run: Generation) -> str:
+    """What follows from data and configuration, a line each."""
+    config, judge = run.config, run.judge
+    whom = f"{run.endpoint_model} at {config.base_model}" if run.policy is None else str(run.policy.device)
+    return "\n".join(
+        (
+            f"{config.method}, {config.tuning}, {config.base_model}; seed {config.seed}",
+            f"data: {len(run.snapshot.responses):,} responses, {len(run.items):,} items to learn from",
+            *([f"stages: {', '.join(run.stages)}"] if run.stages else []),
+            f"votes: {config.samples} a response at temperature {config.sampling_temperature:g}, texts of up to "
+            f"{config.max_new_tokens:,} tokens by {type(judge.sampler).__name__}",
+            f"asks: {whom}",
+        )
+    )
