@@ -211,7 +211,10 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
         "elapsed": end - run.started_at if run.started_at else None,
         "log": log,
         "rows": metric_rows(run.metrics, other.metrics if other else None),
-        "config": sorted(public_config(run.config).items()),
+        "config": sorted(
+            (name, value) for name, value in public_config(run.config).items() if name != "guidelines"
+        ),
+        "guidelines": run.config.get("guidelines"),
         "preset": preset_words(run.method, run.config),
         "base_model": public_config(run.config)["base_model"],
         "limits": LimitsForm(run=run) if run.can_requeue and run.asks_endpoint else None,
@@ -249,11 +252,19 @@ _FORMAT_HELP = {
 }
 
 
+# There are no weights that transformers could load.
+_JUDGE_FORMATS = {
+    ModelExport.Format.CALIPER: "The form of its prompt and its settings, with a model card and the metrics. It has no "
+    "weights of its own: its base model, or its endpoint, is named.",
+}
+
+
 def _downloads(version: ModelVersion) -> dict[str, Any]:
     """What can be taken away of a version: each format with its newest export. One query."""
     exports = list(version.exports.select_related("created_by"))
     downloads = []
-    for format, words in _FORMAT_HELP.items():
+    offered = _JUDGE_FORMATS if version.method == Method.JUDGE else _FORMAT_HELP
+    for format, words in offered.items():
         export = next((each for each in exports if each.format == format), None)
         there = export is not None and export.is_there
         downloads.append({"format": format, "help": words, "export": export, "there": there})
