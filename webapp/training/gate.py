@@ -206,7 +206,7 @@ def _told(name: str, measured: dict[str, Any]) -> str:
 
 def _not_known(metrics: dict[str, Any]) -> str:
     """The parts of the gate that this metrics.json has no figure for."""
-    wanted = [(("spread",), "spread of scores")]
+    wanted: list[tuple[tuple[str, ...], str]] = [(("spread",), "spread of scores")]
     if metrics.get("method") != Method.JUDGE:
         wanted.append((("training", "loss", "first"), "fall of the loss"))
     if dig(metrics, PAIRS[0]) is not None:

@@ -24,6 +24,7 @@ from webapp.parameters import int_parameter
 from webapp.paths import without_paths
 from webapp.training import remeasuring, reports, services
 from webapp.training.charts import loss_chart, reliability_chart
+from webapp.training.curves import vote_curve
 from webapp.training.forms import LimitsForm, RunForm
 from webapp.training.generative import Written, written
 from webapp.training.metrics import headline, metric_rows
@@ -203,7 +204,7 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
         "reading": reports.reading(run.metrics),
         "left_out": reports.left_out(run.metrics),
         "annotators": _annotators(project, run),
-        **(_written(writes, progress) if writes is not None else {}),
+        **(_written(writes, progress, run.metrics) if writes is not None else {}),
         **(_measured_again(version) if version is not None else {}),
         **(_downloads(version) if version is not None and not version.is_packed else {}),
         "afresh": progress.afresh,
@@ -223,13 +224,14 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
     }
 
 
-def _written(found: Written, progress: Progress) -> dict[str, Any]:
+def _written(found: Written, progress: Progress, metrics: dict[str, Any]) -> dict[str, Any]:
     """What a generative run has written, with its curves: of metrics.json, which lacks no step, once it has ended."""
     reward = loss_chart(found.rewards or progress.rewards, axis="reward")
     kl = loss_chart(found.kls or progress.kls, axis="KL")
     kls = dict(kl.rows) if kl is not None else {}
     return {
         "written": found,
+        "curve": vote_curve(metrics),
         "reward_chart": reward,
         "kl_chart": kl,
         "steps": [(step, value, kls.get(step)) for step, value in reward.rows] if reward is not None else [],

@@ -60,7 +60,9 @@ def response(prompt: str, place: int, word: str) -> dict[str, Any]:
 def form(words: Sequence[str], scores: Sequence[int]) -> str:
     """A judgement as the template asks for it."""
     critiques = "".join(f"### Response {place}\nthey {word}\n" for place, word in enumerate(words, 1))
-    return f"### Principles\n1. Life (weight 9)\n{critiques}### Scores\n\\boxed{{{', '.join(map(str, scores))}}}"
+    return (
+        f"### Principles\n1. Life (weight 9)\n{critiques}### Scores\n\\boxed{{{', '.join(map(str, scores))}}}"
+    )
 
 
 def form_model(folder: Path, seed: int = 0) -> Path:
@@ -101,7 +103,9 @@ def form_model(folder: Path, seed: int = 0) -> Path:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     phases = [phase for phase in (QUOTE, FORM, WHOLE) for _ in range(phase[0])]
     for step, phase in enumerate(phases):
         short = phase is not WHOLE

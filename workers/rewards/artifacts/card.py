@@ -141,7 +141,9 @@ def _generative(config: Row, metrics: Row | None) -> list[str]:
     if asked["stages"]:
         lines.append(f"- Stages: {asked['stages'].replace(',', ', ')}")
     for stage, counted in counts.items():
-        told = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in counted.items() if isinstance(n, int))
+        told = ", ".join(
+            f"{name.replace('_', ' ')} {n:,}" for name, n in counted.items() if isinstance(n, int)
+        )
         lines.append(f"- Stage {stage}: {told}")
     return lines
 

@@ -216,6 +216,8 @@ def generative_figures(
         "endpoint_model": run.endpoint_model,
         "unparsed_share": unread / len(scored) if scored else None,
         "unread": {"pairs": silent, "n": len(pairs)},
-        "curve": curve(scored, measured.responses, measured.judgements, run.config.samples, seed=run.config.seed),
+        "curve": curve(
+            scored, measured.responses, measured.judgements, run.config.samples, seed=run.config.seed
+        ),
         "order": order_report(votes, pairs),
     }

@@ -76,7 +76,10 @@ class Judge:
         found: list[Trajectory] = []
         for begin in range(0, len(asked), PART):
             part = asked[begin : begin + PART]
-            chats = [self.template.chat(item.rows, seed_of("score", sample, config.seed, item)) for sample, item in part]
+            chats = [
+                self.template.chat(item.rows, seed_of("score", sample, config.seed, item))
+                for sample, item in part
+            ]
             path = None if folder is None else folder / f"{begin // PART:05d}.jsonl"
             answers = self.answered(chats, path, lambda done, _, begin=begin: say(begin + done, len(asked)))  # type: ignore[misc]
             found += [
@@ -154,8 +157,13 @@ class Judge:
             return None
 
         def score(rows: Sequence[Row]) -> Scored:
-            items = [shown(_beside(row, beside.get(row["response_id"])), f"robustness/{config.seed}") for row in rows]
-            chats = [self.template.chat(item.rows, seed_of("robustness", 0, config.seed, item)) for item in items]
+            items = [
+                shown(_beside(row, beside.get(row["response_id"])), f"robustness/{config.seed}")
+                for row in rows
+            ]
+            chats = [
+                self.template.chat(item.rows, seed_of("robustness", 0, config.seed, item)) for item in items
+            ]
             ratings: list[int | None] = []
             answers = self.answered(chats, path, say, temperature=0.0)
             for row, item, answer in zip(rows, items, answers, strict=True):
@@ -208,7 +216,11 @@ def used(path: Path) -> Usage | None:
 
 def parsed(answer: Sampled | Failed, count: int) -> Parsed:
     """What an answer says of this many responses; of one that failed, why."""
-    return Parsed(None, answer.reason) if isinstance(answer, Failed) else parse(answer.text, count, answer.finished)
+    return (
+        Parsed(None, answer.reason)
+        if isinstance(answer, Failed)
+        else parse(answer.text, count, answer.finished)
+    )
 
 
 def shown(item: Item, words: str) -> Item:

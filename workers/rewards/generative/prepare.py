@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..artifacts.adapters import describe_base
 from ..config import Refused, ResolvedConfig, RunConfig
 from ..data.judgements import check_labels
@@ -82,7 +80,9 @@ def prepare(run_dir: Path, stop: Stop) -> Generation:
     refuse_flags()
     asked = RunConfig.read(run_dir / "config.json")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise Refused(f"method {asked.method} works in one process; start it without accelerate launch or torchrun")
+        raise Refused(
+            f"method {asked.method} works in one process; start it without accelerate launch or torchrun"
+        )
     (run_dir / "error.json").unlink(missing_ok=True)
     checkpoint = run_dir / "checkpoint"
     checkpoint.mkdir(exist_ok=True)
@@ -146,7 +146,9 @@ def prepare(run_dir: Path, stop: Stop) -> Generation:
     else:
         lies_over = describe_base(base.name, base.source, "bfloat16" if device.type == "cuda" else "float32")
         backbone = load_base(base, scoring_dtype(device)).to(device).eval()
-        policy = Policy(RewardModel(backbone, architecture="causal", kind="ordinal", digit_ids=()), device, None)
+        policy = Policy(
+            RewardModel(backbone, architecture="causal", kind="ordinal", digit_ids=()), device, None
+        )
     stop.check()
     judge = Judge(config, template, sampler_for(policy.model.backbone, tokenizer, device), stop)
     return generation(judge, policy=policy, base=base, lies_over=lies_over, endpoint_model=None)

@@ -5,17 +5,12 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from ..training.progress import Stop
-from .finetune import rft
-from .finish import Learnt, finish
-from .meta import train_meta
+from .finish import finish
 from .prepare import Generation, prepare
-from .reinforce import grpo
-from .votes import Trajectory
 
 
 def generate(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:

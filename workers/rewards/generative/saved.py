@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,15 @@ from .template import JudgeTemplate
 
 JUDGE_NAME = "judge.json"
 # What of a run's configuration a judge is asked by; reward_config.json's "generative".
-ASKED = ("samples", "sampling_temperature", "max_new_tokens", "guidelines", "seed", "cost_limit", "token_limit")
+ASKED = (
+    "samples",
+    "sampling_temperature",
+    "max_new_tokens",
+    "guidelines",
+    "seed",
+    "cost_limit",
+    "token_limit",
+)
 
 
 def save_judge(
@@ -60,8 +67,14 @@ def save_judge(
     beside = begin_folder(folder)
     asked = {key: getattr(config, key) for key in ASKED}
     if model is None:
-        whom = {"method": config.method, "base_model": public_name(config.base_model), "model": endpoint_model}
-        write_text(beside / JUDGE_NAME, json.dumps({**whom, **asked, "template": template.describe()}, indent=1))
+        whom = {
+            "method": config.method,
+            "base_model": public_name(config.base_model),
+            "model": endpoint_model,
+        }
+        write_text(
+            beside / JUDGE_NAME, json.dumps({**whom, **asked, "template": template.describe()}, indent=1)
+        )
     elif model.lora is None:
         backbone: Any = model.backbone
         backbone.save_pretrained(beside, safe_serialization=True)
@@ -120,7 +133,9 @@ def load_judge(folder: Path, stop: Stop | None = None) -> tuple[Judge, dict[str,
     if asked.endpoint is not None:
         endpoint = endpoint_named(asked.base_model)
         sampler: Any = EndpointSampler(endpoint, cost_limit=asked.cost_limit, token_limit=asked.token_limit)
-        return Judge(asked, JudgeTemplate.of(config["template"], None, asked), sampler, stop or Stop()), config
+        return Judge(
+            asked, JudgeTemplate.of(config["template"], None, asked), sampler, stop or Stop()
+        ), config
     try:
         backbone = load_weights(folder, config)
         template = JudgeTemplate.of(config["template"], load_tokenizer(str(folder), str(folder)), asked)
