@@ -234,6 +234,13 @@ def _cannot_tell_apart(metrics: dict[str, Any]) -> str:
                     "What the model could not read, and what helps, stands below."
                 )
             break
+    generative = metrics.get("generative")
+    unread = generative.get("unread") if isinstance(generative, dict) else None
+    if isinstance(unread, dict) and unread.get("pairs", 0) > MOST_ALIKE * unread.get("n", 0):
+        return (
+            f"In {unread['pairs']:,} of {unread['n']:,} held-out pairs a side got no vote that could be read: at most "
+            f"{MOST_ALIKE:.0%} may. Why, and what helps, stands below."
+        )
     judgements = (dig(metrics, PAIRS[0]) or {}).get("n", 0)
     ties = (dig(metrics, ("held_out", "pairs", "model_ties")) or {}).get("value", 0)
     if judgements and ties > MOST_ALIKE * judgements:

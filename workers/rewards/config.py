@@ -288,7 +288,9 @@ class RunConfig:
             raise Refused("config.json: base_model is 'endpoint:'; name one of those in CALIPER_ENDPOINTS")
         for key in ("cost_limit", "token_limit"):
             if getattr(self, key) is not None and self.endpoint is None:
-                raise Refused(f"config.json: {key} ends what an endpoint is asked; leave it out for {self.base_model}")
+                raise Refused(
+                    f"config.json: {key} ends what an endpoint is asked; leave it out for {self.base_model}"
+                )
         if not self.generative:
             return
         if (self.method == "judge") != (self.tuning == "frozen"):

@@ -83,7 +83,10 @@ def grpo(
     if trainer.state.global_step < trainer.state.max_steps:
         raise Stopped
     steps = [
-        {"step": line["step"], **{key: line[key] for key in ("reward", "kl", "loss") if line.get(key) is not None}}
+        {
+            "step": line["step"],
+            **{key: line[key] for key in ("reward", "kl", "loss") if line.get(key) is not None},
+        }
         for line in trainer.state.log_history
         if "reward" in line
     ]
@@ -121,9 +124,13 @@ class _Rollouts:
         What is drawn follows from the seed, the place and the number in the group, so a step that is done again after
         a stop is the same.
         """
-        asked = [shown(self.items[self.order[int(place)]], f"grpo/{self.config.seed}/{place}") for place in prompts]
+        asked = [
+            shown(self.items[self.order[int(place)]], f"grpo/{self.config.seed}/{place}") for place in prompts
+        ]
         chats = [
-            self.judge.template.chat(item.rows, seed_of(f"grpo/{place}", number % self.config.group, self.config.seed, item))
+            self.judge.template.chat(
+                item.rows, seed_of(f"grpo/{place}", number % self.config.group, self.config.seed, item)
+            )
             for number, (place, item) in enumerate(zip(prompts, asked, strict=True))
         ]
         answers = self.judge.answered(chats, None, temperature=1.0)
@@ -221,7 +228,9 @@ def _trainer(
         max_grad_norm=config.clip_norm,
         bf16=gpu,
         use_cpu=not gpu,
-        gradient_checkpointing=gpu if config.gradient_checkpointing is None else config.gradient_checkpointing,
+        gradient_checkpointing=gpu
+        if config.gradient_checkpointing is None
+        else config.gradient_checkpointing,
         logging_steps=1,
         save_strategy="no",  # _Watch says when
         save_total_limit=2,
