@@ -62,7 +62,8 @@ print(p_first.item(), p_second.item())
 
 def _caliper_use(config: Row) -> str:
     lines = [
-        "`reward_config.json` names method, scale, template and calibration; `metrics.json` holds all that was measured.",
+        "`reward_config.json` names method, scale, template and calibration; `metrics.json` holds all that was "
+        "measured.",
         "With Caliper's `workers.rewards` (plain PyTorch):",
         "",
         "    python -m workers.rewards.score MODEL_DIR RESPONSES",
@@ -354,8 +355,8 @@ def _limits(config: Row, metrics: Row | None) -> str:
         "- It has learnt nothing of this project's labels: what it holds for good is its own model's, beside the "
         "guidelines that it was given."
         if config["method"] == "judge"
-        else "- It has learnt the preferences of the people who judged, in their language and on their kind of prompts; "
-        "elsewhere nothing is known of it.",
+        else "- It has learnt the preferences of the people who judged, in their language and on their kind of "
+        "prompts; elsewhere nothing is known of it.",
         "- Scores of different models, or of a retrained one, are not on one scale.",
         "- Length and style sway reward models: compare with the row “the longer one wins” above before trusting it, "
         "and watch length when optimising against it. A policy trained against any reward model finds its mistakes, so "

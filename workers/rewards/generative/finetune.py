@@ -25,10 +25,11 @@ from ..training.checkpoint import Afresh, Position, begun, load_checkpoint, save
 from ..training.optimiser import make_optimizer, schedule
 from ..training.prepare import backbone_of
 from ..training.progress import Progress, Stop, Stopped
-from .items import Item
+from .items import Item, seed_of
 from .judge import correct
-from .judging import Judge, parsed, seed_of, shown
+from .judging import Judge, parsed
 from .sampling import Sampled
+from .template import hint
 from .votes import Trajectory
 
 TRAJECTORIES = 3  # a prompt: the paper's N_RFT
@@ -64,10 +65,9 @@ def policy_of(config: ResolvedConfig, base: Base, device: torch.device, longest:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A trajectory of a training item, and what is learnt from it: the prompt and, as the response, its completion.
+    """A trajectory of a training item, and what is learnt from it: the prompt and, as the response, its text.
 
-    None for one that failed, or was given without its tokens. A hinted one's prompt is without the hint, since that
-    is what the judge will be asked.
+    None for one that failed. A hinted one's prompt is without the hint, since that is what the judge will be asked.
     """
 
     trajectory: Trajectory
@@ -152,15 +152,12 @@ def draw(
     hinted: bool = False,
 ) -> list[Drawn]:
     """A trajectory at temperature 1 of each (item, sample), in an order of responses drawn for each. Raises Refused."""
-    asked = [shown(item, f"rft/{config.seed}/{sample}") for item, sample in wanted]
-    seeds = [seed_of("rft", sample, config.seed, item) for item, sample in wanted]
-    plain = [judge.template.chat(item.rows, seed) for item, seed in zip(asked, seeds, strict=True)]
-    chats = plain
-    if hinted:
-        chats = [
-            judge.template.chat(item.rows, seed, hint=item.target and item.target.best)
-            for item, seed in zip(asked, seeds, strict=True)
-        ]
+    asked = [item.drawn(config.seed, sample) for item, sample in wanted]
+    chats = []
+    for item, (_, sample) in zip(asked, wanted, strict=True):
+        best = item.target.best if hinted and item.target is not None else None
+        told = judge.template.told(item.rows, "" if best is None else hint(best))
+        chats.append(told.chat(seed_of(config.seed, "rft", item.prompt_id, *sorted(item.ids), sample)))
 
     def say(done: int, total: int) -> None:
         progress.say("sampling", done, total, samples_per_second=judge.samples_per_second)
@@ -176,14 +173,14 @@ def draw(
             raise unreadable(config, UNREADABLE, read[0].reason)
     answers = probe + judge.answered(chats[len(probe) :], path, say, temperature=1.0)
     found = []
-    for (_, sample), item, chat, answer in zip(wanted, asked, plain, answers, strict=True):
+    for (_, sample), item, answer in zip(wanted, asked, answers, strict=True):
         said = parsed(answer, len(item.rows))
         assert item.target is not None
         trajectory = Trajectory(
             stage="rft",
             prompt_id=item.prompt_id,
             group=item.group,
-            responses=tuple(row["response_id"] for row in item.rows),
+            responses=item.ids,
             sample=sample,
             text="",
             parsed=said,
@@ -196,9 +193,7 @@ def draw(
             trajectory = replace(
                 trajectory, text=answer.text, tokens_in=answer.tokens_in, tokens_out=answer.tokens_out
             )
-            if answer.ids and chat.ids is not None:
-                ids = chat.ids + answer.ids
-                encoded = Encoded(ids, len(chat.ids), len(ids), False)
+            encoded = judge.template.completed(judge.template.ids(item.rows), answer.text)
         found.append(Drawn(trajectory, encoded))
     return found
 

@@ -23,7 +23,6 @@ from ..files import save_tensors
 from ..models.embeddings import embed
 from ..models.encode import MICRO_BATCH_TOKENS, ResponseEncoder
 from ..models.reward_model import RewardModel
-from ..text.sections import Encoded
 from ..training.progress import Progress, Stop
 from .finetune import TRAJECTORIES, Policy, draw
 from .items import Item
@@ -78,9 +77,8 @@ class Meta:
         """The judge's state after the last token of each trajectory; `responses` by id. [N, H]"""
         rows = []
         for one in trajectories:
-            prompt = self.template.chat([dict(responses[name]) for name in one.responses], 0).ids or ()
-            ids = (*prompt, *self.template.plain_ids(one.text))
-            rows.append(Encoded(ids, len(prompt), len(ids), False))
+            shown = [dict(responses[name]) for name in one.responses]
+            rows.append(self.template.completed(self.template.ids(shown), one.text))
         device = next(self.model.backbone.parameters()).device
         encoder = ResponseEncoder(
             self.model, device, MICRO_BATCH_TOKENS[device.type], longest=max(map(len, rows))
