@@ -152,3 +152,13 @@ def test_only_the_child_that_asks_has_the_key(offered: Path) -> None:
     assert (asks["JUDGE_KEY"], asks["CALIPER_ENDPOINTS"]) == ("sk-hidden", str(offered))
     assert "JUDGE_KEY" not in child.environment((), "endpoint:local")
     assert not {"JUDGE_KEY", "CALIPER_ENDPOINTS"} & set(other)
+
+
+def test_the_estimate_knows_what_the_workers_do() -> None:
+    """They share no code."""
+    config = RunConfig()
+    assert (SAMPLES, MAX_NEW_TOKENS) == (config.samples, config.max_new_tokens)
+    assert MOST_TOGETHER == MOST_SHOWN
+    row = {"messages": [{"role": "user", "content": ""}], "tools": [], "text": ""}
+    forms = [len(JudgeTemplate("").messages([row] * n)[0]["content"]) for n in (2, MOST_SHOWN)]
+    assert forms[0] - 200 < FORM_CHARACTERS < forms[1] + 200
