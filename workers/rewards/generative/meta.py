@@ -1,4 +1,4 @@
-"""Which trajectories to trust: a scalar `clf` on (prompt, responses, trajectory), label = right (arXiv 2504.02495, 3.3).
+"""Which trajectories to trust: a scalar `clf` on (prompt, responses, trajectory), label = right (arXiv 2504.02495).
 
 The paper trains a whole model for it. Ours is a head of one hidden layer on the judge's own last state, so no second
 copy of the weights is trained or held.
@@ -38,7 +38,7 @@ KEPT = 0.2  # share of the prompts that the report is about
 
 @dataclass
 class Meta:
-    """The head on a judge's states; `report` says how well it tells right from wrong on prompts it didn't learn from."""
+    """The head on a judge's states; `report`: how well it tells right from wrong on prompts it didn't learn from."""
 
     model: RewardModel  # the judge's backbone, and the head
     template: JudgeTemplate
@@ -118,7 +118,9 @@ def train_meta(
     drawn = [one.trajectory for one in draw(wanted, judge, config, folder / "drawn.jsonl", progress)]
     told = [one for one in drawn if one.parsed.scores is not None]  # what can't be read never votes
     prompts = sorted({one.prompt_id for one in told})
-    kept = set(random.Random(config.seed).sample(prompts, max(1, round(KEPT * len(prompts)))) if prompts else ())
+    kept = set(
+        random.Random(config.seed).sample(prompts, max(1, round(KEPT * len(prompts)))) if prompts else ()
+    )
     right = torch.tensor([one.correct is not None and one.correct > 0 for one in told], dtype=torch.float32)
     learns = torch.tensor([one.prompt_id not in kept for one in told])
     if len(set(right[learns].tolist())) < 2:
@@ -151,6 +153,8 @@ def train_meta(
         "right": round(float(right.mean()), 4),
         "measured": len(truth),
         "accuracy": round(float((said == truth).float().mean()), 4) if len(truth) else None,
-        "always_right": round(float(truth.float().mean()), 4) if len(truth) else None,  # the accuracy of a constant
+        "always_right": round(float(truth.float().mean()), 4)
+        if len(truth)
+        else None,  # the accuracy of a constant
     }
     return meta
