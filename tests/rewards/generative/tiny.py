@@ -19,11 +19,11 @@ from workers.rewards.training.starter import END, _byte_bpe
 
 GOOD = ("thrive", "bloom", "sprout", "ripen")
 BAD = ("rot", "wilt", "droop", "wither")
-TASTE = dict(zip(GOOD + BAD, (7, 6, 4, 3, 3, 4, 6, 7), strict=True))  # the form model's scores, +-2
+TASTE = dict(zip(GOOD + BAD, (6, 6, 4, 4, 4, 4, 6, 6), strict=True))  # the form model's scores, +-3
 Rows = list[dict[str, Any]]
 
 # Steps and texts a step: bare responses teach to quote, then the form, whole prompts where the responses stand.
-QUOTE, FORM, WHOLE = (40, 32), (150, 16), (100, 16)
+QUOTE, FORM, WHOLE = (40, 32), (120, 16), (100, 16)
 RATE = 3e-3
 HINTED = 0.3  # of the whole prompts
 QUOTED = 10.0  # weight of a quoted word's loss beside that of the form's words
@@ -73,7 +73,7 @@ def form_model(folder: Path, seed: int = 0) -> Path:
     def drawn(hinted: bool) -> tuple[Rows, list[str], str, str]:
         words = draw.sample([draw.choice(GOOD), draw.choice(BAD)], 2)
         rows = [response(f"p{draw.randrange(1000)}", place, word) for place, word in enumerate(words)]
-        scores = [TASTE[word] + draw.randint(-2, 2) for word in words]
+        scores = [TASTE[word] + draw.randint(-3, 3) for word in words]
         best = draw.randrange(2)
         if hinted:
             scores = [draw.randint(6, 9) if place == best else draw.randint(1, 5) for place in range(2)]
@@ -121,12 +121,12 @@ def form_model(folder: Path, seed: int = 0) -> Path:
             plain = "".join(f"[response {place}]\nthey {word}\n" for place, word in enumerate(words, 1))
             prompt = ids(plain) if short else list(template.ids(rows, told))
             pairs.append((prompt, [*ids(said), tokenizer.eos_token_id]))
-        longest = max(len(prompt) + len(text) for prompt, text in pairs)
+        longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
         batch = torch.zeros(len(pairs), longest, dtype=torch.int64)  # [B, L]
         learns = torch.zeros(len(pairs), longest, dtype=torch.bool)
-        for row, (prompt, text) in enumerate(pairs):
-            batch[row, : len(prompt) + len(text)] = torch.tensor(prompt + text)
-            learns[row, len(prompt) : len(prompt) + len(text)] = True
+        for row, (prompt, answer) in enumerate(pairs):
+            batch[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+            learns[row, len(prompt) : len(prompt) + len(answer)] = True
         if phase is QUOTE:
             learns &= torch.isin(batch, quoted)
         hidden = model.base_model(input_ids=batch, use_cache=False).last_hidden_state[:, :-1][learns[:, 1:]]

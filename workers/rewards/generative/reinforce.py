@@ -225,6 +225,7 @@ def _trainer(
         weight_decay=0.0,
         max_grad_norm=config.clip_norm,
         bf16=gpu,
+        model_init_kwargs={"dtype": "bfloat16"} if gpu else None,  # of the reference alone
         use_cpu=not gpu,
         gradient_checkpointing=gpu
         if config.gradient_checkpointing is None
