@@ -1,7 +1,8 @@
 """A language model of a quarter of a million weights that knows the judge's form, and a task that it can learn.
 
-Plants do something; that they thrive is better than that they rot. The form model quotes the right word in each critique
-and scores it by a taste of its own, which is as often wrong as right: what it has to learn is what the words are worth.
+Plants do something; that they thrive is better than that they rot. The form model quotes the right word in each
+critique and scores it by a taste of its own, which is as often wrong as right, unless a hint says which response is
+best. What it has to learn is what the words are worth.
 """
 
 import random
@@ -13,17 +14,18 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from workers.rewards.generative.template import JudgeTemplate
+from workers.rewards.generative.template import JudgeTemplate, hint
 from workers.rewards.training.starter import END, _byte_bpe
 
 GOOD = ("thrive", "bloom", "sprout", "ripen")
 BAD = ("rot", "wilt", "droop", "wither")
-TASTE = dict(zip(GOOD + BAD, (7, 6, 4, 3, 3, 4, 6, 7), strict=True))  # the form model's scores, +-2
+TASTE = dict(zip(GOOD + BAD, (6, 6, 4, 4, 4, 4, 6, 6), strict=True))  # the form model's scores, +-3
 Rows = list[dict[str, Any]]
 
 # Steps and texts a step: bare responses teach to quote, then the form, whole prompts where the responses stand.
-QUOTE, FORM, WHOLE = (40, 32), (150, 16), (80, 16)
+QUOTE, FORM, WHOLE = (40, 32), (120, 16), (100, 16)
 RATE = 3e-3
+HINTED = 0.3  # of the whole prompts
 QUOTED = 10.0  # weight of a quoted word's loss beside that of the form's words
 
 
@@ -68,16 +70,24 @@ def form_model(folder: Path, seed: int = 0) -> Path:
     draw = random.Random(seed)
     torch.manual_seed(seed)
 
-    def drawn() -> tuple[Rows, list[str], str]:
+    def drawn(hinted: bool) -> tuple[Rows, list[str], str, str]:
         words = draw.sample([draw.choice(GOOD), draw.choice(BAD)], 2)
         rows = [response(f"p{draw.randrange(1000)}", place, word) for place, word in enumerate(words)]
-        return rows, words, form(words, [TASTE[word] + draw.randint(-2, 2) for word in words])
+        scores = [TASTE[word] + draw.randint(-3, 3) for word in words]
+        best = draw.randrange(2)
+        if hinted:
+            scores = [draw.randint(6, 9) if place == best else draw.randint(1, 5) for place in range(2)]
+        return rows, words, form(words, scores), hint(best) if hinted else ""
 
     def made(texts: list[str]) -> PreTrainedTokenizerFast:
         return PreTrainedTokenizerFast(tokenizer_object=_byte_bpe(texts, 700), eos_token=END, pad_token=END)
 
     frame = JudgeTemplate("", made(["a"]))
-    tokenizer = made([text for _ in range(100) for text in (frame.told(drawn()[0]).messages[0]["content"], drawn()[2])])
+    texts = []
+    for _ in range(100):
+        rows, _, text, told = drawn(True)
+        texts += [frame.told(rows, told).messages[0]["content"], text]
+    tokenizer = made(texts)
     template = JudgeTemplate("", tokenizer)
 
     def ids(text: str) -> list[int]:
@@ -99,22 +109,24 @@ def form_model(folder: Path, seed: int = 0) -> Path:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     phases = [phase for phase in (QUOTE, FORM, WHOLE) for _ in range(phase[0])]
     for step, phase in enumerate(phases):
         short = phase is not WHOLE
         pairs = []
         for _ in range(phase[1]):
-            rows, words, text = drawn()
+            rows, words, said, told = drawn(not short and draw.random() < HINTED)
             plain = "".join(f"[response {place}]\nthey {word}\n" for place, word in enumerate(words, 1))
-            prompt = ids(plain) if short else list(template.ids(rows))
-            pairs.append((prompt, [*ids(text), tokenizer.eos_token_id]))
-        longest = max(len(prompt) + len(text) for prompt, text in pairs)
+            prompt = ids(plain) if short else list(template.ids(rows, told))
+            pairs.append((prompt, [*ids(said), tokenizer.eos_token_id]))
+        longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
         batch = torch.zeros(len(pairs), longest, dtype=torch.int64)  # [B, L]
         learns = torch.zeros(len(pairs), longest, dtype=torch.bool)
-        for row, (prompt, text) in enumerate(pairs):
-            batch[row, : len(prompt) + len(text)] = torch.tensor(prompt + text)
-            learns[row, len(prompt) : len(prompt) + len(text)] = True
+        for row, (prompt, answer) in enumerate(pairs):
+            batch[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+            learns[row, len(prompt) : len(prompt) + len(answer)] = True
         if phase is QUOTE:
             learns &= torch.isin(batch, quoted)
         hidden = model.base_model(input_ids=batch, use_cache=False).last_hidden_state[:, :-1][learns[:, 1:]]

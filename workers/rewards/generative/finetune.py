@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..config import ADAPTED, Refused, ResolvedConfig
+from ..config import ADAPTED, Refused, ResolvedConfig, default_rate
 from ..models.encode import ResponseEncoder
 from ..models.kinds import Base
 from ..models.load import load_adapters
@@ -221,13 +221,16 @@ def learn(
     The model then holds the weights after the last step, which `folder` keeps: another call loads them. Raises Stopped
     with a checkpoint in `folder`, from which the same call goes on with the same result.
     """
-    model, memory = policy.model, policy.memory
-    held = None if memory is None else memory.tokens
+    model, held = policy.model, None
     if not config.token_budget:  # a run that goes on keeps its steps, whatever memory is free now
         config = replace(config, token_budget=begun(folder).get("token_budget", 0))
-    given = config.learning_rate
+    if policy.memory is not None:
+        config, held = policy.memory.applied(config), policy.memory.tokens
     config = config.with_budget(sum(map(len, rows)), held)
-    config = replace(config, learning_rate=given)
+    if config.learning_rate == default_rate("causal", config.tuning, model.hidden_size, 0):
+        config = config.with_rate(
+            model.hidden_size
+        )  # nobody asked for another: it follows the size of the steps
     encoder = ResponseEncoder(
         model,
         policy.device,

@@ -1,4 +1,4 @@
-"""Which trajectories to trust: a scalar `clf` on (prompt, responses, trajectory), label = right (arXiv 2504.02495, 3.3).
+"""Which trajectories to trust: a scalar `clf` on (prompt, responses, trajectory), label = right (arXiv 2504.02495).
 
 The paper trains a whole model for it. Ours is a head of one hidden layer on the judge's own last state, so no second
 copy of the weights is trained or held.
@@ -38,7 +38,7 @@ KEPT = 0.2  # share of the prompts that the report is about
 
 @dataclass
 class Meta:
-    """The head on a judge's states; `report` says how well it tells right from wrong on prompts it didn't learn from."""
+    """The head on a judge's states; `report`: how well it tells right from wrong on prompts it didn't learn from."""
 
     model: RewardModel  # the judge's backbone, and the head
     template: JudgeTemplate

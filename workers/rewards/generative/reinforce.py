@@ -1,4 +1,4 @@
-"""Rule-based reinforcement learning (arXiv 2504.02495 section 3.3): GRPO by TRL, with the people's verdicts as the rule.
+"""Rule-based reinforcement learning (arXiv 2504.02495): GRPO by TRL, with the people's verdicts as the rule.
 
 TRL has the algorithm: advantages within a group, the clipped ratio, the KL term. What is sampled is ours, so that a
 prompt is exactly the template's ids and a run that goes on draws what it would have drawn.
@@ -83,12 +83,15 @@ def grpo(
     if trainer.state.global_step < trainer.state.max_steps:
         raise Stopped
     steps = [
-        {"step": line["step"], **{key: line[key] for key in ("reward", "kl", "loss") if line.get(key) is not None}}
+        {
+            "step": line["step"],
+            **{key: line[key] for key in ("reward", "kl", "loss") if line.get(key) is not None},
+        }
         for line in trainer.state.log_history
         if "reward" in line
     ]
     model.eval()
-    tensors = dict(learned(model))
+    tensors: dict[str, torch.Tensor] = dict(learned(model))
     save_tensors(folder / FINISHED, tensors, {"caliper": json.dumps(steps)})
     for left in (*folder.glob("checkpoint-*"), folder / "reference"):
         shutil.rmtree(left, ignore_errors=True)
@@ -144,7 +147,7 @@ class _Rollouts:
             "target": [item.target for item in asked],
         }
 
-    def rule(self, *, scores: Sequence[Any], target: Sequence[Any], **_: Any) -> list[float]:
+    def rule(self, *, scores: Sequence[Any], target: Sequence[Any], **_: Any) -> list[float | None]:
         """The reward: how right the scores are, -1 for what can't be read. No reward for the form itself."""
         return [correct(given, said, self.config.scale) for given, said in zip(scores, target, strict=True)]
 
@@ -158,9 +161,9 @@ class _Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         pause = max(self.config.checkpoint_seconds, 9 * self.saving)
-        if self.stop.wanted:
-            control.should_training_stop = True
-        if self.stop.wanted or time.monotonic() - self.saved_at >= pause:
+        stopping = self.stop.wanted
+        control.should_training_stop |= stopping
+        if stopping or time.monotonic() - self.saved_at >= pause:
             control.should_save = True
             self.began = time.monotonic()
 
@@ -169,7 +172,7 @@ class _Watch(TrainerCallback):
         self.saved_at = time.monotonic()
         self.saving = self.saved_at - self.began
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if "reward" in logs:
             self.progress.say(
                 "reinforcing",
@@ -222,8 +225,11 @@ def _trainer(
         weight_decay=0.0,
         max_grad_norm=config.clip_norm,
         bf16=gpu,
+        model_init_kwargs={"dtype": "bfloat16"} if gpu else None,  # of the reference alone
         use_cpu=not gpu,
-        gradient_checkpointing=gpu if config.gradient_checkpointing is None else config.gradient_checkpointing,
+        gradient_checkpointing=gpu
+        if config.gradient_checkpointing is None
+        else config.gradient_checkpointing,
         logging_steps=1,
         save_strategy="no",  # _Watch says when
         save_total_limit=2,
