@@ -18,6 +18,7 @@ from ..files import write_text
 from ..models.base_models import public_name
 from ..models.predict import write_predictions
 from ..text.readable import CAUSES, Pair, judged_pairs, readable, same_texts
+from .meta import Meta
 from .prepare import Generation
 from .saved import save_judge
 from .tables import write_tables
@@ -35,7 +36,7 @@ class Learnt:
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)  # by stage
     losses: list[float] = field(default_factory=list)
     steps: list[dict[str, float]] = field(default_factory=list)  # of GRPO
-    meta: Any = None
+    meta: Meta | None = None
     seconds: float = 0.0
 
 

@@ -31,6 +31,7 @@ from ..training.progress import Stop
 from .endpoint import EndpointSampler
 from .endpoints import endpoint_named
 from .judging import Judge
+from .meta import Meta
 from .sampling import TransformersSampler
 from .template import JudgeTemplate
 
@@ -53,7 +54,7 @@ def save_judge(
     template: JudgeTemplate,
     *,
     model: RewardModel | None,
-    meta: Any,
+    meta: Meta | None,
     revision: str | None,
     base: dict[str, Any] | None,
     endpoint_model: str | None,
@@ -140,8 +141,6 @@ def load_judge(folder: Path, stop: Stop | None = None) -> tuple[Judge, dict[str,
         backbone = load_weights(folder, config).to(device).eval()
         template = _template(config, asked, load_tokenizer(str(folder), str(folder)))
         if config["generative"]["meta"]:
-            from .meta import Meta
-
             model = RewardModel(backbone, architecture="causal", kind="ordinal", digit_ids=())
             meta = Meta.load(folder, model, template)
     except (Refused, OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
