@@ -148,6 +148,9 @@ def load_judge(folder: Path, stop: Stop | None = None) -> tuple[Judge, dict[str,
         sampler = TransformersSampler(
             backbone, template.tokenizer, device, stop_ids=template.stop_ids, check=stop.check
         )
+    sampler = TransformersSampler(
+        backbone, template.tokenizer, device, stop_ids=template.stop_ids, check=stop.check
+    )
     return Judge(asked, template, sampler, stop, meta), config
 
 
