@@ -9,6 +9,8 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.ratings.votes import trajectories_of, voting_version
 from webapp.accounts.models import User
@@ -22,6 +24,7 @@ from webapp.ratings.probabilities import joint_outcome, ordinal_outcome
 from webapp.ratings.queries import joint_of, labels_state, preferences
 from webapp.ratings.services import BadPredictions, votes_store
 from webapp.training.models import ModelVersion
+from workers.rewards.generative.judge import Joint
 
 
 @pytest.fixture
@@ -112,14 +115,18 @@ def test_joint_votes_are_surer_than_the_product_of_marginals() -> None:
     """Two responses whose ratings go up and down together, one always above the other."""
     a, b = [9, 7, 5, 3], [8, 6, 4, 2]
     product = ordinal_outcome(*[[votes.count(s) / 4 for s in range(1, 10)] for votes in (a, b)])
-    joint = joint_outcome(4, 0, 0)
     assert product.preferred == pytest.approx(0.625)
-    assert joint.preferred == pytest.approx(0.9)
-    assert joint.a + joint.tie + joint.b == pytest.approx(1)
-    assert joint_outcome(1, 2, 1).preferred == 0.5
-    assert joint_outcome(0, 0, 0).preferred == 0.5
+    assert joint_outcome(4, 0, 0).preferred == pytest.approx(0.9)
     with pytest.raises(ValueError, match="votes are counts"):
         joint_outcome(-1, 0, 0)
+
+
+@given(*[st.integers(0, 64)] * 3)
+def test_the_web_half_and_the_trainer_say_the_same(wins: int, ties: int, losses: int) -> None:
+    said, joint = joint_outcome(wins, ties, losses), Joint(wins, ties, losses)
+    assert (said.a, said.tie, said.b) == pytest.approx((joint.a, joint.tie, joint.b))
+    assert said.preferred == pytest.approx(joint.preferred)
+    assert said.a + said.tie + said.b == pytest.approx(1)
 
 
 def test_one_function_decides_for_lists_tallies_leaderboard_and_comparison(

@@ -7,6 +7,7 @@ from typing import Any
 from webapp.corpus.models import Project, Response
 from webapp.ratings.services import predictions_store, votes_store
 from webapp.training.models import ModelVersion, TrainingRun
+from workers.rewards.generative.judge import vote_distribution
 
 CURVE: list[dict[str, Any]] = [
     {
@@ -29,11 +30,6 @@ CURVE: list[dict[str, Any]] = [
 GENERATIVE = {"curve": CURVE, "order": {"pairs": 61, "decided": 0.18}, "samples": 8}
 
 _numbers = count(100)
-
-
-def vote_distribution(ratings: Sequence[int]) -> list[float]:
-    """(n_s + 1/9) / (k + 1), as workers.rewards.generative.judge has it."""
-    return [(ratings.count(rating) + 1 / 9) / (len(ratings) + 1) for rating in range(1, 10)]
 
 
 def trajectories_of(

@@ -348,7 +348,7 @@ class RunConfig:
         if self.shard:  # who divides weights lacks memory
             defaults["gradient_checkpointing"] = True
         if device != "cpu":
-            defaults["micro_batch_tokens"] = 16384  # a GPU wants to be filled
+            defaults["micro_batch_tokens"] = 32_768  # a GPU wants to be filled: see memory.LARGEST_PASS
         chosen = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         chosen |= {key: value for key, value in defaults.items() if chosen[key] is None}
         chosen |= {key: chosen[key] or 0 for key in ("token_budget", "micro_batch_tokens")}

@@ -104,10 +104,14 @@ def rft(
     doesn't know the form.
     """
     samples = range(TRAJECTORIES)
-    drawn = draw([(item, n) for item in items for n in samples], judge, config, folder / "drawn.jsonl", progress)
+    drawn = draw(
+        [(item, n) for item in items for n in samples], judge, config, folder / "drawn.jsonl", progress
+    )
     groups = [drawn[start : start + TRAJECTORIES] for start in range(0, len(drawn), TRAJECTORIES)]
     failed = [item for item, group in zip(items, groups, strict=True) if not any(one.right for one in group)]
-    again = [(item, TRAJECTORIES) for item in failed if item.target is not None and item.target.best is not None]
+    again = [
+        (item, TRAJECTORIES) for item in failed if item.target is not None and item.target.best is not None
+    ]
     hinted = draw(again, judge, config, folder / "hinted.jsonl", progress, hinted=True)
     easy = sum(all(one.right for one in group) for group in groups)
     told: list[Trajectory] = []
@@ -116,7 +120,9 @@ def rft(
         too_easy = len(group) > 1 and all(one.right for one in group)
         for one in group:
             kept = one.right and one.encoded is not None and not too_easy
-            told.append(replace(one.trajectory, outcome="too_easy" if too_easy else "kept" if kept else "wrong"))
+            told.append(
+                replace(one.trajectory, outcome="too_easy" if too_easy else "kept" if kept else "wrong")
+            )
             if kept and one.encoded is not None:
                 taught.append(one.encoded)
     counts = {
@@ -129,7 +135,9 @@ def rft(
         "hinted": sum(one.hinted and one.outcome == "kept" for one in told),
         "unparsed": sum(one.parsed.scores is None for one in told),
     }
-    progress.say("fine-tuning", message=", ".join(f"{key.replace('_', ' ')} {n:,}" for key, n in counts.items()))
+    progress.say(
+        "fine-tuning", message=", ".join(f"{key.replace('_', ' ')} {n:,}" for key, n in counts.items())
+    )
     losses = learn(taught, policy, config, folder, stop=stop, progress=progress) if taught else []
     return RftReport(told, losses, counts)
 
@@ -154,7 +162,11 @@ def draw(
     def say(done: int, total: int) -> None:
         progress.say("sampling", done, total, samples_per_second=judge.samples_per_second)
 
-    probe = [] if hinted else judge.answered(chats[:UNREADABLE], path.with_suffix(".first.jsonl"), temperature=1.0)
+    probe = (
+        []
+        if hinted
+        else judge.answered(chats[:UNREADABLE], path.with_suffix(".first.jsonl"), temperature=1.0)
+    )
     if len(probe) == UNREADABLE:
         read = [parsed(answer, len(item.rows)) for item, answer in zip(asked, probe, strict=False)]
         if all(one.scores is None for one in read):

@@ -118,7 +118,9 @@ def train_meta(
     drawn = [one.trajectory for one in draw(wanted, judge, config, folder / "drawn.jsonl", progress)]
     told = [one for one in drawn if one.parsed.scores is not None]  # what can't be read never votes
     prompts = sorted({one.prompt_id for one in told})
-    kept = set(random.Random(config.seed).sample(prompts, max(1, round(KEPT * len(prompts)))) if prompts else ())
+    kept = set(
+        random.Random(config.seed).sample(prompts, max(1, round(KEPT * len(prompts)))) if prompts else ()
+    )
     right = torch.tensor([one.correct is not None and one.correct > 0 for one in told], dtype=torch.float32)
     learns = torch.tensor([one.prompt_id not in kept for one in told])
     if len(set(right[learns].tolist())) < 2:
@@ -151,6 +153,8 @@ def train_meta(
         "right": round(float(right.mean()), 4),
         "measured": len(truth),
         "accuracy": round(float((said == truth).float().mean()), 4) if len(truth) else None,
-        "always_right": round(float(truth.float().mean()), 4) if len(truth) else None,  # the accuracy of a constant
+        "always_right": round(float(truth.float().mean()), 4)
+        if len(truth)
+        else None,  # the accuracy of a constant
     }
     return meta
