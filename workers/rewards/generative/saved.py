@@ -134,8 +134,8 @@ def load_judge(folder: Path, stop: Stop | None = None) -> tuple[Judge, dict[str,
     if asked.endpoint is not None:
         endpoint = endpoint_named(asked.base_model)
         limits: dict[str, Any] = {"cost_limit": asked.cost_limit, "token_limit": asked.token_limit}
-        sampler: Any = EndpointSampler(endpoint, **limits, check=stop.check)
-        return Judge(asked, _template(config, asked), sampler, stop), config
+        asks = EndpointSampler(endpoint, **limits, check=stop.check)
+        return Judge(asked, _template(config, asked), asks, stop), config
     device, meta = default_device(), None
     try:
         backbone = load_weights(folder, config).to(device).eval()
@@ -145,9 +145,6 @@ def load_judge(folder: Path, stop: Stop | None = None) -> tuple[Judge, dict[str,
             meta = Meta.load(folder, model, template)
     except (Refused, OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise ArtifactError(f"{folder} can't be loaded: {' '.join(str(error).split())[:200]}") from error
-        sampler = TransformersSampler(
-            backbone, template.tokenizer, device, stop_ids=template.stop_ids, check=stop.check
-        )
     sampler = TransformersSampler(
         backbone, template.tokenizer, device, stop_ids=template.stop_ids, check=stop.check
     )
