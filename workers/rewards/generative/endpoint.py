@@ -131,7 +131,7 @@ class EndpointSampler:
                     running[future] = waiting.popleft()
                     on_their_way.append(chat)
                 if not running:
-                    raise BudgetSpent(self._spent_words(len(results), len(chats)))
+                    raise BudgetSpent(self._spent_words())
                 done, _ = concurrent.futures.wait(
                     running, TICK_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
                 )
@@ -158,7 +158,7 @@ class EndpointSampler:
         cost = self.endpoint.cost(tokens_in, tokens_out)
         return self.cost_limit is None or (used.cost or 0) + (cost or 0) <= self.cost_limit
 
-    def _spent_words(self, answered: int, asked: int) -> str:
+    def _spent_words(self) -> str:
         used = self.usage
         spent = f"{used.tokens_in + used.tokens_out:,} tokens"
         if used.cost is not None:
@@ -168,8 +168,7 @@ class EndpointSampler:
             limits.append(f"cost_limit {self.cost_limit:g} {self.endpoint.currency}")
         return (
             f"The budget is spent ({' and '.join(limits)}): {spent} were used, and the longest next answer would not "
-            f"fit. Of the last {asked:,} texts asked for, {answered:,} are there. Raise the limit, then press Resume: "
-            "what was answered is kept."
+            "fit. Raise the limit, then press Resume: what was answered is kept."
         )
 
     def _check_failures(self, *, last: bool) -> None:
