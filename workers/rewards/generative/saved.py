@@ -135,11 +135,11 @@ def load_judge(folder: Path, stop: Stop | None = None) -> tuple[Judge, dict[str,
         endpoint = endpoint_named(asked.base_model)
         limits: dict[str, Any] = {"cost_limit": asked.cost_limit, "token_limit": asked.token_limit}
         asks = EndpointSampler(endpoint, **limits, check=stop.check)
-        return Judge(asked, _template(config, asked), asks, stop), config
+        return Judge(asked, template_of(config, asked), asks, stop), config
     device, meta = default_device(), None
     try:
         backbone = load_weights(folder, config).to(device).eval()
-        template = _template(config, asked, load_tokenizer(str(folder), str(folder)))
+        template = template_of(config, asked, load_tokenizer(str(folder), str(folder)))
         if config["generative"]["meta"]:
             model = RewardModel(backbone, architecture="causal", kind="ordinal", digit_ids=())
             meta = Meta.load(folder, model, template)
@@ -151,7 +151,7 @@ def load_judge(folder: Path, stop: Stop | None = None) -> tuple[Judge, dict[str,
     return Judge(asked, template, sampler, stop, meta), config
 
 
-def _template(config: dict[str, Any], asked: RunConfig, tokenizer: Any = None) -> JudgeTemplate:
+def template_of(config: dict[str, Any], asked: RunConfig, tokenizer: Any = None) -> JudgeTemplate:
     """The template by which a saved judge was asked. Raises ArtifactError where this program builds another one."""
     template = JudgeTemplate(
         asked.guidelines, tokenizer, partition=asked.scale, max_length=config["max_length"]
