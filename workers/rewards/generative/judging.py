@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -44,6 +44,14 @@ def nothing(done: int, total: int) -> None:
     """Progress that nobody wants."""
 
 
+class Valuer(Protocol):
+    """What says how much trajectories are worth: a meta model (meta.py)."""
+
+    def valued(
+        self, trajectories: Sequence[Trajectory], responses: Mapping[str, Mapping[str, Any]]
+    ) -> list[Trajectory]: ...
+
+
 @dataclass
 class Judge:
     """Whoever votes: what it is shown, who samples, and how often it is asked.
@@ -55,7 +63,7 @@ class Judge:
     template: JudgeTemplate
     sampler: Sampler
     stop: Stop = field(default_factory=Stop)
-    meta: Any = None
+    meta: Valuer | None = None
     usage_file: Path | None = None
     truncated: set[str] = field(default_factory=set)
     answers: int = 0  # of this go, in so many seconds
@@ -100,7 +108,7 @@ class Judge:
             ]
             if len(found) == PROBE and all(one.parsed.scores is None for one in found):
                 raise Refused(
-                    f"none of the first {PROBE} answers could be read ({found[0].parsed.reason}): "
+                    f"none of the first {PROBE} answers could be read ({cause(found[0].parsed.reason)}): "
                     f"{config.base_model} doesn't keep to the form; choose a model that follows instructions (an "
                     "instruct or chat model), or raise max_new_tokens"
                 )
@@ -245,6 +253,11 @@ def parsed(answer: Sampled | Failed, count: int) -> Parsed:
         if isinstance(answer, Failed)
         else parse(answer.text, count, answer.finished)
     )
+
+
+def cause(reason: str) -> str:
+    """Why an answer could not be read, without what would help."""
+    return reason.partition(";")[0]
 
 
 def shown(item: Item, words: str) -> Item:

@@ -22,8 +22,10 @@ from ..training.prepare import base_of, going_on, record_of
 from ..training.progress import Progress, Stop
 from .endpoint import EndpointSampler
 from .endpoints import endpoint_named
+from .finetune import Policy, policy_of
 from .items import Item, training_items
 from .judging import Judge, used
+from .reinforce import refuse_trl
 from .sampling import TransformersSampler
 from .template import JudgeTemplate, lengths
 
@@ -47,7 +49,7 @@ class Generation:
     items: list[Item]
     left_out: dict[str, int]
     judge: Judge
-    policy: Any = None
+    policy: Policy | None = None
     base: Base | None = None
     lies_over: dict[str, Any] | None = None
     endpoint_model: str | None = None
@@ -87,8 +89,6 @@ def prepare(run_dir: Path, stop: Stop) -> Generation:
     checkpoint.mkdir(exist_ok=True)
     learns = asked.method == "grm"
     if learns and "grpo" in asked.stages.split(","):
-        from .reinforce import refuse_trl
-
         refuse_trl()
     base = None if asked.endpoint is not None else base_of(asked, run_dir)
     if base is not None and not learns and base.adapters is not None:
@@ -147,8 +147,6 @@ def prepare(run_dir: Path, stop: Stop) -> Generation:
     template = JudgeTemplate(config.guidelines, tokenizer, partition=config.scale, max_length=length)
     policy = None
     if learns:
-        from .finetune import policy_of
-
         lies_over = record_of(config, base, device)
         policy = policy_of(config, base, device, length + new)
         backbone = policy.model.backbone

@@ -31,6 +31,7 @@ from ..training.progress import Stop
 from .endpoint import EndpointSampler
 from .endpoints import endpoint_named
 from .judging import Judge
+from .meta import Meta
 from .sampling import TransformersSampler
 from .template import JudgeTemplate
 
@@ -53,7 +54,7 @@ def save_judge(
     template: JudgeTemplate,
     *,
     model: RewardModel | None,
-    meta: Any,
+    meta: Meta | None,
     revision: str | None,
     base: dict[str, Any] | None,
     endpoint_model: str | None,
@@ -133,26 +134,24 @@ def load_judge(folder: Path, stop: Stop | None = None) -> tuple[Judge, dict[str,
     if asked.endpoint is not None:
         endpoint = endpoint_named(asked.base_model)
         limits: dict[str, Any] = {"cost_limit": asked.cost_limit, "token_limit": asked.token_limit}
-        sampler: Any = EndpointSampler(endpoint, **limits, check=stop.check)
-        return Judge(asked, _template(config, asked), sampler, stop), config
+        asks = EndpointSampler(endpoint, **limits, check=stop.check)
+        return Judge(asked, template_of(config, asked), asks, stop), config
     device, meta = default_device(), None
     try:
         backbone = load_weights(folder, config).to(device).eval()
-        template = _template(config, asked, load_tokenizer(str(folder), str(folder)))
+        template = template_of(config, asked, load_tokenizer(str(folder), str(folder)))
         if config["generative"]["meta"]:
-            from .meta import Meta
-
             model = RewardModel(backbone, architecture="causal", kind="ordinal", digit_ids=())
             meta = Meta.load(folder, model, template)
     except (Refused, OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise ArtifactError(f"{folder} can't be loaded: {' '.join(str(error).split())[:200]}") from error
-        sampler = TransformersSampler(
-            backbone, template.tokenizer, device, stop_ids=template.stop_ids, check=stop.check
-        )
+    sampler = TransformersSampler(
+        backbone, template.tokenizer, device, stop_ids=template.stop_ids, check=stop.check
+    )
     return Judge(asked, template, sampler, stop, meta), config
 
 
-def _template(config: dict[str, Any], asked: RunConfig, tokenizer: Any = None) -> JudgeTemplate:
+def template_of(config: dict[str, Any], asked: RunConfig, tokenizer: Any = None) -> JudgeTemplate:
     """The template by which a saved judge was asked. Raises ArtifactError where this program builds another one."""
     template = JudgeTemplate(
         asked.guidelines, tokenizer, partition=asked.scale, max_length=config["max_length"]
