@@ -96,7 +96,14 @@ def _measure(row: Measurement, stopping: Callable[[], bool]) -> dict[str, Any]:
         *(["--trained-on", str(snapshot)] if snapshot.is_dir() else []),
     ]  # fmt: skip
     bases = base_linked(version)
-    status = supervise_job(row, command, folder=folder, stopping=stopping, base_folders=bases)
+    status = supervise_job(
+        row,
+        command,
+        folder=folder,
+        stopping=stopping,
+        base_folders=bases,
+        endpoint=version.run.config["base_model"],
+    )
     if status not in MEASURED:
         raise JobFailed(_failure(row, status))
     (result,) = json.loads(out.read_text(encoding="utf-8"))["benchmarks"]

@@ -69,7 +69,12 @@ def _supervised(measurement: Remeasurement, arguments: list[str], stopping: Call
     command = [*settings.MEASURE_COMMAND, *arguments]
     bases = base_linked(measurement.version)
     status = supervise_job(
-        measurement, command, folder=measurement.folder, stopping=stopping, base_folders=bases
+        measurement,
+        command,
+        folder=measurement.folder,
+        stopping=stopping,
+        base_folders=bases,
+        endpoint=measurement.version.run.config["base_model"],
     )
     if status != 0:
         lines = log_tail(measurement.folder, 12)

@@ -24,6 +24,8 @@ from webapp.corpus.models import (
 from webapp.corpus.services import invitation_create
 from webapp.importing.services import import_run
 from webapp.jobs import State
+from webapp.labels.machine_models import MachineAnnotator, MachineJob
+from webapp.labels.machines import Said, answer_store
 from webapp.labels.models import Assignment
 from webapp.labels.queue import assignments_for
 from webapp.labels.services import judgement_submit
@@ -69,6 +71,7 @@ def populate(project: Project, admin: User, annotator: User) -> None:
     _runs(project, admin)
     _imports(project, admin)
     _evaluation_sets(project, admin)
+    _machine(project, admin)
     for format in ("judgements", "trl-explicit"):
         export = Export.objects.create(project=project, created_by=admin, format=format, file_type="jsonl")
         export_run(export)
@@ -279,6 +282,34 @@ def _evaluation_sets(project: Project, admin: User) -> None:
             project=project, created_by=admin, name=name, folder=f"evaluation-sets/{name}", digest=name,
             state=state, error="It can't be used: a.json is not JSON." if state == State.FAILED else "",
         )  # fmt: skip
+
+
+ENDPOINT = (
+    '[local]\nurl = "http://127.0.0.1:9/v1"\nmodel = "judge-1"\ninput_price = 1.0\noutput_price = 2.0\n'
+)
+
+
+def _machine(project: Project, admin: User) -> None:
+    """A machine annotator with answers of every outcome, and rounds that are done and that ran out of their budget."""
+    user = User.objects.create(
+        username="~capitals:judge-1 (machine)", first_name="local: judge-1", kind=User.Kind.MACHINE
+    )
+    machine = MachineAnnotator.objects.create(
+        project=project, user=user, endpoint="endpoint:local", model="judge-1", enrolled_by=admin
+    )
+    usage = {"requests": 44, "tokens_in": 31_000, "tokens_out": 9_000, "cost": 0.049, "currency": "USD"}
+    same: dict[str, Any] = {"project": project, "machine": machine, "created_by": admin, "usage": usage}
+    job = MachineJob.objects.create(state=State.DONE, pairs=20, **same)
+    MachineJob.objects.create(
+        state=State.FAILED, pairs=500, cost_limit=0.05, error="The budget is spent. Press Resume.", **same
+    )
+    said = [((8, 2), (7, 3)), ((3, 8), (3, 8)), ((6, 6), (5, 5)), ((8, 2), (2, 8)), ((8, 2), None)]
+    for number, pair in enumerate(Pair.objects.of(project).order_by("pk")[:20]):
+        ab, ba = (
+            Said(f"{TEXTS[number % 3]}\n\n\\boxed{{{scores}}}", scores, "" if scores else "it has no box")
+            for scores in said[number % 5]
+        )
+        answer_store(job=job, pair_id=pair.pk, ab=ab, ba=ba, policy="machine-any", propensity=0.8)
 
 
 def judged_card(project: Project, annotator: User) -> str:

@@ -6,17 +6,19 @@ Pages are found in the URL map, so that a new one is walked without being named 
 import re
 from collections.abc import Callable, Iterator
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from tests.browser.populated import empty_project, judged_card, populate
+from tests.browser.populated import ENDPOINT, empty_project, judged_card, populate
 from webapp.accounts.models import User
 from webapp.benchmarks.models import EvaluationSet
 from webapp.corpus.models import Import, Invitation, Pair, Project, Response
 from webapp.corpus.services import project_archive
+from webapp.labels.machine_models import MachineAnnotator
 from webapp.training.models import ModelVersion, TrainingRun
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -40,7 +42,7 @@ ALWAYS = [
     "imports/",
     "imports/formats/",
 ]
-ALWAYS += ["people/", "settings/", "audit/", "guidelines/", "copy/"]
+ALWAYS += ["people/", "machines/", "settings/", "audit/", "guidelines/", "copy/"]
 DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 # How much wider than the screen the page is, and what reaches furthest beyond it.
 OVERFLOW = """() => {
@@ -78,6 +80,7 @@ def addresses(project: Project, user: User, card: str) -> Iterator[str]:
         "responses": list(Response.objects.filter(project=project).values_list("pk", flat=True))[:3],
         "benchmarks": list(EvaluationSet.objects.filter(project=project).values_list("pk", flat=True)),
         "people": [user.pk],
+        "machines": list(MachineAnnotator.objects.filter(project=project).values_list("pk", flat=True)),
         "accounts": [user.pk],
         "annotate": [card],
         "join": list(Invitation.objects.filter(project=project).values_list("token", flat=True))[:1],
@@ -139,6 +142,13 @@ def open_page(page_of: Callable[..., Any]) -> Callable[[User | None], Any]:
         return page
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def offered(settings: Any, tmp_path: Path) -> None:
+    """An endpoint is offered, so that forms that name one are there."""
+    settings.ENDPOINTS_FILE = tmp_path / "endpoints.toml"
+    settings.ENDPOINTS_FILE.write_text(ENDPOINT)
 
 
 @pytest.mark.parametrize("half", [0, 1])

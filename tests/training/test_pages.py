@@ -420,7 +420,7 @@ def test_the_form_marks_which_methods_know_a_field(labelled: Project, admin_clie
     assert (marked["samples"], marked["stages"], marked["cost_limit"]) == ("grm judge", "grm", "judge")
     assert (marked["region"], marked["epochs"]) == ("rgft", "bt clf oprm rgft haf grm")
     assert {name for name, methods in marked.items() if methods is None} == {
-        "method", "further", "base_model", "tuning", "seed", "max_length",
+        "method", "further", "base_model", "seed", "max_length",
     }  # fmt: skip
 
 

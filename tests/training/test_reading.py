@@ -43,6 +43,12 @@ def read(pairs: dict[str, int], held_out: dict[str, int], **rest: Any) -> dict[s
         (read({"n": 20, "unknown": 20}, {"n": 4, "unknown": 4}), False, "4 of 4 held-out pairs read alike"),
         ({"reading": {"pairs": None, "held_out": "?"}} | metrics_of(0.8), True, "pair accuracy 0.800"),
         ({"reading": None} | metrics_of(0.8), True, "pair accuracy 0.800"),
+        ({"generative": {"unread": {"pairs": 2, "n": 40}}} | metrics_of(0.8), True, "pair accuracy 0.800"),
+        (
+            {"generative": {"unread": {"pairs": 3, "n": 40}}} | metrics_of(0.8),
+            False,
+            "In 3 of 40 held-out pairs a side got no vote that could be read",
+        ),
     ],
 )
 def test_a_model_that_can_not_read_its_pairs_does_not_serve(

@@ -5,6 +5,7 @@ no-metrics, bad-predictions, quiet (crash without error.json), no-votes, bad-vot
 """
 
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -129,31 +130,29 @@ def finish(folder: Path, config: dict[str, Any], mode: str, *, resumed_from: int
 
 
 def votes(folder: Path, ids: list[str], samples: int, mode: str) -> None:
-    """One prompt, whose responses are told apart by their place; the first sample can't be read."""
+    """Three responses a trajectory, told apart by their place; the first sample can't be read."""
     files: dict[str, list[dict[str, Any]]] = {"trajectories": [], "critiques": [], "joint": []}
-    for sample in range(samples):
-        scores = [9 - number % 9 for number in range(len(ids))] if sample else None
-        row = {"stage": "score", "prompt_id": "p1", "responses": ids, "sample": sample, "text": "\\boxed{}"}
+    for at, sample in ((at, sample) for at in range(0, len(ids), 3) for sample in range(samples)):
+        shown = ids[at : at + 3]
+        scores = [17 if mode == "bad-votes" else 9 - place for place in range(len(shown))] if sample else None
+        row = {"stage": "score", "prompt_id": "p1", "responses": shown, "sample": sample, "text": "\\boxed{}"}
         row |= {"scores": scores, "reason": "" if scores else "no \\boxed{...}", "correct": None}
         row |= {"outcome": None, "hinted": False, "split": "train", "meta": None, "counted": bool(scores)}
         files["trajectories"] += [row, row | {"stage": "rft", "outcome": "kept"}]
-        for number, name in enumerate(ids):
-            vote = {"response_id": name, "sample": sample, "position": number}
-            vote |= {"rating": 17 if mode == "bad-votes" else scores[number] if scores else None}
+        for place, name in enumerate(shown):
+            vote = {"response_id": name, "sample": sample, "position": place, "median": sample == 1}
             vote |= {
+                "rating": scores and scores[place],
                 "principles": "Truth (60 %)",
-                "critique": f"Response {number + 1} is right.",
-                "median": sample == 1,
+                "critique": f"{name} is right.",
             }
             files["critiques"].append(vote)
-    for number, a in enumerate(ids):
-        for b in ids[number + 1 :]:
-            joint = {"response_a": a, "response_b": b, "wins": samples - 1, "ties": 0, "losses": 0}
-            joint |= {f"order_a_first_{name}": joint[name] for name in ("wins", "ties", "losses")}
-            files["joint"].append(joint)
+        if sample == 0:
+            for a, b in itertools.combinations(shown, 2):
+                joint = {"response_a": a, "response_b": b, "wins": samples - 1, "ties": 0, "losses": 0}
+                joint |= {f"order_a_first_{name}": joint[name] for name in ("wins", "ties", "losses")}
+                files["joint"].append(joint)
     for name, rows in files.items():
-        if mode == "bad-votes" and name == "trajectories":
-            rows = [row | {"scores": [17] * len(ids)} for row in rows]
         if mode != "no-votes" or name != "critiques":
             pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
 

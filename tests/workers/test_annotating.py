@@ -71,7 +71,8 @@ def test_both_orders_are_asked_and_what_they_agree_on_is_stored(
     assert list(judgements) == [(machine.user_id, "b", "machine", "machine-any", 1.0)] * 3
     answer = machine.answers.first()
     assert answer is not None
-    assert answer.scores_ab[0] < answer.scores_ab[1]
+    a, b = answer.scores_ab or (0, 0)
+    assert a < b
     assert "the longer, the better" in answer.text_ba
     assert (job.usage["requests"], job.usage["currency"]) == (6, "USD")
     assert job.usage["cost"] == pytest.approx((job.usage["tokens_in"] + 2 * job.usage["tokens_out"]) / 1e6)

@@ -116,7 +116,12 @@ class RunForm(TrainingOptionsForm):
                 self.initial |= {"preset": preset, "region": ""}
         for name in self.MORE:
             # pages.js hides what the chosen method doesn't know
-            methods = [method.value for method in Method if knows(method, name)]
+            # of a judge's tuning there is one
+            methods = [
+                method.value
+                for method in Method
+                if knows(method, name) and (method, name) != (Method.JUDGE, "tuning")
+            ]
             if len(methods) < len(Method):
                 self.fields[name].widget.attrs["data-methods"] = " ".join(methods)
         field = self.fields["base_model"].widget

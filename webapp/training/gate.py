@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from webapp.corpus.options import Method
 from webapp.words import counted
 
 if TYPE_CHECKING:
@@ -205,7 +206,9 @@ def _told(name: str, measured: dict[str, Any]) -> str:
 
 def _not_known(metrics: dict[str, Any]) -> str:
     """The parts of the gate that this metrics.json has no figure for."""
-    wanted = [(("spread",), "spread of scores"), (("training", "loss", "first"), "fall of the loss")]
+    wanted: list[tuple[tuple[str, ...], str]] = [(("spread",), "spread of scores")]
+    if metrics.get("method") != Method.JUDGE:
+        wanted.append((("training", "loss", "first"), "fall of the loss"))
     if dig(metrics, PAIRS[0]) is not None:
         wanted.append((("held_out", "pairs", "over_length"), "difference from “the longer one wins”"))
     missing = [name for path, name in wanted if dig(metrics, path) is None]
@@ -234,6 +237,13 @@ def _cannot_tell_apart(metrics: dict[str, Any]) -> str:
                     "What the model could not read, and what helps, stands below."
                 )
             break
+    generative = metrics.get("generative")
+    unread = generative.get("unread") if isinstance(generative, dict) else None
+    if isinstance(unread, dict) and unread.get("pairs", 0) > MOST_ALIKE * unread.get("n", 0):
+        return (
+            f"In {unread['pairs']:,} of {unread['n']:,} held-out pairs a side got no vote that could be read: at most "
+            f"{MOST_ALIKE:.0%} may. Why, and what helps, stands below."
+        )
     judgements = (dig(metrics, PAIRS[0]) or {}).get("n", 0)
     ties = (dig(metrics, ("held_out", "pairs", "model_ties")) or {}).get("value", 0)
     if judgements and ties > MOST_ALIKE * judgements:

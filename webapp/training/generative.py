@@ -103,7 +103,9 @@ def _objects(value: Any) -> list[dict[str, Any]]:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number; None for anything else."""
+    """A finite number, or the one under "value"; None for anything else."""
+    if isinstance(value, dict):
+        value = value.get("value")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return value

@@ -386,11 +386,14 @@ def run_start(
         except IntegrityError:
             # Somebody queued the same between our look and our insert.
             return waiting.get()
+        told = {
+            name: value for name, value in resolved.items() if name != "guidelines"
+        }  # a text, not a choice
         audit(
             project=project,
             actor=created_by or (COMMAND if trigger == TrainingRun.Trigger.COMMAND else None),
             action=Action.TRAINING_STARTED,
-            detail={"run": run.pk, "method": run.method, "trigger": run.trigger, "config": resolved},
+            detail={"run": run.pk, "method": run.method, "trigger": run.trigger, "config": told},
         )
         if send:
             run.enqueue()

@@ -24,6 +24,7 @@ from webapp.parameters import int_parameter
 from webapp.paths import without_paths
 from webapp.training import remeasuring, reports, services
 from webapp.training.charts import loss_chart, reliability_chart
+from webapp.training.curves import vote_curve
 from webapp.training.forms import LimitsForm, RunForm
 from webapp.training.generative import Written, written
 from webapp.training.metrics import headline, metric_rows
@@ -203,7 +204,7 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
         "reading": reports.reading(run.metrics),
         "left_out": reports.left_out(run.metrics),
         "annotators": _annotators(project, run),
-        **(_written(writes, progress) if writes is not None else {}),
+        **(_written(writes, progress, run.metrics) if writes is not None else {}),
         **(_measured_again(version) if version is not None else {}),
         **(_downloads(version) if version is not None and not version.is_packed else {}),
         "afresh": progress.afresh,
@@ -211,7 +212,10 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
         "elapsed": end - run.started_at if run.started_at else None,
         "log": log,
         "rows": metric_rows(run.metrics, other.metrics if other else None),
-        "config": sorted(public_config(run.config).items()),
+        "config": sorted(
+            (name, value) for name, value in public_config(run.config).items() if name != "guidelines"
+        ),
+        "guidelines": run.config.get("guidelines"),
         "preset": preset_words(run.method, run.config),
         "base_model": public_config(run.config)["base_model"],
         "limits": LimitsForm(run=run) if run.can_requeue and run.asks_endpoint else None,
@@ -220,13 +224,14 @@ def _run_context(request: HtmxHttpRequest, project: Project, pk: int) -> dict[st
     }
 
 
-def _written(found: Written, progress: Progress) -> dict[str, Any]:
+def _written(found: Written, progress: Progress, metrics: dict[str, Any]) -> dict[str, Any]:
     """What a generative run has written, with its curves: of metrics.json, which lacks no step, once it has ended."""
     reward = loss_chart(found.rewards or progress.rewards, axis="reward")
     kl = loss_chart(found.kls or progress.kls, axis="KL")
     kls = dict(kl.rows) if kl is not None else {}
     return {
         "written": found,
+        "curve": vote_curve(metrics),
         "reward_chart": reward,
         "kl_chart": kl,
         "steps": [(step, value, kls.get(step)) for step, value in reward.rows] if reward is not None else [],
@@ -249,11 +254,19 @@ _FORMAT_HELP = {
 }
 
 
+# There are no weights that transformers could load.
+_JUDGE_FORMATS = {
+    ModelExport.Format.CALIPER: "The form of its prompt and its settings, with a model card and the metrics. It has no "
+    "weights of its own: its base model, or its endpoint, is named.",
+}
+
+
 def _downloads(version: ModelVersion) -> dict[str, Any]:
     """What can be taken away of a version: each format with its newest export. One query."""
     exports = list(version.exports.select_related("created_by"))
     downloads = []
-    for format, words in _FORMAT_HELP.items():
+    offered = _JUDGE_FORMATS if version.method == Method.JUDGE else _FORMAT_HELP
+    for format, words in offered.items():
         export = next((each for each in exports if each.format == format), None)
         there = export is not None and export.is_there
         downloads.append({"format": format, "help": words, "export": export, "there": there})

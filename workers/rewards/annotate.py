@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ def annotate(folder: Path, stop: Stop) -> int:
         cost_limit=ask["cost_limit"],
         token_limit=ask["token_limit"],
         spent=spent,
+        check=stop.check,
     )
     with (folder / "pairs.jsonl").open("rb") as file:
         total = sum(len(ORDERS) for _ in file)
@@ -59,18 +60,16 @@ def annotate(folder: Path, stop: Stop) -> int:
                     (row, order) for row in some for order in ORDERS if (row["pair"], order) not in answered
                 ]
 
-                def told(answers: Mapping[int, Sampled | Failed], open_: list[Any] = open_) -> None:
+                def told(index: int, answer: Sampled | Failed, open_: list[Any] = open_) -> None:
                     nonlocal done, failed
-                    for index, answer in answers.items():
-                        row, order = open_[index]
-                        if isinstance(answer, Failed):
-                            failed += 1
-                            continue
-                        out.write(json.dumps(_answer(row["pair"], order, answer), ensure_ascii=False) + "\n")
-                        out.flush()
-                        done += 1
+                    row, order = open_[index]
+                    if isinstance(answer, Failed):
+                        failed += 1
+                        return
+                    out.write(json.dumps(_answer(row["pair"], order, answer), ensure_ascii=False) + "\n")
+                    out.flush()
+                    done += 1
                     progress.say("asking", done, total)
-                    stop.check()
 
                 chats = [
                     template.told([row[side] for side in order]).chat(ask["seed"]) for row, order in open_

@@ -99,7 +99,9 @@ def measure_judge(
         [of[f"{number}/{place}"] for place in range(len(item.responses))]
         for number, item in enumerate(benchmark.items)
     ]
-    compared = [(item.responses[a], item.responses[b]) for item in benchmark.items for a, b in compared_pairs(item)]
+    compared = [
+        (item.responses[a], item.responses[b]) for item in benchmark.items for a, b in compared_pairs(item)
+    ]
     reading = {
         "responses": len(rows),
         "truncated": 0,

@@ -288,7 +288,9 @@ class RunConfig:
             raise Refused("config.json: base_model is 'endpoint:'; name one of those in CALIPER_ENDPOINTS")
         for key in ("cost_limit", "token_limit"):
             if getattr(self, key) is not None and self.endpoint is None:
-                raise Refused(f"config.json: {key} ends what an endpoint is asked; leave it out for {self.base_model}")
+                raise Refused(
+                    f"config.json: {key} ends what an endpoint is asked; leave it out for {self.base_model}"
+                )
         if not self.generative:
             return
         if (self.method == "judge") != (self.tuning == "frozen"):
@@ -346,7 +348,7 @@ class RunConfig:
         if self.shard:  # who divides weights lacks memory
             defaults["gradient_checkpointing"] = True
         if device != "cpu":
-            defaults["micro_batch_tokens"] = 16384  # a GPU wants to be filled
+            defaults["micro_batch_tokens"] = 32_768  # a GPU wants to be filled: see memory.LARGEST_PASS
         chosen = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         chosen |= {key: value for key, value in defaults.items() if chosen[key] is None}
         chosen |= {key: chosen[key] or 0 for key in ("token_budget", "micro_batch_tokens")}

@@ -77,7 +77,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         responses, refused = read_responses(options.responses)
-        scored = load_judge(options.model)[0].predictions if is_judge(options.model) else _scored(options.model)
+        scored = (
+            load_judge(options.model)[0].predictions if is_judge(options.model) else _scored(options.model)
+        )
     except (ArtifactError, BadInput, Refused) as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2

@@ -42,7 +42,7 @@ def chats(count: int, prompt: str = PROMPT) -> list[Chat]:
 
 def sample(sampler: EndpointSampler, asked: list[Chat], told: dict[int, Any] | None = None) -> list[Any]:
     """The answers; `told` gets what progress is told."""
-    report = ({} if told is None else told).update
+    report = ({} if told is None else told).__setitem__
     return sampler.sample(asked, temperature=0.5, max_new_tokens=100, progress=report)
 
 
@@ -227,14 +227,12 @@ def test_a_stop_is_heeded_while_a_server_hangs(double: Double) -> None:
     told: dict[int, Any] = {}
     began = time.monotonic()
 
-    def progress(made: Any) -> None:
-        told.update(made)
+    def check() -> None:
         if told:
             raise Enough
 
-    sampler = EndpointSampler(at(double, concurrency=3, timeout=60.0))
     with pytest.raises(Enough):
-        sampler.sample(chats(9), temperature=0, max_new_tokens=9, progress=progress)
+        sample(EndpointSampler(at(double, concurrency=3, timeout=60.0), check=check), chats(9), told)
     assert time.monotonic() - began < 4
     assert len(told) == 1
 

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.rewards.generative.judge import (
@@ -135,6 +135,7 @@ def test_a_huge_text_takes_linear_time(hostile: str) -> None:
     assert time.process_time() - started < 2
 
 
+@settings(max_examples=80, deadline=None)
 @given(st.text() | st.text("\\boxed{}0123456789, \nResponse:"), st.integers(1, 4), st.booleans())
 def test_the_parser_takes_n_whole_numbers_or_nothing(text: str, n: int, finished: bool) -> None:
     for given_text in (text, text + "\\boxed{" + text + "}"):
@@ -154,6 +155,7 @@ _LINES = st.text(st.characters(blacklist_categories=["Cs", "Cc", "Z"]), min_size
 )
 
 
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(_LINES, st.integers(1, 9)), min_size=1, max_size=4), _LINES)
 def test_what_is_written_in_the_form_is_read_back(said: list[tuple[str, int]], principle: str) -> None:
     critiques = "\n\n".join(
@@ -253,6 +255,7 @@ def test_a_target_turns_with_its_responses() -> None:
 # --- What votes amount to ---
 
 
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(1, 9), max_size=64))
 def test_a_distribution_of_votes_sums_to_one_and_orders_as_their_sum(ratings: list[int]) -> None:
     p = vote_distribution(ratings)
@@ -267,6 +270,7 @@ def test_votes_are_smoothed_by_one_vote_for_all_ratings() -> None:
     assert vote_distribution([]) == pytest.approx([1 / 9] * 9)
 
 
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=64))
 def test_joint_votes_share_one_between_a_tie_and_b(votes: list[tuple[int, int]]) -> None:
     joint = Joint()

@@ -10,6 +10,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tests.rewards.text.chat_templates import tokenizer_of
 from workers.rewards.generative.sampling import (
+    READ_TOKENS,
     Chat,
     Sampled,
     TransformersSampler,
@@ -62,7 +63,7 @@ def sampler(
 
 
 def drawn(one: TransformersSampler, asked: list[Chat], temperature: float = 1.0) -> list[Any]:
-    return one.sample(asked, temperature=temperature, max_new_tokens=NEW, progress=lambda results: None)
+    return one.sample(asked, temperature=temperature, max_new_tokens=NEW, progress=lambda *told: None)
 
 
 def test_a_text_depends_on_its_prompt_and_seed_alone(model: Any, tokenizer: Any) -> None:
@@ -72,6 +73,8 @@ def test_a_text_depends_on_its_prompt_and_seed_alone(model: Any, tokenizer: Any)
     assert together == [drawn(sampler(model, tokenizer), [chat])[0] for chat in asked]
     assert together == drawn(sampler(model, tokenizer, batch_tokens=80), asked)
     assert together[::-1] == drawn(sampler(model, tokenizer), asked[::-1])
+    for result in together:
+        assert tokenizer.decode(result.ids, skip_special_tokens=True) == result.text
 
 
 def test_no_temperature_is_the_likeliest_text_as_transformers_generates_it(
@@ -112,12 +115,20 @@ def test_draws_follow_the_probabilities() -> None:
     assert choose(logits[:1], torch.tensor([1.0]), 0.5) == 3
 
 
-def test_results_are_told_batch_by_batch_and_a_stop_keeps_what_was_told(model: Any, tokenizer: Any) -> None:
+def test_prompts_are_read_in_parts_that_give_the_same(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = drawn(sampler(model, tokenizer), chats(12))
+    monkeypatch.setitem(READ_TOKENS, "cpu", 50)
+    assert drawn(sampler(model, tokenizer), chats(12)) == whole
+
+
+def test_results_are_told_as_they_come_and_a_stop_keeps_what_was_told(model: Any, tokenizer: Any) -> None:
     told: dict[int, Any] = {}
 
-    def stop(results: Any) -> None:
-        told.update(results)
-        if len(told) >= 2:
+    def stop(number: int, result: Any) -> None:
+        told[number] = result
+        if len(told) >= 3:
             raise Stopped
 
     asked = chats()
@@ -125,9 +136,22 @@ def test_results_are_told_batch_by_batch_and_a_stop_keeps_what_was_told(model: A
         sampler(model, tokenizer, batch_tokens=80).sample(
             asked, temperature=1.0, max_new_tokens=NEW, progress=stop
         )
-    assert 2 <= len(told) < len(asked)
     whole = drawn(sampler(model, tokenizer), asked)
+    assert len(told) == 3
     assert all(whole[number] == result for number, result in told.items())
+
+
+def test_a_stop_is_seen_within_a_text(model: Any, tokenizer: Any) -> None:
+    looks: list[int] = []
+
+    def check() -> None:
+        looks.append(1)
+        if len(looks) == 3:
+            raise Stopped
+
+    one = TransformersSampler(model, tokenizer, torch.device("cpu"), stop_ids=[], check=check)
+    with pytest.raises(Stopped):
+        one.sample(chats(1), temperature=1.0, max_new_tokens=200, progress=lambda *told: None)
 
 
 def test_vllm_gets_each_chats_ids_and_seed(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
@@ -150,9 +174,9 @@ def test_vllm_gets_each_chats_ids_and_seed(monkeypatch: pytest.MonkeyPatch, toke
     for name, module in (("vllm", vllm), ("vllm.lora", lora), ("vllm.lora.request", request)):
         monkeypatch.setitem(sys.modules, name, module)
     one = VLLMSampler("base", tokenizer, stop_ids=(1, 2), max_length=99, adapters="adapters", rank=8)
-    asked = chats(3)
+    asked, said = chats(3), tokenizer("well")["input_ids"]
     results = drawn(one, asked, temperature=0.5)
-    assert results == [Sampled("well", len(chat.ids), results[0].tokens_out, True) for chat in asked]
+    assert results == [Sampled("well", len(chat.ids), len(said), True, tuple(said)) for chat in asked]
     options, (prompts, params, given) = calls
     assert (options["model"], options["max_lora_rank"]) == ("base", 8)
     assert [each["prompt_token_ids"] for each in prompts] == [list(chat.ids) for chat in asked]

@@ -6,13 +6,30 @@ import numpy as np
 import pytest
 
 from workers.rewards.generative.judge import Parsed
-from workers.rewards.generative.votes import Trajectory, Votes, counting, critiques, curve, joint_rows, order_report
+from workers.rewards.generative.votes import (
+    Trajectory,
+    Votes,
+    counting,
+    critiques,
+    curve,
+    joint_rows,
+    order_report,
+)
 
 
-def trajectory(responses: tuple[str, ...], scores: tuple[int, ...] | None, sample: int, **more: Any) -> Trajectory:
+def trajectory(
+    responses: tuple[str, ...], scores: tuple[int, ...] | None, sample: int, **more: Any
+) -> Trajectory:
     texts = tuple(f"about {name}" for name in responses)
     parsed = Parsed(scores, "" if scores else "it has no scores", f"principles {sample}", texts)
-    given = {"stage": "score", "prompt_id": "p", "group": "p", "text": "t", "split": "held_out", "counted": True}
+    given = {
+        "stage": "score",
+        "prompt_id": "p",
+        "group": "p",
+        "text": "t",
+        "split": "held_out",
+        "counted": True,
+    }
     return Trajectory(**{**given, **more}, responses=responses, sample=sample, parsed=parsed)
 
 
@@ -65,9 +82,14 @@ def test_critiques_are_one_a_vote_with_the_median_of_those_that_count() -> None:
 
 def test_the_meta_models_best_half_of_the_samples_votes() -> None:
     worth = (0.1, 3.0, 2.0, 9.0)
-    valued = [trajectory(one.responses, one.parsed.scores, one.sample, meta=worth[one.sample]) for one in FOUR]
+    valued = [
+        trajectory(one.responses, one.parsed.scores, one.sample, meta=worth[one.sample]) for one in FOUR
+    ]
     counted = counting(valued)
-    assert [one.sample for one in counted if one.counted] == [1, 2]  # the fourth can't be read, whatever it is worth
+    assert [one.sample for one in counted if one.counted] == [
+        1,
+        2,
+    ]  # the fourth can't be read, whatever it is worth
     assert [rating for _, rating in Votes.of(counted).ratings["a"]] == [7, 5]
 
 
@@ -75,7 +97,14 @@ def test_the_curve_counts_subsets_of_the_stored_samples() -> None:
     # of each pair, a is better; three samples of four say so by two, one says the contrary by five
     said = [(6, 4), (6, 4), (6, 4), (2, 7)]
     trajectories = [
-        trajectory((f"{pair}a", f"{pair}b"), scores, sample, prompt_id=f"p{pair}", group=f"p{pair}", meta=-float(sample))
+        trajectory(
+            (f"{pair}a", f"{pair}b"),
+            scores,
+            sample,
+            prompt_id=f"p{pair}",
+            group=f"p{pair}",
+            meta=-float(sample),
+        )
         for pair in range(6)
         for sample, scores in enumerate(said)
     ]

@@ -1,7 +1,7 @@
 """A language model of a quarter of a million weights that knows the judge's form, and a task that it can learn.
 
 Plants do something; that they thrive is better than that they rot. The form model quotes the right word in each critique
-and gives scores at random: what it has to learn is what the words are worth.
+and scores it by a taste of its own, which is as often wrong as right: what it has to learn is what the words are worth.
 """
 
 import random
@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from workers.rewards.config import RunConfig
 from workers.rewards.generative.template import JudgeTemplate
 from workers.rewards.training.starter import END, _byte_bpe
 
 GOOD = ("thrive", "bloom", "sprout", "ripen")
 BAD = ("rot", "wilt", "droop", "wither")
+TASTE = dict(zip(GOOD + BAD, (7, 6, 4, 3, 3, 4, 6, 7), strict=True))  # the form model's scores, +-2
 Rows = list[dict[str, Any]]
 
-# Steps and texts a step: short prompts teach to quote, then the form; whole ones where to find what is quoted.
-QUOTE, FORM, WHOLE = (40, 32), (60, 16), (40, 8)
+# Steps and texts a step: bare responses teach to quote, then the form, whole prompts where the responses stand.
+QUOTE, FORM, WHOLE = (40, 32), (150, 16), (80, 16)
 RATE = 3e-3
 QUOTED = 10.0  # weight of a quoted word's loss beside that of the form's words
 
@@ -59,8 +59,8 @@ def response(prompt: str, place: int, word: str) -> dict[str, Any]:
 
 def form(words: Sequence[str], scores: Sequence[int]) -> str:
     """A judgement as the template asks for it."""
-    critiques = "".join(f"### Response {place}\nthey {word}\n" for place, word in enumerate(words, 1))
-    return f"### Principles\n1. Life (weight 9)\n{critiques}### Scores\n\\boxed{{{', '.join(map(str, scores))}}}"
+    critiques = "".join(f"Critique of Response {place}: they {word}\n" for place, word in enumerate(words, 1))
+    return f"Principles:\n1. life (100 %)\n{critiques}Scores: \\boxed{{{', '.join(map(str, scores))}}}"
 
 
 def form_model(folder: Path, seed: int = 0) -> Path:
@@ -71,16 +71,14 @@ def form_model(folder: Path, seed: int = 0) -> Path:
     def drawn() -> tuple[Rows, list[str], str]:
         words = draw.sample([draw.choice(GOOD), draw.choice(BAD)], 2)
         rows = [response(f"p{draw.randrange(1000)}", place, word) for place, word in enumerate(words)]
-        return rows, words, form(words, [draw.randint(1, 9), draw.randint(1, 9)])
+        return rows, words, form(words, [TASTE[word] + draw.randint(-2, 2) for word in words])
 
-    config = RunConfig(method="grm")
-    bare = JudgeTemplate(config, None)
-    texts = []
-    for _ in range(40):
-        rows, _, text = drawn()
-        texts += [*(message["content"] for message in bare.chat(rows, 0).messages), text]
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_byte_bpe(texts, 700), eos_token=END, pad_token=END)
-    template = JudgeTemplate(config, tokenizer)
+    def made(texts: list[str]) -> PreTrainedTokenizerFast:
+        return PreTrainedTokenizerFast(tokenizer_object=_byte_bpe(texts, 700), eos_token=END, pad_token=END)
+
+    frame = JudgeTemplate("", made(["a"]))
+    tokenizer = made([text for _ in range(100) for text in (frame.told(drawn()[0]).messages[0]["content"], drawn()[2])])
+    template = JudgeTemplate("", tokenizer)
 
     def ids(text: str) -> list[int]:
         found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -108,8 +106,8 @@ def form_model(folder: Path, seed: int = 0) -> Path:
         pairs = []
         for _ in range(phase[1]):
             rows, words, text = drawn()
-            plain = "".join(f"### Response {place}\nthey {word}\n" for place, word in enumerate(words, 1))
-            prompt = ids(plain) if short else list(template.chat(rows, 0).ids)
+            plain = "".join(f"[response {place}]\nthey {word}\n" for place, word in enumerate(words, 1))
+            prompt = ids(plain) if short else list(template.ids(rows))
             pairs.append((prompt, [*ids(text), tokenizer.eos_token_id]))
         longest = max(len(prompt) + len(text) for prompt, text in pairs)
         batch = torch.zeros(len(pairs), longest, dtype=torch.int64)  # [B, L]

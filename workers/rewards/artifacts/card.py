@@ -60,12 +60,19 @@ print(p_first.item(), p_second.item())
 """
 
 
-_CALIPER_USE = """\
-`reward_config.json` names method, scale, template and calibration; `metrics.json` holds all that was measured.
-With Caliper's `workers.rewards` (plain PyTorch):
-
-    python -m workers.rewards.score MODEL_DIR RESPONSES
-    python -m workers.rewards.export MODEL_DIR OUT_DIR    # a folder for plain transformers"""
+def _caliper_use(config: Row) -> str:
+    lines = [
+        "`reward_config.json` names method, scale, template and calibration; `metrics.json` holds all that was "
+        "measured.",
+        "With Caliper's `workers.rewards` (plain PyTorch):",
+        "",
+        "    python -m workers.rewards.score MODEL_DIR RESPONSES",
+    ]
+    if config["method"] != "judge":  # which has no weights to export
+        lines.append(
+            "    python -m workers.rewards.export MODEL_DIR OUT_DIR    # a folder for plain transformers"
+        )
+    return "\n".join(lines)
 
 
 def model_card(
@@ -79,7 +86,7 @@ def model_card(
     parts = [
         *([_front_matter(config, report)] if report else []),
         _what(config, run, report, title, made, metrics),
-        _section("Use", use(config, report) if report else _CALIPER_USE),
+        _section("Use", use(config, report) if report else _caliper_use(config)),
         _section("Training data", _data(metrics, run)),
         _section("Held-out results", _results(metrics)),
         _section("Calibration", _calibration(config, metrics, raw=report is not None)),
@@ -141,7 +148,9 @@ def _generative(config: Row, metrics: Row | None) -> list[str]:
     if asked["stages"]:
         lines.append(f"- Stages: {asked['stages'].replace(',', ', ')}")
     for stage, counted in counts.items():
-        told = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in counted.items() if isinstance(n, int))
+        told = ", ".join(
+            f"{name.replace('_', ' ')} {n:,}" for name, n in counted.items() if isinstance(n, int)
+        )
         lines.append(f"- Stage {stage}: {told}")
     return lines
 
@@ -186,7 +195,7 @@ def _what(
         "lora": f"LoRA adapters{', merged,' if report else ''} and the head",
         "qlora": f"LoRA adapters beside weights of four bits{', merged,' if report else ''} and the head",
     }
-    if run.get("tuning") in tuning:
+    if run.get("tuning") in tuning and config["method"] != "judge":
         lines.append(
             f"- Trained: {tuning[run['tuning']]}; {run.get('epochs')} epochs, seed {run.get('seed')}"
         )
@@ -343,8 +352,11 @@ def _robustness(metrics: Row | None) -> str:
 
 def _limits(config: Row, metrics: Row | None) -> str:
     lines = [
-        "- It has learnt the preferences of the people who judged, in their language and on their kind of prompts; "
-        "elsewhere nothing is known of it.",
+        "- It has learnt nothing of this project's labels: what it holds for good is its own model's, beside the "
+        "guidelines that it was given."
+        if config["method"] == "judge"
+        else "- It has learnt the preferences of the people who judged, in their language and on their kind of "
+        "prompts; elsewhere nothing is known of it.",
         "- Scores of different models, or of a retrained one, are not on one scale.",
         "- Length and style sway reward models: compare with the row “the longer one wins” above before trusting it, "
         "and watch length when optimising against it. A policy trained against any reward model finds its mistakes, so "

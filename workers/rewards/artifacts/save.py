@@ -99,7 +99,10 @@ def begin_folder(folder: Path) -> Path:
 def finish_folder(folder: Path, beside: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Give the files in `beside` their reward_config.json and their place; returns it with "files" and "digest"."""
     files = {path.name: sha256_of(path) for path in sorted(beside.iterdir())}
-    config |= {"digest": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(), "files": files}
+    config |= {
+        "digest": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
+        "files": files,
+    }
     write_text(beside / CONFIG_NAME, json.dumps(config, indent=1))
     for path in beside.iterdir():
         fsync(path)
@@ -138,8 +141,8 @@ def load_model(folder: Path, *, merged: bool = False) -> tuple[RewardModel, Temp
     record = config.get("base")
     if config.get("method") in GENERATIVE_METHODS:
         raise ArtifactError(
-            f"{folder} is a generative model (method {config['method']}): it writes critiques and scores them, so it has "
-            "no score for a text at once; use workers.rewards.score, evaluate, measure or benchmark"
+            f"{folder} is a generative model (method {config['method']}): it writes critiques and votes, so no text "
+            "has a score at once; use workers.rewards.score, evaluate, measure or benchmark"
         )
     check_files(folder, config)
     try:

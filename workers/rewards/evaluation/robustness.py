@@ -166,13 +166,14 @@ def measure(
     seed: int,
     hardening: float = 0.0,
     most: int = MAX_RESPONSES,
+    remedy: str = "",
 ) -> dict[str, Any]:
     """The "robustness" object of metrics.json, on responses that the model was not trained on if there are any.
 
     `responses` and `judgements` as in evaluate_run; `scores` what the model gave every response, by id. At most
     `most` of them, chosen by `seed`, are attacked. An *order* is which of two responses scores higher: all
     judged pairs among the chosen, filled up to MIN_ORDERS with drawn pairs; it flips if the lower one, attacked,
-    reaches the other.
+    reaches the other. `remedy`: what helps, where that isn't hardening.
     """
     ordinal = kind == "ordinal"
     real = np.array([scores[row["response_id"]] for row in responses], dtype=np.float64)
@@ -239,7 +240,7 @@ def measure(
         "invariance": {"padding_max": exact["padding"], "batch_max": exact["batch"]},
         "templates": templates,
     }
-    report["failures"] = failures(report, hardening)
+    report["failures"] = failures(report, remedy or hardened(hardening))
     report["passed"] = not report["failures"]
     return report
 
@@ -337,13 +338,15 @@ def spearman(first: Floats, second: Floats) -> float | None:
     return float(a @ b) / size if size > 0 else None
 
 
-def failures(report: Mapping[str, Any], hardening: float) -> list[str]:
+def hardened(hardening: float) -> str:
+    """What helps a model that was trained with this much hardening."""
+    if hardening == 0:
+        return 'train with "hardening" (0.3 is a good start)'
+    return f'train with more "hardening" than {hardening:g}, or for more epochs'
+
+
+def failures(report: Mapping[str, Any], remedy: str) -> list[str]:
     """What missed a goal, one sentence each, with the remedy."""
-    remedy = (
-        'train with "hardening" (0.3 is a good start)'
-        if hardening == 0
-        else f'train with more "hardening" than {hardening:g}, or for more epochs'
-    )
     unit = "ratings" if report["unit"] == "rating" else "standard deviations"
     found: list[str] = []
     for attack in ATTACKS:

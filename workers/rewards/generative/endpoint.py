@@ -16,7 +16,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,7 +25,7 @@ import urllib3
 
 from ..config import Refused
 from .endpoints import Endpoint
-from .sampling import Chat, Failed, Report, Result, Sampled, Usage
+from .sampling import Chat, Failed, Report, Result, Sampled, Usage, nothing
 
 ATTEMPTS = 6
 MALFORMED_ATTEMPTS = 3  # each may have to be paid for
@@ -61,7 +61,7 @@ class EndpointSampler:
 
     cost_limit (in the endpoint's currency) and token_limit (prompt and answer) bound what `spent`, of earlier goes,
     and this one use. A request is sent only if its longest answer still fits. Raises Refused for a cost limit where
-    the operator gave no prices.
+    the operator gave no prices. `check` is called twice a second while answers are waited for, and may raise.
     """
 
     def __init__(
@@ -71,13 +71,15 @@ class EndpointSampler:
         cost_limit: float | None = None,
         token_limit: int | None = None,
         spent: Usage | None = None,
+        check: Callable[[], None] = nothing,
     ) -> None:
         if cost_limit is not None and not endpoint.priced:
             raise Refused(
                 f"cost_limit is {cost_limit:g}, but endpoint:{endpoint.name} has no prices. Set token_limit instead, "
                 "or let the operator add input_price and output_price."
             )
-        self.endpoint, self.cost_limit, self.token_limit = endpoint, cost_limit, token_limit
+        self.endpoint, self.check = endpoint, check
+        self.cost_limit, self.token_limit = cost_limit, token_limit
         self.usage = dataclasses.replace(spent or Usage())  # of earlier goes too
         self._earlier = self.usage.requests - self.usage.retries
         self._lock = threading.Lock()
@@ -97,9 +99,10 @@ class EndpointSampler:
         max_new_tokens: int,
         progress: Report,
     ) -> list[Result]:
-        """A result for each chat, in their order; `progress` is told them as they come.
+        """A result for each chat, in their order; `progress` is told each as it comes.
 
-        Raises EndpointRefused, BudgetSpent, and what `progress` raises; by then it was told all that was answered.
+        Raises EndpointRefused, BudgetSpent, and what `check` and `progress` raise; by then `progress` was told all that
+        was answered.
         """
         began = time.monotonic()
         results: dict[int, Result] = {}
@@ -108,19 +111,17 @@ class EndpointSampler:
         self._ending.clear()
 
         def tell(futures: set[concurrent.futures.Future[Result]]) -> None:
-            made = {}
-            for future in futures:
-                if future.exception() is None:
-                    answer = made[running.pop(future)] = future.result()
-                    self._last.append(answer.reason if isinstance(answer, Failed) else "")
-            results.update(made)
-            progress(made)
-            for future in futures & set(running):
-                future.result()  # raises
+            for future in sorted(futures, key=lambda future: future.exception() is not None):
+                answer = future.result()  # raises, after those that don't
+                index = running.pop(future)
+                results[index] = answer
+                self._last.append(answer.reason if isinstance(answer, Failed) else "")
+                progress(index, answer)
 
         pool = concurrent.futures.ThreadPoolExecutor(self.endpoint.concurrency)
         try:
             while waiting or running:
+                self.check()
                 on_their_way = [chats[index] for index in running.values()]
                 while waiting and len(running) < self.endpoint.concurrency:
                     chat = chats[waiting[0]]

@@ -25,10 +25,11 @@ from ..training.checkpoint import Afresh, Position, begun, load_checkpoint, save
 from ..training.optimiser import make_optimizer, schedule
 from ..training.prepare import backbone_of
 from ..training.progress import Progress, Stop, Stopped
-from .items import Item
+from .items import Item, seed_of
 from .judge import correct
-from .judging import Judge, parsed, seed_of, shown
+from .judging import Judge, parsed
 from .sampling import Sampled
+from .template import hint
 from .votes import Trajectory
 
 TRAJECTORIES = 3  # a prompt: the paper's N_RFT
@@ -64,10 +65,9 @@ def policy_of(config: ResolvedConfig, base: Base, device: torch.device, longest:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A trajectory of a training item, and what is learnt from it: the prompt and, as the response, its completion.
+    """A trajectory of a training item, and what is learnt from it: the prompt and, as the response, its text.
 
-    None for one that failed, or was given without its tokens. A hinted one's prompt is without the hint, since that
-    is what the judge will be asked.
+    None for one that failed. A hinted one's prompt is without the hint, since that is what the judge will be asked.
     """
 
     trajectory: Trajectory
@@ -104,10 +104,14 @@ def rft(
     doesn't know the form.
     """
     samples = range(TRAJECTORIES)
-    drawn = draw([(item, n) for item in items for n in samples], judge, config, folder / "drawn.jsonl", progress)
+    drawn = draw(
+        [(item, n) for item in items for n in samples], judge, config, folder / "drawn.jsonl", progress
+    )
     groups = [drawn[start : start + TRAJECTORIES] for start in range(0, len(drawn), TRAJECTORIES)]
     failed = [item for item, group in zip(items, groups, strict=True) if not any(one.right for one in group)]
-    again = [(item, TRAJECTORIES) for item in failed if item.target is not None and item.target.best is not None]
+    again = [
+        (item, TRAJECTORIES) for item in failed if item.target is not None and item.target.best is not None
+    ]
     hinted = draw(again, judge, config, folder / "hinted.jsonl", progress, hinted=True)
     easy = sum(all(one.right for one in group) for group in groups)
     told: list[Trajectory] = []
@@ -116,7 +120,9 @@ def rft(
         too_easy = len(group) > 1 and all(one.right for one in group)
         for one in group:
             kept = one.right and one.encoded is not None and not too_easy
-            told.append(replace(one.trajectory, outcome="too_easy" if too_easy else "kept" if kept else "wrong"))
+            told.append(
+                replace(one.trajectory, outcome="too_easy" if too_easy else "kept" if kept else "wrong")
+            )
             if kept and one.encoded is not None:
                 taught.append(one.encoded)
     counts = {
@@ -129,7 +135,9 @@ def rft(
         "hinted": sum(one.hinted and one.outcome == "kept" for one in told),
         "unparsed": sum(one.parsed.scores is None for one in told),
     }
-    progress.say("fine-tuning", message=", ".join(f"{key.replace('_', ' ')} {n:,}" for key, n in counts.items()))
+    progress.say(
+        "fine-tuning", message=", ".join(f"{key.replace('_', ' ')} {n:,}" for key, n in counts.items())
+    )
     losses = learn(taught, policy, config, folder, stop=stop, progress=progress) if taught else []
     return RftReport(told, losses, counts)
 
@@ -144,34 +152,35 @@ def draw(
     hinted: bool = False,
 ) -> list[Drawn]:
     """A trajectory at temperature 1 of each (item, sample), in an order of responses drawn for each. Raises Refused."""
-    asked = [shown(item, f"rft/{config.seed}/{sample}") for item, sample in wanted]
-    seeds = [seed_of("rft", sample, config.seed, item) for item, sample in wanted]
-    plain = [judge.template.chat(item.rows, seed) for item, seed in zip(asked, seeds, strict=True)]
-    chats = plain
-    if hinted:
-        chats = [
-            judge.template.chat(item.rows, seed, hint=item.target and item.target.best)
-            for item, seed in zip(asked, seeds, strict=True)
-        ]
+    asked = [item.drawn(config.seed, sample) for item, sample in wanted]
+    chats = []
+    for item, (_, sample) in zip(asked, wanted, strict=True):
+        best = item.target.best if hinted and item.target is not None else None
+        told = judge.template.told(item.rows, "" if best is None else hint(best))
+        chats.append(told.chat(seed_of(config.seed, "rft", item.prompt_id, *sorted(item.ids), sample)))
 
     def say(done: int, total: int) -> None:
         progress.say("sampling", done, total, samples_per_second=judge.samples_per_second)
 
-    probe = [] if hinted else judge.answered(chats[:UNREADABLE], path.with_suffix(".first.jsonl"), temperature=1.0)
+    probe = (
+        []
+        if hinted
+        else judge.answered(chats[:UNREADABLE], path.with_suffix(".first.jsonl"), temperature=1.0)
+    )
     if len(probe) == UNREADABLE:
         read = [parsed(answer, len(item.rows)) for item, answer in zip(asked, probe, strict=False)]
         if all(one.scores is None for one in read):
             raise unreadable(config, UNREADABLE, read[0].reason)
     answers = probe + judge.answered(chats[len(probe) :], path, say, temperature=1.0)
     found = []
-    for (_, sample), item, chat, answer in zip(wanted, asked, plain, answers, strict=True):
+    for (_, sample), item, answer in zip(wanted, asked, answers, strict=True):
         said = parsed(answer, len(item.rows))
         assert item.target is not None
         trajectory = Trajectory(
             stage="rft",
             prompt_id=item.prompt_id,
             group=item.group,
-            responses=tuple(row["response_id"] for row in item.rows),
+            responses=item.ids,
             sample=sample,
             text="",
             parsed=said,
@@ -184,9 +193,7 @@ def draw(
             trajectory = replace(
                 trajectory, text=answer.text, tokens_in=answer.tokens_in, tokens_out=answer.tokens_out
             )
-            if answer.ids and chat.ids is not None:
-                ids = chat.ids + answer.ids
-                encoded = Encoded(ids, len(chat.ids), len(ids), False)
+            encoded = judge.template.completed(judge.template.ids(item.rows), answer.text)
         found.append(Drawn(trajectory, encoded))
     return found
 

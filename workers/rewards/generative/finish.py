@@ -17,7 +17,7 @@ from ..evaluation.metrics import evaluate_run, first_and_last, score_spread
 from ..files import write_text
 from ..models.base_models import public_name
 from ..models.predict import write_predictions
-from ..text.readable import CAUSES, Pair, readable, same_texts
+from ..text.readable import CAUSES, Pair, judged_pairs, readable, same_texts
 from .prepare import Generation
 from .saved import save_judge
 from .tables import write_tables
@@ -44,8 +44,7 @@ def finish(run: Generation, learnt: Learnt, scored: Sequence[Trajectory], votes:
     be written. Raises Stopped, and with an endpoint BudgetSpent and EndpointRefused."""
     config, judge, snapshot = run.config, run.judge, run.snapshot
     run.progress.say("evaluating")
-    shortened = frozenset[str]()
-    predicted = votes.predictions(snapshot.responses, sides(run), shortened)
+    predicted = votes.predictions(snapshot.responses, sides(run), frozenset(judge.truncated))
     alike = same_texts(snapshot)
     measured = readable(held_out_rows(snapshot, run.split), alike)
     scores = {row["response_id"]: row["score"] for row in predicted}
@@ -70,7 +69,7 @@ def finish(run: Generation, learnt: Learnt, scored: Sequence[Trajectory], votes:
         run.run_dir / "model",
         config,
         judge.template,
-        model=run.policy.model if run.policy is not None and config.method == "grm" else None,
+        model=None if run.policy is None else run.policy.model,
         meta=learnt.meta,
         revision=None if run.base is None else run.base.revision,
         base=run.lies_over,
@@ -87,7 +86,7 @@ def finish(run: Generation, learnt: Learnt, scored: Sequence[Trajectory], votes:
         "robustness": robustness and {"on": "held_out" if measured.responses else "all", **robustness},
         "spread": score_spread(predicted),
         "split": {"unit": run.split.unit, "held_out": sorted(run.split.held_out), "note": run.split.note},
-        "reading": reading(run, alike, shortened, scored),
+        "reading": reading(run, alike, scored),
         "memory": None,
         "training": training_figures(run, learnt),
         "annotators": None,
@@ -125,15 +124,13 @@ def sides(run: Generation) -> list[str]:
     ]
 
 
-def reading(
-    run: Generation, alike: Mapping[Pair, str], shortened: frozenset[str], scored: Sequence[Trajectory]
-) -> dict[str, Any]:
+def reading(run: Generation, alike: Mapping[Pair, str], scored: Sequence[Trajectory]) -> dict[str, Any]:
     """The "reading" object of metrics.json, as readable.report makes it; also why answers could not be read."""
     snapshot = run.snapshot
     held_out = {row["response_id"] for row in snapshot.responses if run.split.is_held_out(row)}
-    pairs = {tuple(sorted((row["response_a"], row["response_b"]))) for row in snapshot.judgements}
+    pairs = judged_pairs(snapshot)
 
-    def by_cause(chosen: set[tuple[str, ...]]) -> dict[str, int]:
+    def by_cause(chosen: set[Pair]) -> dict[str, int]:
         counted = Counter(alike[pair] for pair in chosen if pair in alike)
         return {"n": len(chosen), **{cause: counted[cause] for cause in CAUSES}}
 
@@ -149,13 +146,13 @@ def reading(
         "pairs": by_cause(pairs),
         "held_out": by_cause({pair for pair in pairs if held_out.issuperset(pair)}),
         "responses": len(snapshot.responses),
-        "truncated": len(shortened),
-        "cut": len(shortened),
+        "truncated": len(run.judge.truncated),
+        "cut": 0,
         "tokens": sum(one.tokens_in for one in scored),
         "unknown": 0,
         "max_length": run.judge.template.max_length,
         "notes": notes,
-        "read_as": "",
+        "read_as": run.judge.template.read_as,
     }
 
 
@@ -190,9 +187,9 @@ def generative_figures(
     unread = sum(one.parsed.scores is None for one in scored)
     usage = run.judge.sampler.usage
     every = [*learnt.trajectories, *scored]
-    pairs = {tuple(sorted((row["response_a"], row["response_b"]))) for row in measured.judgements}
+    pairs = judged_pairs(measured)
     silent = sum(not all(name in votes.ratings for name in pair) for pair in pairs)
-    endpoint = run.policy is None
+    endpoint = run.base is None
     return {
         "stages": {
             **learnt.counts,
@@ -212,10 +209,12 @@ def generative_figures(
         "requests": usage.requests if endpoint else None,
         "retries": usage.retries if endpoint else None,
         "cost": usage.cost if endpoint else None,
-        "currency": run.judge.sampler.endpoint.currency if endpoint else None,
+        "currency": run.currency,
         "endpoint_model": run.endpoint_model,
         "unparsed_share": unread / len(scored) if scored else None,
         "unread": {"pairs": silent, "n": len(pairs)},
-        "curve": curve(scored, measured.responses, measured.judgements, run.config.samples, seed=run.config.seed),
+        "curve": curve(
+            scored, measured.responses, measured.judgements, run.config.samples, seed=run.config.seed
+        ),
         "order": order_report(votes, pairs),
     }

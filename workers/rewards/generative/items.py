@@ -105,10 +105,13 @@ class _Labels:
     def best(self, ids: Sequence[str]) -> Target | None:
         """The response that by the votes beats each of the others; there is at most one."""
         for name in ids:
-            met = [self.pair(name, other) for other in ids if other != name]
-            if all(pair is not None and pair.shares[PREFERRED_A] > pair.shares[PREFERRED_B] for pair in met):
+            if all(self._beats(name, other) for other in ids if other != name):
                 return Target("best", tuple(float(other == name) for other in ids))
         return None
+
+    def _beats(self, name: str, other: str) -> bool:
+        votes = self.pairs.get((name, other) if name < other else (other, name), (0.0, 0.0))
+        return votes[name > other] > votes[name < other]
 
     def target(self, ids: Sequence[str]) -> Target | None:
         """What people said of these responses, shown in this order."""

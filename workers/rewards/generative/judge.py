@@ -148,7 +148,7 @@ class Target:
 def correct(scores: Sequence[int] | None, target: Target, partition: Partition) -> float:
     """How right scores are, in -1..1: twice the share of the votes they agree with, less one.
 
-    With one vote that is the paper's +1 or -1 (arXiv 2504.02495, the rule-based reward of section 3.2): the preferred
+    With one vote that is the paper's +1 or -1 (arXiv 2504.02495, the rule-based reward): the preferred
     response has strictly the highest score. Ours: equal scores agree with a tie, two bad ones with "both bad", and a
     lone response's score with the level in whose band it lies. What could not be read is -1.
     """

@@ -1,9 +1,9 @@
-"""Asking a judge for its votes: the same for a run's last stage, for a saved model, and for every way to measure one."""
+"""Asking a judge for its votes: for a run's last stage, for a saved model, and for every way to measure one."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import itertools
 import json
 import random
 import time
@@ -14,15 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from ..config import RunConfig
+from ..config import Refused, RunConfig
 from ..data.messages import whole_prompt
 from ..data.snapshot import Snapshot
+from ..data.split import NOTHING, Split
 from ..evaluation.attacks import ATTACKS, DEGENERATE
 from ..evaluation.metrics import Row
 from ..evaluation.robustness import MAX_RESPONSES, Scored, Scorer, measure
 from ..files import write_text
 from ..training.progress import Stop
 from .items import Item, scoring_items
+from .items import seed_of as drawn_seed
 from .journal import drawn
 from .judge import Parsed, correct, parse, vote_distribution
 from .sampling import Chat, Failed, Sampled, Sampler, Usage
@@ -30,6 +32,7 @@ from .template import JudgeTemplate
 from .votes import PRIOR_MEAN, Trajectory, Votes, counting
 
 PART = 512  # chats whose texts are held at once
+PROBE = 48  # answers of which at least one must be readable; before more are asked for, and paid
 # The robustness suite asks a chat for each change of each response it attacks, and at most this share of the scoring's.
 ATTACKED_CHATS = 1 + sum(attack.draws for attack in ATTACKS) + len(DEGENERATE)
 ROBUSTNESS_SHARE = 0.5
@@ -54,35 +57,56 @@ class Judge:
     stop: Stop = field(default_factory=Stop)
     meta: Any = None
     usage_file: Path | None = None
+    truncated: set[str] = field(default_factory=set)
     answers: int = 0  # of this go, in so many seconds
     seconds: float = 0.0
 
     def voted(
-        self, snapshot: Snapshot, folder: Path | None = None, say: Say = nothing
+        self,
+        snapshot: Snapshot,
+        split: Split = NOTHING,
+        folder: Path | None = None,
+        say: Say = nothing,
     ) -> tuple[list[Trajectory], Votes]:
         """The trajectories in which each response of a snapshot stands once a sample, in an order drawn for each, and
-        what those that count say.
+        what those that count say. `truncated` then has the responses of which a text was cut.
 
         `folder` keeps the answers as they come: a call that was killed goes on and asks for nothing twice. Raises
         Stopped, and with an endpoint BudgetSpent and EndpointRefused.
         """
         config = self.config
         asked = [
-            (sample, shown(item, f"score/{config.seed}/{sample}"))
-            for sample, items in enumerate(scoring_items(snapshot, config))
+            (sample, item)
+            for sample, items in enumerate(scoring_items(snapshot, split, config))
             for item in items
         ]
         asked.sort(key=lambda one: one[1].prompt_id)  # alike texts together
         found: list[Trajectory] = []
-        for begin in range(0, len(asked), PART):
-            part = asked[begin : begin + PART]
-            chats = [self.template.chat(item.rows, seed_of("score", sample, config.seed, item)) for sample, item in part]
-            path = None if folder is None else folder / f"{begin // PART:05d}.jsonl"
+        for begin, end in itertools.pairwise(
+            [0, *range(min(PROBE, len(asked)), len(asked), PART), len(asked)]
+        ):
+            part = asked[begin:end]
+            told = [self.template.told(item.rows) for _, item in part]
+            chats = [
+                one.chat(seed_of("score", sample, config.seed, item))
+                for one, (sample, item) in zip(told, part, strict=True)
+            ]
+            for one, (_, item) in zip(told, part, strict=True):
+                self.truncated.update(item.ids if one.truncated else ())
+            path = None if folder is None else folder / f"{begin}.jsonl"
             answers = self.answered(chats, path, lambda done, _, begin=begin: say(begin + done, len(asked)))  # type: ignore[misc]
             found += [
                 self._read(sample, item, answer) for (sample, item), answer in zip(part, answers, strict=True)
             ]
-        found = counting(found if self.meta is None else self.meta.valued(found))
+            if len(found) == PROBE and all(one.parsed.scores is None for one in found):
+                raise Refused(
+                    f"none of the first {PROBE} answers could be read ({found[0].parsed.reason}): "
+                    f"{config.base_model} doesn't keep to the form; choose a model that follows instructions (an "
+                    "instruct or chat model), or raise max_new_tokens"
+                )
+        if self.meta is not None:
+            found = self.meta.valued(found, {row["response_id"]: row for row in snapshot.responses})
+        found = counting(found)
         return found, Votes.of(found)
 
     def predictions(self, responses: Sequence[Row]) -> list[dict[str, Any]]:
@@ -126,7 +150,7 @@ class Judge:
             def one_more(place: int, answer: Sampled | Failed) -> None:
                 told(done + 1, len(chats))
 
-            return self.sampler.sample(list(chats), progress=one_more, **options)
+            return self.sampler.sample(chats, progress=one_more, **options)
         finally:
             self.answers, self.seconds = before + done, self.seconds + time.monotonic() - began
             self._keep_usage()
@@ -154,17 +178,24 @@ class Judge:
             return None
 
         def score(rows: Sequence[Row]) -> Scored:
-            items = [shown(_beside(row, beside.get(row["response_id"])), f"robustness/{config.seed}") for row in rows]
-            chats = [self.template.chat(item.rows, seed_of("robustness", 0, config.seed, item)) for item in items]
+            items = [
+                shown(_beside(row, beside.get(row["response_id"])), f"robustness/{config.seed}")
+                for row in rows
+            ]
+            chats = [
+                self.template.told(item.rows).chat(seed_of("robustness", 0, config.seed, item))
+                for item in items
+            ]
             ratings: list[int | None] = []
             answers = self.answered(chats, path, say, temperature=0.0)
             for row, item, answer in zip(rows, items, answers, strict=True):
-                place = [each["response_id"] for each in item.rows].index(row["response_id"])
+                place = item.ids.index(row["response_id"])
                 said = parsed(answer, len(item.rows)).scores
                 ratings.append(None if said is None else said[place])
-            p = [vote_distribution([] if rating is None else [rating]) for rating in ratings]
-            expected = [PRIOR_MEAN if rating is None else rating for rating in ratings]
-            return Scored(np.array(expected, dtype=np.float64), np.array(p))
+            told = [round(PRIOR_MEAN) if rating is None else rating for rating in ratings]
+            return Scored(
+                np.array(told, dtype=np.float64), np.array([vote_distribution([rating]) for rating in told])
+            )
 
         return measure(
             Scorer(score),
@@ -177,6 +208,7 @@ class Judge:
             temperature=1.0,
             seed=config.seed,
             most=most,
+            remedy="say in the project's guidelines what such texts are worth, or choose a stronger model",
         )
 
     def _read(self, sample: int, item: Item, answer: Sampled | Failed) -> Trajectory:
@@ -186,7 +218,7 @@ class Judge:
             stage="score",
             prompt_id=item.prompt_id,
             group=item.group,
-            responses=tuple(row["response_id"] for row in item.rows),
+            responses=item.ids,
             sample=sample,
             text=sampled.text,
             parsed=read,
@@ -208,21 +240,22 @@ def used(path: Path) -> Usage | None:
 
 def parsed(answer: Sampled | Failed, count: int) -> Parsed:
     """What an answer says of this many responses; of one that failed, why."""
-    return Parsed(None, answer.reason) if isinstance(answer, Failed) else parse(answer.text, count, answer.finished)
+    return (
+        Parsed(None, answer.reason)
+        if isinstance(answer, Failed)
+        else parse(answer.text, count, answer.finished)
+    )
 
 
 def shown(item: Item, words: str) -> Item:
     """The item with its responses, and what people said of them, in an order drawn by these words and their ids."""
-    draw = random.Random(f"{words}/{_names(item)}")
-    order = draw.sample(range(len(item.rows)), len(item.rows))
-    target = None if item.target is None else item.target.shown(order)
-    return dataclasses.replace(item, rows=tuple(item.rows[place] for place in order), target=target)
+    draw = random.Random(f"{words}/{sorted(item.ids)}")
+    return item.shown(draw.sample(range(len(item.rows)), len(item.rows)))
 
 
 def seed_of(stage: str, sample: int, seed: int, item: Item) -> int:
     """The seed of one answer, which depends on nothing else that is asked."""
-    name = json.dumps([stage, sample, seed, _names(item)])
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1
+    return drawn_seed(stage, sample, seed, *sorted(item.ids))
 
 
 def partners(snapshot: Snapshot) -> dict[str, Row]:
@@ -247,7 +280,3 @@ def partners(snapshot: Snapshot) -> dict[str, Row]:
 def _beside(row: Row, partner: Row | None) -> Item:
     rows = (dict(row),) if partner is None else (dict(row), dict(partner))
     return Item(row["prompt_id"], row["group"], rows, None, "unlabelled")
-
-
-def _names(item: Item) -> list[str]:
-    return sorted(row["response_id"] for row in item.rows)

@@ -23,7 +23,6 @@ from ..files import save_tensors
 from ..models.embeddings import embed
 from ..models.encode import MICRO_BATCH_TOKENS, ResponseEncoder
 from ..models.reward_model import RewardModel
-from ..text.sections import Encoded
 from ..training.progress import Progress, Stop
 from .finetune import TRAJECTORIES, Policy, draw
 from .items import Item
@@ -78,9 +77,8 @@ class Meta:
         """The judge's state after the last token of each trajectory; `responses` by id. [N, H]"""
         rows = []
         for one in trajectories:
-            prompt = self.template.chat([dict(responses[name]) for name in one.responses], 0).ids or ()
-            ids = (*prompt, *self.template.plain_ids(one.text))
-            rows.append(Encoded(ids, len(prompt), len(ids), False))
+            shown = [dict(responses[name]) for name in one.responses]
+            rows.append(self.template.completed(self.template.ids(shown), one.text))
         device = next(self.model.backbone.parameters()).device
         encoder = ResponseEncoder(
             self.model, device, MICRO_BATCH_TOKENS[device.type], longest=max(map(len, rows))
@@ -120,7 +118,9 @@ def train_meta(
     drawn = [one.trajectory for one in draw(wanted, judge, config, folder / "drawn.jsonl", progress)]
     told = [one for one in drawn if one.parsed.scores is not None]  # what can't be read never votes
     prompts = sorted({one.prompt_id for one in told})
-    kept = set(random.Random(config.seed).sample(prompts, max(1, round(KEPT * len(prompts)))) if prompts else ())
+    kept = set(
+        random.Random(config.seed).sample(prompts, max(1, round(KEPT * len(prompts)))) if prompts else ()
+    )
     right = torch.tensor([one.correct is not None and one.correct > 0 for one in told], dtype=torch.float32)
     learns = torch.tensor([one.prompt_id not in kept for one in told])
     if len(set(right[learns].tolist())) < 2:
@@ -153,6 +153,8 @@ def train_meta(
         "right": round(float(right.mean()), 4),
         "measured": len(truth),
         "accuracy": round(float((said == truth).float().mean()), 4) if len(truth) else None,
-        "always_right": round(float(truth.float().mean()), 4) if len(truth) else None,  # the accuracy of a constant
+        "always_right": round(float(truth.float().mean()), 4)
+        if len(truth)
+        else None,  # the accuracy of a constant
     }
     return meta

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ..artifacts.adapters import describe_base
 from ..config import Refused, ResolvedConfig, RunConfig
@@ -19,17 +18,14 @@ from ..models.base_models import check_vocabulary
 from ..models.distributed import default_device, refuse_flags
 from ..models.kinds import Base
 from ..models.load import load_base, load_tokenizer, scoring_dtype
-from ..models.reward_model import RewardModel
 from ..training.prepare import base_of, going_on, record_of
 from ..training.progress import Progress, Stop
 from .endpoint import EndpointSampler
 from .endpoints import endpoint_named
-from .finetune import Policy, policy_of
 from .items import Item, training_items
 from .judging import Judge, used
-from .reinforce import refuse_trl
-from .sampling import sampler_for
-from .template import JudgeTemplate
+from .sampling import TransformersSampler
+from .template import JudgeTemplate, lengths
 
 USAGE = "usage.json"
 
@@ -38,8 +34,8 @@ USAGE = "usage.json"
 class Generation:
     """A run before its first sample.
 
-    `policy` and `base` are None for an endpoint. `lies_over`: reward_config.json's "base". `items`: what grm learns
-    from; `left_out`: labels that make no item, by reason.
+    `items`: what grm learns from; `left_out`: labels that make no item, by reason. `policy` is what grm trains; `base`
+    is None for an endpoint. `lies_over`: reward_config.json's "base".
     """
 
     run_dir: Path
@@ -51,10 +47,11 @@ class Generation:
     items: list[Item]
     left_out: dict[str, int]
     judge: Judge
-    policy: Policy | None
-    base: Base | None
-    lies_over: dict[str, Any] | None
-    endpoint_model: str | None
+    policy: Any = None
+    base: Base | None = None
+    lies_over: dict[str, Any] | None = None
+    endpoint_model: str | None = None
+    currency: str | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -71,7 +68,7 @@ class Generation:
         def said(done: int, total: int) -> None:
             self.stop.check()
             judge = self.judge
-            cost = judge.sampler.usage.cost if self.policy is None else None
+            cost = judge.sampler.usage.cost
             self.progress.say(phase, done, total, samples_per_second=judge.samples_per_second, cost=cost)
 
         return said
@@ -82,12 +79,16 @@ def prepare(run_dir: Path, stop: Stop) -> Generation:
     refuse_flags()
     asked = RunConfig.read(run_dir / "config.json")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise Refused(f"method {asked.method} works in one process; start it without accelerate launch or torchrun")
+        raise Refused(
+            f"method {asked.method} works in one process; start it without accelerate launch or torchrun"
+        )
     (run_dir / "error.json").unlink(missing_ok=True)
     checkpoint = run_dir / "checkpoint"
     checkpoint.mkdir(exist_ok=True)
     learns = asked.method == "grm"
     if learns and "grpo" in asked.stages.split(","):
+        from .reinforce import refuse_trl
+
         refuse_trl()
     base = None if asked.endpoint is not None else base_of(asked, run_dir)
     if base is not None and not learns and base.adapters is not None:
@@ -105,8 +106,8 @@ def prepare(run_dir: Path, stop: Stop) -> Generation:
         items = [item for item in found if item.split == "train"]
         if not items:
             raise Refused(
-                "no label is left to train on: a generative model learns from judged pairs of one prompt and from levels; "
-                "judge some, or set holdout to 0"
+                "no label is left to train on: a generative model learns from judged pairs of one prompt and from "
+                "levels; judge some, or set holdout to 0"
             )
     else:
         split = all_held_out(snapshot, split)
@@ -132,28 +133,36 @@ def prepare(run_dir: Path, stop: Stop) -> Generation:
         endpoint, usage = endpoint_named(asked.base_model), checkpoint / USAGE
         config = asked.resolved("causal", 1)
         limits: dict[str, Any] = {"cost_limit": config.cost_limit, "token_limit": config.token_limit}
-        sampler = EndpointSampler(endpoint, **limits, spent=used(usage), check=stop.check)
-        judge = Judge(config, JudgeTemplate(config), sampler, stop, usage_file=usage)
-        return generation(judge, policy=None, base=None, lies_over=None, endpoint_model=endpoint.model)
+        asks = EndpointSampler(endpoint, **limits, spent=used(usage), check=stop.check)
+        template = JudgeTemplate(config.guidelines, partition=config.scale, max_length=config.max_length)
+        judge = Judge(config, template, asks, stop, usage_file=usage)
+        return generation(judge, endpoint_model=endpoint.model, currency=endpoint.currency)
     asked = going_on(asked, base)
     config = asked.resolved(base.architecture, int(base.config.hidden_size), device.type)
+    positions = getattr(base.config, "max_position_embeddings", None)
+    length, new = lengths(config.max_length, config.max_new_tokens, positions)
+    config = dataclasses.replace(config, max_length=length, max_new_tokens=new)
     tokenizer = load_tokenizer(base.name, base.tokenizer.path, base.tokenizer.revision)
     check_vocabulary(config.base_model, tokenizer)
-    template = JudgeTemplate(config, tokenizer)
+    template = JudgeTemplate(config.guidelines, tokenizer, partition=config.scale, max_length=length)
+    policy = None
     if learns:
+        from .finetune import policy_of
+
         lies_over = record_of(config, base, device)
-        policy = policy_of(config, base, device, template.max_length)
+        policy = policy_of(config, base, device, length + new)
+        backbone = policy.model.backbone
     else:
         lies_over = describe_base(base.name, base.source, "bfloat16" if device.type == "cuda" else "float32")
         backbone = load_base(base, scoring_dtype(device)).to(device).eval()
-        policy = Policy(RewardModel(backbone, architecture="causal", kind="ordinal", digit_ids=()), device, None)
     stop.check()
-    judge = Judge(config, template, sampler_for(policy.model.backbone, tokenizer, device), stop)
-    return generation(judge, policy=policy, base=base, lies_over=lies_over, endpoint_model=None)
+    sampler = TransformersSampler(backbone, tokenizer, device, stop_ids=template.stop_ids, check=stop.check)
+    judge = Judge(config, template, sampler, stop)
+    return generation(judge, policy=policy, base=base, lies_over=lies_over)
 
 
 def all_held_out(snapshot: Snapshot, split: Split) -> Split:
-    """A judge has seen no label, so it is measured on all of them: what is labelled is held out, by the split's unit."""
+    """A judge has seen no label, so it is measured on all: what is labelled is held out, by the split's unit."""
     labelled = {row[side] for row in snapshot.judgements for side in ("response_a", "response_b")}
     labelled |= {row["response_id"] for row in snapshot.levels}
     key = "prompt_id" if split.unit == "prompt" else "group"

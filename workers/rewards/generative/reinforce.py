@@ -28,9 +28,9 @@ from ..files import save_tensors, write_text
 from ..models.sharding import learned
 from ..training.progress import Progress, Stop, Stopped
 from .finetune import UNREADABLE, Policy, unreadable
-from .items import Item
+from .items import Item, seed_of
 from .judge import correct
-from .judging import Judge, parsed, seed_of, shown
+from .judging import Judge, parsed
 from .sampling import Sampled
 
 PROMPTS = 8  # a step; the paper has 128
@@ -121,18 +121,20 @@ class _Rollouts:
         What is drawn follows from the seed, the place and the number in the group, so a step that is done again after
         a stop is the same.
         """
-        asked = [shown(self.items[self.order[int(place)]], f"grpo/{self.config.seed}/{place}") for place in prompts]
-        chats = [
-            self.judge.template.chat(item.rows, seed_of(f"grpo/{place}", number % self.config.group, self.config.seed, item))
-            for number, (place, item) in enumerate(zip(prompts, asked, strict=True))
-        ]
+        config = self.config
+        asked, chats = [], []
+        for number, place in enumerate(prompts):
+            item = self.items[self.order[int(place)]].drawn(config.seed, int(place))
+            seed = seed_of(config.seed, "grpo", int(place), number % config.group)
+            asked.append(item)
+            chats.append(self.judge.template.told(item.rows).chat(seed))
         answers = self.judge.answered(chats, None, temperature=1.0)
         read = [parsed(answer, len(item.rows)) for answer, item in zip(answers, asked, strict=True)]
         self.drawn += len(read)
         self.read += sum(one.scores is not None for one in read)
         if not self.read and self.drawn >= UNREADABLE:
             raise unreadable(self.config, self.drawn, read[0].reason)
-        end = self.judge.template.tokenizer.eos_token_id
+        end = self.judge.template.end_id
         completions = [(isinstance(answer, Sampled) and answer.ids) or (end,) for answer in answers]
         return {
             "prompt_ids": [list(chat.ids or ()) for chat in chats],

@@ -18,8 +18,10 @@ import torch.nn.functional as F
 from ..models.encode import autocast
 
 LOOK = 16  # tokens after which a sampler asks whether to go on
-# Tokens (prompts and room for their texts) of one batch, by kind of device.
-BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}
+# Tokens (prompts and room for their texts) of one batch, by kind of device; a GPU's memory may hold fewer.
+BATCH_TOKENS = {"cpu": 16_384, "cuda": 262_144}
+READ_TOKENS = {"cpu": 4_096, "cuda": 32_768}  # of prompts, in one forward pass
+CACHE_SHARE = 0.3  # of a GPU's free memory: the cache is copied as it grows
 VLLM_CHUNK = 512  # chats between two reports
 
 
@@ -112,7 +114,7 @@ class TransformersSampler:
         every LOOK tokens and may raise."""
         self.model, self.tokenizer, self.device, self.check = model, tokenizer, device, check
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=device)
-        self.batch_tokens = batch_tokens or BATCH_TOKENS[device.type]
+        self.batch_tokens = batch_tokens or fitting_tokens(model.config, device)
         self.usage = Usage()
 
     def sample(
@@ -188,8 +190,8 @@ class TransformersSampler:
             chosen = choose(logits, draws[live, step], temperature)  # [L]
             tokens[live, step] = chosen
             stops = torch.isin(chosen, self.stop_ids) & ~ended[live]
-            lengths[live[stops]] = step
-            ended[live[stops]] = True
+            lengths[live] = torch.where(stops, step, lengths[live])
+            ended[live] |= stops
             if step + 1 == max_new_tokens:
                 break
             mask = F.pad(mask, (0, 1), value=1)
@@ -224,19 +226,45 @@ class TransformersSampler:
             ids[number, longest - len(prompt.ids) :] = torch.tensor(prompt.ids)
             mask[number, longest - len(prompt.ids) :] = 1
         ids, mask = ids.to(self.device), mask.to(self.device)
-        with autocast(self.device):
-            out = self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                use_cache=True,
-                logits_to_keep=1,
-            )
+        size = max(1, READ_TOKENS[self.device.type] // longest)  # prompts in one pass
+        cache, logits = None, []
+        for some_ids, some_mask in zip(ids.split(size), mask.split(size), strict=True):
+            self.check()
+            with autocast(self.device):
+                out = self.model(
+                    input_ids=some_ids,
+                    attention_mask=some_mask,
+                    position_ids=(some_mask.cumsum(1) - 1).clamp(min=0),
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+            logits.append(out.logits[:, -1])
+            cache = out.past_key_values if cache is None else joined(cache, out.past_key_values)
         counts = torch.tensor([len(prompt.chats) for prompt in batch], device=self.device)
         row = torch.arange(len(batch), device=self.device).repeat_interleave(counts)  # [R]
         if len(row) > len(batch):
-            out.past_key_values.batch_select_indices(row)
-        return out.logits[row, -1], out.past_key_values, mask[row]
+            cache.batch_select_indices(row)
+        return torch.cat(logits)[row], cache, mask[row]
+
+
+def fitting_tokens(config: Any, device: torch.device) -> int:
+    """Tokens of one batch: what BATCH_TOKENS says, or what a GPU's free memory holds of keys and values in bf16."""
+    most = BATCH_TOKENS[device.type]
+    if device.type != "cuda":
+        return most
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    free -= torch.cuda.memory_allocated(device)
+    return min(most, int(CACHE_SHARE * free / (4 * config.num_hidden_layers * heads * width)))
+
+
+def joined(cache: Any, other: Any) -> Any:
+    """The first of two caches of equally long prompts, with the other's rows behind its own."""
+    for layer, more in zip(cache.layers, other.layers, strict=True):
+        layer.keys = torch.cat([layer.keys, more.keys])
+        layer.values = torch.cat([layer.values, more.values])
+    return cache
 
 
 def choose(logits: torch.Tensor, draws: torch.Tensor, temperature: float) -> torch.Tensor:

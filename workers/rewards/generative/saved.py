@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +31,20 @@ from ..training.progress import Stop
 from .endpoint import EndpointSampler
 from .endpoints import endpoint_named
 from .judging import Judge
-from .meta import Meta
-from .sampling import sampler_for
+from .sampling import TransformersSampler
 from .template import JudgeTemplate
 
 JUDGE_NAME = "judge.json"
 # What of a run's configuration a judge is asked by; reward_config.json's "generative".
-ASKED = ("samples", "sampling_temperature", "max_new_tokens", "guidelines", "seed", "cost_limit", "token_limit")
+ASKED = (
+    "samples",
+    "sampling_temperature",
+    "max_new_tokens",
+    "guidelines",
+    "seed",
+    "cost_limit",
+    "token_limit",
+)
 
 
 def save_judge(
@@ -47,7 +53,7 @@ def save_judge(
     template: JudgeTemplate,
     *,
     model: RewardModel | None,
-    meta: Meta | None,
+    meta: Any,
     revision: str | None,
     base: dict[str, Any] | None,
     endpoint_model: str | None,
@@ -60,8 +66,14 @@ def save_judge(
     beside = begin_folder(folder)
     asked = {key: getattr(config, key) for key in ASKED}
     if model is None:
-        whom = {"method": config.method, "base_model": public_name(config.base_model), "model": endpoint_model}
-        write_text(beside / JUDGE_NAME, json.dumps({**whom, **asked, "template": template.describe()}, indent=1))
+        whom = {
+            "method": config.method,
+            "base_model": public_name(config.base_model),
+            "model": endpoint_model,
+        }
+        write_text(
+            beside / JUDGE_NAME, json.dumps({**whom, **asked, "template": template.describe()}, indent=1)
+        )
     elif model.lora is None:
         backbone: Any = model.backbone
         backbone.save_pretrained(beside, safe_serialization=True)
@@ -114,23 +126,43 @@ def load_judge(folder: Path, stop: Stop | None = None) -> tuple[Judge, dict[str,
 
     Weights of its own, or those below it; or its endpoint, within the run's limits. Raises ArtifactError and Refused.
     """
+    stop = stop or Stop()
     config = read_config(folder)
     check_files(folder, config)
     asked = asked_config(config)
     if asked.endpoint is not None:
         endpoint = endpoint_named(asked.base_model)
-        sampler: Any = EndpointSampler(endpoint, cost_limit=asked.cost_limit, token_limit=asked.token_limit)
-        return Judge(asked, JudgeTemplate.of(config["template"], None, asked), sampler, stop or Stop()), config
+        limits: dict[str, Any] = {"cost_limit": asked.cost_limit, "token_limit": asked.token_limit}
+        sampler: Any = EndpointSampler(endpoint, **limits, check=stop.check)
+        return Judge(asked, _template(config, asked), sampler, stop), config
+    device, meta = default_device(), None
     try:
-        backbone = load_weights(folder, config)
-        template = JudgeTemplate.of(config["template"], load_tokenizer(str(folder), str(folder)), asked)
-        device = default_device()
-        model = RewardModel(backbone.to(device).eval(), architecture="causal", kind="ordinal", digit_ids=())
-        meta = Meta.load(folder, model, template) if config["generative"]["meta"] else None
+        backbone = load_weights(folder, config).to(device).eval()
+        template = _template(config, asked, load_tokenizer(str(folder), str(folder)))
+        if config["generative"]["meta"]:
+            from .meta import Meta
+
+            model = RewardModel(backbone, architecture="causal", kind="ordinal", digit_ids=())
+            meta = Meta.load(folder, model, template)
     except (Refused, OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise ArtifactError(f"{folder} can't be loaded: {' '.join(str(error).split())[:200]}") from error
-    sampler = sampler_for(backbone, template.tokenizer, device)
-    return Judge(asked, template, sampler, stop or Stop(), meta), config
+        sampler = TransformersSampler(
+            backbone, template.tokenizer, device, stop_ids=template.stop_ids, check=stop.check
+        )
+    return Judge(asked, template, sampler, stop, meta), config
+
+
+def _template(config: dict[str, Any], asked: RunConfig, tokenizer: Any = None) -> JudgeTemplate:
+    """The template by which a saved judge was asked. Raises ArtifactError where this program builds another one."""
+    template = JudgeTemplate(
+        asked.guidelines, tokenizer, partition=asked.scale, max_length=config["max_length"]
+    )
+    if template.describe() != config["template"]:
+        raise ArtifactError(
+            f"this model was made with the template {config['template']}, which this program builds differently; "
+            "retrain"
+        )
+    return template
 
 
 def load_weights(folder: Path, config: dict[str, Any], *, exact: bool = False) -> torch.nn.Module:

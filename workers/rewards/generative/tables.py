@@ -54,7 +54,9 @@ JOINT = pa.schema(
 )
 
 
-def write_tables(folder: Path, learnt: Sequence[Trajectory], scored: Sequence[Trajectory], votes: Votes) -> None:
+def write_tables(
+    folder: Path, learnt: Sequence[Trajectory], scored: Sequence[Trajectory], votes: Votes
+) -> None:
     """`learnt`: trajectories of rft; `scored`: those of the votes."""
     rows = [
         {

@@ -25,6 +25,7 @@ NAME = "judge-1"
 CODE = 8  # hexadecimal digits of a marker's code
 CHARACTERS = 4  # that count as a token where no tokenizer is known
 LEAST = 16  # tokens that each text keeps
+_SPACES = ("\u2581", "\u0120", " ")  # a lone space, as tokenizers spell it
 
 LONG = """\
 Judge {responses} to the conversation below.
@@ -87,7 +88,7 @@ class JudgeTemplate:
     def __init__(
         self,
         guidelines: str,
-        tokenizer: Any | None = None,
+        tokenizer: Any = None,
         *,
         partition: Partition | None = None,
         max_length: int = 8192,
@@ -219,7 +220,10 @@ class JudgeTemplate:
             return None, -(-len(content) // CHARACTERS)
         row = {"messages": [{"role": "user", "content": content}], "text": ""}
         (encoded,) = self._base.encode([row])
-        return encoded.ids[: encoded.start], encoded.start
+        ids = encoded.ids[: encoded.start]
+        if self.tokenizer.convert_ids_to_tokens(ids[-1]) in _SPACES:
+            ids = ids[:-1]  # the space belongs to the text's first word
+        return ids, len(ids)
 
     # --- What is too long ---
 

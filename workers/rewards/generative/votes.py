@@ -1,8 +1,8 @@
 """From what a judge wrote to votes: distributions of responses, outcomes of pairs, and what more samples would bring.
 
 A *sample* (0..k-1) shows every response of a prompt once, in one trajectory or, where there are many, in several. So
-each response has k votes, less those that could not be read. A prompt's samples count whole: where a meta model chooses,
-the best k / 2 of them vote (arXiv 2504.02495, section 3.3).
+each response has k votes, less those that could not be read. A prompt's samples count whole: where a meta model
+chooses, the best k / 2 of them vote (arXiv 2504.02495, section 3.3).
 """
 
 from __future__ import annotations
@@ -80,7 +80,10 @@ class Tally:
         """Whether the winner changed with the order; None where one order was never shown."""
         first = self.first_wins - self.first_losses
         second = (self.wins - self.first_wins) - (self.losses - self.first_losses)
-        n, n_first = self.wins + self.ties + self.losses, self.first_wins + self.first_ties + self.first_losses
+        n, n_first = (
+            self.wins + self.ties + self.losses,
+            self.first_wins + self.first_ties + self.first_losses,
+        )
         return first * second < 0 if 0 < n_first < n else None
 
 
@@ -261,11 +264,18 @@ def curve(
             worth[place[name], list(values)] = list(values.values())
     with_meta = any(one.meta is not None for one in trajectories)
     groups = {row["response_id"]: row["group"] for row in responses}
-    names = np.array([min(groups[pairs.ids[a]], groups[pairs.ids[b]]) for a, b in zip(pairs.first, pairs.second, strict=True)])
+    names = np.array(
+        [
+            min(groups[pairs.ids[a]], groups[pairs.ids[b]])
+            for a, b in zip(pairs.first, pairs.second, strict=True)
+        ]
+    )
     _, cluster = np.unique(names, return_inverse=True)
     pair_of, sign = pairs.pair_of[decisive], 2.0 * pairs.vote[decisive] - 1.0
 
-    def accuracy(counted: Callable[[np.ndarray], np.ndarray], subsets: Sequence[np.ndarray]) -> dict[str, Any]:
+    def accuracy(
+        counted: Callable[[np.ndarray], np.ndarray], subsets: Sequence[np.ndarray]
+    ) -> dict[str, Any]:
         right = np.zeros(len(pair_of))
         for subset in subsets:
             chosen = counted(subset)  # [R, k] which samples vote

@@ -59,7 +59,8 @@ def attention(
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, d]
     if segments.keys is not None:
-        k, v = k[segments.keys], v[segments.keys]  # [K, heads, d]
+        # index_select adds up its gradient where indexing would sort the keys first
+        k, v = k.index_select(0, segments.keys), v.index_select(0, segments.keys)  # [K, heads, d]
     kernel = choose(on_gpu(query), query.dtype, dropout)
     return kernel.run(q, k, v, segments, scale, causal, dropout).unsqueeze(0), None
 

@@ -21,7 +21,8 @@ from .reward_model import RewardModel
 from .sharding import forget_failed_pass, is_sharded
 
 # Of one forward pass, by kind of device: a CPU gains nothing above 512, a GPU wants filling.
-MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
+MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 32_768}
+NARROWEST = 256  # tokens held at once below which a card that runs out of memory is given up
 
 
 def autocast(device: torch.device) -> torch.autocast:
@@ -56,7 +57,7 @@ class ResponseEncoder:
         self.longest, self.packing = longest, packing
         self.group = group or Group(device=device)
         if device.type != "cpu":
-            model.uncast_adapters()
+            model.fuse()
 
     @functools.cached_property
     def packed(self) -> bool:
@@ -69,8 +70,17 @@ class ResponseEncoder:
         return known[key]
 
     def tokens(self, rows: Sequence[Encoded]) -> int:
-        """Tokens that go through the backbone for these, padding aside: of a shared prompt once."""
-        return packed_tokens(rows, share=self.share and self.packed)
+        """Tokens that go through the backbone for these: of a shared prompt once, and padding where rows are padded."""
+        if self.packed:
+            return packed_tokens(rows, share=self.share)
+        return sum(len(batch) * len(rows[batch[-1]]) for batch in self.batches(rows))
+
+    def narrow(self) -> bool:
+        """Hold half as much at once from now on; False where that is too little to go on with."""
+        held = self.kept_tokens or self.micro_batch_tokens
+        self.kept_tokens = held // 2
+        self.micro_batch_tokens = min(self.micro_batch_tokens, self.kept_tokens)
+        return self.kept_tokens >= NARROWEST
 
     def batches(self, rows: Sequence[Encoded]) -> list[list[int]]:
         """Positions of `rows` in micro-batches."""
@@ -225,20 +235,18 @@ def packable(model: RewardModel, device: torch.device, longest: int) -> bool:
         causal = model.architecture == "causal"
         packed = pack(rows, device, causal=causal, offset=model.position_offset)
         segments = dataclasses.replace(packed.segments, longest=max(longest, packed.segments.longest))
-        together = model.pool_packed(
-            model.hidden_packed(dataclasses.replace(packed, segments=segments)), packed
-        )
-        alone = torch.cat(
-            [
-                model.pool(model.hidden(*batch[:2]), *batch[1:])
-                for batch in (collate([r], device) for r in rows)
-            ]
-        )
+        with autocast(device):  # as in training: adapters take no bf16 without it, and another kernel would be tried
+            together = model.pool_packed(
+                model.hidden_packed(dataclasses.replace(packed, segments=segments)), packed
+            )
+            exact = together.dtype == torch.float32 and not torch.is_autocast_enabled(device.type)
+            batches = (collate([row], device) for row in rows)
+            alone = torch.cat([model.pool(model.hidden(*batch[:2]), *batch[1:]) for batch in batches])
     except (Unpackable, TypeError, ValueError, RuntimeError, IndexError, AttributeError):
         forget_failed_pass(model)
         return False
     finally:
         model.train(training)
-    tolerance = 1e-3 if together.dtype == torch.float32 else 5e-2
+    tolerance = 1e-3 if exact else 5e-2
     difference = (together - alone).float().abs().max()
     return bool(difference <= tolerance * alone.float().abs().max())

@@ -20,12 +20,13 @@ from transformers.pytorch_utils import Conv1D
 
 from ..config import ADAPTED, Refused, ResolvedConfig
 from .attention import _mask
+from .fused import FusedNorm
 from .reward_model import LOGITS_AT_ONCE, RewardModel, longest_text, set_dropout
 
 COUNTED = "caliper_counted"
 USABLE = 0.9  # of what is free: the rest is for the allocator's gaps, cuBLAS and what a step makes in passing
 USUAL = 80  # bytes that a token keeps for each layer and unit of width: Qwen2.5 of .5B and 7B, counted
-LARGEST_PASS = 16_384  # tokens of a forward pass; more fill no card better
+LARGEST_PASS = 32_768  # tokens of a forward pass; with half of them an H100 waits for launches in every other moment
 SMALLEST_PASS = 2_048  # tokens of a forward pass below which a card idles: layers are computed again instead
 MOST_HELD = 65_536  # tokens whose activations are held at once; more are learnt part by part just as fast
 SHORTEST = 128  # tokens; less is no text to offer
@@ -85,7 +86,10 @@ def sizes(base: Any, config: ResolvedConfig) -> Sizes:
     with torch.device("meta"):
         if lora:
             model.add_lora(config)
-            model.uncast_adapters()
+        model.fuse()
+        for module in backbone.modules():
+            if isinstance(module, FusedNorm):
+                module.kernel = _norm
     try:
         one, two = (_kept(model, texts, longest) for texts in (1, 2))
     except (AttributeError, RuntimeError, TypeError, ValueError):
@@ -140,6 +144,20 @@ class _Varlen(torch.autograd.Function):
         mixed = torch.empty_like(q)
         ctx.save_for_backward(q, k, v, mixed, q.new_empty(q.shape[:-1], dtype=torch.float32))
         return mixed
+
+
+class _Norm(torch.autograd.Function):
+    """What the fused RMS norm keeps: its input, and a number a token."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, weight, x.new_empty(x.shape[:-1], dtype=torch.float32))
+        return torch.empty_like(x)
+
+
+def _norm(x: torch.Tensor, _: Any, weight: torch.Tensor, __: float) -> torch.Tensor:
+    result: torch.Tensor = _Norm.apply(x, weight)
+    return result
 
 
 def _attention(
@@ -245,7 +263,7 @@ def fit(size: Sizes, config: ResolvedConfig, free: int, longest: int, processes:
         fixed=int(chosen.fixed),
         token=int(chosen.again if again else chosen.token),
         tokens=min(tokens, MOST_HELD),
-        per_pass=config.micro_batch_tokens or min(tokens, LARGEST_PASS),
+        per_pass=min(tokens, config.micro_batch_tokens or LARGEST_PASS),
         checkpointing=again,
     )
 

@@ -39,7 +39,7 @@ CAUSES = {
 def reads_alike(snapshot: Snapshot, rows: Sequence[Encoded]) -> dict[Pair, str]:
     """The judged pairs (ids in order) that the model can't tell apart, and the cause. `rows`: of the responses."""
     index, alike = snapshot.index, {}
-    for pair in {_pair(row) for row in snapshot.judgements}:
+    for pair in judged_pairs(snapshot):
         a, b = (index[name] for name in pair)
         one, other = rows[a], rows[b]
         if one.ids == other.ids and one.pooled == other.pooled:
@@ -52,7 +52,7 @@ def reads_alike(snapshot: Snapshot, rows: Sequence[Encoded]) -> dict[Pair, str]:
 def same_texts(snapshot: Snapshot) -> dict[Pair, str]:
     """The judged pairs of two equal texts, and the cause: all that a model which reads characters can't tell apart."""
     text = {row["response_id"]: row["text"] for row in snapshot.responses}
-    return {(a, b): "equal" for a, b in {_pair(row) for row in snapshot.judgements} if text[a] == text[b]}
+    return {(a, b): "equal" for a, b in judged_pairs(snapshot) if text[a] == text[b]}
 
 
 def readable(snapshot: Snapshot, alike: Mapping[Pair, str]) -> Snapshot:
@@ -79,7 +79,7 @@ def report(
     of that a person should know, in plain words.
     """
     of = {row["response_id"]: split.is_held_out(row) for row in snapshot.responses}
-    pairs = {_pair(row) for row in snapshot.judgements}
+    pairs = judged_pairs(snapshot)
     held_out = {pair for pair in pairs if of[pair[0]] and of[pair[1]]}
     found: dict[str, Any] = {
         "pairs": _by_cause(pairs, alike),
@@ -116,6 +116,11 @@ def report(
 def _by_cause(pairs: set[Pair], alike: Mapping[Pair, str]) -> dict[str, int]:
     counted = Counter(alike[pair] for pair in pairs if pair in alike)
     return {"n": len(pairs), **{cause: counted[cause] for cause in CAUSES}}
+
+
+def judged_pairs(snapshot: Snapshot) -> set[Pair]:
+    """The pairs that somebody judged, their ids in order."""
+    return {_pair(row) for row in snapshot.judgements}
 
 
 def _pair(row: Mapping[str, Any]) -> Pair:

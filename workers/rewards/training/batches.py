@@ -228,15 +228,11 @@ def parts(
     for response in step.responses:
         sets.setdefault(top(response), []).append(response)
     joined: list[list[int]] = []
-    used = 0
     for members in sets.values():
-        size = cost(members)
-        if joined and used + size <= most:
+        if joined and cost(joined[-1] + members) <= most:
             joined[-1] += members
-            used += size
         else:
             joined.append(list(members))
-            used = size
     if len(joined) == 1:
         return [step]
     place = {response: number for number, members in enumerate(joined) for response in members}
