@@ -32,8 +32,8 @@ MAX_NEW_TOKENS = 2048
 ORDERS = ("ab", "ba")
 
 
-def annotate(folder: Path, stop: Stop) -> int:
-    """Ask what is not answered yet; how many questions the endpoint failed on. Raises Refused, Stopped."""
+def annotate(folder: Path, stop: Stop) -> None:
+    """Ask what is not answered yet. A question that the endpoint fails on stays open. Raises Refused, Stopped."""
     ask = json.loads((folder / "ask.json").read_text(encoding="utf-8"))
     template = JudgeTemplate(ask["guidelines"], partition=Partition(ask["bad_max"], ask["normal_max"]))
     answers = folder / "answers.jsonl"
@@ -50,7 +50,7 @@ def annotate(folder: Path, stop: Stop) -> int:
     )
     with (folder / "pairs.jsonl").open("rb") as file:
         total = sum(len(ORDERS) for _ in file)
-    progress, done, failed = Progress(folder / "progress.jsonl"), len(answered), 0
+    progress, done = Progress(folder / "progress.jsonl"), len(answered)
     progress.say("asking", done, total)
     pairs = _lines(folder / "pairs.jsonl")
     try:
@@ -61,11 +61,10 @@ def annotate(folder: Path, stop: Stop) -> int:
                 ]
 
                 def told(index: int, answer: Sampled | Failed, open_: list[Any] = open_) -> None:
-                    nonlocal done, failed
-                    row, order = open_[index]
+                    nonlocal done
                     if isinstance(answer, Failed):
-                        failed += 1
                         return
+                    row, order = open_[index]
                     out.write(json.dumps(_answer(row["pair"], order, answer), ensure_ascii=False) + "\n")
                     out.flush()
                     done += 1
@@ -78,7 +77,6 @@ def annotate(folder: Path, stop: Stop) -> int:
     finally:
         usage = json.dumps(dataclasses.asdict(sampler.usage))
         (folder / "usage.json").write_text(usage, encoding="utf-8")
-    return failed
 
 
 def _answer(pair: int, order: str, answer: Sampled) -> dict[str, Any]:
@@ -118,14 +116,12 @@ def main(arguments: Sequence[str]) -> int:
         print("usage: python -m workers.rewards.annotate JOB_DIR", file=sys.stderr)
         return 2
     try:
-        failed = annotate(Path(arguments[0]), Stop.listening())
+        annotate(Path(arguments[0]), Stop.listening())
     except Refused as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
     except Stopped:
         return STOPPED_EXIT
-    if failed:
-        print(f"failed: {failed}", file=sys.stderr)
     return 0
 
 
