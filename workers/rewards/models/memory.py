@@ -19,7 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.pytorch_utils import Conv1D
 
 from ..config import ADAPTED, Refused, ResolvedConfig
-from .attention import _mask
+from .attention import _mask, keeps_groups
 from .fused import FusedNorm
 from .reward_model import LOGITS_AT_ONCE, RewardModel, longest_text, set_dropout
 
@@ -57,6 +57,7 @@ class Sizes:
 def sizes(base: Any, config: ResolvedConfig) -> Sizes:
     """Counts of a base model by its transformers config, with texts of the most tokens that the run reads."""
     lora = config.tuning in ADAPTED
+    keeps_groups()  # tried before storage is pretended
     base = type(base).from_dict(base.to_dict())  # a copy: transformers writes into it
     with torch.device("meta"):
         model = _hollow(base, config, torch.bfloat16 if lora else torch.float32)
@@ -166,7 +167,7 @@ def _attention(
     """attention.attention's shapes and types, without its numbers. [B, heads, L, d] -> [B, L, heads, d]"""
     dtype, groups = torch.get_autocast_dtype("cpu"), query.shape[1] // key.shape[1]
     q, k, v = (tensor.to(dtype).transpose(1, 2) for tensor in (query, key, value))
-    if groups > 1:
+    if groups > 1 and not keeps_groups():
         k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
     mixed: torch.Tensor = _Varlen.apply(q.contiguous(), k.contiguous(), v.contiguous())
     return mixed, None
