@@ -77,9 +77,7 @@ def form_model(folder: Path, seed: int = 0) -> Path:
         return PreTrainedTokenizerFast(tokenizer_object=_byte_bpe(texts, 700), eos_token=END, pad_token=END)
 
     frame = JudgeTemplate("", made(["a"]))
-    tokenizer = made(
-        [text for _ in range(100) for text in (frame.told(drawn()[0]).messages[0]["content"], drawn()[2])]
-    )
+    tokenizer = made([text for _ in range(100) for text in (frame.told(drawn()[0]).messages[0]["content"], drawn()[2])])
     template = JudgeTemplate("", tokenizer)
 
     def ids(text: str) -> list[int]:
@@ -101,9 +99,7 @@ def form_model(folder: Path, seed: int = 0) -> Path:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     phases = [phase for phase in (QUOTE, FORM, WHOLE) for _ in range(phase[0])]
     for step, phase in enumerate(phases):
         short = phase is not WHOLE
