@@ -230,7 +230,7 @@ def test_a_grm_leaves_weights_that_vote_as_its_run_did(form_lm: Path, make_run: 
     assert "Stage rft: prompts" in card
     code = card.partition("```python\n")[2].partition("```")[0]
     names: dict[str, Any] = {}
-    exec(code.replace('folder = "."', f"folder = {str(out)!r}"), names)  # noqa: S102 (our own)
+    exec(code.replace('folder = "."', f"folder = {str(out)!r}"), names)
     rows = [{"messages": names["messages"], "text": text} for text in names["responses"]]
     assert tuple(names["prompt"](names["messages"], names["responses"])) == judge.template.ids(rows)
     assert names["scores"]("Scores: \\boxed{7, 3}", 2) == [7, 3]

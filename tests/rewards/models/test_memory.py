@@ -76,7 +76,9 @@ def test_what_is_counted_on_shapes_is_what_a_real_model_keeps(family: str, tunin
     model.fuse()
     for module in model.modules():
         if isinstance(module, FusedNorm):
-            module.kernel = lambda x, shape, weight, eps: torch.nn.functional.layer_norm(x, shape, weight, None, eps)
+            module.kernel = lambda x, shape, weight, eps: torch.nn.functional.layer_norm(
+                x, shape, weight, None, eps
+            )
     model.train()
     if config.dropout is not None:
         prepare.set_dropout(model.backbone, 0.0)
@@ -249,7 +251,9 @@ def test_a_card_that_runs_out_of_memory_is_given_less_and_learns_the_same(
     bears[0] = 150
     short = make_run(tiny_lm, "bt", "short", **keys)
     assert train(short)["training"]["loss"] == pytest.approx(large["training"]["loss"], rel=1e-4)
-    assert "memory ran out: 128 tokens are held at once from step 1 on" in (short / "progress.jsonl").read_text()
+    assert (
+        "memory ran out: 128 tokens are held at once from step 1 on" in (short / "progress.jsonl").read_text()
+    )
     bears[0] = 20
     with pytest.raises(torch.OutOfMemoryError):
         train(make_run(tiny_lm, "bt", "none", **keys))
