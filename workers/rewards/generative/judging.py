@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch.nn as nn
 
 from ..config import Refused, RunConfig
 from ..data.messages import whole_prompt
@@ -22,12 +23,14 @@ from ..evaluation.attacks import ATTACKS, DEGENERATE
 from ..evaluation.metrics import Row
 from ..evaluation.robustness import MAX_RESPONSES, Scored, Scorer, measure
 from ..files import write_text
+from ..models.base_models import Source
+from ..models.distributed import default_device
 from ..training.progress import Stop
 from .items import Item, scoring_items
 from .items import seed_of as drawn_seed
 from .journal import drawn
 from .judge import Parsed, correct, parse, vote_distribution
-from .sampling import Chat, Failed, Sampled, Sampler, Usage
+from .sampling import Chat, Failed, Sampled, Sampler, TransformersSampler, Usage, VLLMSampler, has_vllm
 from .template import JudgeTemplate
 from .votes import PRIOR_MEAN, Trajectory, Votes, counting
 
@@ -239,6 +242,24 @@ class Judge:
     def _keep_usage(self) -> None:
         if self.usage_file is not None:
             write_text(self.usage_file, json.dumps(dataclasses.asdict(self.sampler.usage)))
+
+
+def sampler_of(
+    weights: Callable[[], nn.Module],
+    source: Source,
+    template: JudgeTemplate,
+    config: RunConfig,
+    stop: Stop,
+) -> Sampler:
+    """What samples from weights that don't learn, at `source`: vLLM where it is installed, else these, loaded."""
+    device = default_device()
+    ends = template.stop_ids
+    if has_vllm(device):
+        length = template.max_length + config.max_new_tokens
+        vllm: dict[str, Any] = {"max_length": length, "revision": source.revision, "stop_ids": ends}
+        return VLLMSampler(source.path, template.tokenizer, **vllm)
+    model = weights().to(device).eval()
+    return TransformersSampler(model, template.tokenizer, device, stop_ids=ends, check=stop.check)
 
 
 def used(path: Path) -> Usage | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from .endpoint import EndpointSampler
 from .endpoints import endpoint_named
 from .finetune import Policy, policy_of
 from .items import Item, training_items
-from .judging import Judge, used
+from .judging import Judge, sampler_of, used
 from .reinforce import refuse_trl
 from .sampling import TransformersSampler
 from .template import JudgeTemplate, lengths
@@ -145,15 +146,15 @@ def prepare(run_dir: Path, stop: Stop) -> Generation:
     tokenizer = load_tokenizer(base.name, base.tokenizer.path, base.tokenizer.revision)
     check_vocabulary(config.base_model, tokenizer)
     template = JudgeTemplate(config.guidelines, tokenizer, partition=config.scale, max_length=length)
-    policy = None
-    if learns:
-        lies_over = record_of(config, base, device)
-        policy = policy_of(config, base, device, length + new)
-        backbone = policy.model.backbone
-    else:
-        lies_over = describe_base(base.name, base.source, "bfloat16" if device.type == "cuda" else "float32")
-        backbone = load_base(base, scoring_dtype(device)).to(device).eval()
+    if not learns:
+        below = describe_base(base.name, base.source, "bfloat16" if device.type == "cuda" else "float32")
+        weights = functools.partial(load_base, base, scoring_dtype(device))
+        judge = Judge(config, template, sampler_of(weights, base.source, template, config, stop), stop)
+        return generation(judge, base=base, lies_over=below)
+    lies_over = record_of(config, base, device)
+    policy = policy_of(config, base, device, length + new)
     stop.check()
+    backbone = policy.model.backbone
     sampler = TransformersSampler(backbone, tokenizer, device, stop_ids=template.stop_ids, check=stop.check)
     judge = Judge(config, template, sampler, stop)
     return generation(judge, policy=policy, base=base, lies_over=lies_over)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ..artifacts.save import (
 )
 from ..config import GENERATIVE_METHODS, Refused, ResolvedConfig, RunConfig
 from ..files import write_text
-from ..models.base_models import hub_id, public_name
+from ..models.base_models import below, hub_id, public_name
 from ..models.calibration import Calibration
 from ..models.distributed import default_device
 from ..models.load import load_backbone, load_tokenizer
@@ -30,7 +31,7 @@ from ..models.reward_model import RewardModel
 from ..training.progress import Stop
 from .endpoint import EndpointSampler
 from .endpoints import endpoint_named
-from .judging import Judge
+from .judging import Judge, sampler_of
 from .meta import Meta
 from .sampling import TransformersSampler
 from .template import JudgeTemplate
@@ -138,8 +139,12 @@ def load_judge(folder: Path, stop: Stop | None = None) -> tuple[Judge, dict[str,
         return Judge(asked, template_of(config, asked), asks, stop), config
     device, meta = default_device(), None
     try:
-        backbone = load_weights(folder, config).to(device).eval()
         template = template_of(config, asked, load_tokenizer(str(folder), str(folder)))
+        if config["method"] == "judge":
+            source = below(folder, config["base"])
+            weights = functools.partial(load_weights, folder, config)
+            return Judge(asked, template, sampler_of(weights, source, template, asked, stop), stop), config
+        backbone = load_weights(folder, config).to(device).eval()
         if config["generative"]["meta"]:
             model = RewardModel(backbone, architecture="causal", kind="ordinal", digit_ids=())
             meta = Meta.load(folder, model, template)
