@@ -145,7 +145,7 @@ def _base_linked(
     Yields the folders that the child may load from, and the starter's kept files where the adapters will lie over them.
     """
     link, name = run.folder / LINK, run.config["base_model"]
-    adapted = run.config["tuning"] in ADAPTED
+    adapted = run.config["tuning"] in ADAPTED or run.method == "judge"  # what it needs stays the base model's
     if base is not None and name == STARTER and adapted:
         here = link.is_dir() and not link.is_symlink()
         kept = link if resumed and here else starter_kept(run.folder, base)

@@ -207,6 +207,12 @@ def _runs(project: Project, admin: User) -> None:
     _run(project, "haf", State.FAILED, error="There is no base model x/y: choose one of those offered.")
     _run(project, "clf", State.RUNNING, phase="training", step=3, total=40, loss=0.9, tokens_per_second=812.0)
     _run(project, "oprm", State.QUEUED)
+    _run(project, "grm", State.DONE, metrics={"generative": fake_train.generative({"method": "grm"})})
+    asked = _run(
+        project, "judge", State.FAILED, error="2.00 of 2.00 USD are spent.", live={"cost": 2.0, "kept": 1}
+    )
+    asked.config |= {"base_model": "endpoint:local", "cost_limit": 2.0, "guidelines": "Short is good.\n" * 9}
+    asked.save(update_fields=["config"])
     report = {"format": 2, "archive_bytes": 1000}
     done = ModelExport.objects.create(
         version=first, format="caliper", created_by=admin, state=State.DONE, report=report

@@ -9,7 +9,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ratings.votes import trajectories_of, voting_version
@@ -46,7 +46,9 @@ def test_votes_are_stored_as_the_files_have_them(project: Project, responses: li
     shown = second.votes.order_by("position").values_list("response", "rating")
     assert list(shown) == [(b.pk, 8), (c.pk, 1), (a.pk, 8)]
     assert second.principles.startswith("1. Truth (weight 60 %), seen 1")
+    assert second.text == "", "principles and critiques are all of it"
     unread = Trajectory.objects.get(version=version, sample=2)
+    assert unread.text == "Text 2."
     assert not unread.counted
     assert "boxed" in unread.reason
     assert {vote.rating for vote in unread.votes.all()} == {None}
@@ -121,6 +123,7 @@ def test_joint_votes_are_surer_than_the_product_of_marginals() -> None:
         joint_outcome(-1, 0, 0)
 
 
+@settings(deadline=None)
 @given(*[st.integers(0, 64)] * 3)
 def test_the_web_half_and_the_trainer_say_the_same(wins: int, ties: int, losses: int) -> None:
     said, joint = joint_outcome(wins, ties, losses), Joint(wins, ties, losses)
@@ -220,6 +223,16 @@ def test_a_response_shows_its_votes_and_what_was_written(
     methods = client.get(reverse("ratings:response-methods", args=[project.slug, a.pk]))
     assert "of 3 votes" in text_of(methods)
     assert version.short_method == "Judge"
+
+
+def test_a_text_without_headings_is_shown_whole(
+    project: Project, responses: list[Response], researcher: User, client_of: Callable[[User], Client]
+) -> None:
+    voting_version(project, {responses[0]: [5], responses[1]: [4]}, texts={responses[1]: ""})
+    for response in responses[:2]:
+        page = client_of(researcher).get(reverse("ratings:response", args=[project.slug, response.pk]))
+        assert "Its whole text" in text_of(page)
+        assert "Text 0." in text_of(page)
 
 
 def test_many_texts_come_when_asked_for(

@@ -14,7 +14,7 @@ from webapp.accounts.models import User
 from webapp.corpus.models import Pair, Project, Prompt
 from webapp.jobs import State
 from webapp.labels.machine_models import MachineAnnotator, MachineJob
-from webapp.labels.machines import machine_ask, machine_enrol, machine_resume
+from webapp.labels.machines import machine_ask, machine_enrol, machine_resume, open_pairs
 from webapp.labels.models import Judgement
 from workers import annotating
 from workers.annotating import ask_machine
@@ -157,7 +157,7 @@ def test_a_line_that_a_killed_process_left_unfinished_is_asked_again(
     asked: Callable[..., MachineJob], double: Double, admin: User
 ) -> None:
     double.plan.extend([""] * 3)
-    double.always = "400"
+    double.always = "401"
     job = asked()
     assert job.state == State.FAILED
     stored, answers = job.answers.count(), job.folder / "answers.jsonl"
@@ -167,3 +167,14 @@ def test_a_line_that_a_killed_process_left_unfinished_is_asked_again(
     assert machine_resume(job=job, actor=admin, cost_limit=None, token_limit=None)
     assert carried(job).state == State.DONE
     assert (stored < 3, job.answers.count()) == (True, 3)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_pair_that_the_endpoint_failed_on_stays_open(
+    asked: Callable[..., MachineJob], machine: MachineAnnotator, double: Double
+) -> None:
+    double.plan.extend([""] * 5)
+    double.always = "400"
+    job = asked()
+    assert (job.state, job.usage["unanswered"], machine.answers.count()) == (State.DONE, 1, 2)
+    assert open_pairs(machine, "any").count() == 1

@@ -56,12 +56,13 @@ class MachineJobQuerySet(JobQuerySet):
 class MachineJob(Job):
     """One round of questions: up to `pairs` pairs, each in both orders, until done or until a limit is spent.
 
-    `usage` counts what the endpoint answered so far: {requests, retries, tokens_in, tokens_out, cost, currency}.
+    `usage` counts what the endpoint answered so far: {requests, retries, tokens_in, tokens_out, cost, currency,
+    unanswered}, the last one in pairs. Those that the endpoint failed on may be drawn again by a later job.
     """
 
     class Which(models.TextChoices):
         JUDGED = "judged", "pairs that people have judged"
-        ANY = "any", "pairs drawn from all"
+        ANY = "any", "pairs of the whole project"
 
     task = "workers.tasks.ask_machine"
     queue = "default"

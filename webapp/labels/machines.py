@@ -14,7 +14,8 @@ from typing import Any
 
 from django.contrib.auth.hashers import make_password
 from django.db import IntegrityError, transaction
-from django.db.models import F, QuerySet
+from django.db.models import F, QuerySet, TextField
+from django.db.models.functions import Cast, Length
 from django.utils import timezone
 
 from webapp.accounts.models import User
@@ -169,6 +170,40 @@ def open_pairs(machine: MachineAnnotator, which: str) -> QuerySet[Pair]:
     if which == MachineJob.Which.JUDGED:
         pairs = pairs.filter(judged__gt=0)
     return pairs.exclude(pk__in=MachineAnswer.objects.filter(machine=machine).values("pair_id"))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """About what one pair takes, in both orders together. cost: None where the endpoint has no prices."""
+
+    tokens: int
+    cost: float | None
+
+
+# As workers.rewards.generative writes prompts and models answer them.
+CHARACTERS_A_TOKEN = 4
+FORM_CHARACTERS = 1200
+ANSWER_TOKENS = 350
+_PAIRS_READ = 200
+
+
+def pair_estimate(machine: MachineAnnotator, endpoint: Endpoint) -> Estimate | None:
+    """By the lengths of some of the pairs not asked yet; None where there are none."""
+    read = list(
+        open_pairs(machine, MachineJob.Which.ANY)
+        .order_by("draw")
+        .values_list(
+            Length(Cast("response_a__prompt__messages", TextField())),
+            Length("response_a__text"),
+            Length("response_b__text"),
+        )[:_PAIRS_READ]
+    )
+    if not read:
+        return None
+    around = FORM_CHARACTERS + len(machine.project.guidelines)
+    tokens_in = 2 * (around + sum(map(sum, read)) / len(read)) / CHARACTERS_A_TOKEN
+    tokens_out = 2 * ANSWER_TOKENS
+    return Estimate(int(round(tokens_in + tokens_out, -2)), endpoint.cost(tokens_in, tokens_out))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from webapp.labels.machines import (
     machine_resume,
     machine_withdraw,
     open_pairs,
+    pair_estimate,
 )
 from webapp.waiting import change_token, unless_seen, waiting_for_worker
 
@@ -164,6 +165,7 @@ def _page(request: HtmxHttpRequest, machine: MachineAnnotator, form: AskForm | N
         "refusal": refusal,
         "form": form or AskForm(offered),
         "open": [(label, open_pairs(machine, which).count()) for which, label in MachineJob.Which.choices],
+        "estimate": pair_estimate(machine, offered) if offered is not None else None,
         "report": machine_report(machine),
         "shown": shown,
         "outcomes": MachineAnswer.Outcome.choices,

@@ -65,7 +65,8 @@ class Prediction(models.Model):
 class Trajectory(models.Model):
     """One text in which a version criticises and scores responses of one prompt, in the order that it was shown.
 
-    counted: whether its scores are among the votes; the meta model may leave it out.
+    text: where it could not be taken apart into principles and a critique of each response; else empty, as these are
+    kept. counted: whether its scores are among the votes; the meta model may leave it out.
     """
 
     version = models.ForeignKey(ModelVersion, on_delete=models.CASCADE, related_name="trajectories")

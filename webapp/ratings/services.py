@@ -141,13 +141,15 @@ def _votes_create(
     written: Mapping[_Key, Mapping[str, Any]],
 ) -> int:
     said = [[written.get((name, row["sample"]), {}) for name in row["responses"]] for row in rows]
+    principles = [next((each.get("principles") for each in words if each), "") for words in said]
     made = Trajectory.objects.bulk_create(
         Trajectory(
-            version=version, sample=row["sample"], text=_text(row["text"]), reason=_text(row["reason"])[:REASON_LENGTH],
-            principles=_text(next((each.get("principles") for each in words if each), "")), correct=row["correct"],
-            counted=row["counted"] and row["scores"] is not None, meta=row["meta"],
+            version=version, sample=row["sample"], principles=_text(how), reason=_text(row["reason"])[:REASON_LENGTH],
+            # Texts are long, and most are principles and critiques alone.
+            text="" if how and all(each.get("critique") for each in words) else _text(row["text"]),
+            correct=row["correct"], counted=row["counted"] and row["scores"] is not None, meta=row["meta"],
         )
-        for row, words in zip(rows, said, strict=True)
+        for row, words, how in zip(rows, said, principles, strict=True)
     )  # fmt: skip
     votes = [
         Vote(

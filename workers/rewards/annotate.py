@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -29,11 +30,12 @@ from .training.progress import Progress, Stop, Stopped
 STOPPED_EXIT = 143
 AT_ONCE = 200  # pairs whose texts are in memory
 MAX_NEW_TOKENS = 2048
+LONGEST_TEXT = 100_000  # characters; an endpoint may answer more than it was asked for
 ORDERS = ("ab", "ba")
 
 
-def annotate(folder: Path, stop: Stop) -> int:
-    """Ask what is not answered yet; how many questions the endpoint failed on. Raises Refused, Stopped."""
+def annotate(folder: Path, stop: Stop) -> None:
+    """Ask what is not answered yet. A question that the endpoint fails on stays open. Raises Refused, Stopped."""
     ask = json.loads((folder / "ask.json").read_text(encoding="utf-8"))
     template = JudgeTemplate(ask["guidelines"], partition=Partition(ask["bad_max"], ask["normal_max"]))
     answers = folder / "answers.jsonl"
@@ -50,7 +52,7 @@ def annotate(folder: Path, stop: Stop) -> int:
     )
     with (folder / "pairs.jsonl").open("rb") as file:
         total = sum(len(ORDERS) for _ in file)
-    progress, done, failed = Progress(folder / "progress.jsonl"), len(answered), 0
+    progress, done = Progress(folder / "progress.jsonl"), len(answered)
     progress.say("asking", done, total)
     pairs = _lines(folder / "pairs.jsonl")
     try:
@@ -61,11 +63,10 @@ def annotate(folder: Path, stop: Stop) -> int:
                 ]
 
                 def told(index: int, answer: Sampled | Failed, open_: list[Any] = open_) -> None:
-                    nonlocal done, failed
-                    row, order = open_[index]
+                    nonlocal done
                     if isinstance(answer, Failed):
-                        failed += 1
                         return
+                    row, order = open_[index]
                     out.write(json.dumps(_answer(row["pair"], order, answer), ensure_ascii=False) + "\n")
                     out.flush()
                     done += 1
@@ -78,14 +79,15 @@ def annotate(folder: Path, stop: Stop) -> int:
     finally:
         usage = json.dumps(dataclasses.asdict(sampler.usage))
         (folder / "usage.json").write_text(usage, encoding="utf-8")
-    return failed
 
 
 def _answer(pair: int, order: str, answer: Sampled) -> dict[str, Any]:
     parsed = parse(answer.text, 2, answer.finished)
     scores = parsed.scores if order == "ab" or parsed.scores is None else parsed.scores[::-1]
+    # JSON may hold half a character, which neither a file nor a database takes.
+    text = answer.text[:LONGEST_TEXT].encode("utf-8", "replace").decode()
     return {
-        "pair": pair, "order": order, "scores": scores, "reason": parsed.reason, "text": answer.text,
+        "pair": pair, "order": order, "scores": scores, "reason": parsed.reason, "text": text,
         "tokens_in": answer.tokens_in, "tokens_out": answer.tokens_out,
     }  # fmt: skip
 
@@ -118,16 +120,17 @@ def main(arguments: Sequence[str]) -> int:
         print("usage: python -m workers.rewards.annotate JOB_DIR", file=sys.stderr)
         return 2
     try:
-        failed = annotate(Path(arguments[0]), Stop.listening())
+        annotate(Path(arguments[0]), Stop.listening())
     except Refused as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
     except Stopped:
         return STOPPED_EXIT
-    if failed:
-        print(f"failed: {failed}", file=sys.stderr)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # not waiting for threads whose endpoint doesn't answer

@@ -3,7 +3,7 @@
 `--format caliper` packs the model as it is saved; `--format transformers` (default) makes a folder that plain
 transformers load.
 
-artifacts/export.py says what each kind of model becomes.
+artifacts/export.py says what each kind of model becomes, generative/export.py what a grm does.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 
 from .artifacts.export import ExportError, export_model, pack_model
 from .artifacts.save import ArtifactError
+from .generative.export import export_judge
+from .generative.saved import is_judge
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,7 +41,8 @@ def main(arguments: Sequence[str]) -> int:
         if options.format == "caliper":
             pack_model(options.model, options.out, metrics, **words)
             return 0
-        report = export_model(options.model, options.out, metrics, **words)
+        exported = export_judge if is_judge(options.model) else export_model
+        report = exported(options.model, options.out, metrics, **words)
     except (ArtifactError, ExportError) as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2

@@ -120,6 +120,8 @@ def test_the_varlen_kernel_is_taken_and_trains_as_runs_of_texts_do(
     found = []
     for on_gpu in (True, False):
         model = model_of(family, lora)
+        if on_gpu:
+            model.fuse()
         monkeypatch.setattr(attention, "on_gpu", lambda tensor, on_gpu=on_gpu: on_gpu)
         encoder = ResponseEncoder(model, CPU, 4096, longest=256)
         assert encoder.packed

@@ -57,7 +57,7 @@ class Migration(migrations.Migration):
                 ('step', models.PositiveIntegerField(default=0)),
                 ('total', models.PositiveIntegerField(default=0)),
                 ('error', models.TextField(blank=True)),
-                ('which', models.CharField(choices=[('judged', 'pairs that people have judged'), ('any', 'pairs drawn from all')], default='judged', max_length=10)),
+                ('which', models.CharField(choices=[('judged', 'pairs that people have judged'), ('any', 'pairs of the whole project')], default='judged', max_length=10)),
                 ('pairs', models.PositiveIntegerField(default=100, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(20000)])),
                 ('cost_limit', models.FloatField(blank=True, null=True, validators=[django.core.validators.MinValueValidator(0.0)])),
                 ('token_limit', models.PositiveBigIntegerField(blank=True, null=True, validators=[django.core.validators.MinValueValidator(1)])),

@@ -76,17 +76,24 @@ def _caliper_use(config: Row) -> str:
 
 
 def model_card(
-    config: Row, metrics: Row | None, report: Row | None, *, title: str | None = None, made: str | None = None
+    config: Row,
+    metrics: Row | None,
+    report: Row | None,
+    *,
+    title: str | None = None,
+    made: str | None = None,
+    usage: str | None = None,
 ) -> str:
     """README.md. `config` is reward_config.json; `report` is export_model's, None for a model in Caliper's own format.
 
-    `title` and `made` (when, by which run) are the worker's, who knows project and version.
+    `title` and `made` (when, by which run) are the worker's, who knows project and version. `usage`: what an export's
+    reader does with it, where that isn't to score a response.
     """
     run = (metrics or {}).get("config") or {}
     parts = [
         *([_front_matter(config, report)] if report else []),
         _what(config, run, report, title, made, metrics),
-        _section("Use", use(config, report) if report else _caliper_use(config)),
+        _section("Use", usage or (use(config, report) if report else _caliper_use(config))),
         _section("Training data", _data(metrics, run)),
         _section("Held-out results", _results(metrics)),
         _section("Calibration", _calibration(config, metrics, raw=report is not None)),

@@ -110,20 +110,25 @@ def export_model(
             "edges": proof.edges,
         }
         write_text(beside / "README.md", model_card(config, metrics, report, **words))
-        report["files"] = {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-            for path in sorted(beside.iterdir())
-        }
-        for path in beside.iterdir():
-            fsync(path)
-        fsync(beside)
-        if out_dir.exists():
-            shutil.rmtree(out_dir)
-        beside.rename(out_dir)
-        fsync(out_dir.parent)
+        place(beside, out_dir, report)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return report
+
+
+def place(beside: Path, out_dir: Path, report: dict[str, Any]) -> None:
+    """Put a finished export where it belongs, whole; `report` gets name, bytes and sha256 of its files."""
+    report["files"] = {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(beside.iterdir())
+    }
+    for path in beside.iterdir():
+        fsync(path)
+    fsync(beside)
+    if out_dir.exists():
+        shutil.rmtree(out_dir)
+    beside.rename(out_dir)
+    fsync(out_dir.parent)
 
 
 def _check_exportable(model: RewardModel, config: dict[str, Any]) -> None:

@@ -28,7 +28,8 @@ from .endpoints import Endpoint
 from .sampling import Chat, Failed, Report, Result, Sampled, Usage, nothing
 
 ATTEMPTS = 6
-MALFORMED_ATTEMPTS = 3  # each may have to be paid for
+MALFORMED = 2  # such an answer counts as so many attempts, as it may have to be paid for
+PATIENCE_SECONDS = 120.0  # with rate limits, beyond the time of two answers
 BACKOFF_SECONDS = 1.0  # doubles with each attempt
 LONGEST_WAIT_SECONDS = 60.0  # whatever Retry-After says
 CONNECT_SECONDS = 10.0
@@ -54,6 +55,15 @@ class EndpointRefused(Refused):
 
 class BudgetSpent(Refused):
     """The next answer might cost more than the limit leaves. What was answered has been told to `progress`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Again:
+    """A fault that may pass: why, how many attempts it counts as, for how many seconds the server wants no request."""
+
+    reason: str
+    weight: int = 1
+    wait: float = 0.0
 
 
 class EndpointSampler:
@@ -131,7 +141,7 @@ class EndpointSampler:
                     running[future] = waiting.popleft()
                     on_their_way.append(chat)
                 if not running:
-                    raise BudgetSpent(self._spent_words(len(results), len(chats)))
+                    raise BudgetSpent(self._spent_words())
                 done, _ = concurrent.futures.wait(
                     running, TICK_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
                 )
@@ -158,7 +168,7 @@ class EndpointSampler:
         cost = self.endpoint.cost(tokens_in, tokens_out)
         return self.cost_limit is None or (used.cost or 0) + (cost or 0) <= self.cost_limit
 
-    def _spent_words(self, answered: int, asked: int) -> str:
+    def _spent_words(self) -> str:
         used = self.usage
         spent = f"{used.tokens_in + used.tokens_out:,} tokens"
         if used.cost is not None:
@@ -168,8 +178,7 @@ class EndpointSampler:
             limits.append(f"cost_limit {self.cost_limit:g} {self.endpoint.currency}")
         return (
             f"The budget is spent ({' and '.join(limits)}): {spent} were used, and the longest next answer would not "
-            f"fit. Of the last {asked:,} texts asked for, {answered:,} are there. Raise the limit, then press Resume: "
-            "what was answered is kept."
+            "fit. Raise the limit, then press Resume: what was answered is kept."
         )
 
     def _check_failures(self, *, last: bool) -> None:
@@ -187,56 +196,49 @@ class EndpointSampler:
 
     def _answer(self, chat: Chat, temperature: float, max_new_tokens: int) -> Result:
         """One chat's answer after as many attempts as it takes. Raises EndpointRefused for what asking can't mend."""
-        malformed = 0
-        reason, pause = "", 0.0
-        until = time.monotonic() + 2 * self.endpoint.timeout + LONGEST_WAIT_SECONDS
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                self._use(retries=1)
-                back_off = BACKOFF_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
-                pause = min(LONGEST_WAIT_SECONDS, max(pause, back_off))
-                if time.monotonic() + pause > until:
-                    break
+        until = time.monotonic() + 2 * self.endpoint.timeout + PATIENCE_SECONDS
+        asked, used, pause = 0, 0, 0.0
+        while True:
             if self._ending.wait(max(pause, self._not_before - time.monotonic())):
                 return Failed("the run ended before it was answered")
-            pause = 0.0
-            try:
-                status, headers, body = self._post(chat, temperature, max_new_tokens)
-            except (requests.Timeout, urllib3.exceptions.TimeoutError):
-                reason = f"no answer within {self.endpoint.timeout:g} s"
-                continue
-            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-                # their own words hold the address
-                reason = f"no connection ({type(error).__name__})"
-                continue
-            if status == 200:
-                found = self._read(body, chat)
-                if not isinstance(found, str):
-                    return found
-                reason = found
-                malformed += 1
-                if malformed == MALFORMED_ATTEMPTS:
-                    break
-                continue
-            said = self._said(body)
-            reason = f"status {status}{said}"
-            if status in _REMEDIES or "insufficient_quota" in body:
-                remedy = _REMEDIES.get(status, _REMEDIES[402])
-                raise EndpointRefused(f"endpoint:{self.endpoint.name} refuses: {reason}. {remedy}")
-            if 300 <= status < 400:
-                raise EndpointRefused(
-                    f"endpoint:{self.endpoint.name} sends us elsewhere (status {status}), where the key must not go. "
-                    "The operator names the last address in the file of CALIPER_ENDPOINTS."
-                )
-            if status in (400, 422) and self._adapted(said):
-                continue
-            if status not in _PASSING:
-                break
-            if wanted := _retry_after(headers.get("Retry-After", "")):
-                pause = min(LONGEST_WAIT_SECONDS, wanted)
-                if status in (429, 503):
-                    self._not_before = max(self._not_before, time.monotonic() + pause)
-        return Failed(reason)
+            found = self._attempt(chat, temperature, max_new_tokens)
+            if not isinstance(found, Again):
+                return found
+            back_off = BACKOFF_SECONDS * 2**asked * random.uniform(0.5, 1.5)
+            pause = min(LONGEST_WAIT_SECONDS, max(found.wait, back_off))
+            asked, used = asked + 1, used + found.weight
+            if used >= ATTEMPTS or time.monotonic() + pause > until:
+                return Failed(found.reason)
+            self._use(retries=1)
+
+    def _attempt(self, chat: Chat, temperature: float, max_new_tokens: int) -> Result | Again:
+        try:
+            status, headers, body = self._post(chat, temperature, max_new_tokens)
+        except (requests.Timeout, urllib3.exceptions.TimeoutError):
+            return Again(f"no answer within {self.endpoint.timeout:g} s")
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            # their own words hold the address
+            return Again(f"no connection ({type(error).__name__})")
+        if status == 200:
+            return self._read(body, chat)
+        said = self._said(body)
+        reason = f"status {status}{said}"
+        if status in _REMEDIES or "insufficient_quota" in body:
+            remedy = _REMEDIES.get(status, _REMEDIES[402])
+            raise EndpointRefused(f"endpoint:{self.endpoint.name} refuses: {reason}. {remedy}")
+        if 300 <= status < 400:
+            raise EndpointRefused(
+                f"endpoint:{self.endpoint.name} sends us elsewhere (status {status}), where the key must not go. "
+                "The operator names the last address in the file of CALIPER_ENDPOINTS."
+            )
+        if status in (400, 422) and self._adapted(said):
+            return Again(reason, weight=0)
+        if status not in _PASSING:
+            return Failed(reason)
+        wait = min(LONGEST_WAIT_SECONDS, _retry_after(headers.get("Retry-After", "")))
+        if wait and status in (429, 503):
+            self._not_before = max(self._not_before, time.monotonic() + wait)
+        return Again(reason, weight=0 if status == 429 else 1, wait=wait)
 
     def _post(self, chat: Chat, temperature: float, max_new_tokens: int) -> tuple[int, Any, str]:
         """Status, headers and body. Raises requests' exceptions."""
@@ -277,18 +279,19 @@ class EndpointSampler:
             request.headers["Authorization"] = f"Bearer {self.endpoint.key}"
         return request
 
-    def _read(self, body: str, chat: Chat) -> Result | str:
+    def _read(self, body: str, chat: Chat) -> Result | Again:
         """The text of a completion; why there is none, as Failed where asking again won't help."""
         try:
             answer = json.loads(body)
         except (ValueError, RecursionError):
-            return "the answer is no JSON" + (" but a page" if body.lstrip()[:1] == "<" else "")
+            page = " but a page" if body.lstrip()[:1] == "<" else ""
+            return Again(f"the answer is no JSON{page}", MALFORMED)
         choices = answer.get("choices") if isinstance(answer, dict) else None
         choice = choices[0] if isinstance(choices, list) and choices else None
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(choice, dict) or not isinstance(message, dict):
             self._count(answer, chat, "")
-            return "the answer has no choices" + self._said(body)
+            return Again(f"the answer has no choices{self._said(body)}", MALFORMED)
         text, finish = message.get("content"), choice.get("finish_reason")
         tokens_in, tokens_out = self._count(answer, chat, text if isinstance(text, str) else "")
         if finish == "content_filter":
@@ -296,9 +299,9 @@ class EndpointSampler:
         if text is None and finish == "length":
             text = ""  # a reasoning model that was still thinking
         if not isinstance(text, str):
-            return "the answer has no text"
+            return Again("the answer has no text", MALFORMED)
         return Sampled(
-            text=_without_thoughts(text),
+            text=_without_thoughts(_whole(text)),
             tokens_in=tokens_in,
             tokens_out=tokens_out,
             finished=finish != "length",
@@ -338,7 +341,7 @@ class EndpointSampler:
             return ""
         if self.endpoint.key:
             found = found.replace(self.endpoint.key, "(the key)")
-        return f": {' '.join(found.split())[:200].rstrip('.')}"
+        return f": {' '.join(_whole(found).split())[:200].rstrip('.')}"
 
     def _adapted(self, said: str) -> bool:
         """Whether a parameter that this server doesn't know is now left out, or named as it wants it."""
@@ -357,6 +360,11 @@ def _about_tokens(*texts: str) -> int:
 
 def _prompt_tokens(chat: Chat) -> int:
     return _about_tokens(*(message["content"] for message in chat.messages))
+
+
+def _whole(text: str) -> str:
+    """A text with a question mark for each half of a character, which JSON can hold and no file."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _without_thoughts(text: str) -> str:

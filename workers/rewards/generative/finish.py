@@ -13,11 +13,13 @@ from ..artifacts.adapters import link_base
 from ..data.snapshot import Snapshot
 from ..data.split import held_out_rows
 from ..evaluation.calibrate import uncalibrated
-from ..evaluation.metrics import evaluate_run, first_and_last, score_spread
+from ..evaluation.metrics import evaluate_run, score_spread
 from ..files import write_text
 from ..models.base_models import public_name
 from ..models.predict import write_predictions
 from ..text.readable import CAUSES, Pair, judged_pairs, readable, same_texts
+from .judging import cause
+from .meta import Meta
 from .prepare import Generation
 from .saved import save_judge
 from .tables import write_tables
@@ -35,7 +37,7 @@ class Learnt:
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)  # by stage
     losses: list[float] = field(default_factory=list)
     steps: list[dict[str, float]] = field(default_factory=list)  # of GRPO
-    meta: Any = None
+    meta: Meta | None = None
     seconds: float = 0.0
 
 
@@ -139,8 +141,8 @@ def reading(run: Generation, alike: Mapping[Pair, str], scored: Sequence[Traject
     if (count := unread.total()) > MOST_UNREAD * len(scored):
         reason, most = unread.most_common(1)[0]
         notes.append(
-            f"{count:,} of {len(scored):,} answers could not be read, {most:,} of them since {reason}; raise "
-            "max_new_tokens, or choose a model that keeps to the form, such as an instruct model."
+            f"{count:,} of {len(scored):,} answers could not be read, {most:,} of them since {cause(reason)}. Choose a "
+            "model that keeps to the form, such as an instruct model, or raise max_new_tokens."
         )
     return {
         "pairs": by_cause(pairs),
@@ -172,7 +174,7 @@ def training_figures(run: Generation, learnt: Learnt) -> dict[str, Any]:
         "truncated": 0,
         "processes": 1,
         "steps": len(learnt.losses) + len(learnt.steps),
-        "loss": first_and_last(learnt.losses),
+        "loss": None,  # of texts that the model itself wrote, it begins near its floor: that it falls says nothing
         "tokens": tokens,
         "seconds": round(learnt.seconds, 3),
         "judgements_per_second": round((len(run.items) - levels) / max(learnt.seconds, 1e-9), 1),

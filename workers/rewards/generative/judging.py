@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch.nn as nn
 
 from ..config import Refused, RunConfig
 from ..data.messages import whole_prompt
@@ -22,12 +23,14 @@ from ..evaluation.attacks import ATTACKS, DEGENERATE
 from ..evaluation.metrics import Row
 from ..evaluation.robustness import MAX_RESPONSES, Scored, Scorer, measure
 from ..files import write_text
+from ..models.base_models import Source
+from ..models.distributed import default_device
 from ..training.progress import Stop
 from .items import Item, scoring_items
 from .items import seed_of as drawn_seed
 from .journal import drawn
 from .judge import Parsed, correct, parse, vote_distribution
-from .sampling import Chat, Failed, Sampled, Sampler, Usage
+from .sampling import Chat, Failed, Sampled, Sampler, TransformersSampler, Usage, VLLMSampler, has_vllm
 from .template import JudgeTemplate
 from .votes import PRIOR_MEAN, Trajectory, Votes, counting
 
@@ -44,6 +47,14 @@ def nothing(done: int, total: int) -> None:
     """Progress that nobody wants."""
 
 
+class Valuer(Protocol):
+    """What says how much trajectories are worth: a meta model (meta.py)."""
+
+    def valued(
+        self, trajectories: Sequence[Trajectory], responses: Mapping[str, Mapping[str, Any]]
+    ) -> list[Trajectory]: ...
+
+
 @dataclass
 class Judge:
     """Whoever votes: what it is shown, who samples, and how often it is asked.
@@ -55,7 +66,7 @@ class Judge:
     template: JudgeTemplate
     sampler: Sampler
     stop: Stop = field(default_factory=Stop)
-    meta: Any = None
+    meta: Valuer | None = None
     usage_file: Path | None = None
     truncated: set[str] = field(default_factory=set)
     answers: int = 0  # of this go, in so many seconds
@@ -100,7 +111,7 @@ class Judge:
             ]
             if len(found) == PROBE and all(one.parsed.scores is None for one in found):
                 raise Refused(
-                    f"none of the first {PROBE} answers could be read ({found[0].parsed.reason}): "
+                    f"none of the first {PROBE} answers could be read ({cause(found[0].parsed.reason)}): "
                     f"{config.base_model} doesn't keep to the form; choose a model that follows instructions (an "
                     "instruct or chat model), or raise max_new_tokens"
                 )
@@ -233,6 +244,24 @@ class Judge:
             write_text(self.usage_file, json.dumps(dataclasses.asdict(self.sampler.usage)))
 
 
+def sampler_of(
+    weights: Callable[[], nn.Module],
+    source: Source,
+    template: JudgeTemplate,
+    config: RunConfig,
+    stop: Stop,
+) -> Sampler:
+    """What samples from weights that don't learn, at `source`: vLLM where it is installed, else these, loaded."""
+    device = default_device()
+    ends = template.stop_ids
+    if has_vllm(device):
+        length = template.max_length + config.max_new_tokens
+        vllm: dict[str, Any] = {"max_length": length, "revision": source.revision, "stop_ids": ends}
+        return VLLMSampler(source.path, template.tokenizer, **vllm)
+    model = weights().to(device).eval()
+    return TransformersSampler(model, template.tokenizer, device, stop_ids=ends, check=stop.check)
+
+
 def used(path: Path) -> Usage | None:
     """What earlier goes have used of an endpoint; None before there was one."""
     return Usage(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
@@ -245,6 +274,11 @@ def parsed(answer: Sampled | Failed, count: int) -> Parsed:
         if isinstance(answer, Failed)
         else parse(answer.text, count, answer.finished)
     )
+
+
+def cause(reason: str) -> str:
+    """Why an answer could not be read, without what would help."""
+    return reason.partition(";")[0]
 
 
 def shown(item: Item, words: str) -> Item:

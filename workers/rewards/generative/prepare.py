@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from ..training.prepare import base_of, going_on, record_of
 from ..training.progress import Progress, Stop
 from .endpoint import EndpointSampler
 from .endpoints import endpoint_named
+from .finetune import Policy, policy_of
 from .items import Item, training_items
-from .judging import Judge, used
+from .judging import Judge, sampler_of, used
+from .reinforce import refuse_trl
 from .sampling import TransformersSampler
 from .template import JudgeTemplate, lengths
 
@@ -47,7 +50,7 @@ class Generation:
     items: list[Item]
     left_out: dict[str, int]
     judge: Judge
-    policy: Any = None
+    policy: Policy | None = None
     base: Base | None = None
     lies_over: dict[str, Any] | None = None
     endpoint_model: str | None = None
@@ -87,8 +90,6 @@ def prepare(run_dir: Path, stop: Stop) -> Generation:
     checkpoint.mkdir(exist_ok=True)
     learns = asked.method == "grm"
     if learns and "grpo" in asked.stages.split(","):
-        from .reinforce import refuse_trl
-
         refuse_trl()
     base = None if asked.endpoint is not None else base_of(asked, run_dir)
     if base is not None and not learns and base.adapters is not None:
@@ -145,17 +146,15 @@ def prepare(run_dir: Path, stop: Stop) -> Generation:
     tokenizer = load_tokenizer(base.name, base.tokenizer.path, base.tokenizer.revision)
     check_vocabulary(config.base_model, tokenizer)
     template = JudgeTemplate(config.guidelines, tokenizer, partition=config.scale, max_length=length)
-    policy = None
-    if learns:
-        from .finetune import policy_of
-
-        lies_over = record_of(config, base, device)
-        policy = policy_of(config, base, device, length + new)
-        backbone = policy.model.backbone
-    else:
-        lies_over = describe_base(base.name, base.source, "bfloat16" if device.type == "cuda" else "float32")
-        backbone = load_base(base, scoring_dtype(device)).to(device).eval()
+    if not learns:
+        below = describe_base(base.name, base.source, "bfloat16" if device.type == "cuda" else "float32")
+        weights = functools.partial(load_base, base, scoring_dtype(device))
+        judge = Judge(config, template, sampler_of(weights, base.source, template, config, stop), stop)
+        return generation(judge, base=base, lies_over=below)
+    lies_over = record_of(config, base, device)
+    policy = policy_of(config, base, device, length + new)
     stop.check()
+    backbone = policy.model.backbone
     sampler = TransformersSampler(backbone, tokenizer, device, stop_ids=template.stop_ids, check=stop.check)
     judge = Judge(config, template, sampler, stop)
     return generation(judge, policy=policy, base=base, lies_over=lies_over)

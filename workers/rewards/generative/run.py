@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..training.progress import Stop
+from .finetune import rft
 from .finish import Learnt, finish
+from .meta import train_meta
 from .prepare import Generation, prepare
+from .reinforce import grpo
 
 
 def generate(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
@@ -33,10 +36,6 @@ def generate(run_dir: Path, stop: Stop | None = None) -> dict[str, Any]:
 
 def learn(run: Generation) -> Learnt:
     """The stages of grm in their order; each one that has ended gives back what it made."""
-    from .finetune import rft
-    from .meta import train_meta
-    from .reinforce import grpo
-
     assert run.policy is not None
     learnt, began = Learnt(), time.monotonic()
     given: dict[str, Any] = {"stop": run.stop, "progress": run.progress}
@@ -47,7 +46,7 @@ def learn(run: Generation) -> Learnt:
             learnt.trajectories, learnt.losses = report.trajectories, report.losses
             learnt.counts["rft"] = report.counts
         elif stage == "grpo":
-            learnt.steps = grpo(run.items, run.judge.template, run.policy, run.config, folder, **given).steps
+            learnt.steps = grpo(run.items, run.judge, run.policy, run.config, folder, **given).steps
         else:
             learnt.meta = train_meta(run.items, run.judge, run.policy, run.config, folder, **given)
             learnt.counts["meta"] = {} if learnt.meta is None else learnt.meta.report

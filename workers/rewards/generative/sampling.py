@@ -227,7 +227,8 @@ class TransformersSampler:
             mask[number, longest - len(prompt.ids) :] = 1
         ids, mask = ids.to(self.device), mask.to(self.device)
         size = max(1, READ_TOKENS[self.device.type] // longest)  # prompts in one pass
-        cache, logits = None, []
+        cache: Any = None
+        logits: list[torch.Tensor] = []  # [1, V] of each prompt
         for some_ids, some_mask in zip(ids.split(size), mask.split(size), strict=True):
             self.check()
             with autocast(self.device):

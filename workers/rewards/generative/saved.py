@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ..artifacts.save import (
 )
 from ..config import GENERATIVE_METHODS, Refused, ResolvedConfig, RunConfig
 from ..files import write_text
-from ..models.base_models import hub_id, public_name
+from ..models.base_models import below, hub_id, public_name
 from ..models.calibration import Calibration
 from ..models.distributed import default_device
 from ..models.load import load_backbone, load_tokenizer
@@ -30,7 +31,8 @@ from ..models.reward_model import RewardModel
 from ..training.progress import Stop
 from .endpoint import EndpointSampler
 from .endpoints import endpoint_named
-from .judging import Judge
+from .judging import Judge, sampler_of
+from .meta import Meta
 from .sampling import TransformersSampler
 from .template import JudgeTemplate
 
@@ -53,7 +55,7 @@ def save_judge(
     template: JudgeTemplate,
     *,
     model: RewardModel | None,
-    meta: Any,
+    meta: Meta | None,
     revision: str | None,
     base: dict[str, Any] | None,
     endpoint_model: str | None,
@@ -133,26 +135,28 @@ def load_judge(folder: Path, stop: Stop | None = None) -> tuple[Judge, dict[str,
     if asked.endpoint is not None:
         endpoint = endpoint_named(asked.base_model)
         limits: dict[str, Any] = {"cost_limit": asked.cost_limit, "token_limit": asked.token_limit}
-        sampler: Any = EndpointSampler(endpoint, **limits, check=stop.check)
-        return Judge(asked, _template(config, asked), sampler, stop), config
+        asks = EndpointSampler(endpoint, **limits, check=stop.check)
+        return Judge(asked, template_of(config, asked), asks, stop), config
     device, meta = default_device(), None
     try:
+        template = template_of(config, asked, load_tokenizer(str(folder), str(folder)))
+        if config["method"] == "judge":
+            source = below(folder, config["base"])
+            weights = functools.partial(load_weights, folder, config)
+            return Judge(asked, template, sampler_of(weights, source, template, asked, stop), stop), config
         backbone = load_weights(folder, config).to(device).eval()
-        template = _template(config, asked, load_tokenizer(str(folder), str(folder)))
         if config["generative"]["meta"]:
-            from .meta import Meta
-
             model = RewardModel(backbone, architecture="causal", kind="ordinal", digit_ids=())
             meta = Meta.load(folder, model, template)
     except (Refused, OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise ArtifactError(f"{folder} can't be loaded: {' '.join(str(error).split())[:200]}") from error
-        sampler = TransformersSampler(
-            backbone, template.tokenizer, device, stop_ids=template.stop_ids, check=stop.check
-        )
+    sampler = TransformersSampler(
+        backbone, template.tokenizer, device, stop_ids=template.stop_ids, check=stop.check
+    )
     return Judge(asked, template, sampler, stop, meta), config
 
 
-def _template(config: dict[str, Any], asked: RunConfig, tokenizer: Any = None) -> JudgeTemplate:
+def template_of(config: dict[str, Any], asked: RunConfig, tokenizer: Any = None) -> JudgeTemplate:
     """The template by which a saved judge was asked. Raises ArtifactError where this program builds another one."""
     template = JudgeTemplate(
         asked.guidelines, tokenizer, partition=asked.scale, max_length=config["max_length"]

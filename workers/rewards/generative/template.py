@@ -167,6 +167,24 @@ class JudgeTemplate:
 
     # --- Parts ---
 
+    @property
+    def criteria(self) -> str:
+        """The project's guidelines as they stand in the prompt."""
+        if not self.guidelines:
+            return ""
+        if self.short:
+            return f"Criteria: {self.guidelines}\n"
+        return f"\nCriteria of this project, which come before your own:\n{self.guidelines}\n"
+
+    @property
+    def levels(self) -> str:
+        """What the ratings stand for, in words."""
+        bounds = map(self.partition.bounds, range(len(LEVELS)))
+        return ", ".join(
+            f"{low} to {high} is {name}" if low < high else f"{low} is {name}"
+            for name, (low, high) in zip(LEVELS, bounds, strict=True)
+        )
+
     def _code(self, texts: Sequence[str]) -> str:
         """A code that stands in none of the texts; the same whatever the order of the responses."""
         known = [self.guidelines, texts[0], *sorted(texts[1:])]
@@ -181,19 +199,9 @@ class JudgeTemplate:
     def _content(self, texts: Sequence[str], code: str, hint: str) -> str:
         n = len(texts) - 1
         names = [f"response {number}" for number in range(1, n + 1)]
-        levels = ", ".join(
-            f"{low} to {high} is {name}" if low < high else f"{low} is {name}"
-            for name, (low, high) in zip(LEVELS, map(self.partition.bounds, range(len(LEVELS))), strict=True)
-        )
         if self.short:
-            criteria = f"Criteria: {self.guidelines}\n" if self.guidelines else ""
             parts = "\n".join(f"[{name} {code}]\n{text}" for name, text in zip(names, texts[1:], strict=True))
         else:
-            criteria = (
-                f"\nCriteria of this project, which come before your own:\n{self.guidelines}\n"
-                if self.guidelines
-                else ""
-            )
             parts = "\n\n".join(
                 f"[{name} {code}]\n{text}\n[end of {name} {code}]"
                 for name, text in zip(names, texts[1:], strict=True)
@@ -204,9 +212,9 @@ class JudgeTemplate:
             them="it" if n == 1 else "them",
             number="a number" if n == 1 else "numbers",
             ratings=RATINGS,
-            levels=levels,
+            levels=self.levels,
             code=code,
-            criteria=criteria,
+            criteria=self.criteria,
             conversation=texts[0],
             parts=parts,
             critiques="\n".join(f"Critique of Response {number}:" for number in range(1, n + 1)),

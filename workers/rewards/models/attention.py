@@ -179,6 +179,33 @@ def _varlen() -> Kernel | None:
     return Kernel("flash-attn", functools.partial(_flash_varlen, flash_attn_varlen_func))
 
 
+@functools.cache
+def takes_groups(function: Callable[..., Any], device: torch.device) -> bool:
+    """Whether 2.11's varlen_attn takes keys and values of fewer heads than the queries have.
+
+    Its kernel does, though nothing says so: it is tried on a GPU, with its gradient.
+    """
+    if device.type != "cuda":
+        return False
+    draw = torch.Generator(device).manual_seed(0)
+    results = []
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        q, k, v = (
+            torch.randn(48, heads, 64, generator=draw, device=device).bfloat16().requires_grad_()
+            for heads in (4, 2, 2)
+        )
+        ends = torch.tensor([0, 16, 48], dtype=torch.int32, device=device)
+        for times in (1, 2):
+            keys, values = (k, v) if times == 1 else (t.repeat_interleave(2, 1) for t in (k, v))
+            try:
+                mixed = function(q, keys, values, ends, ends, 32, 32, scale=0.125, window_size=(-1, 0))
+                slopes = torch.autograd.grad(mixed.float().square().sum(), (q, k, v))
+            except (RuntimeError, ValueError):
+                return False
+            results.append(torch.cat([t.detach().float().flatten() for t in (mixed, *slopes)]))
+    return bool((results[0] - results[1]).norm() <= 2e-2 * results[1].norm())
+
+
 def _torch_varlen(
     function: Callable[..., Any],
     groups: bool,
@@ -194,7 +221,7 @@ def _torch_varlen(
     extra: dict[str, Any] = {}
     if grouped > 1 and groups:
         extra["enable_gqa"] = True
-    elif grouped > 1:
+    elif grouped > 1 and not takes_groups(function, q.device):
         k, v = k.repeat_interleave(grouped, 1), v.repeat_interleave(grouped, 1)
     mixed: torch.Tensor = function(
         q.contiguous(),
@@ -209,6 +236,16 @@ def _torch_varlen(
         **extra,
     )
     return mixed
+
+
+@functools.cache
+def keeps_groups() -> bool:
+    """Whether a GPU's kernel here keeps keys and values of grouped heads as they are, for the gradient too."""
+    kernel = _varlen()
+    if kernel is None or kernel.name == "flash-attn":
+        return kernel is not None
+    function, groups = kernel.run.args  # type: ignore[attr-defined]
+    return groups or takes_groups(function, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _flash_varlen(

@@ -19,14 +19,16 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.pytorch_utils import Conv1D
 
 from ..config import ADAPTED, Refused, ResolvedConfig
-from .attention import _mask
+from .attention import _mask, keeps_groups
 from .fused import FusedNorm
 from .reward_model import LOGITS_AT_ONCE, RewardModel, longest_text, set_dropout
 
 COUNTED = "caliper_counted"
 USABLE = 0.9  # of what is free: the rest is for the allocator's gaps, cuBLAS and what a step makes in passing
 USUAL = 80  # bytes that a token keeps for each layer and unit of width: Qwen2.5 of .5B and 7B, counted
-LARGEST_PASS = 32_768  # tokens of a forward pass; with half of them an H100 waits for launches in every other moment
+LARGEST_PASS = (
+    32_768  # tokens of a forward pass; with half of them an H100 waits for launches in every other moment
+)
 SMALLEST_PASS = 2_048  # tokens of a forward pass below which a card idles: layers are computed again instead
 MOST_HELD = 65_536  # tokens whose activations are held at once; more are learnt part by part just as fast
 SHORTEST = 128  # tokens; less is no text to offer
@@ -57,6 +59,7 @@ class Sizes:
 def sizes(base: Any, config: ResolvedConfig) -> Sizes:
     """Counts of a base model by its transformers config, with texts of the most tokens that the run reads."""
     lora = config.tuning in ADAPTED
+    keeps_groups()  # tried before storage is pretended
     base = type(base).from_dict(base.to_dict())  # a copy: transformers writes into it
     with torch.device("meta"):
         model = _hollow(base, config, torch.bfloat16 if lora else torch.float32)
@@ -166,7 +169,7 @@ def _attention(
     """attention.attention's shapes and types, without its numbers. [B, heads, L, d] -> [B, L, heads, d]"""
     dtype, groups = torch.get_autocast_dtype("cpu"), query.shape[1] // key.shape[1]
     q, k, v = (tensor.to(dtype).transpose(1, 2) for tensor in (query, key, value))
-    if groups > 1:
+    if groups > 1 and not keeps_groups():
         k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
     mixed: torch.Tensor = _Varlen.apply(q.contiguous(), k.contiguous(), v.contiguous())
     return mixed, None

@@ -126,8 +126,12 @@ def loop(run: Run, tracking: Tracking) -> Position:
             steps = run.plan.epoch(position.epoch)
             left = len(steps) * (config.epochs - position.epoch)
             position.total = position.step - position.within + left
-        step = steps[position.within]
+        step, held = steps[position.within], run.encoder.kept_tokens
         position.losses.append(update(steps, position.epoch, position.within, position.step))
+        if run.encoder.kept_tokens != held:
+            words = f"memory ran out: {run.encoder.kept_tokens:,} tokens are held at once from step {position.step + 1} on"
+            progress.say("training", position.step, position.total, message=words)
+            print(words, file=sys.stderr, flush=True)
         position.step += 1
         position.within += 1
         position.tokens += sum(lengths[response] for response in step.responses)

@@ -43,12 +43,11 @@ class Update:
         rate = schedule(len(steps) * epoch + within, len(steps) * config.epochs, config.warmup)
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * rate
-        torch.manual_seed(config.seed * 1_000_003 + number + 2**40 * self.team.rank)
-        losses = []  # looked at once, since a look waits for the GPU
-        for part in self.loss.parts(step):
-            loss = self.loss(part, step)
-            (loss / self._mean_weight).backward()
-            losses.append(loss.detach())
+        seed = config.seed * 1_000_003 + number + 2**40 * self.team.rank
+        losses = self._gradient(step, seed)
+        while losses is None:
+            torch.cuda.empty_cache()  # once the failed pass's tensors are gone
+            losses = self._gradient(step, seed)
         total = sum(loss.item() for loss in losses)
         if not math.isfinite(total):
             raise RuntimeError(f"the loss is {total} at step {number}; lower learning_rate")
@@ -57,3 +56,23 @@ class Update:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total / self.loss.weight(step)
+
+    def _gradient(self, step: Step, seed: int) -> list[torch.Tensor] | None:
+        """Fill the gradients; the losses of the step's parts, to be looked at together, since a look waits for the GPU.
+
+        None where memory ran out: the encoder then holds half as much at once, and the next try has the same gradient.
+        Raises OutOfMemoryError where that is too little, or where other processes wait in this try.
+        """
+        torch.manual_seed(seed)
+        losses = []
+        try:
+            for part in self.loss.parts(step):
+                loss = self.loss(part, step)
+                (loss / self._mean_weight).backward()
+                losses.append(loss.detach())
+        except torch.OutOfMemoryError:
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.team.size > 1 or not self.loss.encoder.narrow():
+                raise
+            return None
+        return losses
