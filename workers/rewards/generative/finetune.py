@@ -27,13 +27,12 @@ from ..training.prepare import backbone_of
 from ..training.progress import Progress, Stop, Stopped
 from .items import Item, seed_of
 from .judge import correct
-from .judging import Judge, parsed
+from .judging import PROBE, Judge, parsed
 from .sampling import Sampled
 from .template import hint
 from .votes import Trajectory
 
 TRAJECTORIES = 3  # a prompt: the paper's N_RFT
-UNREADABLE = 48  # samples of which at least one must show that the base model knows the form
 
 
 @dataclass
@@ -165,12 +164,12 @@ def draw(
     probe = (
         []
         if hinted
-        else judge.answered(chats[:UNREADABLE], path.with_suffix(".first.jsonl"), temperature=1.0)
+        else judge.answered(chats[:PROBE], path.with_suffix(".first.jsonl"), temperature=1.0)
     )
-    if len(probe) == UNREADABLE:
+    if len(probe) == PROBE:
         read = [parsed(answer, len(item.rows)) for item, answer in zip(asked, probe, strict=False)]
         if all(one.scores is None for one in read):
-            raise unreadable(config, UNREADABLE, read[0].reason)
+            raise unreadable(config, PROBE, read[0].reason)
     answers = probe + judge.answered(chats[len(probe) :], path, say, temperature=1.0)
     found = []
     for (_, sample), item, answer in zip(wanted, asked, answers, strict=True):

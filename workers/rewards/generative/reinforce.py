@@ -27,10 +27,10 @@ from ..config import ADAPTED, Refused, ResolvedConfig
 from ..files import save_tensors, write_text
 from ..models.sharding import learned
 from ..training.progress import Progress, Stop, Stopped
-from .finetune import UNREADABLE, Policy, unreadable
+from .finetune import Policy, unreadable
 from .items import Item, seed_of
 from .judge import correct
-from .judging import Judge, parsed
+from .judging import PROBE, Judge, parsed
 from .sampling import Sampled
 
 PROMPTS = 8  # a step; the paper has 128
@@ -78,6 +78,12 @@ def grpo(
         trainer = _trainer(items, judge, policy, config, folder, stop, progress)
         try:
             trainer.train(resume_from_checkpoint=_last_whole(folder))
+        except Stopped:
+            # told while the next step's completions were drawn: the last step's weights are as it left them
+            if (step := trainer.state.global_step) and not (whole := _whole(folder, step)).exists():
+                trainer._save_checkpoint(trainer.model, trial=None)
+                write_text(whole, "")
+            raise
         finally:
             _unwrapped(trainer, model)
     if trainer.state.global_step < trainer.state.max_steps:
@@ -135,7 +141,7 @@ class _Rollouts:
         read = [parsed(answer, len(item.rows)) for answer, item in zip(answers, asked, strict=True)]
         self.drawn += len(read)
         self.read += sum(one.scores is not None for one in read)
-        if not self.read and self.drawn >= UNREADABLE:
+        if not self.read and self.drawn >= PROBE:
             raise unreadable(self.config, self.drawn, read[0].reason)
         end = self.judge.template.end_id
         completions = [(isinstance(answer, Sampled) and answer.ids) or (end,) for answer in answers]
@@ -168,7 +174,7 @@ class _Watch(TrainerCallback):
             self.began = time.monotonic()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        write_text(Path(args.output_dir, f"checkpoint-{state.global_step}", WHOLE), "")
+        write_text(_whole(Path(args.output_dir), state.global_step), "")
         self.saved_at = time.monotonic()
         self.saving = self.saved_at - self.began
 
@@ -202,6 +208,7 @@ def _trainer(
     steps = config.grpo_steps or min(MOST_STEPS, -(-len(items) // prompts))
     rollouts = _Rollouts(items, judge, config, steps, prompts)
     network: Any = model.lora or model.backbone
+    name = network.config._name_or_path
     if config.kl and config.tuning not in ADAPTED:
         # TRL reads the reference from the model's path; adapters are their own (a copy that doesn't learn)
         reference = folder / "reference"
@@ -247,6 +254,7 @@ def _trainer(
         callbacks=[_Watch(config, stop, progress)],
         rollout_func=rollouts,
     )
+    network.config._name_or_path = name
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -270,6 +278,11 @@ def _finished(folder: Path, policy: Policy) -> GrpoReport | None:
         for name, parameter in learned(policy.model):
             parameter.copy_(file.get_tensor(name))
         return GrpoReport(json.loads(file.metadata()["caliper"]))
+
+
+def _whole(folder: Path, step: int) -> Path:
+    """The file that says that a checkpoint was written to its end."""
+    return folder / f"checkpoint-{step}" / WHOLE
 
 
 def _last_whole(folder: Path) -> str | None:
