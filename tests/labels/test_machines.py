@@ -1,6 +1,7 @@
 """Machine annotators: enrolled by admins, stored as machines, and counted nowhere as people."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from django.urls import reverse
 
 from webapp.accounts.models import User
 from webapp.corpus.access import ProjectArchived
-from webapp.corpus.models import AuditEntry, Pair, Project, Prompt
+from webapp.corpus.models import AuditEntry, Import, Pair, Project, Prompt
 from webapp.corpus.services import project_archive
 from webapp.importing.services import import_files
 from webapp.importing.sources import Source
+from webapp.importing.undoing import UndoRefused, import_undo
 from webapp.jobs import State
 from webapp.labels.checking import counters_check
 from webapp.labels.counters import standing
@@ -169,6 +171,21 @@ class TestAnswers:
         stored = list(Judgement.objects.values_list("verdict", "source", "policy", "propensity"))
         assert stored == ([(verdict, "machine", "machine-any", 0.5)] if verdict else [])
         assert says(job, pair, ab, ba) is None  # once a pair
+
+    @pytest.mark.parametrize(
+        ("ba", "why"),
+        [((8, 2), r"1 judgement .* judge-1 \(machine\)"), ((2, 8), "1 answer of machine annotators")],
+    )
+    def test_what_it_judged_is_not_undone_with_an_import(
+        self, project: Project, job: MachineJob, pair: Pair, ba: Any, why: str
+    ) -> None:
+        came = Import.objects.create(
+            project=project, file_name="a.jsonl", folder="imports/x", state=State.DONE, dry_run=False
+        )
+        Pair.objects.update(origin=came)
+        says(job, pair, (8, 2), ba)
+        with pytest.raises(UndoRefused, match=why):
+            import_undo(import_row=came)
 
     def test_pairs_are_drawn_with_a_known_chance_and_not_twice(
         self, project: Project, job: MachineJob, annotator: User, make_prompt: Callable[..., Prompt]
@@ -348,6 +365,7 @@ class TestPages:
         url = reverse("labels:machine", args=[project.slug, machine.pk])
         assert shown.redirect_chain[-1][0] == url
         assert "It has answered nothing yet" in shown.content.decode()
+        assert "A pair takes about 1,300 tokens." in shown.content.decode()
         assert client.post(listed, ENROLL).status_code == 422
         assert client.post(listed, {"endpoint": "http://169.254.169.254/"}).status_code == 422
 
@@ -360,6 +378,10 @@ class TestPages:
         job = MachineJob.objects.get()
         assert (job.state, job.pairs, job.token_limit, job.project) == (State.QUEUED, 5, 5000, project)
         assert client.post(ask, {"which": "any", "pairs": 5}).status_code == 422  # one round at a time
+        shown = client.get(url, HTTP_HX_REQUEST="true")
+        assert "Cancel" in shown.content.decode()
+        [token] = re.findall(r"token=(\w+)", shown.content.decode())
+        assert client.get(url, {"token": token}, HTTP_HX_REQUEST="true").status_code == 204
         assert (
             client.post(reverse("labels:machine-cancel", args=[project.slug, machine.pk, job.pk])).status_code
             == 302

@@ -3,7 +3,7 @@
 from datetime import date, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from webapp.ratings.charts import (
@@ -64,6 +64,7 @@ def distributions() -> st.SearchStrategy[list[float]]:
     return weights.map(lambda found: [weight / sum(found) for weight in found])
 
 
+@settings(deadline=None)
 @given(a=distributions(), b=distributions(), bounds=st.sampled_from([BOUNDS, None]))
 def test_no_bar_is_cut_and_the_axis_ends_at_the_next_round_number(
     a: list[float], b: list[float], bounds: dict[str, tuple[int, int]] | None

@@ -13,7 +13,7 @@ from django.utils import timezone
 from webapp.accounts.models import User
 from webapp.corpus.models import Pair, Project, Prompt, Response
 from webapp.labels.models import Judgement, QualityLabel
-from webapp.ratings.comparing import comparison, new_judgements, versions_asked
+from webapp.ratings.comparing import comparison, new_judgements, settings_apart, versions_asked
 from webapp.ratings.models import Prediction
 from webapp.training.models import ModelVersion
 
@@ -153,6 +153,21 @@ def test_rewards_with_cut_points_are_compared_on_levels_too(
         hits.append(LEVELS[int(np.argmax(shares))] == row.response.quality_labels.get().level)
     assert measures["Level accuracy"].old == pytest.approx(np.mean(hits))
     assert measures["Level accuracy"].difference.n == len(hits) == 3 * (GROUPS - 1)
+
+
+def test_settings_that_mean_nothing_to_one_of_the_methods_are_no_difference() -> None:
+    common = {"base_model": "org/a", "alpha": 0.2, "seed": 0}
+    judge = ModelVersion(
+        method="judge", metrics={"config": common | {"samples": 4, "guidelines": "Be brief."}}
+    )
+    grm = ModelVersion(
+        method="grm", metrics={"config": common | {"alpha": 0.3, "samples": 8, "guidelines": ""}}
+    )
+    oprm = ModelVersion(method="oprm", metrics={"config": common | {"samples": 8, "seed": 1}})
+    assert settings_apart(judge, oprm)[1:] == [("seed", 0, 1)]
+    assert settings_apart(judge, grm) == [
+        ("guidelines", "9 characters, sha256 213c22ed", ""), ("samples", 4, 8),
+    ]  # fmt: skip
 
 
 def test_a_pair_that_turned_round_says_who_is_with_people(

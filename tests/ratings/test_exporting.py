@@ -9,6 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
 
+from tests.ratings.votes import voting_version
 from webapp.accounts.models import User
 from webapp.corpus.models import Project, Prompt, Response
 from webapp.labels.models import QualityLabel
@@ -70,6 +71,15 @@ def test_a_version_can_be_named_and_what_it_lacks_is_counted(predicted: Project,
     assert "1 × responses for which the version has no prediction" in (
         (tmp_path / "out" / "README.md").read_text()
     )
+
+
+def test_votes_stand_beside_the_probabilities_counted_from_them(predicted: Project, tmp_path: Path) -> None:
+    first, second = Response.objects.of(predicted).order_by("external_id")
+    version = voting_version(predicted, {first: [9, 7, None], second: [3, 3, None]}, is_serving=False)
+    rows = written(predicted, tmp_path / "out", version=version.address)
+    assert [row["votes"] for row in rows] == ["7 9", "3 3"]
+    assert rows[0]["p9"] == pytest.approx((1 + 1 / 9) / 3)
+    assert [row["votes"] for row in written(predicted, tmp_path / "plain")] == [None, None]
 
 
 @pytest.mark.parametrize("name", ["oprm-9", "oprm", "-1", "bt-x"])

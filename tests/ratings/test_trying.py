@@ -289,11 +289,13 @@ def test_versions_whose_files_are_gone_can_not_be_chosen(
 ) -> None:
     older = on_disk(make_version(project, {}, is_serving=False))
     gone = make_version(project, {}, method="bt")
+    writes = on_disk(make_version(project, {}, method="judge"))
     client = client_of(researcher)
     page = client.get(ADDRESS)
     options = re.findall(r'<option value="([^"]+)"', page.content.decode())
     assert options == [version.address, older.address]
     assert f"files are gone from the disk: {gone.short_method} v{gone.number}." in words(page)
+    assert f"which takes longer than a page waits: Judge v{writes.number}." in words(page)
     options = re.findall(
         r'<option value="([^"]+)"', client.get(f"{ADDRESS}?version={older.address}").content.decode()
     )

@@ -9,7 +9,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ratings.votes import trajectories_of, voting_version
@@ -123,6 +123,7 @@ def test_joint_votes_are_surer_than_the_product_of_marginals() -> None:
         joint_outcome(-1, 0, 0)
 
 
+@settings(deadline=None)
 @given(*[st.integers(0, 64)] * 3)
 def test_the_web_half_and_the_trainer_say_the_same(wins: int, ties: int, losses: int) -> None:
     said, joint = joint_outcome(wins, ties, losses), Joint(wins, ties, losses)

@@ -16,10 +16,13 @@ from webapp.corpus.endpoints import endpoint_named
 from webapp.corpus.models import Project
 from webapp.corpus.options import Method, RunRefused
 from webapp.jobs import State
-from webapp.training.estimates import FORM_CHARACTERS, judge_estimate
+from webapp.training.estimates import FORM_CHARACTERS, MAX_NEW_TOKENS, MOST_TOGETHER, SAMPLES, judge_estimate
 from webapp.training.models import TrainingRun
 from webapp.training.services import config_digest, run_config
 from workers import child
+from workers.rewards.config import RunConfig
+from workers.rewards.generative.items import MOST
+from workers.rewards.generative.template import JudgeTemplate
 
 TOML = """
 [local]
@@ -158,7 +161,7 @@ def test_the_estimate_knows_what_the_workers_do() -> None:
     """They share no code."""
     config = RunConfig()
     assert (SAMPLES, MAX_NEW_TOKENS) == (config.samples, config.max_new_tokens)
-    assert MOST_TOGETHER == MOST_SHOWN
+    assert MOST_TOGETHER == MOST
     row = {"messages": [{"role": "user", "content": ""}], "tools": [], "text": ""}
-    forms = [len(JudgeTemplate("").messages([row] * n)[0]["content"]) for n in (2, MOST_SHOWN)]
+    forms = [len(JudgeTemplate("").messages([row] * n)[0]["content"]) for n in (2, MOST)]
     assert forms[0] - 200 < FORM_CHARACTERS < forms[1] + 200

@@ -126,6 +126,7 @@ OLD_TRAINER = {"held_out": {"pairs": {"n": 60, "accuracy": {"value": 0.7, "low":
         (OLD_TRAINER, None, None, True, "", "Not known: spread of scores, fall of the loss, difference from"),
         ({"held_out": {"levels": {"n": 9, "accuracy": 0.2}}}, None, None, False, "", "worse than guessing (0.33)"),
         ({}, None, None, True, "not measured", "Not known: spread of scores, fall of the loss."),
+        ({"method": "judge"}, None, None, True, "not measured", "Not known: spread of scores."),
     ],
 )  # fmt: skip
 def test_cases(

@@ -487,7 +487,7 @@ def test_a_finished_judge_shows_its_cost_against_its_limit(
     TrainingRun.objects.update(method="judge", metrics=version.metrics | {"generative": found}, config=config)
     ModelVersion.objects.update(method="judge")
     page = words(admin_client.get(url("run", version.run.pk)))
-    for text in ("0.42 USD", "of 5.00 at most", "120,000 read, 90,000 written", "2 asked again", "12.5 %"):
+    for text in ("0.4200 USD", "of 5.00 at most", "120,000 read, 90,000 written", "2 asked again", "12.5 %"):
         assert text in page
     assert '<th scope="col" class="numeric">Odd</th>' in page
     assert '<td class="numeric">0.500</td>' in page

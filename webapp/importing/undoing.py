@@ -23,6 +23,7 @@ from webapp.importing.batches import MODELS, annotators_without_labels, imports_
 from webapp.importing.services import audit_import
 from webapp.importing.spool import CHUNK, in_chunks
 from webapp.jobs import REQUEUABLE, State
+from webapp.labels.machine_models import MachineAnswer
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.labels.models import Source as LabelSource
 
@@ -64,8 +65,14 @@ def undo_obstacles(import_row: Import) -> list[str]:
     pairs = _others(Pair, import_row).filter(
         Q(response_a__origin=import_row) | Q(response_b__origin=import_row)
     )
+    asked = MachineAnswer.objects.filter(judgement__isnull=True).filter(
+        Q(pair__origin=import_row)
+        | Q(pair__response_a__origin=import_row)
+        | Q(pair__response_b__origin=import_row)
+    )
     return [
         *_judged(votes, levels),
+        *_undecided(asked.count()),
         *_built("vote", votes.filter(source=LabelSource.IMPORT)),
         *_built("level", levels.filter(source=LabelSource.IMPORT)),
         *_built("response", responses),
@@ -95,6 +102,15 @@ def _judged(votes: QuerySet[Any], levels: QuerySet[Any]) -> list[str]:
     return [
         f"{total:,} judgement{'s' * (total != 1)} or level{'s' * (total != 1)} given here are on what it brought, "
         f"by {shown}{more}."
+    ]
+
+
+def _undecided(number: int) -> list[str]:
+    """Answers of machine annotators that came to no judgement, in one sentence."""
+    if not number:
+        return []
+    return [
+        f"{number:,} answer{'s' * (number != 1)} of machine annotators without a verdict are on what it brought."
     ]
 
 

@@ -2,15 +2,17 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 from django.db.models import F, FloatField, QuerySet
 from django.db.models.functions import Abs, Coalesce, Length
 
 from webapp.corpus.models import Pair, Project
+from webapp.corpus.options import OPTIONS, knows
 from webapp.labels.models import LEVELS, Judgement, QualityLabel
 from webapp.labels.summaries import Votes, vote_counts
 from webapp.ratings.models import JointVotes, Prediction
@@ -19,6 +21,7 @@ from webapp.ratings.queries import identity, joint_of, kept, labels_state, outco
 from webapp.training.gate import Difference
 from webapp.training.models import ModelVersion, public_config
 from webapp.training.same_rows import FairRow, fair_rows, held_out_now, paired_difference
+from webapp.words import counted
 
 # As in workers.rewards.evaluation.metrics: a forecast of exactly 0 or 1 costs 27.6 nats at most.
 SMALLEST_P = 1e-12
@@ -341,20 +344,29 @@ def turned_rows(project: Project, turned: Sequence[Turned]) -> list[TurnedRow]:
 
 
 def settings_apart(new: ModelVersion, old: ModelVersion) -> list[tuple[str, Any, Any]]:
-    """Name and both values of each setting that differs; what a trainer filled in by itself counts too."""
+    """Name and both values of each setting that differs; what a trainer filled in by itself counts too.
+
+    What means nothing to one of the methods is left out.
+    """
     configs = [_config(version) for version in (new, old)]
     names: Iterable[str] = sorted({*configs[0], *configs[1]} - {"format", "snapshot_digest"})
     absent = "not named"
     return [
         (name, one, other)
         for name in names
-        if (one := configs[0].get(name, absent)) != (other := configs[1].get(name, absent))
+        if (name not in OPTIONS or all(knows(version.method, name) for version in (new, old)))
+        and (one := configs[0].get(name, absent)) != (other := configs[1].get(name, absent))
     ]
 
 
-def _config(version: ModelVersion) -> Mapping[str, Any]:
+def _config(version: ModelVersion) -> dict[str, Any]:
     found = version.metrics.get("config")
-    return public_config(found if isinstance(found, dict) and found else version.run.config)
+    config = public_config(found if isinstance(found, dict) and found else version.run.config)
+    if text := config.get("guidelines"):
+        config["guidelines"] = (
+            f"{counted(len(text), 'character')}, sha256 {sha256(text.encode()).hexdigest()[:8]}"
+        )
+    return config
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from webapp.corpus.models import Project
 from webapp.labels.models import Level, QualityLabel
+from webapp.ratings.ballots import ratings_by_version
 from webapp.ratings.models import Prediction
 from webapp.ratings.probabilities import RATINGS
 from webapp.ratings.queries import serving_versions
@@ -97,6 +98,8 @@ class Predictions(View):
         }
         for place, name in enumerate(_P):
             batch[name] = [p[place] if p else None for p in shares]
+        votes = ratings_by_version([version], pks).get(version.pk, {})
+        batch["votes"] = [" ".join(map(str, votes[pk])) if pk in votes else None for pk in pks]
         for level in Level.values:
             batch[level] = [people[pk, level] for pk in pks]
         return batch
@@ -117,6 +120,8 @@ COLUMNS = {
     "version": "the version that predicts: method and number",
     "score": "the reward for ranking: the expected rating of a version with ratings, else its scalar",
     **{name: f"probability of rating {name[1:]}; empty for scalar versions" for name in _P},
+    "votes": "the ratings that these probabilities were counted from, the lowest first; empty where a version does not "
+    "vote",
     "expected": "expected rating, 1 to 9; empty for scalar versions",
     "spread": "standard deviation of the rating, the version's uncertainty; empty for scalar versions",
     "percentile": "share of the project's responses that the version scores lower, 0 to 100",

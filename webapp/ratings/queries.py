@@ -103,8 +103,10 @@ def shown_version(project: Project, parameters: Mapping[str, str]) -> Shown:
     return Shown(serving, found or next(iter(serving), None), every)
 
 
-def versions_to_try(project: Project, wanted: str) -> tuple[list[ModelVersion], list[ModelVersion]]:
-    """The versions whose files are on the disk, and those whose are gone. One query.
+def versions_to_try(
+    project: Project, wanted: str
+) -> tuple[list[ModelVersion], list[ModelVersion], list[ModelVersion]]:
+    """The versions whose files are on the disk, those whose are gone, and those that write their judgement. One query.
 
     First the one asked for by its address, then those that serve, the main method's before others, then newer ones.
     A training that still runs has no version yet.
@@ -117,7 +119,9 @@ def versions_to_try(project: Project, wanted: str) -> tuple[list[ModelVersion], 
             version.address != wanted, not version.is_serving, order.index(version.method), -version.number,
         ),
     )  # fmt: skip
-    return [each for each in ranked if each.is_there], [each for each in ranked if not each.is_there]
+    writing = [each for each in ranked if each.method in GENERATIVE]
+    others = [each for each in ranked if each.method not in GENERATIVE]
+    return [each for each in others if each.is_there], [each for each in others if not each.is_there], writing
 
 
 def version_with_snapshot(project: Project, pk: int) -> ModelVersion | None:

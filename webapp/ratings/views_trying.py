@@ -25,10 +25,10 @@ LOOK_SECONDS = 0.25
 def try_texts(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     """The form; a POST sends its texts to the worker and shows the answer, or that it is awaited."""
     project = project_for(request, slug, "read")
-    versions, gone = versions_to_try(project, request.GET.get("version", ""))
+    versions, gone, writing = versions_to_try(project, request.GET.get("version", ""))
     posted = request.method == "POST"
     form = TrialForm(versions, request.POST if posted else None)
-    context: dict[str, Any] = {"form": form, "versions": versions, "gone": gone}
+    context: dict[str, Any] = {"form": form, "versions": versions, "gone": gone, "writing": writing}
     status = 200
     try:
         if not posted:
@@ -61,8 +61,8 @@ def trial(request: HtmxHttpRequest, slug: str, token: str) -> HttpResponse:
     except NobodyAnswers as error:
         context["nobody"] = str(error)
     shown = context["version"].address if "version" in context else ""
-    versions, gone = versions_to_try(project, shown)
-    context |= {"form": TrialForm(versions), "versions": versions, "gone": gone}
+    versions, gone, writing = versions_to_try(project, shown)
+    context |= {"form": TrialForm(versions), "versions": versions, "gone": gone, "writing": writing}
     answer = _page(request, context, status)
     if context.get("result") and "by" not in request.GET:
         answer["HX-Reswap"] = "outerHTML show:top"  # what was waited for comes into sight

@@ -114,6 +114,8 @@ class RunForm(TrainingOptionsForm):
             }
             if (preset := preset_of(earlier.method, config)) == "paper":
                 self.initial |= {"preset": preset, "region": ""}
+        for name in LIMITS:
+            self.fields[name].widget.attrs["placeholder"] = "none"
         for name in self.MORE:
             # pages.js hides what the chosen method doesn't know
             # of a judge's tuning there is one
@@ -140,8 +142,9 @@ class RunForm(TrainingOptionsForm):
         config = {name: int(value) for name, value in typed.items() if str(value).isdecimal()}
         told = [f"{each.name} {judge_estimate(project, each, config)}" for each in endpoints()]
         if told:
-            field = self["base_model"]  # the form's field has handed its text on where errors were looked for
-            field.help_text += f" A judge may ask an endpoint; here about: {'; '.join(told)}."
+            # the form's own fields have handed their texts on where errors were looked for
+            self["base_model"].help_text += " A judge may ask an endpoint instead."
+            self["cost_limit"].help_text += f" Here a judge takes about: {'; '.join(told)}."
 
     def offer(self, versions: Sequence[ModelVersion]) -> None:
         """The base models that the page shows, the newest of the project's versions among them."""

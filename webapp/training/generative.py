@@ -22,10 +22,12 @@ COUNTS = {
     "hinted": "Hinted",
     "unparsed": "Unreadable",
     "cross_prompt_left_out": "Left out",
+    "trajectories": "Judgements",
+    "responses_without_votes": "Without a vote",
 }
 MOST_COUNTS = 20
 FIGURES = (
-    "samples_per_second", "tokens_in", "tokens_out", "requests", "retries", "cost", "unparsed_share", "reward", "kl",
+    "samples_per_second", "tokens_in", "tokens_out", "requests", "retries", "unparsed_share", "reward", "kl",
 )  # fmt: skip
 
 
@@ -40,9 +42,10 @@ class Written:
     tokens_in: float | None
     tokens_out: float | None
     token_limit: int | None
+    endpoint_model: str
     requests: float | None
     retries: float | None
-    cost: float | None
+    cost: str
     cost_limit: float | None
     currency: str
     unparsed_share: float | None
@@ -71,6 +74,7 @@ def written(run: TrainingRun) -> Written | None:
     steps = _objects(_object(found.get("grpo")).get("steps"))
     endpoint = endpoint_named(run.config.get("base_model"))
     currency = found.get("currency") or (endpoint.currency if endpoint is not None else "")
+    model = found.get("endpoint_model") or (endpoint.model if endpoint is not None else "")
     return Written(
         names=[COUNTS.get(name, name.replace("_", " ").capitalize()) for name in known],
         rows=[
@@ -79,6 +83,8 @@ def written(run: TrainingRun) -> Written | None:
         ],
         samples=run.config.get("samples") or round(_number(found.get("samples")) or 8),
         **{name: _number(told.get(name)) for name in FIGURES},
+        cost=_cost(_number(told.get("cost"))),
+        endpoint_model=str(model) if model else "",
         token_limit=run.config.get("token_limit"),
         cost_limit=run.config.get("cost_limit"),
         currency=currency if isinstance(currency, str) else "",
@@ -109,6 +115,11 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return value
+
+
+def _cost(number: float | None) -> str:
+    """Small sums to the hundredth of a cent."""
+    return "" if number is None else f"{number:,.2f}" if number >= 1 else f"{number:.4f}"
 
 
 def _shown(number: float | None) -> str:

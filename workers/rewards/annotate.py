@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -29,6 +30,7 @@ from .training.progress import Progress, Stop, Stopped
 STOPPED_EXIT = 143
 AT_ONCE = 200  # pairs whose texts are in memory
 MAX_NEW_TOKENS = 2048
+LONGEST_TEXT = 100_000  # characters; an endpoint may answer more than it was asked for
 ORDERS = ("ab", "ba")
 
 
@@ -82,8 +84,10 @@ def annotate(folder: Path, stop: Stop) -> None:
 def _answer(pair: int, order: str, answer: Sampled) -> dict[str, Any]:
     parsed = parse(answer.text, 2, answer.finished)
     scores = parsed.scores if order == "ab" or parsed.scores is None else parsed.scores[::-1]
+    # JSON may hold half a character, which neither a file nor a database takes.
+    text = answer.text[:LONGEST_TEXT].encode("utf-8", "replace").decode()
     return {
-        "pair": pair, "order": order, "scores": scores, "reason": parsed.reason, "text": answer.text,
+        "pair": pair, "order": order, "scores": scores, "reason": parsed.reason, "text": text,
         "tokens_in": answer.tokens_in, "tokens_out": answer.tokens_out,
     }  # fmt: skip
 
@@ -126,4 +130,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # not waiting for threads whose endpoint doesn't answer

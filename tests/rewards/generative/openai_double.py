@@ -193,6 +193,10 @@ def _thinking(handler: _Handler, asked: dict[str, Any]) -> None:
     )
 
 
+def _half_character(handler: _Handler, asked: dict[str, Any]) -> None:
+    handler.send(200, completion(judged(asked) + "\ud83d", prompt=prompt_of(asked)))
+
+
 def _reasoning(handler: _Handler, asked: dict[str, Any]) -> None:
     handler.send(200, completion(judged(asked), prompt=prompt_of(asked), reasoning_content="Hm."))
 
@@ -241,6 +245,7 @@ FAULTS: dict[str, Callable[[_Handler, dict[str, Any]], None]] = {
     "cut": _cut,
     "thinking": _thinking,
     "reasoning": _reasoning,
+    "half a character": _half_character,
     "no usage": _no_usage,
     "unseeded": _unseeded,
 }

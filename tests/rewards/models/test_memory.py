@@ -76,7 +76,9 @@ def test_what_is_counted_on_shapes_is_what_a_real_model_keeps(family: str, tunin
     model.fuse()
     for module in model.modules():
         if isinstance(module, FusedNorm):
-            module.kernel = lambda x, shape, weight, eps: torch.nn.functional.layer_norm(x, shape, weight, None, eps)
+            module.kernel = lambda x, shape, weight, eps: torch.nn.functional.layer_norm(
+                x, shape, weight, None, eps
+            )
     model.train()
     if config.dropout is not None:
         prepare.set_dropout(model.backbone, 0.0)
@@ -234,7 +236,7 @@ def test_a_card_that_runs_out_of_memory_is_given_less_and_learns_the_same(
     make_run: Callable[..., Path], tiny_lm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pass of more tokens than it bears fails, as on a card that holds less than was planned."""
-    keys = {"tuning": "tuned", "epochs": 1, "max_length": 64, "reliability": False}
+    keys = {"tuning": "tuned", "token_budget": None, "epochs": 1, "max_length": 64, "reliability": False}
     bears, plain = [10**6], ResponseEncoder._packed
 
     def run(encoder: ResponseEncoder, rows: Any, log_probs: bool) -> Any:
@@ -249,7 +251,9 @@ def test_a_card_that_runs_out_of_memory_is_given_less_and_learns_the_same(
     bears[0] = 150
     short = make_run(tiny_lm, "bt", "short", **keys)
     assert train(short)["training"]["loss"] == pytest.approx(large["training"]["loss"], rel=1e-4)
-    assert "memory ran out: 128 tokens are held at once from step 1 on" in (short / "progress.jsonl").read_text()
+    assert (
+        "memory ran out: 128 tokens are held at once from step 2 on" in (short / "progress.jsonl").read_text()
+    )
     bears[0] = 20
     with pytest.raises(torch.OutOfMemoryError):
         train(make_run(tiny_lm, "bt", "none", **keys))

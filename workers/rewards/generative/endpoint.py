@@ -301,7 +301,7 @@ class EndpointSampler:
         if not isinstance(text, str):
             return Again("the answer has no text", MALFORMED)
         return Sampled(
-            text=_without_thoughts(text),
+            text=_without_thoughts(_whole(text)),
             tokens_in=tokens_in,
             tokens_out=tokens_out,
             finished=finish != "length",
@@ -341,7 +341,7 @@ class EndpointSampler:
             return ""
         if self.endpoint.key:
             found = found.replace(self.endpoint.key, "(the key)")
-        return f": {' '.join(found.split())[:200].rstrip('.')}"
+        return f": {' '.join(_whole(found).split())[:200].rstrip('.')}"
 
     def _adapted(self, said: str) -> bool:
         """Whether a parameter that this server doesn't know is now left out, or named as it wants it."""
@@ -360,6 +360,11 @@ def _about_tokens(*texts: str) -> int:
 
 def _prompt_tokens(chat: Chat) -> int:
     return _about_tokens(*(message["content"] for message in chat.messages))
+
+
+def _whole(text: str) -> str:
+    """A text with a question mark for each half of a character, which JSON can hold and no file."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _without_thoughts(text: str) -> str:

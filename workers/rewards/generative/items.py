@@ -15,7 +15,7 @@ from typing import Any
 
 from ..config import RunConfig
 from ..data.judgements import majority_judgements
-from ..data.snapshot import Snapshot
+from ..data.snapshot import Snapshot, of_people
 from ..data.split import Split
 from ..scale import LEVEL_INDEX, LEVELS
 from .judge import BOTH_BAD, PREFERRED_A, PREFERRED_B, TIE, Target, level_shares
@@ -65,19 +65,20 @@ def seed_of(*parts: object) -> int:
 
 
 class _Labels:
-    """Votes of a snapshot by pair, by response and by prompt."""
+    """Votes of a snapshot by pair, by response and by prompt; `peoples`: what machine annotators said is no vote."""
 
-    def __init__(self, snapshot: Snapshot, config: RunConfig) -> None:
+    def __init__(self, snapshot: Snapshot, config: RunConfig, *, peoples: bool = False) -> None:
         self.rows = {row["response_id"]: row for row in snapshot.responses}
         self.left_out: Counter[str] = Counter()
         self.pairs: dict[Pair, list[float]] = {}
         self.pairs_of: dict[str, list[Pair]] = {}
         self.levels: dict[str, list[float]] = {}
         self.labelled: set[str] = set()
-        judgements = snapshot.judgements
+        for row in snapshot.judgements:
+            self.labelled.update((row["response_a"], row["response_b"]))
+        judgements = list(of_people(snapshot.judgements)) if peoples else snapshot.judgements
         for row in majority_judgements(judgements) if config.votes == "majority" else judgements:
             a, b = row["response_a"], row["response_b"]
-            self.labelled.update((a, b))
             if self.rows[a]["prompt_id"] != self.rows[b]["prompt_id"]:
                 self.left_out["cross_prompt"] += 1
                 continue
@@ -162,7 +163,7 @@ def scoring_items(snapshot: Snapshot, split: Split, config: RunConfig) -> list[l
     judged pairs stand together where possible, first those that did so least. A judge learnt no label, so all that is
     labelled is held out for it.
     """
-    labels = _Labels(snapshot, config)
+    labels = _Labels(snapshot, config, peoples=True)
     by_prompt = _by_prompt(snapshot.responses)
     sides = {prompt: _side(ids, labels, split, config) for prompt, ids in by_prompt.items()}
     whole = {prompt: labels.item(ids, sides[prompt]) for prompt, ids in by_prompt.items() if len(ids) <= MOST}

@@ -235,7 +235,9 @@ def packable(model: RewardModel, device: torch.device, longest: int) -> bool:
         causal = model.architecture == "causal"
         packed = pack(rows, device, causal=causal, offset=model.position_offset)
         segments = dataclasses.replace(packed.segments, longest=max(longest, packed.segments.longest))
-        with autocast(device):  # as in training: adapters take no bf16 without it, and another kernel would be tried
+        with autocast(
+            device
+        ):  # as in training: adapters take no bf16 without it, and another kernel would be tried
             together = model.pool_packed(
                 model.hidden_packed(dataclasses.replace(packed, segments=segments)), packed
             )

@@ -13,7 +13,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-NORMS = ("input_layernorm", "post_attention_layernorm")  # what they give is read by linear maps alone, or is a branch
+NORMS = (
+    "input_layernorm",
+    "post_attention_layernorm",
+)  # what they give is read by linear maps alone, or is a branch
 
 
 class FusedNorm(nn.Module):

@@ -26,7 +26,9 @@ from .reward_model import LOGITS_AT_ONCE, RewardModel, longest_text, set_dropout
 COUNTED = "caliper_counted"
 USABLE = 0.9  # of what is free: the rest is for the allocator's gaps, cuBLAS and what a step makes in passing
 USUAL = 80  # bytes that a token keeps for each layer and unit of width: Qwen2.5 of .5B and 7B, counted
-LARGEST_PASS = 32_768  # tokens of a forward pass; with half of them an H100 waits for launches in every other moment
+LARGEST_PASS = (
+    32_768  # tokens of a forward pass; with half of them an H100 waits for launches in every other moment
+)
 SMALLEST_PASS = 2_048  # tokens of a forward pass below which a card idles: layers are computed again instead
 MOST_HELD = 65_536  # tokens whose activations are held at once; more are learnt part by part just as fast
 SHORTEST = 128  # tokens; less is no text to offer
