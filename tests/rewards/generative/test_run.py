@@ -1,5 +1,6 @@
 """A judge's run from its folder to its votes, and what can be done with what it leaves."""
 
+import contextlib
 import json
 import os
 import signal
@@ -42,6 +43,19 @@ def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Double]:
 def judge_run(make_run: Make, name: str = "run", **given: Any) -> Path:
     given = {"tuning": "frozen", "samples": SAMPLES, "max_new_tokens": 256, "epochs": None, **given}
     return make_run(given.pop("base_model", "endpoint:local"), "judge", name, token_budget=None, **given)
+
+
+class After(Stop):
+    """Wants the run to end once it was asked so often."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.left = looks
+
+    @property
+    def wanted(self) -> bool:
+        self.left -= 1
+        return self.left < 0
 
 
 def table(run: Path, name: str) -> Rows:
@@ -183,29 +197,35 @@ def test_a_judge_that_never_keeps_to_the_form_is_refused_early(double: Double, m
 
 def test_a_stop_comes_within_the_scoring(double: Double, make_run: Make) -> None:
     double.delay = 0.05
-
-    class AfterSome(Stop):
-        @property
-        def wanted(self) -> bool:
-            return len(double.seen) > 3
-
     with pytest.raises(Stopped):
-        generate(judge_run(make_run), AfterSome())
+        generate(judge_run(make_run), After(10))
     assert len(double.seen) < 30
 
 
 @pytest.mark.slow
 def test_a_grm_leaves_weights_that_vote_as_its_run_did(form_lm: Path, make_run: Make, tmp_path: Path) -> None:
     responses, judgements = task(12)
-    given = {
+    settings: dict[str, Any] = {
         "responses": responses,
         "judgements": judgements,
         "levels": [],
         "token_budget": None,
         "epochs": 1,
     }
-    run = make_run(form_lm, "grm", tuning="lora", stages="rft", samples=2, max_new_tokens=80, **given)
+    settings |= {"tuning": "lora", "stages": "rft", "samples": 2, "max_new_tokens": 80}
+    run = make_run(form_lm, "grm", **settings)
     metrics = generate(run, Stop())
+
+    # stopped again and again, wherever it is, and started again: the same
+    stopped, goes = make_run(form_lm, "grm", "stopped", **settings), 0
+    while not (stopped / "metrics.json").exists():
+        goes += 1
+        with contextlib.suppress(Stopped):
+            generate(stopped, After(16 * goes))
+    assert goes > 2
+    for name in TABLES:
+        assert table(stopped, name) == table(run, name)
+
     told = metrics["generative"]["stages"]
     learnt = [row for row in table(run, "trajectories") if row["stage"] == "rft"]
     held_out = set(metrics["split"]["held_out"])
