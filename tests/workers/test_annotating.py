@@ -17,8 +17,8 @@ from webapp.labels.machine_models import MachineAnnotator, MachineJob
 from webapp.labels.machines import machine_ask, machine_enrol, machine_resume, open_pairs
 from webapp.labels.models import Judgement
 from workers import annotating
-from workers.annotating import ask_machine
 from workers.rewards import annotate
+from workers.tasks import ask_machine
 
 pytestmark = [pytest.mark.django_db, pytest.mark.one_database]
 
