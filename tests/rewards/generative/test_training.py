@@ -22,7 +22,7 @@ from workers.rewards.generative.items import Item, seed_of, training_items
 from workers.rewards.generative.judge import correct
 from workers.rewards.generative.judging import Judge, parsed
 from workers.rewards.generative.meta import Meta, train_meta
-from workers.rewards.generative.reinforce import grpo, refuse_trl
+from workers.rewards.generative.reinforce import fallen, grpo, refuse_trl
 from workers.rewards.generative.sampling import TransformersSampler
 from workers.rewards.generative.template import JudgeTemplate
 from workers.rewards.models.base_models import Source
@@ -303,3 +303,11 @@ def test_grpo_without_trl_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(Refused, match=r"caliper\[generative\]"):
         refuse_trl()
+
+
+@pytest.mark.parametrize(
+    ("rewards", "kept"),
+    [([-0.1, 0.2, 0.0, 0.4], True), ([0.4, 0.2, 0.1, 0.0], True), ([0.0, -0.5, -1.0, -1.0], False)],
+)
+def test_a_reward_that_falls_far_costs_the_weights(rewards: list[float], kept: bool) -> None:
+    assert (fallen([{"reward": reward} for reward in rewards]) == "") is kept

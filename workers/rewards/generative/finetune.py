@@ -161,11 +161,7 @@ def draw(
     def say(done: int, total: int) -> None:
         progress.say("sampling", done, total, samples_per_second=judge.samples_per_second)
 
-    probe = (
-        []
-        if hinted
-        else judge.answered(chats[:PROBE], path.with_suffix(".first.jsonl"), temperature=1.0)
-    )
+    probe = [] if hinted else judge.answered(chats[:PROBE], path.with_suffix(".first.jsonl"), temperature=1.0)
     if len(probe) == PROBE:
         read = [parsed(answer, len(item.rows)) for item, answer in zip(asked, probe, strict=False)]
         if all(one.scores is None for one in read):

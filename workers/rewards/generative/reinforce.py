@@ -15,7 +15,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,16 @@ from .sampling import Sampled
 
 PROMPTS = 8  # a step; the paper has 128
 MOST_STEPS = 900  # the paper's
+FALL = 0.5  # of the two between wrong and right; a step's mean of 32 rewards moves by some .25 of itself
 FINISHED, WHOLE = "finished.safetensors", "whole"
 
 
 @dataclass
 class GrpoReport:
-    """What the steps did: {"step", "reward", "kl", "loss"} each."""
+    """What the steps did: {"step", "reward", "kl", "loss"} each. `note`: why their weights were not kept."""
 
     steps: list[dict[str, float]]
+    note: str = ""
 
 
 def refuse_trl() -> None:
@@ -66,14 +68,16 @@ def grpo(
 ) -> GrpoReport:
     """Reinforce the policy on the items; the model then holds the new weights, which `folder` keeps.
 
-    The reference of the KL term is the policy as it came. Raises Refused without TRL or where no completion can be
-    parsed, and Stopped with a checkpoint in `folder`, from which the same call goes on with the same result.
+    Where the reward fell far, the model keeps the weights that it came with, and the report says so. The reference of
+    the KL term is the policy as it came. Raises Refused without TRL or where no completion can be parsed, and Stopped
+    with a checkpoint in `folder`, from which the same call goes on with the same result.
     """
     refuse_trl()
     model = policy.model
     if (report := _finished(folder, policy)) is not None:
         return report
     folder.mkdir(parents=True, exist_ok=True)
+    came = {name: value.detach().to("cpu", copy=True) for name, value in learned(model)}
     with _quiet():
         trainer = _trainer(items, judge, policy, config, folder, stop, progress)
         try:
@@ -97,11 +101,33 @@ def grpo(
         if "reward" in line
     ]
     model.eval()
+    report = GrpoReport(steps, fallen(steps))
+    if report.note:
+        progress.say("reinforcing", len(steps), len(steps), message=report.note)
+        with torch.no_grad():
+            for name, parameter in learned(model):
+                parameter.copy_(came[name])
     tensors: dict[str, torch.Tensor] = dict(learned(model))
-    save_tensors(folder / FINISHED, tensors, {"caliper": json.dumps(steps)})
+    save_tensors(folder / FINISHED, tensors, {"caliper": json.dumps(asdict(report))})
     for left in (*folder.glob("checkpoint-*"), folder / "reference"):
         shutil.rmtree(left, ignore_errors=True)
-    return GrpoReport(steps)
+    return report
+
+
+def fallen(steps: Sequence[dict[str, float]]) -> str:
+    """Why the weights of these steps are not worth keeping; empty where the reward did not fall by FALL or more.
+
+    Too high a rate drives a model out of the form for good: then every reward is -1, and no group has an advantage.
+    """
+    part = max(1, len(steps) // 4)
+    rewards = [step["reward"] for step in steps]
+    first, last = (sum(some) / len(some) for some in (rewards[:part], rewards[-part:]))
+    if last >= first - FALL:
+        return ""
+    return (
+        f"GRPO's weights were not kept: the mean reward fell from {first:.2f} to {last:.2f}. Set a lower "
+        "grpo_learning_rate, or a higher kl."
+    )
 
 
 class _Rollouts:
@@ -277,7 +303,7 @@ def _finished(folder: Path, policy: Policy) -> GrpoReport | None:
     with safe_open(path, "pt") as file, torch.no_grad():
         for name, parameter in learned(policy.model):
             parameter.copy_(file.get_tensor(name))
-        return GrpoReport(json.loads(file.metadata()["caliper"]))
+        return GrpoReport(**json.loads(file.metadata()["caliper"]))
 
 
 def _whole(folder: Path, step: int) -> Path:

@@ -46,7 +46,9 @@ def learn(run: Generation) -> Learnt:
             learnt.trajectories, learnt.losses = report.trajectories, report.losses
             learnt.counts["rft"] = report.counts
         elif stage == "grpo":
-            learnt.steps = grpo(run.items, run.judge, run.policy, run.config, folder, **given).steps
+            reinforced = grpo(run.items, run.judge, run.policy, run.config, folder, **given)
+            learnt.steps = reinforced.steps
+            learnt.notes += filter(None, (reinforced.note,))
         else:
             learnt.meta = train_meta(run.items, run.judge, run.policy, run.config, folder, **given)
             learnt.counts["meta"] = {} if learnt.meta is None else learnt.meta.report
