@@ -66,7 +66,7 @@ def export_judge(
 
 @torch.no_grad()
 def _difference(model: Any, template: JudgeTemplate, folder: Path) -> float:
-    """The largest difference of a logit on one prompt, once the folder is loaded. Raises ExportError for a large one."""
+    """The largest difference of a logit on one prompt, after saving and loading. Raises ExportError for a large one."""
     from transformers import AutoModelForCausalLM
 
     probe = {
@@ -153,8 +153,8 @@ _CHAT = """\
 
 _SECTIONS = """\
     content = re.sub(r"#{3,}", lambda run: "\\\\" + run[0], content)
-    text = f"### User\\n{content}\\n\\n### Response\\n"
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]"""
+    parts = [f"### User\\n{content}", "\\n\\n### Response\\n"]  # each tokenised by itself
+    return [i for p in parts for i in tokenizer(p, add_special_tokens=False, split_special_tokens=True)["input_ids"]]"""
 
 
 def usage(config: dict[str, Any], template: JudgeTemplate) -> str:
@@ -177,7 +177,7 @@ def usage(config: dict[str, Any], template: JudgeTemplate) -> str:
         [
             f"```python\n{code}```",
             f"A vote is one such text. Ask {asked['samples']} times, with the responses in another order each time, "
-            "and count: a response's probability of the rating s is (votes for s + 1/9) / (votes + 1), and one response's "
+            "and count: a response's probability of the rating s is (votes for s + 1/9) / (votes + 1), and one's "
             "of being preferred to another (texts in which it scored higher, equal ones half, + 1/2) / (texts + 1).",
             "A text that can't be read has no vote. The training program also cuts texts that are too long, reads the "
             "tools and names of a conversation, and reads a special token that a text spells out as text.",
