@@ -7,6 +7,7 @@ with.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -242,6 +243,7 @@ def learn(
     except Afresh as reason:
         progress.say("fine-tuning", message=f"started afresh from step 0: {reason}")
         position = Position()
+    saved_at, saving = time.monotonic(), 0.0
     model.train()
     for step in steps[position.step :]:
         for group, base in zip(optimizer.param_groups, rates, strict=True):
@@ -259,8 +261,13 @@ def learn(
         position.step += 1
         position.tokens += sum(map(len, members))
         progress.say("fine-tuning", position.step, len(steps), loss=round(position.losses[-1], 6))
-        if stop.wanted:
+        stopping = stop.wanted
+        if stopping or time.monotonic() - saved_at >= max(config.checkpoint_seconds, 9 * saving):
+            began = time.monotonic()
             save_checkpoint(folder, model, optimizer, position, config)
+            saved_at = time.monotonic()
+            saving = saved_at - began  # at most a tenth of the time is spent so
+        if stopping:
             raise Stopped
     save_checkpoint(folder, model, optimizer, position, config)
     model.eval()
