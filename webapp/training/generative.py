@@ -15,6 +15,7 @@ from webapp.training.models import TrainingRun
 STAGES = {"rft": "Fine-tuning (RFT)", "grpo": "Reinforcement (GRPO)", "meta": "Meta model", "score": "Votes"}
 COUNTS = {
     "prompts": "Prompts",
+    "drawn": "Drawn",
     "kept": "Kept",
     "wrong": "Wrong",
     "too_easy": "Too easy",
@@ -24,6 +25,9 @@ COUNTS = {
     "cross_prompt_left_out": "Left out",
     "trajectories": "Judgements",
     "responses_without_votes": "Without a vote",
+    "accuracy": "Accuracy",
+    "always_right": "Of always saying right",
+    "measured": "Measured on",
 }
 MOST_COUNTS = 20
 FIGURES = (
