@@ -66,7 +66,7 @@ def export_judge(
 
 @torch.no_grad()
 def _difference(model: Any, template: JudgeTemplate, folder: Path) -> float:
-    """The largest difference of a logit on one prompt, after saving and loading. Raises ExportError for a large one."""
+    """The largest difference of a logit on one prompt once the folder is loaded. Raises ExportError if it is large."""
     from transformers import AutoModelForCausalLM
 
     probe = {
@@ -177,8 +177,9 @@ def usage(config: dict[str, Any], template: JudgeTemplate) -> str:
         [
             f"```python\n{code}```",
             f"A vote is one such text. Ask {asked['samples']} times, with the responses in another order each time, "
-            "and count: a response's probability of the rating s is (votes for s + 1/9) / (votes + 1), and one's "
-            "of being preferred to another (texts in which it scored higher, equal ones half, + 1/2) / (texts + 1).",
+            "and count: a response's probability of the rating s is (votes for s + 1/9) / (votes + 1), and one "
+            "response's of being preferred to another (texts in which it scored higher, equal ones half, + 1/2) / "
+            "(texts + 1).",
             "A text that can't be read has no vote. The training program also cuts texts that are too long, reads the "
             "tools and names of a conversation, and reads a special token that a text spells out as text.",
         ]

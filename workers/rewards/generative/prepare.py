@@ -70,9 +70,14 @@ class Generation:
 
         def said(done: int, total: int) -> None:
             self.stop.check()
-            judge = self.judge
-            cost = judge.sampler.usage.cost
-            self.progress.say(phase, done, total, samples_per_second=judge.samples_per_second, cost=cost)
+            usage = self.judge.sampler.usage
+            figures: dict[str, float | None] = {
+                "samples_per_second": self.judge.samples_per_second,
+                "tokens_in": usage.tokens_in,
+                "tokens_out": usage.tokens_out,
+                "cost": usage.cost,
+            }
+            self.progress.say(phase, done, total, **figures)  # type: ignore[arg-type]
 
         return said
 

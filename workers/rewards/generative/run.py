@@ -44,11 +44,13 @@ def learn(run: Generation) -> Learnt:
         if stage == "rft":
             report = rft(run.items, run.judge, run.policy, run.config, folder, **given)
             learnt.trajectories, learnt.losses = report.trajectories, report.losses
-            learnt.counts["rft"] = report.counts
+            left_out = run.left_out.get("cross_prompt", 0)
+            learnt.counts["rft"] = {**report.counts, "cross_prompt_left_out": left_out}
         elif stage == "grpo":
             reinforced = grpo(run.items, run.judge, run.policy, run.config, folder, **given)
             learnt.steps = reinforced.steps
             learnt.notes += filter(None, (reinforced.note,))
+            learnt.counts["grpo"] = {"steps": len(learnt.steps)}
         else:
             learnt.meta = train_meta(run.items, run.judge, run.policy, run.config, folder, **given)
             learnt.counts["meta"] = {} if learnt.meta is None else learnt.meta.report
