@@ -262,8 +262,8 @@ _FORMATS_OF: dict[str, dict[ModelExport.Format, str]] = {
     },
     # There are no weights that transformers could load.
     Method.JUDGE: {
-        ModelExport.Format.CALIPER: "The form of its prompt and its settings, with a model card and the metrics. It has "
-        "no weights of its own: its base model, or its endpoint, is named.",
+        ModelExport.Format.CALIPER: "The form of its prompt and its settings, with a model card and the metrics. It "
+        "has no weights of its own: its base model, or its endpoint, is named.",
     },
 }
 
