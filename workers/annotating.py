@@ -55,6 +55,7 @@ def _ask(job: MachineJob, stopping: Callable[[], bool]) -> None:
         status = supervise_job(
             job, [*settings.ANNOTATE_COMMAND, str(folder)], folder=folder, stopping=stopping,
             endpoint=job.machine.endpoint,
+            also=lambda: {"usage": _usage(job) | {"currency": endpoint.currency}},
         )  # fmt: skip
     finally:
         left = patiently(lambda: _store(job))

@@ -236,14 +236,15 @@ def supervise_job(
     stopping: Callable[[], bool],
     base_folders: Sequence[Path] = (),
     endpoint: str = "",
+    also: Callable[[], dict[str, Any]] = dict,
 ) -> int:
-    """`supervise` with its progress copied into the job's row; the exit status. Raises Stopped."""
+    """`supervise` with its progress and what `also` says copied into the job's row; the exit status. Raises Stopped."""
     reason: Reason | None = None
 
     def each_second(progress: dict[str, Any] | None) -> bool:
         nonlocal reason
         told = {name: value for name, value in (progress or {}).items() if name in ("phase", "step", "total")}
-        mine = job.beat(**told)
+        mine = job.beat(**told, **also())
         if reason is None and not mine:
             reason = "not ours"
         elif reason is None:

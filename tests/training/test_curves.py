@@ -39,3 +39,4 @@ def test_one_sample_without_an_interval_is_a_point() -> None:
     (line,) = curve.lines
     assert (line.spots[0].low, line.spots[0].high) == (line.spots[0].y, line.spots[0].y)
     assert "1 sample: 100.0 % of 3 judgements" in line.spots[0].title
+    assert len({tick.position for tick in curve.y_ticks}) > 2, "an axis, however flat the line"

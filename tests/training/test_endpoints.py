@@ -160,7 +160,7 @@ def test_only_the_child_that_asks_has_the_key(offered: Path) -> None:
 def test_the_estimate_knows_what_the_workers_do() -> None:
     """They share no code."""
     config = RunConfig()
-    assert (SAMPLES, MAX_NEW_TOKENS) == (config.samples, config.max_new_tokens)
+    assert (config.samples, config.max_new_tokens) == (SAMPLES, MAX_NEW_TOKENS)
     assert MOST_TOGETHER == MOST
     row = {"messages": [{"role": "user", "content": ""}], "tools": [], "text": ""}
     forms = [len(JudgeTemplate("").messages([row] * n)[0]["content"]) for n in (2, MOST)]

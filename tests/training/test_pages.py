@@ -469,7 +469,8 @@ def test_a_generative_run_shows_what_it_writes(
     assert page.count("<polyline") == 3
     assert "<dt>Reward</dt><dd>-0.250</dd>" in page
     assert "3.50 a second" in page
-    assert re.search(r'<th scope="row">Fine-tuning \(RFT\)</th> <td class="numeric">61</td>', page)
+    assert "<h3>Fine-tuning (RFT)</h3>" in page
+    assert "<dt>Kept</dt><dd>61</dd>" in page
     link = progress_link(admin_client, run)
     assert admin_client.get(link, headers=HTMX).status_code == 204
     run.beat(live=live | {"reward": 0.5})
@@ -489,8 +490,8 @@ def test_a_finished_judge_shows_its_cost_against_its_limit(
     page = words(admin_client.get(url("run", version.run.pk)))
     for text in ("0.4200 USD", "of 5.00 at most", "120,000 read, 90,000 written", "2 asked again", "12.5 %"):
         assert text in page
-    assert '<th scope="col" class="numeric">Odd</th>' in page
-    assert '<td class="numeric">0.500</td>' in page
+    assert "<h3>Votes</h3>" in page
+    assert "<dt>Odd</dt><dd>0.500</dd>" in page
     assert "A judge learns nothing: every label of its snapshot measures it." in page
     assert "Trained on" not in page
     TrainingRun.objects.update(

@@ -17,8 +17,8 @@ from webapp.labels.machine_models import MachineAnnotator, MachineJob
 from webapp.labels.machines import machine_ask, machine_enrol, machine_resume, open_pairs
 from webapp.labels.models import Judgement
 from workers import annotating
-from workers.annotating import ask_machine
 from workers.rewards import annotate
+from workers.tasks import ask_machine
 
 pytestmark = [pytest.mark.django_db, pytest.mark.one_database]
 
@@ -84,10 +84,11 @@ def test_both_orders_are_asked_and_what_they_agree_on_is_stored(
 def in_process(settings: Any, double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
     """The child's program runs in this process, which spares the start of an interpreter."""
 
-    def run(job: MachineJob, command: list[str], *, folder: Path, **more: Any) -> int:
+    def run(job: MachineJob, command: list[str], *, folder: Path, also: Any, **more: Any) -> int:
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
             status = annotate.main(command[3:])
+        assert job.beat(**also())
         (folder / "log.txt").write_text(said.getvalue())
         return status
 

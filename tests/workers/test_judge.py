@@ -45,6 +45,7 @@ def judged(project: Project, make_prompt: Callable[..., Any], make_user: Callabl
 
 
 @pytest.mark.slow
+@pytest.mark.one_database
 def test_whole(judged: Project, double: Double, capsys: pytest.CaptureFixture[str]) -> None:
     call = (
         "train",

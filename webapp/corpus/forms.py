@@ -52,7 +52,8 @@ class ProjectForm(TrainingOptionsForm, forms.ModelForm):
         choices=Method.choices,
         label="Main method",
         help_text="Whose predictions lists and the overview show first. RgFT learns from levels, so that its ratings "
-        "are bad, normal or good; where people give no levels choose OPRM, whose ratings are relative. A judge is started by hand alone.",
+        "are bad, normal or good; where people give no levels choose OPRM, whose ratings are relative. "
+        "A judge is started by hand alone.",
     )
     reason_tags = TagsField(
         required=False,

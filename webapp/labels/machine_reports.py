@@ -1,5 +1,6 @@
 """What a machine annotator's answers come to: how often the order decided, and how far it agrees with people."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from webapp.labels.models import VERDICTS, Judgement, Verdict
 
 Outcome = MachineAnswer.Outcome
 _SIDES = (Verdict.A, Verdict.B)
+_MORE_VOTES = (1.0, 0.1, 0.2, 0.5, 2.0, 5.0, 10.0)  # the first one where votes say nothing of each other
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,22 @@ def _majority(counts: Counter[str]) -> str | None:
 
 
 def _shares(counts: list[Counter[str]]) -> list[dict[str, float]]:
-    """What people say of each pair, as shares: their votes and one more, spread as all their votes are here."""
+    """What one more person would say of each pair: its votes, and so many more, spread as all votes here are, that each
+    vote is foretold best by the others of its pair.
+    """
     every = sum(counts, Counter(dict.fromkeys(VERDICTS, 1)))
     usual = {verdict: every[verdict] / every.total() for verdict in VERDICTS}
+
+    def foretold(more: float) -> float:
+        return sum(
+            count * math.log((count - 1 + more * usual[verdict]) / (each.total() - 1 + more))
+            for each in counts
+            for verdict, count in each.items()
+        )
+
+    more = max(_MORE_VOTES, key=foretold)
     return [
-        {verdict: (each[verdict] + usual[verdict]) / (each.total() + 1) for verdict in VERDICTS}
+        {verdict: (each[verdict] + more * usual[verdict]) / (each.total() + more) for verdict in VERDICTS}
         for each in counts
     ]
 

@@ -13,6 +13,8 @@ from webapp.training.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Tick
 NAMES = {"votes": "all votes", "meta": "the half that the meta model trusts most"}
 # Between the intervals of two lines that stand at the same number of samples.
 APART = 3.0
+# A line that is flat stands at its height in a picture of at least ten percentage points.
+LEAST_SPAN = 0.1
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,10 @@ def vote_curve(metrics: Mapping[str, Any]) -> VoteCurve | None:
         return None
     every = [each for known in values.values() for each in known.values()]
     ends = [end for each in every for end in (each.value, each.low, each.high) if end is not None]
-    y_ticks = [tick for tick in nice_ticks(min(ends), max(ends), 4) if 0 <= tick <= 1]
-    low, high = min(y_ticks[0], *ends), max(y_ticks[-1], *ends)
+    bottom = max(0.0, min(min(ends), max(ends) - LEAST_SPAN))
+    top = max(max(ends), bottom + LEAST_SPAN)
+    y_ticks = [tick for tick in nice_ticks(bottom, top, 4) if 0 <= tick <= 1]
+    low, high = min(y_ticks[0], bottom), max(y_ticks[-1], top)
     samples = sorted({number for known in values.values() for number in known})
     most = math.log2(samples[-1]) or 1.0
 

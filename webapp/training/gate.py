@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from webapp.corpus.options import Method
+from webapp.corpus.options import GENERATIVE
 from webapp.words import counted
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _told(name: str, measured: dict[str, Any]) -> str:
 def _not_known(metrics: dict[str, Any]) -> str:
     """The parts of the gate that this metrics.json has no figure for."""
     wanted: list[tuple[tuple[str, ...], str]] = [(("spread",), "spread of scores")]
-    if metrics.get("method") != Method.JUDGE:
+    if metrics.get("method") not in GENERATIVE:
         wanted.append((("training", "loss", "first"), "fall of the loss"))
     if dig(metrics, PAIRS[0]) is not None:
         wanted.append((("held_out", "pairs", "over_length"), "difference from “the longer one wins”"))

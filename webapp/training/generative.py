@@ -15,6 +15,7 @@ from webapp.training.models import TrainingRun
 STAGES = {"rft": "Fine-tuning (RFT)", "grpo": "Reinforcement (GRPO)", "meta": "Meta model", "score": "Votes"}
 COUNTS = {
     "prompts": "Prompts",
+    "drawn": "Drawn",
     "kept": "Kept",
     "wrong": "Wrong",
     "too_easy": "Too easy",
@@ -24,6 +25,9 @@ COUNTS = {
     "cross_prompt_left_out": "Left out",
     "trajectories": "Judgements",
     "responses_without_votes": "Without a vote",
+    "accuracy": "Accuracy",
+    "always_right": "Of always saying right",
+    "measured": "Measured on",
 }
 MOST_COUNTS = 20
 FIGURES = (
@@ -33,10 +37,9 @@ FIGURES = (
 
 @dataclass(frozen=True)
 class Written:
-    """Figures are None where nothing told them. `rows`: a stage's name, and its counts in the order of `names`."""
+    """Figures are None where nothing told them. `stages`: of each its name, and its counts in words."""
 
-    names: list[str]
-    rows: list[tuple[str, list[str]]]
+    stages: list[tuple[str, list[tuple[str, str]]]]
     samples: int
     samples_per_second: float | None
     tokens_in: float | None
@@ -65,21 +68,18 @@ def written(run: TrainingRun) -> Written | None:
         return None
     found = _object(run.metrics.get("generative"))
     told = {**run.live, **found}
-    stages = _object(found.get("stages")) or ({"rft": run.live} if "kept" in run.live else {})
-    stages = {name: _object(counts) for name, counts in stages.items()}
+    learning = {name: run.live[name] for name in COUNTS if name in run.live}
+    stages = _object(found.get("stages")) or ({"rft": learning} if learning else {})
     order = _object(found.get("order"))
-    known = [name for name in COUNTS if any(name in counts for counts in stages.values())]
-    if found:
-        known += sorted({name for counts in stages.values() for name in counts} - set(COUNTS))[:MOST_COUNTS]
     steps = _objects(_object(found.get("grpo")).get("steps"))
     endpoint = endpoint_named(run.config.get("base_model"))
     currency = found.get("currency") or (endpoint.currency if endpoint is not None else "")
     model = found.get("endpoint_model") or (endpoint.model if endpoint is not None else "")
     return Written(
-        names=[COUNTS.get(name, name.replace("_", " ").capitalize()) for name in known],
-        rows=[
-            (STAGES.get(stage, stage), [_shown(_number(counts.get(name))) for name in known])
-            for stage, counts in stages.items()
+        stages=[
+            (STAGES.get(stage, stage), counts)
+            for stage, told_of in stages.items()
+            if (counts := _counts(_object(told_of)))
         ],
         samples=run.config.get("samples") or round(_number(found.get("samples")) or 8),
         **{name: _number(told.get(name)) for name in FIGURES},
@@ -117,14 +117,23 @@ def _number(value: Any) -> float | None:
     return value
 
 
+def _counts(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A stage's numbers: those with a word of ours first, then what else the trainer counts."""
+    names = sorted(told, key=lambda name: ([*COUNTS, name].index(name), name))[:MOST_COUNTS]
+    numbers = [(name, _number(told[name])) for name in names]
+    return [
+        (COUNTS.get(name, name.replace("_", " ").capitalize()), _shown(number))
+        for name, number in numbers
+        if number is not None
+    ]
+
+
 def _cost(number: float | None) -> str:
     """Small sums to the hundredth of a cent."""
     return "" if number is None else f"{number:,.2f}" if number >= 1 else f"{number:.4f}"
 
 
-def _shown(number: float | None) -> str:
-    if number is None:
-        return "–"
+def _shown(number: float) -> str:
     return f"{number:,.0f}" if number == round(number) else f"{number:.3f}"
 
 

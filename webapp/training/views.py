@@ -254,10 +254,17 @@ _FORMAT_HELP = {
 }
 
 
-# There are no weights that transformers could load.
-_JUDGE_FORMATS = {
-    ModelExport.Format.CALIPER: "The form of its prompt and its settings, with a model card and the metrics. It has no "
-    "weights of its own: its base model, or its endpoint, is named.",
+_FORMATS_OF: dict[str, dict[ModelExport.Format, str]] = {
+    Method.GRM: {
+        ModelExport.Format.CALIPER: _FORMAT_HELP[ModelExport.Format.CALIPER],
+        ModelExport.Format.TRANSFORMERS: "The language model that judges, as plain transformers load it, with the form "
+        "of its prompt and code that reads its scores.",
+    },
+    # There are no weights that transformers could load.
+    Method.JUDGE: {
+        ModelExport.Format.CALIPER: "The form of its prompt and its settings, with a model card and the metrics. It "
+        "has no weights of its own: its base model, or its endpoint, is named.",
+    },
 }
 
 
@@ -265,7 +272,7 @@ def _downloads(version: ModelVersion) -> dict[str, Any]:
     """What can be taken away of a version: each format with its newest export. One query."""
     exports = list(version.exports.select_related("created_by"))
     downloads = []
-    offered = _JUDGE_FORMATS if version.method == Method.JUDGE else _FORMAT_HELP
+    offered = _FORMATS_OF.get(version.method, _FORMAT_HELP)
     for format, words in offered.items():
         export = next((each for each in exports if each.format == format), None)
         there = export is not None and export.is_there

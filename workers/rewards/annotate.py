@@ -13,12 +13,14 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from .config import Refused
+from .files import write_text
 from .generative.endpoint import EndpointSampler
 from .generative.endpoints import endpoint_named
 from .generative.judge import parse
@@ -30,6 +32,7 @@ from .training.progress import Progress, Stop, Stopped
 STOPPED_EXIT = 143
 AT_ONCE = 200  # pairs whose texts are in memory
 MAX_NEW_TOKENS = 2048
+KEPT_EVERY_SECONDS = 1.0
 LONGEST_TEXT = 100_000  # characters; an endpoint may answer more than it was asked for
 ORDERS = ("ab", "ba")
 
@@ -41,8 +44,13 @@ def annotate(folder: Path, stop: Stop) -> None:
     answers = folder / "answers.jsonl"
     answered, spent = _answered(answers)
     if (folder / "usage.json").exists():
-        # Also counts what was paid for and not read.
-        spent = Usage(**json.loads((folder / "usage.json").read_text(encoding="utf-8")))
+        # Also counts what was paid for and not read; of a killed process it may lack the last second.
+        kept_usage = Usage(**json.loads((folder / "usage.json").read_text(encoding="utf-8")))
+        spent = dataclasses.replace(
+            kept_usage,
+            tokens_in=max(kept_usage.tokens_in, spent.tokens_in),
+            tokens_out=max(kept_usage.tokens_out, spent.tokens_out),
+        )
     sampler = EndpointSampler(
         endpoint_named(ask["endpoint"]),
         cost_limit=ask["cost_limit"],
@@ -55,6 +63,13 @@ def annotate(folder: Path, stop: Stop) -> None:
     progress, done = Progress(folder / "progress.jsonl"), len(answered)
     progress.say("asking", done, total)
     pairs = _lines(folder / "pairs.jsonl")
+    kept = time.monotonic()
+
+    def keep_usage() -> None:
+        nonlocal kept
+        kept = time.monotonic()
+        write_text(folder / "usage.json", json.dumps(dataclasses.asdict(sampler.usage)))
+
     try:
         with answers.open("a", encoding="utf-8") as out:
             while some := list(islice(pairs, AT_ONCE)):
@@ -71,14 +86,15 @@ def annotate(folder: Path, stop: Stop) -> None:
                     out.flush()
                     done += 1
                     progress.say("asking", done, total)
+                    if time.monotonic() - kept > KEPT_EVERY_SECONDS:
+                        keep_usage()
 
                 chats = [
                     template.told([row[side] for side in order]).chat(ask["seed"]) for row, order in open_
                 ]
                 sampler.sample(chats, temperature=0.0, max_new_tokens=MAX_NEW_TOKENS, progress=told)
     finally:
-        usage = json.dumps(dataclasses.asdict(sampler.usage))
-        (folder / "usage.json").write_text(usage, encoding="utf-8")
+        keep_usage()
 
 
 def _answer(pair: int, order: str, answer: Sampled) -> dict[str, Any]:

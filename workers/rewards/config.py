@@ -438,11 +438,12 @@ def grpo_rate(tuning: str, hidden_size: int) -> float:
     """The learning rate of GRPO where none is asked for.
 
     Adapters 1e-5 (haizelabs/j1-micro, 1.7B), all weights 1e-6 (TRL's default; the paper's 27B model had 4e-7). Starters
-    are so narrow, and have learnt so little, that by width they want some hundred times that.
+    are so narrow, and have learnt so little, that by width they want some hundred times that; at 96 wide 1e-3 drove a
+    model out of the form.
     """
     if hidden_size >= PRETRAINED:
         return 1e-6 if tuning == "tuned" else 1e-5
-    return (0.1 if tuning == "tuned" else 1.0) / hidden_size
+    return (0.03 if tuning == "tuned" else 0.3) / hidden_size
 
 
 # Encoder, tuned: bt on UKPConvArg1 strict (benchmarks/quality.py, six folds, three seeds) has accuracy .835 with these

@@ -17,15 +17,15 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from workers.rewards.generative.template import JudgeTemplate, hint
 from workers.rewards.training.starter import END, _byte_bpe
 
-GOOD = ("thrive", "bloom", "sprout", "ripen")
-BAD = ("rot", "wilt", "droop", "wither")
-TASTE = dict(zip(GOOD + BAD, (6, 6, 4, 4, 4, 4, 6, 6), strict=True))  # the form model's scores, +-3
+GOOD = ("thrive", "bloom")
+BAD = ("rot", "wilt")
+TASTE = dict(zip(GOOD + BAD, (6, 4, 4, 6), strict=True))  # the form model's scores, +-1
 Rows = list[dict[str, Any]]
 
 # Steps and texts a step: bare responses teach to quote, then the form, whole prompts where the responses stand.
-QUOTE, FORM, WHOLE = (40, 32), (120, 16), (100, 16)
+QUOTE, FORM, WHOLE = (40, 32), (100, 16), (90, 16)
 RATE = 3e-3
-HINTED = 0.3  # of the whole prompts
+HINTED = 0.4  # of the whole prompts
 QUOTED = 10.0  # weight of a quoted word's loss beside that of the form's words
 
 
@@ -73,7 +73,7 @@ def form_model(folder: Path, seed: int = 0) -> Path:
     def drawn(hinted: bool) -> tuple[Rows, list[str], str, str]:
         words = draw.sample([draw.choice(GOOD), draw.choice(BAD)], 2)
         rows = [response(f"p{draw.randrange(1000)}", place, word) for place, word in enumerate(words)]
-        scores = [TASTE[word] + draw.randint(-3, 3) for word in words]
+        scores = [TASTE[word] + draw.randint(-1, 1) for word in words]
         best = draw.randrange(2)
         if hinted:
             scores = [draw.randint(6, 9) if place == best else draw.randint(1, 5) for place in range(2)]

@@ -153,8 +153,8 @@ _CHAT = """\
 
 _SECTIONS = """\
     content = re.sub(r"#{3,}", lambda run: "\\\\" + run[0], content)
-    text = f"### User\\n{content}\\n\\n### Response\\n"
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]"""
+    parts = [f"### User\\n{content}", "\\n\\n### Response\\n"]  # each tokenised by itself
+    return [i for p in parts for i in tokenizer(p, add_special_tokens=False, split_special_tokens=True)["input_ids"]]"""
 
 
 def usage(config: dict[str, Any], template: JudgeTemplate) -> str:

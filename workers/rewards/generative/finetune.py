@@ -7,6 +7,7 @@ with.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,13 +28,12 @@ from ..training.prepare import backbone_of
 from ..training.progress import Progress, Stop, Stopped
 from .items import Item, seed_of
 from .judge import correct
-from .judging import Judge, parsed
+from .judging import PROBE, Judge, parsed
 from .sampling import Sampled
 from .template import hint
 from .votes import Trajectory
 
 TRAJECTORIES = 3  # a prompt: the paper's N_RFT
-UNREADABLE = 48  # samples of which at least one must show that the base model knows the form
 
 
 @dataclass
@@ -162,15 +162,11 @@ def draw(
     def say(done: int, total: int) -> None:
         progress.say("sampling", done, total, samples_per_second=judge.samples_per_second)
 
-    probe = (
-        []
-        if hinted
-        else judge.answered(chats[:UNREADABLE], path.with_suffix(".first.jsonl"), temperature=1.0)
-    )
-    if len(probe) == UNREADABLE:
+    probe = [] if hinted else judge.answered(chats[:PROBE], path.with_suffix(".first.jsonl"), temperature=1.0)
+    if len(probe) == PROBE:
         read = [parsed(answer, len(item.rows)) for item, answer in zip(asked, probe, strict=False)]
         if all(one.scores is None for one in read):
-            raise unreadable(config, UNREADABLE, read[0].reason)
+            raise unreadable(config, PROBE, read[0].reason)
     answers = probe + judge.answered(chats[len(probe) :], path, say, temperature=1.0)
     found = []
     for (_, sample), item, answer in zip(wanted, asked, answers, strict=True):
@@ -247,6 +243,7 @@ def learn(
     except Afresh as reason:
         progress.say("fine-tuning", message=f"started afresh from step 0: {reason}")
         position = Position()
+    saved_at, saving = time.monotonic(), 0.0
     model.train()
     for step in steps[position.step :]:
         for group, base in zip(optimizer.param_groups, rates, strict=True):
@@ -264,8 +261,13 @@ def learn(
         position.step += 1
         position.tokens += sum(map(len, members))
         progress.say("fine-tuning", position.step, len(steps), loss=round(position.losses[-1], 6))
-        if stop.wanted:
+        stopping = stop.wanted
+        if stopping or time.monotonic() - saved_at >= max(config.checkpoint_seconds, 9 * saving):
+            began = time.monotonic()
             save_checkpoint(folder, model, optimizer, position, config)
+            saved_at = time.monotonic()
+            saving = saved_at - began  # at most a tenth of the time is spent so
+        if stopping:
             raise Stopped
     save_checkpoint(folder, model, optimizer, position, config)
     model.eval()

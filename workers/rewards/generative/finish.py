@@ -38,6 +38,7 @@ class Learnt:
     losses: list[float] = field(default_factory=list)
     steps: list[dict[str, float]] = field(default_factory=list)  # of GRPO
     meta: Meta | None = None
+    notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -88,7 +89,7 @@ def finish(run: Generation, learnt: Learnt, scored: Sequence[Trajectory], votes:
         "robustness": robustness and {"on": "held_out" if measured.responses else "all", **robustness},
         "spread": score_spread(predicted),
         "split": {"unit": run.split.unit, "held_out": sorted(run.split.held_out), "note": run.split.note},
-        "reading": reading(run, alike, scored),
+        "reading": reading(run, learnt, alike, scored),
         "memory": None,
         "training": training_figures(run, learnt),
         "annotators": None,
@@ -126,7 +127,9 @@ def sides(run: Generation) -> list[str]:
     ]
 
 
-def reading(run: Generation, alike: Mapping[Pair, str], scored: Sequence[Trajectory]) -> dict[str, Any]:
+def reading(
+    run: Generation, learnt: Learnt, alike: Mapping[Pair, str], scored: Sequence[Trajectory]
+) -> dict[str, Any]:
     """The "reading" object of metrics.json, as readable.report makes it; also why answers could not be read."""
     snapshot = run.snapshot
     held_out = {row["response_id"] for row in snapshot.responses if run.split.is_held_out(row)}
@@ -136,7 +139,7 @@ def reading(run: Generation, alike: Mapping[Pair, str], scored: Sequence[Traject
         counted = Counter(alike[pair] for pair in chosen if pair in alike)
         return {"n": len(chosen), **{cause: counted[cause] for cause in CAUSES}}
 
-    notes = []
+    notes = list(learnt.notes)
     unread = Counter(one.parsed.reason for one in scored if one.parsed.scores is None)
     if (count := unread.total()) > MOST_UNREAD * len(scored):
         reason, most = unread.most_common(1)[0]

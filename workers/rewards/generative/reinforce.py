@@ -15,7 +15,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +27,24 @@ from ..config import ADAPTED, Refused, ResolvedConfig
 from ..files import save_tensors, write_text
 from ..models.sharding import learned
 from ..training.progress import Progress, Stop, Stopped
-from .finetune import UNREADABLE, Policy, unreadable
+from .finetune import Policy, unreadable
 from .items import Item, seed_of
 from .judge import correct
-from .judging import Judge, parsed
+from .judging import PROBE, Judge, parsed
 from .sampling import Sampled
 
 PROMPTS = 8  # a step; the paper has 128
 MOST_STEPS = 900  # the paper's
+FALL = 0.5  # of the two between wrong and right; a step's mean of 32 rewards moves by some .25 of itself
 FINISHED, WHOLE = "finished.safetensors", "whole"
 
 
 @dataclass
 class GrpoReport:
-    """What the steps did: {"step", "reward", "kl", "loss"} each."""
+    """What the steps did: {"step", "reward", "kl", "loss"} each. `note`: why their weights were not kept."""
 
     steps: list[dict[str, float]]
+    note: str = ""
 
 
 def refuse_trl() -> None:
@@ -66,18 +68,26 @@ def grpo(
 ) -> GrpoReport:
     """Reinforce the policy on the items; the model then holds the new weights, which `folder` keeps.
 
-    The reference of the KL term is the policy as it came. Raises Refused without TRL or where no completion can be
-    parsed, and Stopped with a checkpoint in `folder`, from which the same call goes on with the same result.
+    Where the reward fell far, the model keeps the weights that it came with, and the report says so. The reference of
+    the KL term is the policy as it came. Raises Refused without TRL or where no completion can be parsed, and Stopped
+    with a checkpoint in `folder`, from which the same call goes on with the same result.
     """
     refuse_trl()
     model = policy.model
     if (report := _finished(folder, policy)) is not None:
         return report
     folder.mkdir(parents=True, exist_ok=True)
+    came = {name: value.detach().to("cpu", copy=True) for name, value in learned(model)}
     with _quiet():
         trainer = _trainer(items, judge, policy, config, folder, stop, progress)
         try:
             trainer.train(resume_from_checkpoint=_last_whole(folder))
+        except Stopped:
+            # told while the next step's completions were drawn: the last step's weights are as it left them
+            if (step := trainer.state.global_step) and not (whole := _whole(folder, step)).exists():
+                trainer._save_checkpoint(trainer.model, trial=None)
+                write_text(whole, "")
+            raise
         finally:
             _unwrapped(trainer, model)
     if trainer.state.global_step < trainer.state.max_steps:
@@ -91,11 +101,33 @@ def grpo(
         if "reward" in line
     ]
     model.eval()
+    report = GrpoReport(steps, fallen(steps))
+    if report.note:
+        progress.say("reinforcing", len(steps), len(steps), message=report.note)
+        with torch.no_grad():
+            for name, parameter in learned(model):
+                parameter.copy_(came[name])
     tensors: dict[str, torch.Tensor] = dict(learned(model))
-    save_tensors(folder / FINISHED, tensors, {"caliper": json.dumps(steps)})
+    save_tensors(folder / FINISHED, tensors, {"caliper": json.dumps(asdict(report))})
     for left in (*folder.glob("checkpoint-*"), folder / "reference"):
         shutil.rmtree(left, ignore_errors=True)
-    return GrpoReport(steps)
+    return report
+
+
+def fallen(steps: Sequence[dict[str, float]]) -> str:
+    """Why the weights of these steps are not worth keeping; empty where the reward did not fall by FALL or more.
+
+    Too high a rate drives a model out of the form for good: then every reward is -1, and no group has an advantage.
+    """
+    part = max(1, len(steps) // 4)
+    rewards = [step["reward"] for step in steps]
+    first, last = (sum(some) / len(some) for some in (rewards[:part], rewards[-part:]))
+    if last >= first - FALL:
+        return ""
+    return (
+        f"GRPO's weights were not kept: the mean reward fell from {first:.2f} to {last:.2f}. Set a lower "
+        "grpo_learning_rate, or a higher kl."
+    )
 
 
 class _Rollouts:
@@ -135,7 +167,7 @@ class _Rollouts:
         read = [parsed(answer, len(item.rows)) for answer, item in zip(answers, asked, strict=True)]
         self.drawn += len(read)
         self.read += sum(one.scores is not None for one in read)
-        if not self.read and self.drawn >= UNREADABLE:
+        if not self.read and self.drawn >= PROBE:
             raise unreadable(self.config, self.drawn, read[0].reason)
         end = self.judge.template.end_id
         completions = [(isinstance(answer, Sampled) and answer.ids) or (end,) for answer in answers]
@@ -168,7 +200,7 @@ class _Watch(TrainerCallback):
             self.began = time.monotonic()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        write_text(Path(args.output_dir, f"checkpoint-{state.global_step}", WHOLE), "")
+        write_text(_whole(Path(args.output_dir), state.global_step), "")
         self.saved_at = time.monotonic()
         self.saving = self.saved_at - self.began
 
@@ -202,6 +234,7 @@ def _trainer(
     steps = config.grpo_steps or min(MOST_STEPS, -(-len(items) // prompts))
     rollouts = _Rollouts(items, judge, config, steps, prompts)
     network: Any = model.lora or model.backbone
+    name = network.config._name_or_path
     if config.kl and config.tuning not in ADAPTED:
         # TRL reads the reference from the model's path; adapters are their own (a copy that doesn't learn)
         reference = folder / "reference"
@@ -247,6 +280,7 @@ def _trainer(
         callbacks=[_Watch(config, stop, progress)],
         rollout_func=rollouts,
     )
+    network.config._name_or_path = name
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -269,7 +303,12 @@ def _finished(folder: Path, policy: Policy) -> GrpoReport | None:
     with safe_open(path, "pt") as file, torch.no_grad():
         for name, parameter in learned(policy.model):
             parameter.copy_(file.get_tensor(name))
-        return GrpoReport(json.loads(file.metadata()["caliper"]))
+        return GrpoReport(**json.loads(file.metadata()["caliper"]))
+
+
+def _whole(folder: Path, step: int) -> Path:
+    """The file that says that a checkpoint was written to its end."""
+    return folder / f"checkpoint-{step}" / WHOLE
 
 
 def _last_whole(folder: Path) -> str | None:

@@ -47,7 +47,9 @@ def learn(run: Generation) -> Learnt:
             left_out = run.left_out.get("cross_prompt", 0)
             learnt.counts["rft"] = {**report.counts, "cross_prompt_left_out": left_out}
         elif stage == "grpo":
-            learnt.steps = grpo(run.items, run.judge, run.policy, run.config, folder, **given).steps
+            reinforced = grpo(run.items, run.judge, run.policy, run.config, folder, **given)
+            learnt.steps = reinforced.steps
+            learnt.notes += filter(None, (reinforced.note,))
             learnt.counts["grpo"] = {"steps": len(learnt.steps)}
         else:
             learnt.meta = train_meta(run.items, run.judge, run.policy, run.config, folder, **given)

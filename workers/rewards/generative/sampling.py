@@ -125,7 +125,8 @@ class TransformersSampler:
         self.model.eval()
         try:
             for batch in self._batches(chats, max_new_tokens):
-                made = self._sample(chats, batch, temperature, max_new_tokens)
+                with autocast(self.device):  # once: leaving it forgets the weights that it cast
+                    made = self._sample(chats, batch, temperature, max_new_tokens)
                 results |= made
                 for number, result in made.items():
                     progress(number, result)
@@ -196,15 +197,14 @@ class TransformersSampler:
                 break
             mask = F.pad(mask, (0, 1), value=1)
             places = mask.sum(1, keepdim=True) - 1  # [L, 1]
-            with autocast(self.device):
-                out = self.model(
-                    input_ids=chosen.unsqueeze(1),
-                    attention_mask=mask,
-                    position_ids=places,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
+            out = self.model(
+                input_ids=chosen.unsqueeze(1),
+                attention_mask=mask,
+                position_ids=places,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
             logits = out.logits[:, -1]
         results: dict[int, Result] = {}
         texts = zip(rows, tokens.tolist(), lengths.tolist(), ended.tolist(), strict=True)
@@ -231,14 +231,13 @@ class TransformersSampler:
         logits: list[torch.Tensor] = []  # [1, V] of each prompt
         for some_ids, some_mask in zip(ids.split(size), mask.split(size), strict=True):
             self.check()
-            with autocast(self.device):
-                out = self.model(
-                    input_ids=some_ids,
-                    attention_mask=some_mask,
-                    position_ids=(some_mask.cumsum(1) - 1).clamp(min=0),
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
+            out = self.model(
+                input_ids=some_ids,
+                attention_mask=some_mask,
+                position_ids=(some_mask.cumsum(1) - 1).clamp(min=0),
+                use_cache=True,
+                logits_to_keep=1,
+            )
             logits.append(out.logits[:, -1])
             cache = out.past_key_values if cache is None else joined(cache, out.past_key_values)
         counts = torch.tensor([len(prompt.chats) for prompt in batch], device=self.device)
