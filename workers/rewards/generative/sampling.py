@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from ..models.encode import autocast
+from ..models.fused import fuse_norms
+from ..models.reward_model import layers_of
 
 LOOK = 16  # tokens after which a sampler asks whether to go on
 # Tokens (prompts and room for their texts) of one batch, by kind of device; a GPU's memory may hold fewer.
@@ -116,6 +118,8 @@ class TransformersSampler:
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=device)
         self.batch_tokens = batch_tokens or fitting_tokens(model.config, device)
         self.usage = Usage()
+        if device.type == "cuda":
+            fuse_norms(layers_of(model))  # a token waits for launches
 
     def sample(
         self, chats: Sequence[Chat], *, temperature: float, max_new_tokens: int, progress: Report
@@ -125,7 +129,9 @@ class TransformersSampler:
         self.model.eval()
         try:
             for batch in self._batches(chats, max_new_tokens):
-                made = self._sample(chats, batch, temperature, max_new_tokens)
+                # one context for all tokens of a batch: leaving it forgets the weights that it has cast
+                with autocast(self.device):
+                    made = self._sample(chats, batch, temperature, max_new_tokens)
                 results |= made
                 for number, result in made.items():
                     progress(number, result)
@@ -196,15 +202,14 @@ class TransformersSampler:
                 break
             mask = F.pad(mask, (0, 1), value=1)
             places = mask.sum(1, keepdim=True) - 1  # [L, 1]
-            with autocast(self.device):
-                out = self.model(
-                    input_ids=chosen.unsqueeze(1),
-                    attention_mask=mask,
-                    position_ids=places,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
+            out = self.model(
+                input_ids=chosen.unsqueeze(1),
+                attention_mask=mask,
+                position_ids=places,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
             logits = out.logits[:, -1]
         results: dict[int, Result] = {}
         texts = zip(rows, tokens.tolist(), lengths.tolist(), ended.tolist(), strict=True)
@@ -231,14 +236,13 @@ class TransformersSampler:
         logits: list[torch.Tensor] = []  # [1, V] of each prompt
         for some_ids, some_mask in zip(ids.split(size), mask.split(size), strict=True):
             self.check()
-            with autocast(self.device):
-                out = self.model(
-                    input_ids=some_ids,
-                    attention_mask=some_mask,
-                    position_ids=(some_mask.cumsum(1) - 1).clamp(min=0),
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
+            out = self.model(
+                input_ids=some_ids,
+                attention_mask=some_mask,
+                position_ids=(some_mask.cumsum(1) - 1).clamp(min=0),
+                use_cache=True,
+                logits_to_keep=1,
+            )
             logits.append(out.logits[:, -1])
             cache = out.past_key_values if cache is None else joined(cache, out.past_key_values)
         counts = torch.tensor([len(prompt.chats) for prompt in batch], device=self.device)
