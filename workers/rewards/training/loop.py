@@ -88,8 +88,6 @@ def facts(run: Run) -> str:
     elif run.encoder.packed:
         gpu, dropout = device.type == "cuda", config.dropout or 0.0
         reads = f"packed, {choose(gpu, torch.bfloat16 if gpu else torch.float32, dropout).name}"
-    if config.compile:
-        reads += ", layers compiled"
     return "\n".join(
         (
             f"{config.method}, {config.tuning}, {config.base_model}; seed {config.seed}",
