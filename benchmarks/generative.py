@@ -124,7 +124,9 @@ def speed(shape: str, device: torch.device) -> list[tuple[str, str]]:
         for number, prompt in enumerate(prompts)
         for sample in range(SAMPLES)
     ]
-    found = [("transformers", timed(TransformersSampler(model, tokenizer(), device, stop_ids=()), chats, device))]
+    found = [
+        ("transformers", timed(TransformersSampler(model, tokenizer(), device, stop_ids=()), chats, device))
+    ]
     if device.type == "cuda" and importlib.util.find_spec("vllm") is not None:
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
