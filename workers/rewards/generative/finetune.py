@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -136,7 +137,8 @@ def rft(
         "unparsed": sum(one.parsed.scores is None for one in told),
     }
     words = ", ".join(f"{key.replace('_', ' ')} {number:,}" for key, number in counts.items())
-    progress.say("fine-tuning", message=words, **counts)
+    figures: dict[str, Any] = dict(counts)
+    progress.say("fine-tuning", message=words, **figures)
     losses = learn(taught, policy, config, folder, stop=stop, progress=progress) if taught else []
     return RftReport(told, losses, counts)
 
