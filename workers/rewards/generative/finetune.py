@@ -135,9 +135,8 @@ def rft(
         "hinted": sum(one.hinted and one.outcome == "kept" for one in told),
         "unparsed": sum(one.parsed.scores is None for one in told),
     }
-    progress.say(
-        "fine-tuning", message=", ".join(f"{key.replace('_', ' ')} {n:,}" for key, n in counts.items())
-    )
+    words = ", ".join(f"{key.replace('_', ' ')} {number:,}" for key, number in counts.items())
+    progress.say("fine-tuning", message=words, **counts)
     losses = learn(taught, policy, config, folder, stop=stop, progress=progress) if taught else []
     return RftReport(told, losses, counts)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import random
 import shutil
@@ -254,7 +255,8 @@ def _trainer(
         max_steps=steps,
         shuffle_dataset=False,  # the rollouts' order is drawn
         learning_rate=config.grpo_learning_rate,
-        lr_scheduler_type="constant",
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=math.ceil(config.warmup * steps),
         weight_decay=0.0,
         max_grad_norm=config.clip_norm,
         bf16=gpu,
