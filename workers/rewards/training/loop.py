@@ -127,7 +127,9 @@ def loop(run: Run, tracking: Tracking) -> Position:
         step, held = steps[position.within], run.encoder.kept_tokens
         position.losses.append(update(steps, position.epoch, position.within, position.step))
         if run.encoder.kept_tokens != held:
-            words = f"memory ran out: {run.encoder.kept_tokens:,} tokens at once from step {position.step + 1} on"
+            words = (
+                f"memory ran out: {run.encoder.kept_tokens:,} tokens at once from step {position.step + 1} on"
+            )
             progress.say("training", position.step, position.total, message=words)
             print(words, file=sys.stderr, flush=True)
         position.step += 1
