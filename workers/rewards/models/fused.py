@@ -43,7 +43,8 @@ def fuse_norms(layers: Iterable[nn.Module]) -> None:
     for layer in layers:
         for name in NORMS:
             norm: Any = getattr(layer, name, None)
-            if hasattr(norm, "variance_epsilon") and _is_rms(type(norm)):
+            kind: Any = type(norm)
+            if hasattr(norm, "variance_epsilon") and _is_rms(kind):
                 # its class alone: sharding has noted the module and its weight
                 norm.__class__ = FusedNorm
 
