@@ -80,7 +80,7 @@ def votes(prompts: int, samples: int) -> int:
             metrics = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
             took = spent(run_dir, "scoring") / (2 * prompts)
             if method == "oprm":
-                value = metrics["held_out"]["accuracy"]
+                value = metrics["held_out"]["pairs"]["accuracy"]
                 lines.append(f"| oprm | {interval(value)} | {took:.4f} | {seconds:.0f} |")
                 continue
             for point in metrics["generative"]["curve"]:
