@@ -80,7 +80,7 @@ def votes(prompts: int, samples: int) -> int:
             metrics = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
             took = spent(run_dir, "scoring") / (2 * prompts)
             if method == "oprm":
-                value = metrics["held_out"]["pairwise_accuracy"]
+                value = metrics["held_out"]["accuracy"]
                 lines.append(f"| oprm | {interval(value)} | {took:.4f} | {seconds:.0f} |")
                 continue
             for point in metrics["generative"]["curve"]:
@@ -124,7 +124,9 @@ def speed(shape: str, device: torch.device) -> list[tuple[str, str]]:
         for number, prompt in enumerate(prompts)
         for sample in range(SAMPLES)
     ]
-    found = [("transformers", timed(TransformersSampler(model, tokenizer(), device, stop_ids=()), chats, device))]
+    found = [
+        ("transformers", timed(TransformersSampler(model, tokenizer(), device, stop_ids=()), chats, device))
+    ]
     if device.type == "cuda" and importlib.util.find_spec("vllm") is not None:
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from webapp.corpus.options import GENERATIVE
 from webapp.jobs import JobFailed
 from webapp.paths import without_paths
 from webapp.ratings import trying
@@ -71,6 +72,11 @@ def _scored(asked: dict[str, Any]) -> list[dict[str, Any]]:
     from workers.rewards.score import score_and_claim
 
     version = ModelVersion.objects.select_related("run", "project").get(pk=asked["version"])
+    if version.method in GENERATIVE:
+        raise JobFailed(
+            "A generative model writes several critiques of each text, which takes longer than this page waits. Ask it "
+            "on the worker's machine: python -m workers.rewards.score MODEL_DIR RESPONSES."
+        )
     base_linked(version)
     model, template = loaded(version.path)
     responses = [

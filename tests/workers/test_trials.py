@@ -203,6 +203,17 @@ def test_a_damaged_folder_is_told_without_its_path(
     assert "is not a trained model" in read(token, researcher, version).error
 
 
+def test_a_generative_version_is_refused_in_words(
+    broker: None, researcher: User, make_version: Callable[..., ModelVersion], loads: list[Path]
+) -> None:
+    version = make_version(1)
+    ModelVersion.objects.update(method="judge")
+    token = ask(researcher, version)
+    tasks.score_texts(token)
+    assert "takes longer than this page waits" in read(token, researcher, version).error
+    assert loads == []
+
+
 def test_texts_leave_with_the_worker_and_the_rest_in_time(
     broker: None, researcher: User, admin: User, make_version: Callable[..., ModelVersion]
 ) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from webapp.accounts.models import User
 from webapp.labels.alternative import EPSILONS, AlternativeTest, alternative_test, error_rate, wilson
 from webapp.labels.machine_models import MachineAnnotator, MachineAnswer
 from webapp.labels.models import VERDICTS, Judgement, Verdict
@@ -126,7 +127,5 @@ def _shares(counts: list[Counter[str]]) -> list[dict[str, float]]:
 
 
 def _names(tests: list[AlternativeTest]) -> dict[Any, str]:
-    from webapp.accounts.models import User
-
     keys = {one.annotator for test in tests for one in test.left}
     return {user.pk: user.display_name for user in User.objects.filter(pk__in=keys)}

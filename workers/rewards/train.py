@@ -20,7 +20,6 @@ import torch
 
 from .config import GENERATIVE_METHODS, Refused, RunConfig
 from .files import write_text
-from .generative.run import generate
 from .training.loop import train
 from .training.progress import Stop, Stopped
 
@@ -39,6 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         stop = Stop.listening()
         if RunConfig.read(run_dir / "config.json").method in GENERATIVE_METHODS:
+            from .generative.run import generate  # transformers' trainer takes seconds to import
+
             generate(run_dir, stop)
         else:
             train(run_dir, stop)

@@ -147,12 +147,12 @@ def test_a_starter_reads_a_short_prompt_in_sections() -> None:
 
 @pytest.mark.parametrize("tokenizer", [None, tokenizer_of("qwen2"), starter_tokenizer()])
 def test_what_is_too_long_is_cut_with_a_mark(tokenizer: Any) -> None:
-    template = JudgeTemplate("", tokenizer, max_length=900)
+    template = JudgeTemplate("", tokenizer, max_length=1500)
     long = "first " + "plant " * 3_000 + "last"
     told = template.told(rows(long, "short", messages=[{"role": "user", "content": "begin " + long}]))
     content = told.messages[0]["content"]
     assert told.truncated
-    assert (len(content) / 4 if tokenizer is None else len(told.ids)) <= 900
+    assert (len(content) / 4 if tokenizer is None else len(told.ids)) <= 1500
     if tokenizer is None or not template.short:
         kept, short = parts(content)
         assert kept.startswith("first plant")
@@ -167,7 +167,7 @@ def test_guidelines_keep_a_quarter_at_most_and_a_length_without_room_is_refused(
     content = JudgeTemplate("Be kind. " * 5_000, max_length=2_000).messages(rows("one"))[0]["content"]
     assert len(content) < 8_000
     with pytest.raises(Refused, match="max_length 300 leaves no room"):
-        JudgeTemplate("", tokenizer_of("qwen2"), max_length=300).told(rows("one " * 500))
+        JudgeTemplate("", tokenizer_of("qwen2"), max_length=300)
 
 
 def test_prompt_and_text_share_a_models_positions() -> None:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from ..models.encode import autocast
+from ..models.fused import fuse_norms
+from ..models.reward_model import layers_of
 
 LOOK = 16  # tokens after which a sampler asks whether to go on
 # Tokens (prompts and room for their texts) of one batch, by kind of device; a GPU's memory may hold fewer.
@@ -116,6 +118,8 @@ class TransformersSampler:
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=device)
         self.batch_tokens = batch_tokens or fitting_tokens(model.config, device)
         self.usage = Usage()
+        if device.type == "cuda":
+            fuse_norms(layers_of(model))  # a token waits for launches
 
     def sample(
         self, chats: Sequence[Chat], *, temperature: float, max_new_tokens: int, progress: Report

@@ -18,7 +18,7 @@ from ..data.messages import headings, offered, spoken
 from ..scale import LEVELS, RATINGS, Partition
 from ..text.chat import ChatTemplate, template_of
 from ..text.sections import CUT_MARK, HEAD, PROMPT_SHARE, Encoded
-from .items import Row
+from .items import MOST, Row
 from .sampling import Chat
 
 NAME = "judge-1"
@@ -93,7 +93,7 @@ class JudgeTemplate:
         partition: Partition | None = None,
         max_length: int = 8192,
     ) -> None:
-        """Raises Refused if the tokenizer can't be used."""
+        """Raises Refused if the tokenizer can't be used, or max_length leaves no room for texts."""
         self.tokenizer, self.max_length = tokenizer, max_length
         self.partition = partition or Partition()
         self._base: Any = None
@@ -103,6 +103,7 @@ class JudgeTemplate:
             )
         self.short = self._base is not None and not isinstance(self._base, ChatTemplate)
         self.guidelines = self._kept(guidelines.strip(), max_length // PROMPT_SHARE, HEAD)
+        self._room([""] * (1 + MOST), "0" * CODE, "", max_length)
 
     # --- Prompts ---
 
@@ -237,10 +238,7 @@ class JudgeTemplate:
 
     def _cut(self, texts: Sequence[str], code: str, hint: str, length: int) -> list[str]:
         """The texts shortened so that the prompt has about `length` tokens."""
-        _, frame = self._read(self._content([""] * len(texts), code, hint))
-        room = length - frame
-        if room < LEAST * len(texts):
-            raise self._too_long(frame + LEAST * len(texts))
+        room = self._room(texts, code, hint, length)
         sizes = [len(self._places(text)) for text in texts]
         asked = min(sizes[0], max(room - sum(sizes[1:]), room // PROMPT_SHARE))
         shares = _shares(sizes[1:], room - asked)
@@ -248,6 +246,16 @@ class JudgeTemplate:
             self._kept(texts[0], asked, 0),
             *(self._kept(text, share, HEAD) for text, share in zip(texts[1:], shares, strict=True)),
         ]
+
+    def _room(self, texts: Sequence[str], code: str, hint: str, length: int) -> int:
+        """Tokens left for the texts in a prompt of `length`. Raises Refused where they are too few."""
+        _, frame = self._read(self._content([""] * len(texts), code, hint))
+        if length - frame < LEAST * len(texts):
+            raise Refused(
+                f"max_length {self.max_length} leaves no room for texts in a judge's prompt, whose form alone takes "
+                f"{frame} tokens; use more, shorten the project's guidelines, or choose a base model for longer texts"
+            )
+        return length - frame
 
     def _kept(self, text: str, room: int, head: float) -> str:
         """What fits into `room` tokens: the share `head` from the beginning, a mark, and the end."""
@@ -268,12 +276,6 @@ class JudgeTemplate:
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )["offset_mapping"]
         return places
-
-    def _too_long(self, size: int) -> Refused:
-        return Refused(
-            f"max_length {self.max_length} leaves no room for texts in a judge's prompt of {size} tokens; use more, "
-            "shorten the project's guidelines, or choose a base model for longer texts"
-        )
 
 
 def hint(best: int) -> str:

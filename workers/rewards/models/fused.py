@@ -42,10 +42,10 @@ def fuse_norms(layers: Iterable[nn.Module]) -> None:
     """Make FusedNorms of the norms of these decoder layers that compute the same."""
     for layer in layers:
         for name in NORMS:
-            norm = getattr(layer, name, None)
+            norm: Any = getattr(layer, name, None)
             if hasattr(norm, "variance_epsilon") and _is_rms(type(norm)):
                 # its class alone: sharding has noted the module and its weight
-                norm.__class__ = FusedNorm  # type: ignore[union-attr]
+                norm.__class__ = FusedNorm
 
 
 @functools.cache
@@ -74,8 +74,8 @@ def fuse_adapters(backbone: nn.Module) -> None:
                 return plain
             out: torch.Tensor = self.base_layer(x)
             low = self.lora_A["default"](x) * self.scaling["default"]  # [..., rank]
-            back: torch.Tensor = self.lora_B["default"].weight.T
-            return torch.addmm(out.flatten(0, -2), low.flatten(0, -2), back).view_as(out)
+            up: Any = self.lora_B["default"]
+            return torch.addmm(out.flatten(0, -2), low.flatten(0, -2), up.weight.T).view_as(out)
 
     for module in backbone.modules():
         if type(module) is lora.Linear and list(module.lora_A) == ["default"] and _is_plain(module):
