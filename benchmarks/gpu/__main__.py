@@ -8,7 +8,6 @@ in texts of up to 1,024 tokens, four answers and six pairs a prompt. It needs Py
 LoRA. Each leg is a process of its own with a share of the time; one that is cut off keeps its figures.
 
 ours     workers.rewards.train on a run folder that names base model and tuning alone, its steps timed
-compiled the same with compile = true, which is no default until this has measured it
 trl      RewardTrainer as it comes (8 pairs, padded, layers computed again) on the same pairs as token ids
 
 Model FLOPs: 6 N per token when all weights learn, 4 N when the base is frozen (LoRA), N without the embedding table,
@@ -44,10 +43,8 @@ LIMIT = 350.0  # seconds in all
 # of a leg: what is timed, and the end of it with loading and warming up
 SECONDS = {
     ("0.5b", "ours"): (20, 60),
-    ("0.5b", "compiled"): (15, 75),
     ("0.5b", "trl"): (20, 60),
     ("7b", "ours"): (25, 80),
-    ("7b", "compiled"): (20, 90),
     ("7b", "trl"): (20, 80),
 }
 TINY = (2, 40)
@@ -85,7 +82,7 @@ def main() -> int:
     name = torch.cuda.get_device_name() if options.device == "cuda" else platform.machine()
     peak = next((value for key, value in PEAK.items() if key in name), None)
     print(f"{name}, torch {torch.__version__}, Python {platform.python_version()}", flush=True)
-    programs = ["ours", *(["compiled"] if options.device == "cuda" else [])]
+    programs = ["ours"]
     if importlib.util.find_spec("trl") is not None and not options.without_trl:
         programs.append("trl")
     report: dict[str, dict[str, dict[str, Any]]] = {}
@@ -144,7 +141,7 @@ def run(shape: str, program: str, device: str, folder: Path, end: float) -> dict
     seconds, limit = SECONDS.get((shape, program), TINY)
     out, job = folder / f"{program}.json", folder / f"{program}-job.json"
     told = {"folder": str(folder), "device": device, "seconds": seconds, "out": str(out)}
-    job.write_text(json.dumps({**told, "compile": program == "compiled"}), encoding="utf-8")
+    job.write_text(json.dumps(told), encoding="utf-8")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""

@@ -57,9 +57,6 @@ def ours(job: dict[str, Any]) -> None:
     from workers.rewards.training import loop
 
     folder, gpu = Path(job["folder"]), job["device"] == "cuda"
-    config = folder / "run" / "config.json"
-    asked = json.loads(config.read_text(encoding="utf-8")) | {"compile": job["compile"]}
-    config.write_text(json.dumps(asked), encoding="utf-8")
     plain = loop.facts
     seen: dict[str, Any] = {}
 

@@ -109,7 +109,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """What one choice sets for RgFT, as in workers.rewards.config."""
 
-FLAGS = ("reliability", "pool_prompt", "gradient_checkpointing", "compile", "shard")
+FLAGS = ("reliability", "pool_prompt", "gradient_checkpointing", "shard")
 
 FOLDS = 5
 """Of cross-fitted predictions; what `crossfit` is but for 0."""

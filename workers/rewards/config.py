@@ -49,6 +49,7 @@ RETIRED: dict[str, tuple[Any, ...] | None] = {
     "share_prefix": None,
     "kept_tokens": None,
     "lora_dropout": (0, 0.0),
+    "compile": (False,),
     "reliability_prior": ([0.5, 4.5], (0.5, 4.5)),
     "validation": (0.1,),
     "evaluations_per_epoch": (2,),
@@ -118,9 +119,6 @@ class RunConfig:
     gradient_checkpointing: bool | None = None
     checkpoint_seconds: float = 60.0
     report_to: str = "none"  # tracker: none | tensorboard | trackio | wandb | mlflow
-    compile: bool = (
-        False  # each layer's arithmetic around attention, by torch.compile; layers computed again are not
-    )
     shard: bool = False  # divide the weights among the processes (models/sharding.py)
 
     # grm, judge (generative/; arXiv 2504.02495)
@@ -260,10 +258,6 @@ class RunConfig:
                 "config.json: optimizer is 'adamw_8bit', which knows no divided weights; with shard each process "
                 "keeps only its part of the moments: set it to 'adamw'"
             )
-        if self.shard and self.compile:
-            raise Refused(
-                "config.json: compile and shard have not been tried together; set one of them to false"
-            )
         if self.shard and self.crossfit:
             raise Refused(
                 "config.json: crossfit trains its models in one process, so the weights must fit there; set it to 0, "
@@ -309,7 +303,7 @@ class RunConfig:
                     else "grm would be trained six times over; set it to 0, and compare on the held-out pairs"
                 )
             )
-        for key, meant in {"shard": False, "compile": False, "hardening": 0.0, "patience": 0}.items():
+        for key, meant in {"shard": False, "hardening": 0.0, "patience": 0}.items():
             if (value := getattr(self, key)) != meant:
                 raise Refused(
                     f"config.json: {key} is {value}, which {self.method} does not know; set it to {str(meant).lower()}"

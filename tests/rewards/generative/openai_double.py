@@ -97,6 +97,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except ConnectionError:
+            pass  # a client that was killed
+
     def log_message(self, format: str, *args: Any) -> None:
         pass
 

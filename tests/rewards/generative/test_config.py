@@ -58,7 +58,7 @@ def test_defaults_follow_the_paper_where_nothing_is_said() -> None:
         RunConfig.from_dict({**GRM, "tuning": tuning}).resolved("causal", width).grpo_learning_rate
         for tuning, width in (("lora", 1536), ("qlora", 4096), ("tuned", 1536), ("tuned", 100))
     ]
-    assert rates == [1e-5, 1e-5, 1e-6, 1e-3]
+    assert rates == pytest.approx([1e-5, 1e-5, 1e-6, 3e-4])
     chosen = RunConfig.from_dict({**GRM, "grpo_learning_rate": 4e-7}).resolved("causal", 1536)
     assert chosen.grpo_learning_rate == 4e-7
 

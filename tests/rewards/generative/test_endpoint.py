@@ -247,6 +247,21 @@ def test_a_stop_is_heeded_while_a_server_hangs(double: Double) -> None:
     assert len(told) == 1
 
 
+def test_what_is_on_its_way_at_a_stop_is_told(double: Double) -> None:
+    double.delay = 0.3
+    told: dict[int, Any] = {}
+
+    def progress(index: int, answer: Any) -> None:
+        told[index] = answer
+        raise Enough
+
+    with pytest.raises(Enough):
+        EndpointSampler(at(double, concurrency=4)).sample(
+            chats(9), temperature=0, max_new_tokens=9, progress=progress
+        )
+    assert len(told) == len(double.seen) == 4
+
+
 def test_the_key_is_told_to_nobody(
     double: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

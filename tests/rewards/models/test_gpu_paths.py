@@ -13,7 +13,7 @@ from torch.nn.attention import varlen
 
 from workers.rewards import train
 from workers.rewards.config import RunConfig
-from workers.rewards.models import attention, distributed, encode, load, memory, reward_model
+from workers.rewards.models import attention, distributed, encode, load, memory
 from workers.rewards.models.embeddings import embed_cached
 from workers.rewards.models.encode import ResponseEncoder
 from workers.rewards.models.packing import Segments, pack
@@ -349,36 +349,3 @@ def test_a_bf16_model_is_scored_in_bf16_on_a_gpu_and_in_fp32_on_a_cpu(
         model = load.load_backbone("lm", str(tmp_path), "causal")
         dtypes.append({parameter.dtype for parameter in model.parameters()})
     assert dtypes == [{torch.float32}, {torch.bfloat16}]
-
-
-@pytest.mark.parametrize("lora", [False, True])
-def test_compiled_layers_score_and_learn_the_same_with_one_program(
-    lora: bool, gpu: None, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without Inductor, whose code needs a C++ compiler here; what is cut into programs is the same."""
-    monkeypatch.setattr(reward_model, "COMPILER", "aot_eager")
-    model, rows = model_of("Qwen2", lora).train(), texts()
-
-    def learnt(of: list[Encoded]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        model.zero_grad()
-        scores = ResponseEncoder(model, CPU, 4096, longest=256, packing="packed").scores(of)[0]
-        scores.sum().backward()
-        return scores.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-
-    plain = [learnt(some) for some in (rows, rows[:2], rows[2:])]
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    model.compile_layers()
-    try:
-        compiled = [learnt(rows)]
-        programs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-        assert programs > 0
-        compiled += [learnt(some) for some in (rows[:2], rows[2:])]
-        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == programs
-    finally:
-        transformers.AttentionInterface.register(attention.ATTENTION, attention.attention)
-        torch._dynamo.reset()
-    for (scores, gradients), (again, learned) in zip(plain, compiled, strict=True):
-        torch.testing.assert_close(again, scores, rtol=1e-2, atol=1e-3)
-        for name, gradient in gradients.items():
-            torch.testing.assert_close(learned[name], gradient, rtol=5e-2, atol=2e-2, msg=name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import email.utils
 import json
@@ -150,7 +151,11 @@ class EndpointSampler:
         except BaseException:
             self._ending.set()
             done, _ = concurrent.futures.wait(running, STOP_SECONDS)
-            tell({future for future in done if future.exception() is None})
+            for future in done:
+                with contextlib.suppress(
+                    Exception
+                ):  # it may raise at each: there is one error to raise already
+                    tell({future})
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

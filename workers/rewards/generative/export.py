@@ -148,7 +148,9 @@ print(scores(text, len(responses)))
 
 _CHAT = """\
     turns = [{"role": "user", "content": content}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    # the judge was asked without a thought of its own, where its template knows those
+    how = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    text = tokenizer.apply_chat_template(turns, **how)
     return tokenizer(text, add_special_tokens=False)["input_ids"]"""
 
 _SECTIONS = """\

@@ -137,20 +137,21 @@ class Judge:
         *,
         temperature: float | None = None,
     ) -> list[Sampled | Failed]:
-        """An answer to each chat; the file keeps them."""
-        began, before, written = time.monotonic(), self.answers, time.monotonic()
+        """An answer to each chat; the file keeps them. Those that it had before are no work of this go."""
+        began = written = time.monotonic()
+        spent, before = self.seconds, self.answers
         options: dict[str, Any] = {
             "temperature": self.config.sampling_temperature if temperature is None else temperature,
             "max_new_tokens": self.config.max_new_tokens,
         }
-        done = 0
 
         def told(number: int, total: int) -> None:
-            nonlocal done, written
-            done = number
-            if time.monotonic() - written > 1:
+            nonlocal written
+            now = time.monotonic()
+            self.answers, self.seconds = self.answers + 1, spent + now - began
+            if now - written > 1:
                 self._keep_usage()
-                written = time.monotonic()
+                written = now
             self.stop.check()
             say(number, total)
 
@@ -159,11 +160,11 @@ class Judge:
                 return drawn(chats, self.sampler, path, stop=self.stop, progress=told, **options)
 
             def one_more(place: int, answer: Sampled | Failed) -> None:
-                told(done + 1, len(chats))
+                told(self.answers - before + 1, len(chats))
 
             return self.sampler.sample(chats, progress=one_more, **options)
         finally:
-            self.answers, self.seconds = before + done, self.seconds + time.monotonic() - began
+            self.seconds = spent + time.monotonic() - began
             self._keep_usage()
 
     @property

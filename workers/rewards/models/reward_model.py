@@ -18,11 +18,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface
 
 from ..config import LORA_ALPHA, LORA_RANK, RunConfig
 from ..scale import RATINGS
-from .attention import ATTENTION, attention
 from .calibration import Calibration
 from .fused import fuse_adapters, fuse_norms
 from .lora import adapted, merged
@@ -30,7 +28,6 @@ from .packing import Packed
 
 # Above this many logits (1 GiB in fp32) log-probabilities are computed in parts, and again for the gradient.
 LOGITS_AT_ONCE = 2**28
-COMPILER = "inductor"  # torch.compile's
 # How steep an ordinal head's start is: .3 and .5 are alike, 1 overfits sooner (benchmarks/heads.py).
 ORDERED_START = 0.3
 
@@ -161,15 +158,6 @@ class RewardModel(nn.Module):
         """Keep only each layer's input for the gradient, and compute the layer again."""
         backbone: Any = self.backbone
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-    def compile_layers(self) -> None:
-        """Compile what each layer computes around attention: one program for all layers and numbers of tokens.
-
-        Attention stays as it is, as what it is told of the texts differs in every row.
-        """
-        AttentionInterface.register(ATTENTION, torch.compiler.disable(attention))
-        for layer in layers_of(self.backbone):
-            layer.compile(dynamic=True, backend=COMPILER)
 
     def gather_embedding_gradient(self) -> None:
         """Keep the embedding's gradient as rows while it grows, and fill the matrix once a step: for a CPU.

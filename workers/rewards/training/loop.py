@@ -88,8 +88,6 @@ def facts(run: Run) -> str:
     elif run.encoder.packed:
         gpu, dropout = device.type == "cuda", config.dropout or 0.0
         reads = f"packed, {choose(gpu, torch.bfloat16 if gpu else torch.float32, dropout).name}"
-    if config.compile:
-        reads += ", layers compiled"
     return "\n".join(
         (
             f"{config.method}, {config.tuning}, {config.base_model}; seed {config.seed}",
@@ -130,8 +128,7 @@ def loop(run: Run, tracking: Tracking) -> Position:
         position.losses.append(update(steps, position.epoch, position.within, position.step))
         if run.encoder.kept_tokens != held:
             words = (
-                f"memory ran out: {run.encoder.kept_tokens:,} tokens are held at once from step "
-                f"{position.step + 1} on"
+                f"memory ran out: {run.encoder.kept_tokens:,} tokens at once from step {position.step + 1} on"
             )
             progress.say("training", position.step, position.total, message=words)
             print(words, file=sys.stderr, flush=True)

@@ -426,8 +426,6 @@ def untrained(
         shard(model, over)
         return model
     model.to(device)
-    if config.compile:
-        model.compile_layers()
     if device.type == "cpu":
         model.gather_embedding_gradient()
     return model
