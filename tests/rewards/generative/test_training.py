@@ -153,7 +153,6 @@ def tuned(world: World) -> Tuned:
 
 @pytest.mark.slow
 def test_rejective_fine_tuning_raises_held_out_accuracy(world: World, tuned: Tuned) -> None:
-    print(tuned.before, tuned.after, tuned.report.counts)
     (one_before, _), (one, eight) = tuned.before, tuned.after
     assert one_before < 0.55, "the form model's taste must not be the people's"
     assert one >= one_before + 0.3
@@ -227,7 +226,6 @@ def test_reinforcement_raises_held_out_accuracy_further(world: World, half: tupl
         world.items, judge, policy, config, world.folder / "grpo", stop=Stop(), progress=world.progress
     )
     after = world.accuracy(judge)
-    print(before, after, report.steps)
     assert after[0] >= before[0] + 0.1
     assert after[1] >= after[0]
     assert [line["step"] for line in report.steps] == list(range(1, STEPS + 1))

@@ -110,7 +110,8 @@ def train_meta(
     stop: Stop,
     progress: Progress,
 ) -> Meta | None:
-    """Learn from fresh trajectories of the training items, three each; None where all are right or all wrong.
+    """Learn from fresh trajectories of the training items, three each. None where all are right or all wrong, and where
+    it is no better than a constant on a fifth of the prompts, which it didn't learn from: it would choose at random.
 
     `folder` has what was drawn, so the same call goes on where one was stopped.
     """
@@ -122,7 +123,7 @@ def train_meta(
         random.Random(config.seed).sample(prompts, max(1, round(KEPT * len(prompts)))) if prompts else ()
     )
     right = torch.tensor([one.correct is not None and one.correct > 0 for one in told], dtype=torch.float32)
-    learns = torch.tensor([one.prompt_id not in kept for one in told])
+    learns = torch.tensor([one.prompt_id not in kept for one in told], dtype=torch.bool)
     if len(set(right[learns].tolist())) < 2:
         progress.say("meta", message="no meta model: all trajectories are right, or all are wrong")
         return None
@@ -148,13 +149,19 @@ def train_meta(
     with torch.no_grad():
         said = meta.model.score(features[~learns]) > 0
     truth = right[~learns] > 0
+    share, accuracy = float(truth.float().mean()), float((said == truth).float().mean())
     meta.report = {
         "trajectories": len(told),
         "right": round(float(right.mean()), 4),
         "measured": len(truth),
-        "accuracy": round(float((said == truth).float().mean()), 4) if len(truth) else None,
-        "always_right": round(float(truth.float().mean()), 4)
-        if len(truth)
-        else None,  # the accuracy of a constant
+        "accuracy": round(accuracy, 4),
+        "always_right": round(share, 4),  # the accuracy of a constant
     }
+    if accuracy <= max(share, 1 - share):
+        progress.say(
+            "meta",
+            message=f"no meta model: on {len(truth)} trajectories of other prompts it tells right from wrong in "
+            f"{accuracy:.0%}, a constant in {max(share, 1 - share):.0%}; all votes count",
+        )
+        return None
     return meta
