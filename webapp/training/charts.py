@@ -11,7 +11,7 @@ from itertools import pairwise
 from webapp.training.reports import Bin
 
 WIDTH, HEIGHT = 640.0, 230.0
-LEFT, RIGHT, TOP, BOTTOM = 60.0, 16.0, 12.0, 48.0
+LEFT, RIGHT, TOP, BOTTOM = 72.0, 16.0, 12.0, 48.0
 MAX_POINTS = 160
 MAX_ROWS = 20
 
