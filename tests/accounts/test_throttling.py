@@ -217,3 +217,10 @@ def test_the_address(
     request = HttpRequest()
     request.META = {"REMOTE_ADDR": remote} | ({"HTTP_X_FORWARDED_FOR": forwarded} if forwarded else {})
     assert addresses.counted_address(request) == expected
+
+
+def test_a_name_that_is_longer_than_any_is_refused_without_hashing(hashes: list[str], db: None) -> None:
+    answer = sign_in("9" * 5000)
+    assert answer.status_code == 200
+    assert "don't go together" in answer.content.decode()
+    assert not hashes

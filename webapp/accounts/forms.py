@@ -6,8 +6,9 @@ from typing import Any
 
 from django import forms
 from django.contrib.auth import authenticate
-from django.contrib.auth.forms import PasswordChangeForm, PasswordResetForm
+from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm, PasswordResetForm
 from django.core.cache import cache
+from django.core.validators import MaxLengthValidator
 
 from webapp.accounts.models import User
 from webapp.http import HtmxHttpRequest
@@ -24,6 +25,15 @@ def check_own_password(request: HtmxHttpRequest, password: str) -> None:
     """Ask for a signed-in person's password again, under the same limits as at the sign-in."""
     if authenticate(request, username=request.user.get_username(), password=password) != request.user:
         raise forms.ValidationError("That is not your password.", code="password_incorrect")
+
+
+class SignInForm(AuthenticationForm):
+    """Name and password. A name that is longer than any can't be counted as a failure of somebody, and is no name."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field = self.fields["username"]
+        field.validators.append(MaxLengthValidator(field.max_length))  # type: ignore[attr-defined]
 
 
 class OwnPasswordForm(PasswordChangeForm):

@@ -14,7 +14,7 @@ from django.urls import reverse_lazy
 from django.views.decorators.http import require_POST
 
 from webapp.accounts import services
-from webapp.accounts.forms import EmailForm, ForgottenForm, OwnPasswordForm
+from webapp.accounts.forms import EmailForm, ForgottenForm, OwnPasswordForm, SignInForm
 from webapp.accounts.models import User
 from webapp.accounts.throttling import failures_forget
 from webapp.http import HtmxHttpRequest
@@ -23,6 +23,7 @@ from webapp.http import HtmxHttpRequest
 class SignInView(auth_views.LoginView):
     """Name and password; with a second factor, its code is asked for next."""
 
+    authentication_form = SignInForm
     template_name = "accounts/sign_in.html"
     redirect_authenticated_user = True
 

@@ -139,7 +139,12 @@ class RunForm(TrainingOptionsForm):
     def tell_endpoints(self, project: Project) -> None:
         """About what a judge over each endpoint would ask and cost, with the numbers in the form."""
         typed = {name: self[name].value() for name in ("samples", "max_new_tokens")}
-        config = {name: int(value) for name, value in typed.items() if str(value).isdecimal()}
+        # not validated yet: Python refuses to read a number of thousands of digits
+        config = {
+            name: int(text)
+            for name, value in typed.items()
+            if (text := str(value)).isdecimal() and len(text) < 6
+        }
         told = [f"{each.name} {judge_estimate(project, each, config)}" for each in endpoints()]
         if told:
             # the form's own fields have handed their texts on where errors were looked for
