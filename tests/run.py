@@ -16,6 +16,8 @@ import psycopg
 
 LOCAL_SERVER = "postgres://postgres@127.0.0.1:5432/postgres"
 NOTHING_COLLECTED = 5
+# One more than there are cores: browsers, workers and servers are waited for.
+PROCESSES = min(4, (os.cpu_count() or 1) + 1)
 
 
 def postgres_url() -> str | None:
@@ -39,9 +41,7 @@ def run_pytest(name: str, arguments: list[str], environment: dict[str, str], rep
         "pytest",
         "-q",
         "-n",
-        "auto",
-        "--maxprocesses",
-        "4",
+        str(PROCESSES),
         "--dist",
         "loadgroup",
     ]

@@ -118,16 +118,13 @@ def seen(page: Any, address: str) -> list[str]:
         page.set_viewport_size({"width": width, "height": height})
         page.evaluate(DRAWN)
         # Only colours differ between the two schemes, and they don't with the width.
-        for scheme in ("light", "dark") if width == min(WIDTHS) else ("light",):
-            page.emulate_media(color_scheme=scheme)
-            only = (
-                {"type": "tag", "values": RULES}
-                if scheme == "light"
-                else {"type": "rule", "values": ["color-contrast"]}
-            )
-            options = {"runOnly": only, "resultTypes": ["violations"], "iframes": False}
-            for rule, selector, message in page.evaluate(RUN, [options]):
-                found.append(f"{address} at {width}, {scheme}: {rule}: {selector}: {message}")
+        phone = width == min(WIDTHS)
+        scheme = "dark" if phone else "light"
+        page.emulate_media(color_scheme=scheme)
+        only = {"type": "rule", "values": ["color-contrast"]} if phone else {"type": "tag", "values": RULES}
+        options = {"runOnly": only, "resultTypes": ["violations"], "iframes": False}
+        for rule, selector, message in page.evaluate(RUN, [options]):
+            found.append(f"{address} at {width}, {scheme}: {rule}: {selector}: {message}")
         if over := page.evaluate(OVERFLOW):
             found.append(f"{address} at {width}: {over}")
     return found

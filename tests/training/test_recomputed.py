@@ -68,7 +68,7 @@ def caliper_jsonl(rows: Rows, path: Path) -> Path:
 CASES: dict[str, tuple[str, Callable[[], Rows]]] = {
     "ukp": ("oprm", lambda: some(load_ukp_votes(shared_data("ukp_convarg1")), 10, 12)),
     "mlqe": ("rgft", lambda: some(load_mlqe("ro-en", shared_data("mlqe_pe"), pairs_per_item=20), 12, 25)),
-    "humor": ("bt", lambda: load_pl_humor(shared_data("pl_humor"), pairs=200)),
+    "humor": ("bt", lambda: load_pl_humor(shared_data("pl_humor"), pairs=600)),
 }
 
 

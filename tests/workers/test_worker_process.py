@@ -143,6 +143,7 @@ def test_enough_labels_start_a_training_by_the_beat(labelled: Project, worker: W
     assert TrainingRun.objects.count() == 1
 
 
+@pytest.mark.one_database
 def test_a_killed_worker_loses_its_run_which_resumes(labelled: Project, worker: Worker) -> None:
     first = worker("slow")
     run = run_start(project=labelled, method="bt", trigger="button")

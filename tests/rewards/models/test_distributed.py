@@ -58,7 +58,6 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
     ("base", "method", "extra"),
     [
         ("tiny_encoder", "bt", {}),
-        ("tiny_lm", "haf", {}),
         ("tiny_lm", "oprm", {"tuning": "lora", "lora_rank": 4, "token_budget": 60}),
         ("tiny_encoder", "bt", {"tuning": "frozen"}),
     ],
