@@ -16,8 +16,6 @@ import psycopg
 
 LOCAL_SERVER = "postgres://postgres@127.0.0.1:5432/postgres"
 NOTHING_COLLECTED = 5
-# One more than there are cores: browsers, workers and servers are waited for.
-PROCESSES = min(4, (os.cpu_count() or 1) + 1)
 
 
 def postgres_url() -> str | None:
@@ -41,7 +39,9 @@ def run_pytest(name: str, arguments: list[str], environment: dict[str, str], rep
         "pytest",
         "-q",
         "-n",
-        str(PROCESSES),
+        "auto",
+        "--maxprocesses",
+        "4",
         "--dist",
         "loadgroup",
     ]

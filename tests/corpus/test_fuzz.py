@@ -162,6 +162,7 @@ def test_the_map_is_whole() -> None:
     )
 
 
+@pytest.mark.one_database
 def test_hostile_path_parameters(values: dict[str, str], visitors: dict[str, Client]) -> None:
     wrong: list[Any] = []
     for page in pages():
@@ -191,6 +192,7 @@ def test_hostile_parameters_together(values: dict[str, str], visitors: dict[str,
     assert not wrong
 
 
+@pytest.mark.one_database
 def test_hostile_parameters_alone(values: dict[str, str], visitors: dict[str, Client]) -> None:
     """To an admin each parameter that the page itself may read, alone: the first that is refused hides the others."""
     wrong: list[Any] = []

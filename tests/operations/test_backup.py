@@ -228,6 +228,7 @@ def empty_postgres() -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.one_database
 def test_from_either_database_into_the_other(made: Path, empty_postgres: str, tmp_path: Path) -> None:
     """SQLite -> PostgreSQL -> SQLite (in the run on PostgreSQL: from there): three backups with one digest."""
     digests = [json.loads((made / "manifest.json").read_text())["digest"]]

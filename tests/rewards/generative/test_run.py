@@ -203,6 +203,7 @@ def test_a_stop_comes_within_the_scoring(double: Double, make_run: Make) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("form model")  # it is made once a process
 def test_a_grm_leaves_weights_that_vote_as_its_run_did(form_lm: Path, make_run: Make, tmp_path: Path) -> None:
     responses, judgements = task(12)
     settings: dict[str, Any] = {

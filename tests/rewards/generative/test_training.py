@@ -31,6 +31,8 @@ from workers.rewards.models.kinds import Base, look_at
 from workers.rewards.models.load import load_tokenizer
 from workers.rewards.training.progress import Progress, Stop, Stopped
 
+pytestmark = pytest.mark.xdist_group("form model")  # it is made once a process
+
 SAMPLES = 8
 STEPS = 24  # of GRPO
 
