@@ -76,7 +76,7 @@ CASES: dict[str, tuple[str, Callable[[], Rows]]] = {
 def exported(request: pytest.FixtureRequest, tmp_path: Path, make_user: Callable[..., User]) -> Exported:
     """A trained version, a researcher, and what was exported: its predictions, and all judgements."""
     method, load = CASES[request.param]
-    project = Project.objects.create(slug="real", name="Real", methods=[method])
+    project = Project.objects.create(slug="real", name="Real", methods=[method], split_salt="real")
     call_command(
         "import_data", str(caliper_jsonl(load(), tmp_path / "in.jsonl")), project="real", verbosity=0
     )
