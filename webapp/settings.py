@@ -58,12 +58,15 @@ INSTALLED_APPS = [
     "webapp",
     "webapp.accounts",
     "webapp.corpus",
+    "webapp.events",
     "webapp.labels",
     "webapp.importing",
     "webapp.snapshots",
     "webapp.training",
     "webapp.benchmarks",
     "webapp.ratings",
+    "webapp.rollouts",
+    "webapp.api",
     "webapp.operations",
 ]
 

@@ -67,7 +67,7 @@ def test_a_run_is_queued_and_sent_after_commit(
         "partition": [3, 6],
         "seed": 0,
         "split_salt": labelled.split_salt,
-        "code_version": "0.8.0",
+        "code_version": "0.9.0",
     }
     assert run.config_digest == config_digest(run.config)
 

@@ -15,7 +15,7 @@ from tests.instance import REPOSITORY, own_environment
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-VERSIONS = ("0.1.0", "0.7.0")  # the first, through every migration, and the last
+VERSIONS = ("0.1.0", "0.8.0")  # the first, through every migration, and the last
 METHODS = {"bt", "clf", "oprm", "rgft", "haf"}
 
 

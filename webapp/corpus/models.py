@@ -92,6 +92,8 @@ class Project(models.Model):
         help_text="Trainings learn from what machine annotators said, beside people's labels. No model is measured on "
         "it, and agreement, tallies and majorities stay people's alone.",
     )
+    # Whether anybody listens (webapp.events), so that a judgement costs no further query where nobody does.
+    has_webhooks = models.BooleanField(default=False, editable=False)
     archived_at = models.DateTimeField(null=True, blank=True, editable=False)
     reservation_minutes = models.PositiveSmallIntegerField(
         default=30, validators=[MinValueValidator(1), MaxValueValidator(24 * 60)]
@@ -312,6 +314,13 @@ class AuditEntry(models.Model):
         MACHINE_ENROLLED = "machine-enrolled", "enrolled a machine annotator"
         MACHINE_WITHDRAWN = "machine-withdrawn", "withdrew a machine annotator"
         MACHINE_ASKED = "machine-asked", "asked a machine annotator"
+        TOKEN_MADE = "token-made", "made an API token"
+        TOKEN_REVOKED = "token-revoked", "revoked an API token"
+        WEBHOOK_ADDED = "webhook-added", "added a webhook"
+        WEBHOOK_CHANGED = "webhook-changed", "changed a webhook"
+        WEBHOOK_REMOVED = "webhook-removed", "removed a webhook"
+        ROLLOUTS_CHANGED = "rollouts-changed", "changed what is asked about rollouts"
+        PUSHED = "pushed", "pushed to a hub or store"
 
     # Empty for what concerns the whole installation.
     project = models.ForeignKey(
@@ -540,6 +549,8 @@ class Import(Job):
     file_name = models.CharField(max_length=255)
     # Relative to DATA_DIR; several files of one import lie in one folder.
     folder = models.CharField(max_length=255)
+    # Where the files come from, if nobody uploaded them: {address, config, split, revision}; empty for uploads.
+    origin = models.JSONField(default=dict, blank=True)
     format = models.CharField(max_length=20, choices=Format.choices, default=Format.AUTO)
     # Which column is what, when somebody said so: see importing.mapping.
     mapping = models.JSONField(default=dict, blank=True)

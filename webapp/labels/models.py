@@ -45,6 +45,7 @@ class Side(models.TextChoices):
 
 class Source(models.TextChoices):
     BROWSER = "browser", "browser"
+    API = "api", "API"
     IMPORT = "import", "import"
     SIMULATED = "simulated", "simulated"
     MACHINE = "machine", "machine"

@@ -14,7 +14,7 @@ from typing import Any
 from .scale import RATINGS, Partition
 
 FORMAT = 1
-CODE_VERSION = "0.8.0"
+CODE_VERSION = "0.9.0"
 GENERATIVE_METHODS = ("grm", "judge")  # a language model writes critiques and scores: votes, see generative/
 METHODS = ("bt", "clf", "oprm", "rgft", "haf", *GENERATIVE_METHODS)
 ORDINAL_METHODS = ("oprm", "rgft", *GENERATIVE_METHODS)

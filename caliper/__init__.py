@@ -1,0 +1,1 @@
+"""A small client of Caliper: HTTP calls with types, and the `caliper` command. Needs httpx alone."""

@@ -1,0 +1,1 @@
+"""A reward server: one process that holds a model and answers over HTTP."""
