@@ -254,7 +254,7 @@ class Window:
 
 
 def shares(settings: Mapping[str, Any], *, moved: bool) -> dict[str, int]:
-    """How many pairs of each kind make up a report. What rounding leaves, and "moved" without a reference, is random."""
+    """How many pairs of each kind a report has. What rounding leaves, and "moved" without a reference, is random."""
     told = settings.get("shares") or {"uncertain": 1 / 3, "moved": 1 / 3, "random": 1 / 3}
     total = sum(told.values())
     counts = {why: int(settings["sample"] * told[why] / total + 1e-9) for why in ("uncertain", "moved")}
