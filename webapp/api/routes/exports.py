@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 
 from django.http import FileResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
-from ninja import Field, Query, Router, Schema, Status
+from ninja import Field, Query, Schema, Status
 from webapp.api.auth import ApiRequest, token
 from webapp.api.paging import LIMIT, Cursor, Limit, Page, paged
 from webapp.api.problems import Problem, field_error, form_refused, refused
+from webapp.api.routers import ProjectRouter
 from webapp.api.schemas import Given
 
 from webapp.corpus.access import project_for
@@ -24,7 +25,7 @@ from webapp.snapshots.streaming import export_stream, stream_check
 from webapp.snapshots.views import ExportForm, export_file
 from webapp.waiting import waiting_for_worker
 
-router = Router(tags=["exports"])
+router = ProjectRouter(tags=["exports"])
 
 LABELS_HEADER = "Caliper-Labels"
 """Names the state of the labels that an export holds: equal ones hold the same labels."""

@@ -7,11 +7,12 @@ from django.conf import settings
 from django.http import FileResponse, Http404
 from django.shortcuts import get_object_or_404
 from django.utils.datastructures import MultiValueDict
-from ninja import Field, File, Form, Router, Schema, Status
+from ninja import Field, File, Form, Schema, Status
 from ninja.files import UploadedFile
 from webapp.api.auth import ApiRequest, token
 from webapp.api.paging import LIMIT, Cursor, Limit, Page, paged
 from webapp.api.problems import Problem, field_error, form_refused, refused
+from webapp.api.routers import ProjectRouter
 from webapp.api.schemas import Given
 
 from webapp.corpus.access import project_for
@@ -25,7 +26,7 @@ from webapp.importing.views import ImportForm
 from webapp.middleware import receives_files
 from webapp.waiting import waiting_for_worker
 
-router = Router(tags=["imports"])
+router = ProjectRouter(tags=["imports"])
 
 
 class ImportRow(Schema):

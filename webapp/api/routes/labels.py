@@ -11,10 +11,11 @@ from uuid import UUID
 from django.db.models import Prefetch, QuerySet
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
-from ninja import Field, Query, Router, Schema
+from ninja import Field, Query, Schema
 from webapp.api.auth import ApiRequest, token
 from webapp.api.paging import LIMIT, Cursor, Limit, Page, paged
 from webapp.api.problems import Problem, refused
+from webapp.api.routers import ProjectRouter
 from webapp.api.schemas import Given, Key
 
 from webapp.corpus.access import Access, project_for
@@ -25,7 +26,7 @@ from webapp.labels.counters import Standing, subject_of, with_numbers
 from webapp.labels.histories import in_words
 from webapp.labels.models import Assignment, Judgement, QualityLabel, Source
 
-router = Router(tags=["labels"])
+router = ProjectRouter(tags=["labels"])
 
 MOST_CARDS = 10
 
