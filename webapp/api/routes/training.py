@@ -241,12 +241,12 @@ class RunLimits(Given):
 
 
 @router.post("runs/{key:pk}/resume", auth=token("train"), response=RunWhole, summary="Resume a run")
-def run_resume(request: ApiRequest, slug: str, pk: int, asked: RunLimits = RunLimits()) -> dict[str, Any]:
+def run_resume(request: ApiRequest, slug: str, pk: int, asked: RunLimits | None = None) -> dict[str, Any]:
     """A run that failed, was lost or cancelled goes on from its checkpoint, where there is one."""
     found = _run(request, slug, pk, "admin")
     try:
         moved = services.run_resume(
-            run=found, actor=request.user, limits=asked.dict(exclude_unset=True) or None
+            run=found, actor=request.user, limits=asked.dict(exclude_unset=True) if asked else None
         )
     except RunRefused as refusal:
         raise _refused(refusal) from None
@@ -358,7 +358,7 @@ class FileShown(Schema):
     summary="The files of a version",
 )
 def version_file_list(request: ApiRequest, slug: str, pk: int) -> list[ModelFile]:
-    """What a reward server loads: weights, tokenizer, reward_config.json; below “base/” a base model that is on no hub."""
+    """What a reward server loads: weights, tokenizer, reward_config.json; below “base/” a base that no hub has."""
     return version_files(_version(request, slug, pk))
 
 
