@@ -37,7 +37,11 @@ def test_only_admins_of_the_project_see_them(
     base = "/p/capitals/webhooks/"
     gets = [base, f"{base}{hook.pk}/"]
     acts = ("ping", "pause", "resume", "secret", "remove")
-    posts = [*gets, *(f"{base}{hook.pk}/{act}/" for act in acts), f"{base}{hook.pk}/deliveries/{delivery.pk}/again/"]
+    posts = [
+        *gets,
+        *(f"{base}{hook.pk}/{act}/" for act in acts),
+        f"{base}{hook.pk}/deliveries/{delivery.pk}/again/",
+    ]
     for user, status in ((annotator, 403), (researcher, 403), (stranger, 404)):
         client = client_of(user)
         assert {client.get(url).status_code for url in gets} == {status}
@@ -100,7 +104,11 @@ def test_from_adding_to_removing(
     hook.refresh_from_db()
     assert hook.secret in page
     assert secret not in page
-    assert (hook.url, hook.kinds, hook.former_secret) == ("https://example.com/other", ["level.created"], secret)
+    assert (hook.url, hook.kinds, hook.former_secret) == (
+        "https://example.com/other",
+        ["level.created"],
+        secret,
+    )
     client.post(f"{url}remove/")
     assert not Webhook.objects.exists()
     log = AuditEntry.objects.of(project).order_by("pk")
@@ -113,7 +121,9 @@ def test_from_adding_to_removing(
 
     # A list of any length costs the same.
     for number in range(MOST):
-        added = webhook_add(project=project, actor=admin, url=f"https://example.com/{number}", kinds=["run.finished"])
+        added = webhook_add(
+            project=project, actor=admin, url=f"https://example.com/{number}", kinds=["run.finished"]
+        )
     with django_assert_max_num_queries(8):
         client.get(base)
     for _ in range(30):
@@ -125,7 +135,9 @@ def test_from_adding_to_removing(
     assert "remove one first" in refused.content.decode()
 
 
-def test_what_can_not_be_added_is_refused_in_words(project: Project, admin: User, client_of: ClientOf) -> None:
+def test_what_can_not_be_added_is_refused_in_words(
+    project: Project, admin: User, client_of: ClientOf
+) -> None:
     client, base = client_of(admin), "/p/capitals/webhooks/"
     for change, words in (
         ({"url": "http://127.0.0.1/x"}, "CALIPER_WEBHOOK_PRIVATE"),

@@ -65,7 +65,9 @@ def test_judgements_and_levels(
         )
         assert sent == []
     assert set(sent) == {("workers.tasks.webhook_send", hook.pk)}
-    same = judgement_submit(key=card.key, annotator=annotator, verdict="a", strength=2, levels=levels, comment="my words")
+    same = judgement_submit(
+        key=card.key, annotator=annotator, verdict="a", strength=2, levels=levels, comment="my words"
+    )
     assert same.judgement == receipt.judgement
     assert "secret" not in str(list(Delivery.objects.values_list("payload")))
     assert "my words" not in str(list(Delivery.objects.values_list("payload")))
@@ -87,7 +89,11 @@ def test_judgements_and_levels(
     ]
     judgement_undo(project=project, annotator=annotator)
     [(kind, data)] = told()
-    assert (kind, data["judgement"], data["pair"]) == ("judgement.taken_back", receipt.judgement.pk, card.pair_id)
+    assert (kind, data["judgement"], data["pair"]) == (
+        "judgement.taken_back",
+        receipt.judgement.pk,
+        card.pair_id,
+    )
 
     # What is taken back with its transaction is told to nobody.
     with transaction.atomic():
@@ -138,7 +144,8 @@ def test_imports_however_they_end(project: Project, hook: Webhook, admin: User) 
         made.error_file().with_name("a.jsonl").write_text(text)
         return made
 
-    good = '{"type": "prompt", "id": "p1", "text": "Why?"}\n{"type": "response", "id": "r1", "prompt": "p1", "text": "x"}\n'
+    good = '{"type": "prompt", "id": "p1", "text": "Why?"}\n'
+    good += '{"type": "response", "id": "r1", "prompt": "p1", "text": "x"}\n'
     rows = [row("1", good), row("2", good, dry_run=False), row("3", "not json\n", dry_run=False)]
     for each in rows:
         import_run(each)
@@ -174,14 +181,25 @@ def test_trainings_and_versions(project: Project, hook: Webhook, admin: User) ->
         "version": version.pk, "name": "bt-1", "method": "bt", "number": 1, "kind": "scalar", "digest": "d" * 64,
         "run": run.pk, "gate_passed": version.gate_passed,
     }  # fmt: skip
-    of_run = {"run": run.pk, "method": "bt", "trigger": "button", "state": "done", "version": of_version, "same_as": None}
+    of_run = {
+        "run": run.pk,
+        "method": "bt",
+        "trigger": "button",
+        "state": "done",
+        "version": of_version,
+        "same_as": None,
+    }
     assert told() == [
         ("version.published", of_version),
         ("version.promoted", {**of_version, "instead_of": None}),
         ("run.finished", of_run),
     ]
-    failed, stopped, queued = running(), running(), TrainingRun.objects.create(
-        project=project, method="bt", trigger="button", config={}, config_digest="2"
+    failed, stopped, queued = (
+        running(),
+        running(),
+        TrainingRun.objects.create(
+            project=project, method="bt", trigger="button", config={}, config_digest="2"
+        ),
     )
     assert failed.fail("It went wrong in /srv/secret/folder.")
     assert stopped.stop()
