@@ -5,6 +5,7 @@ import secrets
 import shlex
 import sys
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 
 import environ
@@ -180,6 +181,12 @@ if MAIL_IS_ON:
     vars().update(env.email_url("CALIPER_EMAIL_URL"))
     EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.str("CALIPER_EMAIL_FROM", default="caliper@localhost")
+
+# Networks besides the Internet that webhooks may lead to, such as 10.1.0.0/16.
+try:
+    WEBHOOK_PRIVATE = [ip_network(each) for each in env.list("CALIPER_WEBHOOK_PRIVATE", default=[])]
+except ValueError as error:
+    raise ImproperlyConfigured(f"CALIPER_WEBHOOK_PRIVATE: {error}. Write networks as 10.1.0.0/16,fd00::/8.") from None
 
 # Who may read /healthz part by part from elsewhere: `Authorization: Bearer` with this.
 HEALTH_TOKEN = env.str("CALIPER_HEALTH_TOKEN", default="")

@@ -584,6 +584,13 @@ class Import(Job):
         except IntegrityError:
             return False
 
+    def ended(self) -> None:
+        """Whoever listens is told, with the state; of a preview that it was one."""
+        project = Project.objects.get(pk=self.project_id)  # as it is now, not as it was when the job began
+        if project.has_webhooks:
+            told = {"import": self.pk, "state": str(self.state), "preview": self.dry_run}
+            project.webhooks.record("import.finished", told)
+
     @property
     def waits_for(self) -> int | None:
         """The running import of the project that this queued one has to wait for."""
