@@ -50,6 +50,15 @@ def sections(document: Mapping[str, Any]) -> list[Section]:
     return list(found.values())
 
 
+def types(document: Mapping[str, Any]) -> list[tuple[str, str, list[Field]]]:
+    """Name, description and fields of each object that routes take or answer with."""
+    return [
+        (name, schema.get("description", ""), _own_fields(schema))
+        for name, schema in sorted(document["components"]["schemas"].items())
+        if schema.get("properties") and not name.startswith("Page_")
+    ]
+
+
 def _operation(
     document: Mapping[str, Any], path: str, method: str, described: Mapping[str, Any]
 ) -> Operation:
@@ -99,6 +108,10 @@ def _answer_schema(document: Mapping[str, Any], answer: Mapping[str, Any]) -> Ma
 def _fields(document: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Field]:
     if "items" in schema.get("properties", {}):  # a page of a list: what its items are is of interest
         schema = _resolved(document, schema["properties"]["items"].get("items", {}))
+    return _own_fields(schema)
+
+
+def _own_fields(schema: Mapping[str, Any]) -> list[Field]:
     required = schema.get("required", ())
     return [
         Field(name, kind_of(each), name in required, each.get("description", ""))
