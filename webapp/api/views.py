@@ -1,5 +1,6 @@
 """The page of one's tokens, and the page that describes the API."""
 
+from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -9,7 +10,7 @@ from webapp.accounts.models import ApiToken
 from webapp.accounts.services import Refused
 from webapp.api.api import api
 from webapp.api.forms import TokenForm
-from webapp.api.reading import sections
+from webapp.api.reading import sections, types
 from webapp.api.tokens import token_make, token_revoke
 from webapp.http import HtmxHttpRequest
 
@@ -55,7 +56,11 @@ def token_end(request: HtmxHttpRequest, pk: int) -> HttpResponse:
 @require_GET
 def document(request: HtmxHttpRequest) -> HttpResponse:
     """The API for people: routes by subject, what each takes and answers, and a call to copy."""
-    origin = request.build_absolute_uri("/").rstrip("/")
-    return render(
-        request, "api/document.html", {"sections": sections(api.get_openapi_schema()), "origin": origin}
-    )
+    described = api.get_openapi_schema()
+    context = {
+        "sections": sections(described),
+        "types": types(described),
+        "origin": request.build_absolute_uri("/").rstrip("/"),
+        "per_minute": settings.API_PER_MINUTE,
+    }
+    return render(request, "api/document.html", context)
