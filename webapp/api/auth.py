@@ -84,27 +84,28 @@ class BearerToken(AuthBase):
     openapi_type = "http"
     openapi_scheme = "bearer"
 
-    def __init__(self, scope: str | None) -> None:
+    def __init__(self, *scopes: str) -> None:
         super().__init__()
-        self.scope = scope
+        self.scopes = scopes
 
     def __call__(self, request: HttpRequest) -> ApiToken:
         found: ApiToken | None = cast(ApiRequest, request).token
         if found is None:
             raise unauthenticated()
-        if self.scope is not None and self.scope not in found.scopes:
+        if self.scopes and not set(self.scopes) & set(found.scopes):
+            wanted = " or ".join(f"“{scope}”" for scope in self.scopes)
             raise Problem(
                 403,
                 "Outside the token's scopes",
-                f"This needs a token with the scope “{self.scope}”; this one has: {', '.join(found.scopes)}. "
+                f"This needs a token with the scope {wanted}; this one has: {', '.join(found.scopes)}. "
                 "Make another one on the page /account/tokens/.",
-                scope=self.scope,
+                scope=self.scopes[0],
             )
         return found
 
 
-def token(scope: str | None = None) -> BearerToken:
-    """`auth=token("read")`: the route needs a token with this scope, or just any. What its owner may see in a project,
-    `project_for` says.
+def token(*scopes: str) -> BearerToken:
+    """`auth=token("read")`: the route needs a token with this scope (of several, with one of them), or just any. What
+    its owner may see in a project, `project_for` says.
     """
-    return BearerToken(ApiToken.Scope(scope).value if scope else None)
+    return BearerToken(*(ApiToken.Scope(scope).value for scope in scopes))
