@@ -32,7 +32,9 @@ def without_secrets(logger: Any, method: str, event: Event) -> Event:
 
 def as_text(logger: Any, method: str, event: Event) -> str:
     """A structlog renderer: "TIME LEVEL logger: text [name=value ...]", and the traceback below."""
-    head = f"{event.pop('timestamp')} {event.pop('level').upper()} {event.pop('logger')}: {event.pop('event')}"
+    head = (
+        f"{event.pop('timestamp')} {event.pop('level').upper()} {event.pop('logger')}: {event.pop('event')}"
+    )
     trace = event.pop("exception", "")
     bound = " ".join(f"{name}={value}" for name, value in sorted(event.items()))
     return head + (f" [{bound}]" if bound else "") + (f"\n{trace}" if trace else "")
