@@ -5,6 +5,7 @@ Callers use the standard library's logging. structlog adds what the line belongs
 lets somebody in, whoever wrote it.
 """
 
+import logging
 import re
 import uuid
 from collections.abc import Callable
@@ -41,7 +42,8 @@ def as_text(logger: Any, method: str, event: Event) -> str:
 
 
 def logging_settings(*, level: str, as_json: bool) -> dict[str, Any]:
-    """Django's LOGGING."""
+    """Django's LOGGING; Python's warnings become lines as well."""
+    logging.captureWarnings(True)
     processors = structlog.processors
     of_any_line = [
         structlog.contextvars.merge_contextvars,
