@@ -162,9 +162,9 @@ def test_web_processes_add_up_and_log_json(tmp_path: Path) -> None:
     log = (tmp_path / "log").open("wb")
     process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
 
-    def get(path: str, **headers: str) -> tuple[int, str, Any]:
+    def get(path: str, method: str = "GET", **headers: str) -> tuple[int, str, Any]:
         connection = HTTPConnection("127.0.0.1", port, timeout=10)
-        connection.request("GET", path, headers=headers)
+        connection.request(method, path, headers=headers)
         answer = connection.getresponse()
         body = answer.read().decode()
         connection.close()
@@ -174,7 +174,7 @@ def test_web_processes_add_up_and_log_json(tmp_path: Path) -> None:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             try:
-                get("/nowhere/join/hidden-token/")
+                get("/healthz")
                 break
             except OSError:
                 time.sleep(0.2)
@@ -183,21 +183,20 @@ def test_web_processes_add_up_and_log_json(tmp_path: Path) -> None:
         assert get("/healthz", **{"X-Request-ID": "from-the-proxy"})[2]["X-Request-ID"] == "from-the-proxy"
         made = get("/healthz", **{"X-Request-ID": "not sane"})[2]["X-Request-ID"]
         assert re.fullmatch(r"[0-9a-f]{32}", made)
+        assert get("/join/hidden-token/", "POST")[0] == 403  # a forged one
         status, body, _ = get("/metrics", Authorization=f"Bearer {TOKEN}")
         counted = figures(body)
         assert status == 200
-        assert (
-            counted['django_http_requests_latency_seconds_by_view_method_count{method="GET",view="healthz"}']
-            == 14
-        )
+        name = 'django_http_requests_latency_seconds_by_view_method_count{method="GET",view="healthz"}'
+        assert counted[name] == 15
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
         log.close()
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    missing = next(line for line in lines if "Not Found" in line["event"])
-    assert missing["level"] == "warning"
-    assert len(missing["request_id"]) == 32
+    forged = next(line for line in lines if "Forbidden" in line["event"])
+    assert forged["level"] == "warning"
+    assert len(forged["request_id"]) == 32
     assert "hidden-token" not in str(lines)
     assert any(line["logger"] == "gunicorn.error" for line in lines)
 
