@@ -142,6 +142,10 @@ class TrainingRun(Job):
             return False
         return super().claim()
 
+    @property
+    def log_names(self) -> dict[str, Any]:
+        return {"run": self.pk}
+
     def ended(self) -> None:
         """Whoever listens is told, with the state and the version that it made."""
         project = Project.objects.get(
