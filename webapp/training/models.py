@@ -23,6 +23,7 @@ from webapp.jobs import ACTIVE, Job, JobQuerySet, State
 from webapp.snapshots.models import Snapshot
 from webapp.training import phases
 from webapp.training.gate import shortfall
+from webapp.training.push_models import ModelPush as ModelPush  # found where models stand
 
 ARTIFACT_NAME = "reward_config.json"
 ARCHIVE_FORMAT = 2  # 1 could hold a path
@@ -144,7 +145,9 @@ class TrainingRun(Job):
 
     def ended(self) -> None:
         """Whoever listens is told, with the state and the version that it made."""
-        project = Project.objects.get(pk=self.project_id)  # as it is now, not as it was when the training began
+        project = Project.objects.get(
+            pk=self.project_id
+        )  # as it is now, not as it was when the training began
         if project.has_webhooks:
             version = ModelVersion.objects.filter(run=self.pk).first()
             told = {
