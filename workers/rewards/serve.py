@@ -1,7 +1,8 @@
-"""A reward server: `python -m workers.rewards.serve MODEL_DIR [--port 8100] [--host 127.0.0.1]`.
+"""A reward server: `python -m workers.rewards.serve (MODEL_DIR | --project http://host:8000/p/SLUG) [--port 8100]`.
 
-docs/reward-server.md describes its doors. CALIPER_SERVE_TOKENS are the tokens that clients must show, separated by
-commas; without any the server answers on a loopback address alone. SIGTERM: what waits is finished, within 30 s.
+MODEL_DIR is served as it is. With --project the server keeps to what the project serves: a promoted version takes its
+place without a pause. docs/reward-server.md describes the doors and the environment: CALIPER_TOKEN, CALIPER_DATA_DIR,
+CALIPER_SERVE_TOKENS. SIGTERM: what waits is finished, within 30 s.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ import uvicorn
 
 from .artifacts.save import ArtifactError
 from .generative.saved import is_judge
+from .models.embeddings import cache_folder
 from .serving.batching import Batcher
 from .serving.doors import Doors
+from .serving.follow import Follower, client_of
 from .serving.holder import Held, Holder
 from .serving.metrics import Metrics
+from .serving.reporting import Reporter
 
 STOPPING_SECONDS = 30
 
@@ -37,7 +41,12 @@ class Unusable(Exception):
 def main(arguments: Sequence[str]) -> int:
     """The command. Exit status 0: stopped when asked; 2: refused (one line on standard error)."""
     parser = argparse.ArgumentParser(prog="python -m workers.rewards.serve", description=__doc__)
-    parser.add_argument("model", type=Path, metavar="MODEL_DIR")
+    whom = parser.add_mutually_exclusive_group(required=True)
+    whom.add_argument("model", type=Path, nargs="?", metavar="MODEL_DIR")
+    whom.add_argument("--project", metavar="URL", help="the address of a project's page at Caliper")
+    parser.add_argument(
+        "--method", help="with --project: whose serving version (default: the first that serves)"
+    )
     parser.add_argument("--port", type=int, default=8100, help="0: any free one (default 8100)")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default 127.0.0.1)")
     options = parser.parse_args(arguments)
@@ -45,17 +54,40 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _leave)
     try:
         tokens = tokens_for(options.host)
-        if is_judge(options.model):
+        if options.model is not None and is_judge(options.model):
             raise Unusable(
                 f"{options.model} is a generative model, which writes critiques and takes too long for a server; serve "
                 "bt, clf, oprm, rgft or haf, or score with workers.rewards.score"
             )
+        if options.model is not None and options.method is not None:
+            raise Unusable("--method goes with --project; a folder holds one model")
+        token = secret("CALIPER_TOKEN")
+        client = None if options.project is None else client_of(options.project, token)
         listening = listen(options.host, options.port)
-    except (ArtifactError, Unusable) as error:
+    except (ArtifactError, Unusable, ValueError) as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
     holder, metrics = Holder(), Metrics()
-    return serve(listening, holder, metrics, tokens, pinned(options.model, holder, metrics))
+    if client is None:
+        return serve(listening, holder, metrics, tokens, pinned(options.model, holder, metrics))
+    data = os.environ.get("CALIPER_DATA_DIR")
+    reporter = Reporter(client, metrics, server=f"{socket.gethostname()}:{listening.getsockname()[1]}")
+    follower = Follower(
+        client,
+        holder,
+        metrics,
+        method=options.method,
+        data=Path(data) if data else None,
+        fetched=cache_folder() / "serving",
+        ask_back=reporter.ask_back,
+    )
+
+    async def follow() -> None:
+        async with client, asyncio.TaskGroup() as group:
+            group.create_task(follower.run())
+            group.create_task(reporter.run())
+
+    return serve(listening, holder, metrics, tokens, follow, rollouts=reporter.add)
 
 
 def serve(
@@ -111,7 +143,7 @@ def pinned(folder: Path, holder: Holder, metrics: Metrics) -> Callable[[], Await
 
 def tokens_for(host: str) -> list[str]:
     """CALIPER_SERVE_TOKENS. Raises Unusable where anybody could ask from another machine."""
-    tokens = [token.strip() for token in os.environ.get("CALIPER_SERVE_TOKENS", "").split(",")]
+    tokens = [token.strip() for token in secret("CALIPER_SERVE_TOKENS").split(",")]
     tokens = [token for token in tokens if token]
     try:
         loopback = ipaddress.ip_address(host).is_loopback
@@ -122,6 +154,15 @@ def tokens_for(host: str) -> list[str]:
             f"at {host} other machines could ask, and no token is set; set CALIPER_SERVE_TOKENS, or serve at 127.0.0.1"
         )
     return tokens
+
+
+def secret(name: str) -> str:
+    """A variable of the environment, or what stands in the file that NAME_FILE names. Raises Unusable."""
+    path = os.environ.get(f"{name}_FILE")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip() if path else os.environ.get(name, "").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unusable(f"{name}_FILE={path} can't be read ({error})") from None
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -9,6 +9,7 @@ from typing import Any
 from ..data.messages import checked, spoken
 from ..data.responses import unique_keys, without_surrogates
 from .holder import Row
+from .templated import untemplated
 
 MOST_ITEMS = 4096
 _ITEM = {"messages", "prompt", "text", "tools"}
@@ -64,18 +65,21 @@ def _item(item: Any, where: str) -> Row:
         )
     if "prompt" in item and "messages" in item:
         raise Bad(f"{where}.prompt", "messages are given as well", "send one of the two")
-    messages = _messages(item.get("prompt", item.get("messages")), where, "prompt" in item)
+    if "prompt" in item:
+        messages = _messages(item["prompt"], f"{where}.prompt", bare=True)
+    else:
+        messages = _messages(item.get("messages"), f"{where}.messages", bare=False)
     if "text" not in item and messages and messages[-1]["role"] == "assistant":
         *messages, last = messages
-        return _row(messages, spoken(last), item.get("tools"), where)
-    return _row(messages, item.get("text"), item.get("tools"), where)
+        return _row(messages, spoken(last), item.get("tools"), f"{where}.text", where)
+    return _row(messages, item.get("text"), item.get("tools"), f"{where}.text", where)
 
 
 def openrlhf_form(body: dict[str, Any]) -> list[Row]:
     """Rows of OpenRLHF's {"query": [...], "prompts": [...], "labels": [...]}. Raises Bad.
 
     A query is the prompt and the response in one text, with the prompt at its beginning. Without prompts the query is
-    the response. Labels are not read.
+    the response. A chat template's marks are taken off. Labels are not read.
     """
     queries = _list(body, "query")
     prompts = body.get("prompts")
@@ -87,16 +91,20 @@ def openrlhf_form(body: dict[str, Any]) -> list[Row]:
     for number, (query, prompt) in enumerate(zip(queries, prompts, strict=True)):
         if not isinstance(query, str):
             raise Bad(f"query[{number}]", "it is no text", "send the prompt and the response in one text")
-        messages = _messages(prompt, f"prompts[{number}]", isinstance(prompt, str))
-        text = query.removeprefix(prompt) if isinstance(prompt, str) else query
+        if isinstance(prompt, str):
+            messages, text = untemplated(prompt, query.removeprefix(prompt))
+        else:
+            messages, text = _messages(prompt, f"prompts[{number}]", bare=True), query
         rows.append(_row(messages, text, None, f"query[{number}]"))
     return rows
 
 
 def sample_form(body: dict[str, Any]) -> Row:
     """The row of slime's {"prompt": text or messages, "response": text, "label": ...}; no more is read. Raises Bad."""
-    prompt = body.get("prompt")
-    return _row(_messages(prompt, "prompt", isinstance(prompt, str)), body.get("response"), None, "response")
+    prompt, text = body.get("prompt"), body.get("response")
+    if isinstance(prompt, str) and isinstance(text, str):
+        return _row(*untemplated(prompt, text), None, "response")
+    return _row(_messages(prompt, "prompt", bare=True), text, None, "response")
 
 
 # --- Parts of forms ---
@@ -111,30 +119,32 @@ def _list(body: dict[str, Any], name: str) -> Sequence[Any]:
     return value
 
 
-def _messages(value: Any, where: str, bare: bool) -> list[dict[str, Any]]:
-    """The messages of a prompt; `bare`: a text, which the user said."""
-    if value is None or value == "":
+def _messages(value: Any, field: str, *, bare: bool) -> list[dict[str, Any]]:
+    """The messages of a prompt, which if it may be `bare` may be a text that the user said. Raises Bad."""
+    remedy = 'send [{"role": "user", "content": "..."}]'
+    if value is None or (bare and value == ""):
         return []
     if bare and isinstance(value, str):
-        return [{"role": "user", "content": value}]
+        value = [{"role": "user", "content": value}]
     try:
-        return checked(value, "messages")
+        messages = checked(value, field)
+        without_surrogates(messages, field)
     except (ValueError, RecursionError) as error:
-        raise Bad(where, str(error), 'send [{"role": "user", "content": "..."}]') from None
+        raise Bad(field, str(error).removeprefix(f"{field} "), remedy) from None
+    return messages
 
 
-def _row(messages: list[dict[str, Any]], text: Any, tools: Any, where: str) -> Row:
+def _row(messages: list[dict[str, Any]], text: Any, tools: Any, field: str, where: str = "") -> Row:
+    """A row to score; `field`: where the text stands, `where`: the item. Raises Bad."""
     if not isinstance(text, str):
-        field = where if where.startswith(("query", "response")) else f"{where}.text"
         said = "it is not given" if text is None else f"it is {text!r:.40}"
         raise Bad(field, said, "send a text; an empty response is an empty text")
     tools = [] if tools is None else tools
     if not isinstance(tools, list):
         raise Bad(f"{where}.tools", "it is no list", "send a list of tools' JSON schemas")
-    row = {"messages": messages, "tools": tools, "text": text}
-    try:
-        for name, value in row.items():
+    for name, value in ((field, text), (f"{where}.tools", tools)):
+        try:
             without_surrogates(value, name)
-    except (ValueError, RecursionError) as error:
-        raise Bad(where, str(error), "send whole characters") from None
-    return row
+        except (ValueError, RecursionError) as error:
+            raise Bad(name, str(error), "send whole characters") from None
+    return {"messages": messages, "tools": tools, "text": text}
