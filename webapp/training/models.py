@@ -23,6 +23,7 @@ from webapp.jobs import ACTIVE, Job, JobQuerySet, State
 from webapp.snapshots.models import Snapshot
 from webapp.training import phases
 from webapp.training.gate import shortfall
+from webapp.training.push_models import ModelPush as ModelPush  # found where models stand
 
 ARTIFACT_NAME = "reward_config.json"
 ARCHIVE_FORMAT = 2  # 1 could hold a path
