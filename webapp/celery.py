@@ -53,6 +53,12 @@ app.conf.update(
             # Not the housekeeping worker's: this may take minutes.
             "options": {"queue": "default", "expires": settings.TICK_SECONDS},
         },
+        "webhooks_send": {
+            "task": "workers.tasks.webhooks_send",
+            "schedule": settings.TICK_SECONDS,
+            # Not the housekeeping worker's: a receiver may keep it waiting.
+            "options": {"queue": "default", "expires": settings.TICK_SECONDS},
+        },
         "counters_check": {
             "task": "workers.tasks.counters_check",
             "schedule": crontab(hour=3, minute=37),

@@ -52,6 +52,7 @@ class State(models.TextChoices):
 
 ACTIVE = (State.QUEUED, State.RUNNING)
 REQUEUABLE = (State.FAILED, State.LOST, State.CANCELLED)
+ENDED = (State.DONE, *REQUEUABLE)
 
 
 class JobQuerySet(models.QuerySet):
@@ -100,20 +101,32 @@ class Job(models.Model):
         """Send the task once the current transaction has committed."""
         enqueue(self.task, self.pk, queue=self.queue)
 
-    def _move(self, sources: Iterable[str], target: str, *, mine: bool = False, **fields: Any) -> bool:
+    def _move(
+        self, sources: Iterable[str], target: str, *, mine: bool = False, silent: bool = False, **fields: Any
+    ) -> bool:
         """The one conditional UPDATE behind every arrow; True if this call moved the row.
 
-        `mine`: only while the row still has the start time that this object knows (its own claim).
+        `mine`: only while the row still has the start time that this object knows (its own claim). `silent`: only
+        while its worker has not been heard of for too long.
         """
         changes = {"state": target, **fields}
         rows = type(self)._default_manager.filter(pk=self.pk, state__in=list(sources))
+        if silent:
+            limit = timezone.now() - timedelta(seconds=settings.JOB_LOST_AFTER_SECONDS)
+            rows = rows.filter(heartbeat_at__lt=limit)
         if mine:
             rows = rows.filter(started_at=self.started_at)
-        moved = rows.update(**changes) == 1
-        if moved:
-            for name, value in changes.items():
-                setattr(self, name, value)
+        with transaction.atomic() if target in ENDED else contextlib.nullcontext():
+            moved = rows.update(**changes) == 1
+            if moved:
+                for name, value in changes.items():
+                    setattr(self, name, value)
+                if target in ENDED:
+                    self.ended()
         return moved
+
+    def ended(self) -> None:
+        """What else is stored in the transaction of an arrow that ends the job."""
 
     def claim(self) -> bool:
         """QUEUED -> RUNNING. False: somebody else has it, or it was cancelled; leave it alone."""
@@ -156,16 +169,11 @@ class Job(models.Model):
         """RUNNING -> LOST, only while the heartbeat is still old and nothing else speaks for its worker."""
         if life.heard_of(self):
             return False
-        limit = timezone.now() - timedelta(seconds=settings.JOB_LOST_AFTER_SECONDS)
         message = "The worker stopped answering (killed, out of memory, or its machine went away). Resume continues it."
-        lost = (
-            type(self)
-            ._default_manager.filter(pk=self.pk, state=State.RUNNING, heartbeat_at__lt=limit)
-            .update(state=State.LOST, finished_at=timezone.now(), error=message)
-        )
-        if lost == 1:
+        lost = self._move([State.RUNNING], State.LOST, silent=True, finished_at=timezone.now(), error=message)
+        if lost:
             life.forget(self)
-        return lost == 1
+        return lost
 
     def request_cancel(self) -> bool:
         """QUEUED -> CANCELLED at once; a RUNNING job is told, and its worker moves it."""

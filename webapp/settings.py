@@ -5,6 +5,7 @@ import secrets
 import shlex
 import sys
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 
 import environ
@@ -181,6 +182,14 @@ if MAIL_IS_ON:
     EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env.str("CALIPER_EMAIL_FROM", default="caliper@localhost")
 
+# Networks besides the Internet that webhooks may lead to, such as 10.1.0.0/16.
+try:
+    WEBHOOK_PRIVATE = [ip_network(each) for each in env.list("CALIPER_WEBHOOK_PRIVATE", default=[])]
+except ValueError as error:
+    raise ImproperlyConfigured(
+        f"CALIPER_WEBHOOK_PRIVATE: {error}. Write networks as 10.1.0.0/16,fd00::/8."
+    ) from None
+
 # Who may read /healthz part by part from elsewhere: `Authorization: Bearer` with this.
 HEALTH_TOKEN = env.str("CALIPER_HEALTH_TOKEN", default="")
 
@@ -284,6 +293,15 @@ TRAIN_COMMAND = shlex.split(env.str("CALIPER_TRAIN_COMMAND", default="")) or [
 BASE_MODEL_DIRS = [Path(each) for each in env.str("CALIPER_BASE_MODEL_DIRS", default="").split(":") if each]
 # The TOML file of the endpoints that may be asked to judge (webapp/corpus/endpoints.py).
 ENDPOINTS_FILE = Path(given) if (given := env.str("CALIPER_ENDPOINTS", default="")) else None
+# Whether imports may read the hub's data sets, and where that is; the token is the operator's, for reading alone.
+HUB = env.bool("CALIPER_HUB", default=True)
+HUB_ENDPOINT = (env.str("HF_ENDPOINT", default="") or "https://huggingface.co").rstrip("/")
+HUB_TOKEN = env.str("HF_TOKEN", default="")
+# With this token data and models are pushed to the hub. Not HF_TOKEN: whoever gave that wanted to read.
+HUB_PUSH_TOKEN = env.str("CALIPER_HUB_TOKEN", default="")
+# Addresses below which imports may read, and below which pushes may write, such as s3://bucket/folder/.
+STORES = env.list("CALIPER_STORES", default=[])
+STORES_OUT = env.list("CALIPER_STORES_OUT", default=[])
 # The program that turns a model folder into one that plain transformers load; gets both folders.
 MODEL_EXPORT_COMMAND = [sys.executable, "-m", "workers.rewards.export"]
 # The program that measures a model on rows that came after it; gets the model, a snapshot and a folder to work in.
@@ -299,5 +317,10 @@ LOGGING = {
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "root": {"handlers": ["console"], "level": env.str("CALIPER_LOG_LEVEL", default="INFO")},
     # accounts/throttling.py says the same in one line each, with the address.
-    "loggers": {"axes": {"level": "ERROR"}},
+    "loggers": {
+        "axes": {"level": "ERROR"},
+        # They tell each address that is asked, also those that a signature opens.
+        "httpx": {"level": "WARNING"},
+        "httpx2": {"level": "WARNING"},
+    },
 }

@@ -25,6 +25,7 @@ from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.benchmarks.services import measurements_due
 from webapp.broker import redis_client
 from webapp.corpus.models import Import, Project
+from webapp.events.services import deliveries_sweep
 from webapp.importing.batches import imports_settle
 from webapp.jobs import ACTIVE, Job, State
 from webapp.keeping import files_held
@@ -147,7 +148,11 @@ def housekeep() -> None:
                 part()
             except Exception:
                 logger.exception("housekeeping failed")
-    disk_measure()
+    for part in (deliveries_sweep, disk_measure):
+        try:
+            part()
+        except Exception:
+            logger.exception("housekeeping failed")
 
 
 def leftovers_sweep() -> int:

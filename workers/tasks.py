@@ -22,13 +22,14 @@ if not apps.ready:
 from webapp.accounts.services import accounts_sweep
 from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.corpus.models import Import
+from webapp.events import models as events
 from webapp.importing.services import import_run
 from webapp.labels.machine_models import MachineJob
 from webapp.ratings import trying
 from webapp.snapshots.exporting import export_run
 from webapp.snapshots.models import Export
 from webapp.training.models import ModelExport, Remeasurement, TrainingRun
-from workers import annotating, exports, housekeeping, measurements, remeasuring, runs, trials
+from workers import annotating, exports, housekeeping, measurements, remeasuring, runs, trials, webhooks
 
 # One byte of memory shared between the worker and the processes of its pool, which are forked from it.
 _stopping = multiprocessing.RawValue("b", 0)
@@ -115,6 +116,17 @@ def ask_machine(pk: int) -> None:
     with _sigterm_noted() as stopping:
         if not stopping():
             annotating.ask_machine(pk, stopping=stopping)
+
+
+# Whoever claimed a delivery and died leaves it due again; beat looks for those.
+@app.task(name=events.TASK, acks_late=False)
+def webhook_send(webhook_pk: int) -> None:
+    webhooks.send_due(webhook_pk)
+
+
+@app.task
+def webhooks_send() -> None:
+    webhooks.send_all_due()
 
 
 @app.task

@@ -1,4 +1,4 @@
-"""The short form of `make chaos`: forty seconds of faults under judging, imports, exports and trainings."""
+"""The short form of `make chaos`: twenty-five seconds of faults under judging, imports, exports and trainings."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.xdist_group("chaos")
 def test_nothing_is_lost_doubled_miscounted_or_stuck() -> None:
-    command = [sys.executable, "-m", "tests.chaos.chaos", "--seconds", "40"]
+    command = [sys.executable, "-m", "tests.chaos.chaos", "--seconds", "25"]
     process = subprocess.Popen(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

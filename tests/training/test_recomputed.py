@@ -16,7 +16,7 @@ import pytest
 from django.core.management import call_command
 from django.test import Client
 
-from benchmarks.datasets import Rows, load_mlqe, load_pl_humor, load_ukp_votes
+from benchmarks.datasets import Rows, load_mlqe, load_pl_humor
 from tests.conftest import shared_data
 from webapp.accounts.models import User
 from webapp.corpus.models import Project
@@ -66,7 +66,6 @@ def caliper_jsonl(rows: Rows, path: Path) -> Path:
 
 
 CASES: dict[str, tuple[str, Callable[[], Rows]]] = {
-    "ukp": ("oprm", lambda: some(load_ukp_votes(shared_data("ukp_convarg1")), 10, 12)),
     "mlqe": ("rgft", lambda: some(load_mlqe("ro-en", shared_data("mlqe_pe"), pairs_per_item=20), 12, 25)),
     "humor": ("bt", lambda: load_pl_humor(shared_data("pl_humor"), pairs=600)),
 }

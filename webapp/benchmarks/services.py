@@ -14,7 +14,7 @@ from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.corpus.access import check_not_archived
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Method, Project
-from webapp.importing.services import safe_name
+from webapp.importing.names import safe_name
 from webapp.keeping import files_held
 from webapp.training.models import ModelVersion
 

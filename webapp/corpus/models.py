@@ -549,7 +549,7 @@ class Import(Job):
     file_name = models.CharField(max_length=255)
     # Relative to DATA_DIR; several files of one import lie in one folder.
     folder = models.CharField(max_length=255)
-    # Where the files come from, if nobody uploaded them: {address, config, split, revision}; empty for uploads.
+    # Where the files come from, if nobody uploaded them: see importing.origins; empty for uploads.
     origin = models.JSONField(default=dict, blank=True)
     format = models.CharField(max_length=20, choices=Format.choices, default=Format.AUTO)
     # Which column is what, when somebody said so: see importing.mapping.
@@ -584,6 +584,13 @@ class Import(Job):
         except IntegrityError:
             return False
 
+    def ended(self) -> None:
+        """Whoever listens is told, with the state; of a preview that it was one."""
+        project = Project.objects.get(pk=self.project_id)  # as it is now, not as it was when the job began
+        if project.has_webhooks:
+            told = {"import": self.pk, "state": str(self.state), "preview": self.dry_run}
+            project.webhooks.record("import.finished", told)
+
     @property
     def waits_for(self) -> int | None:
         """The running import of the project that this queued one has to wait for."""
@@ -617,6 +624,7 @@ class Import(Job):
         if self.state == State.QUEUED:
             return "in the queue"
         phases = {
+            "fetching": "fetching the files",
             "reading": "reading the files",
             "checking": "comparing with what is there",
             "writing": "writing",

@@ -61,7 +61,10 @@ def import_settle(row: Import) -> None:
         if mine.filter(phase=Import.OPENING).exists():
             import_open(row, mine)
             ended = {"state": State.DONE, "error": "", "finished_at": timezone.now()}
-            mine.filter(phase=Import.OPENING).update(phase="", **ended)
+            with transaction.atomic():
+                if mine.filter(phase=Import.OPENING).update(phase="", **ended):
+                    row.refresh_from_db()
+                    row.ended()
         elif (written := mine.filter(phase=Import.IN_BATCHES)).exists():
             _take_back(row, written)
             written.update(phase="")

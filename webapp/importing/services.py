@@ -6,12 +6,11 @@ write   the same walk, with the new rows, in one transaction that also finishes 
         which are taken back unless all of them are written (importing.batches)
 """
 
-import re
 import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,8 @@ from webapp.importing.batches import import_open, import_settle, imports_settle,
 from webapp.importing.labels import LabelWriter
 from webapp.importing.loading import Loader
 from webapp.importing.mapping import Mapping, Reader
+from webapp.importing.names import safe_name
+from webapp.importing.origins import origin_fetch, origin_of
 from webapp.importing.preview import first_items, preview_write
 from webapp.importing.reading import ImportRefused, Source, expanded, printable
 from webapp.importing.report import ERRORS, OWN_FILES, PROGRESS, Problems, Report, shorten
@@ -73,18 +74,35 @@ def import_start(*, project: Project, files: Sequence[UploadedFile], format: str
     return row
 
 
-def safe_name(name: str, *, taken: Iterable[str] = ()) -> str:
-    """A file name without folders and odd characters that is none of those taken; its endings are kept."""
-    bare = re.sub(r"[^\w.-]+", "-", name.replace("\\", "/").rpartition("/")[2]).lstrip(".-")[-100:] or "file"
-    unique, number = bare, 1
-    while unique.lower() in {*(other.lower() for other in taken), *OWN_FILES}:
-        number += 1
-        unique = f"{number}-{bare}"
-    return unique
+def import_from(
+    *,
+    project: Project,
+    address: str,
+    config: str = "",
+    split: str = "",
+    revision: str = "",
+    created_by: User | None,
+) -> Import:
+    """Queue the dry run of an import whose files a worker fetches. Raises AddressRefused, which names the field."""
+    check_not_archived(project)
+    origin = origin_of(address, config=config, split=split, revision=revision)
+    with transaction.atomic():
+        row = Import.objects.create(
+            project=project,
+            created_by=created_by,
+            file_name=shorten(origin["address"], 255),
+            folder=f"imports/{secrets.token_hex(8)}",
+            origin=origin,
+        )
+        audit_import(row, Action.IMPORT_UPLOADED, created_by)
+        row.enqueue()
+    return row
 
 
 def audit_import(row: Import, action: Action, actor: User | str | None) -> None:
     detail = {"import": row.pk, "files": row.file_name, "format": row.format}
+    if row.origin:
+        detail["from"] = row.origin["address"]
     audit(project=row.project, actor=actor, action=action, detail=detail)
 
 
@@ -343,6 +361,7 @@ def _import(import_row: Import, sign: life.Life) -> None:
 
     mapping = Mapping.from_json(import_row.mapping) if import_row.mapping else None
     try:
+        origin_fetch(import_row, folder, progress)
         with memory_limited():
             import_claimed(import_row, sources_in(folder), mapping=mapping, folder=folder, progress=progress)
     except NotRecognised as error:

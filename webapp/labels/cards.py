@@ -11,8 +11,9 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from webapp.corpus.models import Prompt, Response
+from webapp.labels import services
 from webapp.labels.contradictions import contradiction
-from webapp.labels.models import Assignment, Judgement, Level, QualityLabel, Side, Verdict
+from webapp.labels.models import Assignment, Judgement, Level, QualityLabel, Side, Source, Verdict
 
 _CONTRADICTIONS = {
     f"{verdict}:{a}:{b}": sentence
@@ -145,7 +146,7 @@ class Answers:
             comment=form.get("comment", ""),
             levels={} if verdict == Verdict.SKIP else levels,
             tags={side: list(dict.fromkeys(form.getlist(f"tags_{side}"))) for side in ("left", "right")},
-            shown_at=_recent(form.get("shown_at", "")),
+            shown_at=recent(_moment(form.get("shown_at", ""))),
             # A form that does not say what it saw has seen nothing.
             revision=_whole(revision) if revision else 0,
             keep=form.get("keep", ""),
@@ -200,16 +201,53 @@ def _whole(text: str) -> int:
     return int(text) if text.isdecimal() and len(text) < 6 else -1
 
 
-def _recent(text: str) -> datetime | None:
-    """The time a browser says the card was shown; None if it can't be true."""
+def _moment(text: str) -> datetime | None:
     try:
-        moment = parse_datetime(text)
+        return parse_datetime(text)
     except ValueError:
         return None
+
+
+def recent(moment: datetime | None) -> datetime | None:
+    """The time at which a card was shown, as a browser or another front end says; None if it can't be true."""
     if moment is None or timezone.is_naive(moment):
         return None
     now = timezone.now()
     return moment if now - timedelta(days=7) < moment <= now + timedelta(seconds=5) else None
+
+
+def answers_save(
+    assignment: Assignment,
+    answers: Answers,
+    *,
+    source: str = Source.BROWSER,
+    ahead: services.Ahead | None = None,
+) -> services.Receipt:
+    """Store what was answered on a card, as `judgement_save` or `level_save` do; raises what they do."""
+    if assignment.pair is None:
+        return services.level_save(
+            assignment,
+            level="skip" if answers.skipped else answers.levels.get("level", ""),
+            comment=answers.comment,
+            shown_at=answers.shown_at,
+            source=source,
+            revision=answers.revision,
+            ahead=ahead,
+        )
+    return services.judgement_save(
+        assignment,
+        verdict=answers.verdict_for(assignment),
+        strength=answers.strength,
+        comment=answers.comment,
+        # A card may have been shown before the project stopped asking for levels.
+        levels=answers.levels_for(assignment) if assignment.project.asks_levels else {},
+        reasons=answers.reasons_for(assignment),
+        shown_at=answers.shown_at,
+        source=source,
+        revision=answers.revision,
+        keep=answers.keep == answers.said,
+        ahead=ahead,
+    )
 
 
 def keys_in(text: str, limit: int = 8) -> list[uuid.UUID]:

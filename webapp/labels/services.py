@@ -28,6 +28,8 @@ from django.utils import timezone
 from webapp.accounts.models import User
 from webapp.corpus.access import check_not_archived
 from webapp.corpus.models import Pair, Project, Response
+from webapp.events.models import Kind
+from webapp.events.recording import event_record
 from webapp.labels.contradictions import contradiction
 from webapp.labels.counters import PAIRS, RESPONSES, Ledger, Standing, Subject, standing_of
 from webapp.labels.models import Assignment, Judgement, Level, QualityLabel, Side, Source, Verdict
@@ -374,11 +376,46 @@ def _judgement_store(
         supersedes=head,
         **fields,
     )
+    event_record(assignment.project, Kind.JUDGEMENT_CREATED, _told(judgement))
     if levels:
         heads = _level_heads(judgement.annotator_id, levels) if locked else _heads_of(assignment, pair)
-        _levels_store(judgement, levels, heads)
+        for label in _levels_store(judgement, levels, heads):
+            event_record(assignment.project, Kind.LEVEL_CREATED, _level_told(label))
     message = _late_message(PAIRS) if late else ""
     return Receipt(judgement, None, judgement.created_at, kept=True, message=message)
+
+
+def _told(judgement: Judgement) -> dict[str, Any]:
+    """What those who listen are told of a judgement: ids and plain values."""
+    return {
+        "judgement": judgement.pk,
+        "pair": judgement.pair_id,
+        "annotator": judgement.annotator_id,
+        "verdict": str(judgement.verdict),
+        "strength": judgement.strength,
+        "source": str(judgement.source),
+        "supersedes": judgement.supersedes_id,
+    }
+
+
+def _level_told(label: QualityLabel) -> dict[str, Any]:
+    return {
+        "quality_label": label.pk,
+        "response": label.response_id,
+        "annotator": label.annotator_id,
+        "level": str(label.level),
+        "judgement": label.judgement_id,
+        "source": str(label.source),
+        "supersedes": label.supersedes_id,
+    }
+
+
+def _taken_back(project: Project, row: Judgement | QualityLabel) -> None:
+    """`row` takes back what its annotator said before."""
+    subject = {"pair": row.pair_id} if isinstance(row, Judgement) else {"response": row.response_id}
+    of = "judgement" if isinstance(row, Judgement) else "quality_label"
+    told = {of: row.supersedes_id, "by": row.pk, "annotator": row.annotator_id, **subject}
+    event_record(project, Kind.JUDGEMENT_TAKEN_BACK, told)
 
 
 def _kind(head: Judgement | None) -> str:
@@ -424,7 +461,9 @@ def _level_heads(annotator_id: int, response_ids: Collection[int]) -> dict[int, 
     return {head.response_id: _Head(head.pk, head.level) for head in heads.select_for_update()}
 
 
-def _levels_store(judgement: Judgement, levels: dict[int, str], heads: dict[int, _Head]) -> None:
+def _levels_store(
+    judgement: Judgement, levels: dict[int, str], heads: dict[int, _Head]
+) -> list[QualityLabel]:
     """The levels given with a judgement, each superseding the annotator's former one of the same response."""
     former = [heads[pk].pk for pk in levels if pk in heads]
     if former and QualityLabel.objects.filter(pk__in=former, is_current=True).update(is_current=False) != len(
@@ -436,7 +475,7 @@ def _levels_store(judgement: Judgement, levels: dict[int, str], heads: dict[int,
         # In the order of primary keys: two people who judge the same responses take the row locks in one order.
         rows = Response.objects.filter(pk__in=new).order_by("pk").select_for_update(no_key=True)
         Response.objects.filter(pk__in=rows.values("pk")[: len(new)]).update(labelled=F("labelled") + 1)
-    QualityLabel.objects.bulk_create(
+    return QualityLabel.objects.bulk_create(
         QualityLabel(
             response_id=response_id,
             level=level,
@@ -553,6 +592,10 @@ def _level_store(
         client_key=f"{assignment.key}:{len(own)}",
         **fields,
     )
+    if level:
+        event_record(assignment.project, Kind.LEVEL_CREATED, _level_told(label))
+    elif before == "judged":
+        _taken_back(assignment.project, label)
     return Receipt(None, label, label.created_at, kept=True, message=_late_message(RESPONSES) if late else "")
 
 
@@ -634,6 +677,7 @@ def _judgement_undo(ledger: Ledger, assignment: Assignment) -> None:
         client_key=client_key,
         supersedes=head,
     )
+    _taken_back(ledger.project, retraction)
     labels = head.quality_labels.filter(is_current=True).order_by("response_id")
     for label in labels.select_for_update():
         before = _level_before(label, assignment)
@@ -666,7 +710,7 @@ def _level_undo(ledger: Ledger, assignment: Assignment) -> None:
     if not head.is_current or assignment.state != Assignment.State.DONE:
         return  # another tab was faster
     _reopen(ledger, RESPONSES, assignment, "judged" if head.level else "skipped")
-    _level_append(
+    retraction = _level_append(
         response_id=response_id,
         head=head,
         level="",
@@ -676,3 +720,5 @@ def _level_undo(ledger: Ledger, assignment: Assignment) -> None:
         source=head.source,
         client_key=f"{assignment.key}:{len(own)}",
     )
+    if head.level:
+        _taken_back(ledger.project, retraction)

@@ -227,7 +227,9 @@ def newest_labels(project: Project) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class LabelTotals:
-    """Current labels of a project; `imported` are those judgements and levels that came in by an import."""
+    """Current labels of a project; `imported` are those judgements and levels that came in by an import, `api` those
+    that another front end sent.
+    """
 
     judgements: int
     skips: int
@@ -235,6 +237,8 @@ class LabelTotals:
     imported: int
     simulated: int
     annotators: int
+    # Summaries that were stored before it was counted have none.
+    api: int = 0
 
 
 def label_totals(project: Project) -> LabelTotals:
@@ -247,11 +251,13 @@ def label_totals(project: Project) -> LabelTotals:
         skips=Count("pk", filter=skip),
         imported=Count("pk", filter=~skip & Q(source=Source.IMPORT)),
         simulated=Count("pk", filter=~skip & Q(source=Source.SIMULATED)),
+        api=Count("pk", filter=~skip & Q(source=Source.API)),
     )
     of_levels = levels.aggregate(
         levels=Count("pk"),
         imported=Count("pk", filter=Q(source=Source.IMPORT)),
         simulated=Count("pk", filter=Q(source=Source.SIMULATED)),
+        api=Count("pk", filter=Q(source=Source.API)),
     )
     people = (
         judgements.order_by().values("annotator_id").union(levels.order_by().values("annotator_id")).count()
@@ -262,6 +268,7 @@ def label_totals(project: Project) -> LabelTotals:
         levels=of_levels["levels"],
         imported=of_pairs["imported"] + of_levels["imported"],
         simulated=of_pairs["simulated"] + of_levels["simulated"],
+        api=of_pairs["api"] + of_levels["api"],
         annotators=people,
     )
 

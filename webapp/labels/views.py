@@ -17,7 +17,16 @@ from webapp.corpus.access import ProjectArchived, project_for
 from webapp.corpus.models import Project
 from webapp.http import HtmxHttpRequest
 from webapp.labels import queue, services
-from webapp.labels.cards import CONTRADICTIONS, Answers, Card, Former, cards_for, form_errors, keys_in
+from webapp.labels.cards import (
+    CONTRADICTIONS,
+    Answers,
+    Card,
+    Former,
+    answers_save,
+    cards_for,
+    form_errors,
+    keys_in,
+)
 from webapp.labels.counters import Standing, standing, subject_of, with_numbers
 from webapp.labels.histories import (
     STRENGTHS,
@@ -117,7 +126,7 @@ def submit(request: HtmxHttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
     known = {key, *held, *keys_in(request.POST.get("sending", ""), limit=_AHEAD)}
     ahead = services.Ahead(max(0, _AHEAD - len(held)), frozenset(known)) if request.htmx else None
     try:
-        receipt = _store(assignment, answers, ahead)
+        receipt = answers_save(assignment, answers, ahead=ahead)
     except (services.Refused, services.Asked) as reason:
         return _back(request, project, assignment, answers, reason, editing)
     except ProjectArchived as refusal:
@@ -133,31 +142,6 @@ def submit(request: HtmxHttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
         return redirect("labels:history" if editing else "labels:annotate", slug=project.slug)
     assert ahead is not None
     return _receipt(request, project, assignment, receipt, ahead)
-
-
-def _store(assignment: Assignment, answers: Answers, ahead: services.Ahead | None) -> services.Receipt:
-    if assignment.pair is None:
-        return services.level_save(
-            assignment,
-            level="skip" if answers.skipped else answers.levels.get("level", ""),
-            comment=answers.comment,
-            shown_at=answers.shown_at,
-            revision=answers.revision,
-            ahead=ahead,
-        )
-    return services.judgement_save(
-        assignment,
-        verdict=answers.verdict_for(assignment),
-        strength=answers.strength,
-        comment=answers.comment,
-        # A card may have been shown before the project stopped asking for levels.
-        levels=answers.levels_for(assignment) if assignment.project.asks_levels else {},
-        reasons=answers.reasons_for(assignment),
-        shown_at=answers.shown_at,
-        revision=answers.revision,
-        keep=answers.keep == answers.said,
-        ahead=ahead,
-    )
 
 
 def _receipt(

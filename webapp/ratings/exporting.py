@@ -10,6 +10,7 @@ from webapp.ratings.ballots import ratings_by_version
 from webapp.ratings.models import Prediction
 from webapp.ratings.probabilities import RATINGS
 from webapp.ratings.queries import serving_versions
+from webapp.snapshots.columns import FLAG, INT32, NUMBER, TEXT, Schema
 from webapp.snapshots.exporting import ExportRefused
 from webapp.snapshots.formats import Choice, Format, View
 from webapp.snapshots.reading import BATCH, CHUNK, Among, by_bytes, chunks
@@ -53,17 +54,15 @@ def chosen_versions(project: Project, name: str) -> list[ModelVersion]:
 
 class Predictions(View):
     def __init__(self, choice: Choice) -> None:
-        import pyarrow as pa
-
         super().__init__(choice)
         self.versions = chosen_versions(choice.project, choice.version)
         types = {
-            **dict.fromkeys(COLUMNS, pa.string()),
-            **dict.fromkeys((*_P, "score", "expected", "spread", "percentile"), pa.float64()),
-            **dict.fromkeys(Level.values, pa.int32()),
-            "truncated": pa.bool_(),
+            **dict.fromkeys(COLUMNS, TEXT),
+            **dict.fromkeys((*_P, "score", "expected", "spread", "percentile"), NUMBER),
+            **dict.fromkeys(Level.values, INT32),
+            "truncated": FLAG,
         }
-        self.schema = pa.schema(list(types.items()))
+        self.schema = Schema(types.items())
         for version in self.versions:
             self.notes.append(f"- `{version_name(version)}` is {version} with the digest `{version.digest}`")
 

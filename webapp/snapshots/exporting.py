@@ -133,7 +133,7 @@ def export_write(
             aggregation=aggregation,
             file_type=file_type,
             data_file=data_file,
-            schema=view.schema,
+            schema=view.schema.arrow() if view.schema is not None else None,
             like_times=file.like_times,
             safe=safe_for_spreadsheets and file_type == Export.FileType.CSV,
             report=report,

@@ -1,4 +1,4 @@
-"""Writing batches of columns of a fixed Arrow schema as Parquet, JSONL or CSV.
+"""Writing batches of columns of a fixed schema as Parquet, JSONL or CSV.
 
 The schema is explicit: a first batch in which a column is empty must not decide its type. A column is a sequence of
 values, or `Repeated` where few values come often (the texts of responses that were judged many times): those are
@@ -6,6 +6,7 @@ encoded once. Times are ISO texts, messages are dicts.
 """
 
 import csv
+import io
 import json
 import re
 import unicodedata
@@ -13,7 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring as quote
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
+
+from webapp.snapshots.columns import TEXT, TIME, Schema
 
 # What a spreadsheet would take for a formula (OWASP, CSV injection); a quote in front makes it text.
 _FORMULA = "=+-@"
@@ -62,12 +65,6 @@ def is_json(dtype: Any) -> bool:
     return isinstance(dtype, pa.JsonType)
 
 
-def is_nested(dtype: Any) -> bool:
-    import pyarrow as pa
-
-    return pa.types.is_nested(dtype) or is_json(dtype)
-
-
 def arrow(column: Column, dtype: Any) -> Any:
     """The column as an Arrow array; times are read from ISO texts."""
     import pyarrow as pa
@@ -103,7 +100,7 @@ class Sink:
     # Columns of texts that a reader of the file would take for times.
     like_times: set[str]
 
-    def __init__(self, path: Path, schema: Any) -> None:
+    def __init__(self, schema: Any) -> None:
         self.schema, self.rows, self.like_times = schema, 0, set()
 
     def write(self, batch: Any) -> None:
@@ -128,7 +125,7 @@ class ParquetSink(Sink):
     def __init__(self, path: Path, schema: Any) -> None:
         import pyarrow.parquet as pq
 
-        super().__init__(path, schema)
+        super().__init__(schema)
         self.writer = pq.ParquetWriter(path, schema, compression="zstd")
 
     def add(self, batch: Batch) -> None:
@@ -142,11 +139,11 @@ class ParquetSink(Sink):
 
 
 class JsonlSink(Sink):
-    def __init__(self, path: Path, schema: Any) -> None:
-        super().__init__(path, schema)
+    def __init__(self, file: BinaryIO, schema: Schema) -> None:
+        super().__init__(schema)
         self._times: set[tuple[str, str]] = set()
         self._texts: set[tuple[str, str]] = set()
-        self.file = path.open("wb")
+        self.file = file
         self.line = "{" + ", ".join(f"{quote(field.name)}: %s" for field in schema) + "}\n"
 
     def add(self, batch: Batch) -> None:
@@ -157,14 +154,12 @@ class JsonlSink(Sink):
         if isinstance(column, Repeated):
             texts = self._encoded(field, column.values)
             return [texts[place] for place in column.places]
-        import pyarrow as pa
-
-        if pa.types.is_string(field.type):
+        if field.type == TEXT:
             self._look(field.name, column)
             return ["null" if value is None else quote(value) for value in column]
-        if pa.types.is_timestamp(field.type):
+        if field.type == TIME:
             return [f'"{value}"' if value else "null" for value in column]
-        if is_nested(field.type):
+        if field.type.is_nested:
             for value in column:
                 for key, text in _contents(value):
                     self._look(field.name, (text,), key)
@@ -202,9 +197,9 @@ def _contents(value: Any) -> Iterator[tuple[str, str]]:
 class LinesSink(Sink):
     """JSONL whose lines are of several kinds: a batch is a list of encoded lines."""
 
-    def __init__(self, path: Path, schema: None) -> None:
-        super().__init__(path, schema)
-        self.file = path.open("wb")
+    def __init__(self, file: BinaryIO, schema: None) -> None:
+        super().__init__(schema)
+        self.file = file
 
     def write(self, batch: list[str]) -> None:
         self.rows += len(batch)
@@ -215,9 +210,9 @@ class LinesSink(Sink):
 
 
 class CsvSink(Sink):
-    def __init__(self, path: Path, schema: Any, *, safe: bool = False) -> None:
-        super().__init__(path, schema)
-        self.file = path.open("w", encoding="utf-8", newline="")
+    def __init__(self, file: BinaryIO, schema: Schema, *, safe: bool = False) -> None:
+        super().__init__(schema)
+        self.file = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
         self.writer = csv.writer(self.file)
         self.writer.writerow(schema.names)
         self.cell = safe_cell if safe else csv_cell
@@ -230,13 +225,18 @@ class CsvSink(Sink):
         self.file.close()
 
 
-def sink(path: Path, schema: Any, *, safe: bool = False) -> Sink:
+def sink(path: Path, schema: Schema | None, *, safe: bool = False) -> Sink:
     """The sink of the path's suffix; without a schema the lines are of several kinds."""
+    if schema is not None and path.suffix == ".parquet":
+        return ParquetSink(path, schema.arrow())
+    return text_sink(path.open("wb"), schema, is_csv=path.suffix == ".csv", safe=safe)
+
+
+def text_sink(file: BinaryIO, schema: Schema | None, *, is_csv: bool, safe: bool = False) -> Sink:
+    """The same for JSONL and CSV, into an open file. It needs no pyarrow."""
     if schema is None:
-        return LinesSink(path, schema)
-    if path.suffix == ".csv":
-        return CsvSink(path, schema, safe=safe)
-    return {".parquet": ParquetSink, ".jsonl": JsonlSink}[path.suffix](path, schema)
+        return LinesSink(file, schema)
+    return CsvSink(file, schema, safe=safe) if is_csv else JsonlSink(file, schema)
 
 
 def csv_cell(value: Any) -> Any:

@@ -17,6 +17,8 @@ from django.utils.functional import cached_property
 from webapp.corpus.base_models import base_model_public
 from webapp.corpus.models import Method, Project
 from webapp.corpus.options import CHOICES, ENDPOINT, FOLDS, GENERATIVE, preset_words
+from webapp.events.models import Kind
+from webapp.events.recording import event_record
 from webapp.jobs import ACTIVE, Job, JobQuerySet, State
 from webapp.snapshots.models import Snapshot
 from webapp.training import phases
@@ -140,6 +142,23 @@ class TrainingRun(Job):
             return False
         return super().claim()
 
+    def ended(self) -> None:
+        """Whoever listens is told, with the state and the version that it made."""
+        project = Project.objects.get(
+            pk=self.project_id
+        )  # as it is now, not as it was when the training began
+        if project.has_webhooks:
+            version = ModelVersion.objects.filter(run=self.pk).first()
+            told = {
+                "run": self.pk,
+                "method": self.method,
+                "trigger": self.trigger,
+                "state": str(self.state),
+                "version": version.told if version is not None else None,
+                "same_as": self.same_as_id,
+            }
+            event_record(project, Kind.RUN_FINISHED, told)
+
     def beat(self, **progress: Any) -> bool:
         if "phase" in progress and "overall" not in progress:
             reached = phases.overall(
@@ -243,6 +262,20 @@ class ModelVersion(models.Model):
     @property
     def path(self) -> Path:
         return settings.DATA_DIR / "runs" / str(self.run_id) / "model"
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What those who listen are told of it: ids and plain values."""
+        return {
+            "version": self.pk,
+            "name": self.address,
+            "method": self.method,
+            "number": self.number,
+            "kind": self.kind,
+            "digest": self.digest,
+            "run": self.run_id,
+            "gate_passed": self.gate_passed,
+        }
 
     @property
     def gate_mark(self) -> str:

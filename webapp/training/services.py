@@ -46,6 +46,8 @@ from webapp.corpus.options import (
     given_options,
     project_options,
 )
+from webapp.events.models import Kind
+from webapp.events.recording import event_record
 from webapp.jobs import State
 from webapp.labels.models import Judgement, QualityLabel
 from webapp.training.gate import gate_check
@@ -475,7 +477,7 @@ def version_publish(
 
     `artifact` is model/reward_config.json, `held_out` the scores of the responses that were held out, by id.
     """
-    project_lock(run.project)
+    project = project_lock(run.project)
     versions = ModelVersion.objects.filter(project=run.project, method=run.method)
     serving = versions.filter(is_serving=True).first()
     word = gate_check(
@@ -486,7 +488,7 @@ def version_publish(
         if held_out and serving is not None
         else None,
     )
-    return ModelVersion.objects.create(
+    version = ModelVersion.objects.create(
         project=run.project,
         run=run,
         method=run.method,
@@ -499,6 +501,8 @@ def version_publish(
         gate_passed=word.passed,
         gate_reason=word.reason,
     )
+    event_record(project, Kind.VERSION_PUBLISHED, version.told)
+    return version
 
 
 @transaction.atomic
@@ -508,7 +512,7 @@ def version_promote(*, version: ModelVersion, actor: User | None = None) -> bool
     Raises VersionRefused if its weights were packed away, or its files are gone.
     """
     check_not_archived(version.project)
-    project_lock(version.project)
+    project = project_lock(version.project)
     # It may have been packed away since it was read.
     version.refresh_from_db(fields=["packed_at"])
     if version.is_packed:
@@ -535,6 +539,8 @@ def version_promote(*, version: ModelVersion, actor: User | None = None) -> bool
                 "gate_mark": version.gate_mark,
             },
         )
+        instead = replaced.pk if replaced else None
+        event_record(project, Kind.VERSION_PROMOTED, {**version.told, "instead_of": instead})
     return moved
 
 

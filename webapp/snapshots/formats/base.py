@@ -18,6 +18,7 @@ from webapp.corpus.conversations import Message
 from webapp.corpus.models import Project, Prompt, Response
 from webapp.labels.models import Verdict
 from webapp.labels.names import Named, annotator_names
+from webapp.snapshots.columns import JSON, TEXT, Kind, Schema, list_of, struct_of
 from webapp.snapshots.models import Export
 from webapp.snapshots.reading import CHUNK, Among, Judgements, Levels, json_text
 from webapp.snapshots.writing import Batch
@@ -60,7 +61,7 @@ class View:
     """The rows of one format: `begin`, then all judgements, then all levels, then `end`."""
 
     # None: JSON lines of several kinds.
-    schema: Any = None
+    schema: Schema | None = None
 
     def __init__(self, choice: Choice) -> None:
         self.choice, self.project, self.names = choice, choice.project, choice.names
@@ -175,16 +176,12 @@ def uses_tools(messages: Iterable[Message]) -> bool:
     return any(message["role"] == "tool" or set(message) - {"role", "content"} for message in messages)
 
 
-# --- Arrow types ---
+# --- Types ---
 
 
-def messages_type(*, rich: bool) -> Any:
+def messages_type(*, rich: bool) -> Kind:
     """A conversation: {role, content}, or JSON objects where messages may hold tool calls and the like."""
-    import pyarrow as pa
-
-    if rich:
-        return pa.list_(pa.json_())
-    return pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    return list_of(JSON if rich else struct_of(role=TEXT, content=TEXT))
 
 
 # --- Votes ---
@@ -248,6 +245,6 @@ def of_one_prompt(
     return kept
 
 
-def batch_of(rows: list[Row], schema: Any) -> Batch:
+def batch_of(rows: list[Row], schema: Schema) -> Batch:
     """Rows as columns, for views whose rows are few or differ one from the other."""
     return {name: [row[name] for row in rows] for name in schema.names}

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
 
 from webapp.labels.models import Verdict
+from webapp.snapshots.columns import INT8, INT32, JSON, NUMBER, TEXT, Kind, Schema, list_of, struct_of
 from webapp.snapshots.formats.base import (
     FLAT,
     VOTE,
@@ -56,11 +56,9 @@ class Pairs(View):
     def flattened(self, a: Answer, b: Answer) -> None:
         self.changed["answer as text"] += a.messages is not None or b.messages is not None
 
-    def tools(self) -> list[tuple[str, Any]]:
+    def tools(self) -> list[tuple[str, Kind]]:
         """A further column, in projects whose conversations use tools."""
-        import pyarrow as pa
-
-        return [("tools", pa.json_())] if self.choice.rich else []
+        return [("tools", JSON)] if self.choice.rich else []
 
 
 # --- LMArena ---
@@ -72,15 +70,13 @@ class Arena(Pairs):
     verdicts = frozenset(_WINNERS)
 
     def __init__(self, choice: Choice) -> None:
-        import pyarrow as pa
-
         super().__init__(choice)
-        text, conversation = pa.string(), messages_type(rich=choice.rich)
-        self.schema = pa.schema(
+        text, conversation = TEXT, messages_type(rich=choice.rich)
+        self.schema = Schema(
             [
                 ("question_id", text), ("model_a", text), ("model_b", text), ("winner", text),
-                ("conversation_a", conversation), ("conversation_b", conversation), ("turn", pa.int32()),
-                ("language", text), ("tstamp", pa.float64()), *self.tools(),
+                ("conversation_a", conversation), ("conversation_b", conversation), ("turn", INT32),
+                ("language", text), ("tstamp", NUMBER), *self.tools(),
             ]
         )  # fmt: skip
 
@@ -146,13 +142,9 @@ class HelpSteer(Pairs):
 
 class HelpSteer2(HelpSteer):
     def __init__(self, choice: Choice) -> None:
-        import pyarrow as pa
-
         super().__init__(choice)
         names = ("prompt", "response_1", "response_2")
-        self.schema = pa.schema(
-            [*((name, pa.string()) for name in names), ("preference_strength", pa.int8())]
-        )
+        self.schema = Schema([*((name, TEXT) for name in names), ("preference_strength", INT8)])
 
     def row(self, rows: Judgements, one: Decided, name: str, a: Answer, b: Answer) -> Row:
         self.flattened(a, b)
@@ -166,16 +158,14 @@ class HelpSteer2(HelpSteer):
 
 class HelpSteer3(HelpSteer):
     def __init__(self, choice: Choice) -> None:
-        import pyarrow as pa
-
         super().__init__(choice)
-        text, number = pa.string(), pa.int8()
-        single = pa.struct([("score", number), ("reasoning", text), ("feedback1", text), ("feedback2", text)])
-        self.schema = pa.schema(
+        text, number = TEXT, INT8
+        single = struct_of(score=number, reasoning=text, feedback1=text, feedback2=text)
+        self.schema = Schema(
             [
                 ("domain", text), ("language", text), ("context", messages_type(rich=choice.rich)),
                 ("response1", text), ("response2", text), ("overall_preference", number),
-                ("individual_preference", pa.list_(single)), *self.tools(),
+                ("individual_preference", list_of(single)), *self.tools(),
             ]
         )  # fmt: skip
 
@@ -262,11 +252,9 @@ HelpSteer3 preference: negative numbers prefer response 1. “Both bad” has no
 
 class RewardBench(Pairs):
     def __init__(self, choice: Choice) -> None:
-        import pyarrow as pa
-
         super().__init__(choice)
         names = ("prompt", "chosen", "chosen_model", "rejected", "rejected_model", "subset", "id")
-        self.schema = pa.schema([(name, pa.string()) for name in names])
+        self.schema = Schema([(name, TEXT) for name in names])
 
     def row(self, rows: Judgements, one: Decided, name: str, a: Answer, b: Answer) -> Row:
         chosen, rejected = (a, b) if one.verdict == Verdict.A else (b, a)

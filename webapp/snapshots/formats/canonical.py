@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from webapp.labels.models import QualityLabel
+from webapp.snapshots.columns import FLAG, INT8, JSON, NUMBER, TEXT, TIME, Schema, list_of
 from webapp.snapshots.formats.base import FLAT, Choice, Format, Texts, View, messages_type
 from webapp.snapshots.reading import CHUNK, Among, Judgements
 from webapp.snapshots.writing import Batch, Repeated, repeated
@@ -34,7 +35,7 @@ COLUMNS = {
     "left": "which response stood left (first): a, b or unknown",
     "policy": "why the pair was chosen",
     "propensity": "with what probability it was chosen",
-    "source": "browser, import, simulated or machine",
+    "source": "browser, api, import, simulated or machine",
     "shown_at": "when the card was shown",
     "created_at": "when the judgement was given",
     "level_a": "the same annotator's current level of response a: bad, normal, good",
@@ -116,20 +117,18 @@ def levels_of(rows: Judgements) -> dict[tuple[int, int], str]:
     return {(response, annotator): level for response, annotator, level in found}
 
 
-def schema(*, rich: bool) -> Any:
-    import pyarrow as pa
-
+def schema(*, rich: bool) -> Schema:
     types = {
-        **dict.fromkeys(COLUMNS, pa.string()),
+        **dict.fromkeys(COLUMNS, TEXT),
         **dict.fromkeys(("messages", "messages_a", "messages_b"), messages_type(rich=rich)),
-        "tools": pa.json_(),
-        "strength": pa.int8(),
-        "reasons": pa.list_(pa.string()),
-        "propensity": pa.float64(),
-        **dict.fromkeys(("shown_at", "created_at"), pa.timestamp("us", tz="UTC")),
-        **dict.fromkeys(("contradiction_kept", "superseded", "retraction"), pa.bool_()),
+        "tools": JSON,
+        "strength": INT8,
+        "reasons": list_of(TEXT),
+        "propensity": NUMBER,
+        **dict.fromkeys(("shown_at", "created_at"), TIME),
+        **dict.fromkeys(("contradiction_kept", "superseded", "retraction"), FLAG),
     }
-    return pa.schema(list(types.items()))
+    return Schema(types.items())
 
 
 CANONICAL = Format(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from webapp.labels.models import Verdict
+from webapp.snapshots.columns import JSON, TEXT, Schema
 from webapp.snapshots.formats.base import (
     FLAT,
     Answer,
@@ -61,17 +62,15 @@ class Preferences(View):
     """Verdicts for one side, per vote or per pair."""
 
     def __init__(self, choice: Choice, shape: Shape) -> None:
-        import pyarrow as pa
-
         super().__init__(choice)
         self.shape = shape
-        dtype = messages_type(rich=choice.rich) if shape.conversational else pa.string()
+        dtype = messages_type(rich=choice.rich) if shape.conversational else TEXT
         names = ["prompt"] if shape.prompt else []
         columns = [(name, dtype) for name in (*names, "chosen", "rejected")]
         self.tools = shape.conversational and choice.rich
         if self.tools:
-            columns.append(("tools", pa.json_()))
-        self.schema = pa.schema(columns)
+            columns.append(("tools", JSON))
+        self.schema = Schema(columns)
 
     def judgements(self, rows: Judgements, ids: Sequence[str]) -> Iterator[Batch]:
         found = decided(rows, self.choice.aggregation, self.left_out)

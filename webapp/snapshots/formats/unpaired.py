@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from webapp.corpus.models import Response
 from webapp.labels.models import Level, QualityLabel, Verdict
+from webapp.snapshots.columns import FLAG, NUMBER, TEXT, Schema, list_of, struct_of
 from webapp.snapshots.formats.base import (
     FLAT,
     MAJORITY,
@@ -28,11 +29,9 @@ class Unpaired(View):
     """
 
     def __init__(self, choice: Choice) -> None:
-        import pyarrow as pa
-
         super().__init__(choice)
         self.words: dict[int, list[int]] = defaultdict(lambda: [0, 0])
-        self.schema = pa.schema([("prompt", pa.string()), ("completion", pa.string()), ("label", pa.bool_())])
+        self.schema = Schema([("prompt", TEXT), ("completion", TEXT), ("label", FLAG)])
 
     def judgements(self, rows: Judgements, ids: Sequence[str]) -> Iterator[Batch]:
         words = self.words
@@ -106,25 +105,18 @@ class UltraFeedback(View):
     """One row per prompt with every response and what people's levels say of it."""
 
     def __init__(self, choice: Choice) -> None:
-        import pyarrow as pa
-
         super().__init__(choice)
-        text = pa.string()
-        aspect = pa.struct([("Rating", text), ("Rationale", text)])
-        completion = pa.struct(
-            [
-                ("model", text),
-                ("response", text),
-                ("overall_score", pa.float64()),
-                ("annotations", pa.struct([("quality", aspect)])),
-            ]
+        text = TEXT
+        aspect = struct_of(Rating=text, Rationale=text)
+        completion = struct_of(
+            model=text, response=text, overall_score=NUMBER, annotations=struct_of(quality=aspect)
         )
-        self.schema = pa.schema(
+        self.schema = Schema(
             [
                 ("source", text),
                 ("instruction", text),
-                ("models", pa.list_(text)),
-                ("completions", pa.list_(completion)),
+                ("models", list_of(text)),
+                ("completions", list_of(completion)),
             ]
         )
         # The middle of each level's band on the scale of 1 to 9.

@@ -1,1 +1,1 @@
-"""A reward server: one process that holds a model and answers over HTTP."""
+"""The reward server: a version in memory, batches, doors, and what it tells Caliper."""
