@@ -179,7 +179,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, answer: Answer) -> None:
         codes = {"X_Error_Code": answer.code} if answer.code else {}
-        self._json({"error": answer.message}, answer.status, X_Error_Message=answer.message or "refused", **codes)
+        self._json(
+            {"error": answer.message}, answer.status, X_Error_Message=answer.message or "refused", **codes
+        )
 
     # --- What is asked ---
 
@@ -279,11 +281,18 @@ class _Handler(BaseHTTPRequestHandler):
             raise Answer(409, message="You already created this repo")
         repo = self.server.repos[(kind, name)] = Repo(private=sent.get("visibility") == "private")
         repo.commit({".gitattributes": b"*.parquet filter=lfs\n"}, "initial commit")
-        self._json({"url": f"{self.server.url}/{kind}s/{name}" if kind != "model" else f"{self.server.url}/{name}"})
+        self._json(
+            {"url": f"{self.server.url}/{kind}s/{name}" if kind != "model" else f"{self.server.url}/{name}"}
+        )
 
     def _validate(self) -> None:
         sent = json.loads(self.body)
-        self._json({"errors": [] if sent["content"].startswith("---\n") else [{"message": "no YAML"}], "warnings": []})
+        self._json(
+            {
+                "errors": [] if sent["content"].startswith("---\n") else [{"message": "no YAML"}],
+                "warnings": [],
+            }
+        )
 
     def _preupload(self, kind: str, name: str, revision: str) -> None:
         _, files = self._at(self._repo(kind, name, writes=True), revision)
@@ -292,7 +301,11 @@ class _Handler(BaseHTTPRequestHandler):
             path, mode = sent["path"], "lfs" if sent["path"].endswith(LFS) else "regular"
             if ".." in path or path.startswith("/"):
                 self.server.problems.append(f"a path leads out: {path}")
-            known = {"oid": sha256(files[path]) if mode == "lfs" else git_oid(files[path])} if path in files else {}
+            known = (
+                {"oid": sha256(files[path]) if mode == "lfs" else git_oid(files[path])}
+                if path in files
+                else {}
+            )
             answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **known})
         self._json({"files": answers})
 
@@ -308,7 +321,9 @@ class _Handler(BaseHTTPRequestHandler):
                 "verify": {"href": f"{self.server.url}/storage/verify", "header": {}},
             }
             there = each["oid"] in self.server.uploaded
-            objects.append({"oid": each["oid"], "size": each["size"], **({} if there else {"actions": actions})})
+            objects.append(
+                {"oid": each["oid"], "size": each["size"], **({} if there else {"actions": actions})}
+            )
         self._json({"transfer": "basic", "objects": objects})
 
     def _store(self, path: str) -> None:
@@ -352,4 +367,10 @@ class _Handler(BaseHTTPRequestHandler):
                 case other:
                     self.server.problems.append(f"an unknown operation {other}")
         commit = repo.commit(files, header["value"]["summary"])
-        self._json({"success": True, "commitOid": commit, "commitUrl": f"{self.server.url}/{kind}/{name}/commit/{commit}"})
+        self._json(
+            {
+                "success": True,
+                "commitOid": commit,
+                "commitUrl": f"{self.server.url}/{kind}/{name}/commit/{commit}",
+            }
+        )

@@ -170,9 +170,7 @@ class Job(models.Model):
         if life.heard_of(self):
             return False
         message = "The worker stopped answering (killed, out of memory, or its machine went away). Resume continues it."
-        lost = self._move(
-            [State.RUNNING], State.LOST, silent=True, finished_at=timezone.now(), error=message
-        )
+        lost = self._move([State.RUNNING], State.LOST, silent=True, finished_at=timezone.now(), error=message)
         if lost:
             life.forget(self)
         return lost

@@ -186,7 +186,9 @@ DEFAULT_FROM_EMAIL = env.str("CALIPER_EMAIL_FROM", default="caliper@localhost")
 try:
     WEBHOOK_PRIVATE = [ip_network(each) for each in env.list("CALIPER_WEBHOOK_PRIVATE", default=[])]
 except ValueError as error:
-    raise ImproperlyConfigured(f"CALIPER_WEBHOOK_PRIVATE: {error}. Write networks as 10.1.0.0/16,fd00::/8.") from None
+    raise ImproperlyConfigured(
+        f"CALIPER_WEBHOOK_PRIVATE: {error}. Write networks as 10.1.0.0/16,fd00::/8."
+    ) from None
 
 # Who may read /healthz part by part from elsewhere: `Authorization: Bearer` with this.
 HEALTH_TOKEN = env.str("CALIPER_HEALTH_TOKEN", default="")

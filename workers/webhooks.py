@@ -67,7 +67,9 @@ def send_due(webhook_pk: int) -> None:
     """Send what is due to a webhook, oldest first, until it doesn't answer or the turn is over."""
     end = time.monotonic() + TURN_SECONDS
     due = Delivery.objects.due().filter(webhook=webhook_pk).order_by("pk")
-    while (webhook := Webhook.objects.ready().select_related("project").filter(pk=webhook_pk).first()) is not None:
+    while (
+        webhook := Webhook.objects.ready().select_related("project").filter(pk=webhook_pk).first()
+    ) is not None:
         if time.monotonic() > end:
             webhook.enqueue()
             return

@@ -69,7 +69,9 @@ def happened(project: Project, number: int = 1) -> list[Delivery]:
     return list(Delivery.objects.order_by("pk"))
 
 
-def test_a_delivery_is_signed_as_the_standard_says(project: Project, hook: Webhook, receiver: Receiver, admin: User) -> None:
+def test_a_delivery_is_signed_as_the_standard_says(
+    project: Project, hook: Webhook, receiver: Receiver, admin: User
+) -> None:
     old = hook.secret
     new = webhook_rotate(webhook=hook, actor=admin)
     assert new != old
@@ -109,7 +111,11 @@ def test_failures_are_tried_again_later_and_later(
         assert len(receiver.got) == number, "not before its time"
         if wait is None:
             break
-        assert wait <= delivery.next_at - timezone.now() + timedelta(seconds=2) <= wait * 1.2 + timedelta(seconds=2)
+        assert (
+            wait
+            <= delivery.next_at - timezone.now() + timedelta(seconds=2)
+            <= wait * 1.2 + timedelta(seconds=2)
+        )
         moved(seconds=wait.total_seconds() * 1.2)
     assert delivery.state == "failed"
     hook.refresh_from_db()
@@ -150,7 +156,11 @@ def test_failures_are_tried_again_later_and_later(
 
 
 def test_a_receiver_that_drips_or_sleeps_is_cut_off_and_left_alone(
-    project: Project, hook: Webhook, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, moved: Callable[..., None]
+    project: Project,
+    hook: Webhook,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    moved: Callable[..., None],
 ) -> None:
     monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 0.4)
     receiver.answers = ["drip"]

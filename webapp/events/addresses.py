@@ -21,7 +21,14 @@ PORTS = {"http": 80, "https": 443}
 # Not global, though Python's ipaddress says so: special assignments, relays to IPv4, and Azure's own metadata.
 _REFUSED = [
     ipaddress.ip_network(network)
-    for network in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "2001::/23", "2002::/16", "3fff::/20")
+    for network in (
+        "192.0.0.0/24",
+        "192.88.99.0/24",
+        "168.63.129.16/32",
+        "2001::/23",
+        "2002::/16",
+        "3fff::/20",
+    )
 ]
 _UNICAST = ipaddress.IPv6Network("2000::/3")
 # IPv6 networks in whose last 32 bits stands the IPv4 address that is reached.

@@ -158,9 +158,7 @@ def delivery_again(*, delivery: Delivery) -> bool:
     """DELIVERED | FAILED -> QUEUED, with its attempts counted anew. False: it is on its way already."""
     check_not_archived(delivery.webhook.project)
     again = Delivery.objects.filter(pk=delivery.pk).exclude(state=Delivery.State.QUEUED)
-    queued = again.update(
-        state=Delivery.State.QUEUED, attempts=0, next_at=timezone.now(), delivered_at=None
-    )
+    queued = again.update(state=Delivery.State.QUEUED, attempts=0, next_at=timezone.now(), delivered_at=None)
     if queued:
         # Whoever presses the button has mended the receiver.
         Webhook.objects.filter(pk=delivery.webhook_id).update(held_until=None)

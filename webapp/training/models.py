@@ -144,7 +144,9 @@ class TrainingRun(Job):
 
     def ended(self) -> None:
         """Whoever listens is told, with the state and the version that it made."""
-        project = Project.objects.get(pk=self.project_id)  # as it is now, not as it was when the training began
+        project = Project.objects.get(
+            pk=self.project_id
+        )  # as it is now, not as it was when the training began
         if project.has_webhooks:
             version = ModelVersion.objects.filter(run=self.pk).first()
             told = {
