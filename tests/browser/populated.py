@@ -2,6 +2,7 @@
 
 import json
 import math
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from webapp.corpus.models import (
     text_digest,
 )
 from webapp.corpus.services import invitation_create
+from webapp.events.models import Delivery
+from webapp.events.services import webhook_add
 from webapp.importing.services import import_run
 from webapp.jobs import State
 from webapp.labels.machine_models import MachineAnnotator, MachineJob
@@ -72,6 +75,7 @@ def populate(project: Project, admin: User, annotator: User) -> None:
     _imports(project, admin)
     _evaluation_sets(project, admin)
     _machine(project, admin)
+    _webhook(project, admin)
     for format in ("judgements", "trl-explicit"):
         export = Export.objects.create(project=project, created_by=admin, format=format, file_type="jsonl")
         export_run(export)
@@ -328,3 +332,14 @@ def empty_project(admin: User) -> Project:
     project = Project.objects.create(slug="empty", name="Empty", methods=["oprm"])
     Membership.objects.create(project=project, user=admin, role=Membership.Role.ADMIN)
     return project
+
+
+def _webhook(project: Project, admin: User) -> None:
+    """One that fails: a delivery in each state."""
+    url = "https://hooks.example.org/a/rather/long/address?token=that-goes-on-and-on-without-a-place-to-break"
+    hook = webhook_add(project=project, url=url, kinds=["judgement.created", "run.finished"], actor=admin)
+    for state in Delivery.State.values:
+        delivery = hook.deliver("run.finished", {"run": 1}, event_id=uuid.uuid4(), at=timezone.now())
+        said = {"attempts": 3, "last_status": 500, "last_error": "It answered 500."}
+        Delivery.objects.filter(pk=delivery.pk).update(state=state, **said)
+    project.webhooks.update(failing_since=timezone.now())

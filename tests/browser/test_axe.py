@@ -18,6 +18,7 @@ from webapp.accounts.models import User
 from webapp.benchmarks.models import EvaluationSet
 from webapp.corpus.models import Import, Invitation, Pair, Project, Response
 from webapp.corpus.services import project_archive
+from webapp.events.models import Webhook
 from webapp.labels.machine_models import MachineAnnotator
 from webapp.training.models import ModelVersion, TrainingRun
 
@@ -82,6 +83,7 @@ def addresses(project: Project, user: User, card: str) -> Iterator[str]:
         "people": [user.pk],
         "machines": list(MachineAnnotator.objects.filter(project=project).values_list("pk", flat=True)),
         "accounts": [user.pk],
+        "webhooks": list(Webhook.objects.filter(project=project).values_list("pk", flat=True)),
         "annotate": [card],
         "join": list(Invitation.objects.filter(project=project).values_list("token", flat=True))[:1],
     }

@@ -1,4 +1,4 @@
-"""What happens is told to those who listen: called in the transaction of the act, so that both are stored or neither."""
+"""What happens is told to those who listen. It is called in the transaction of the act: both are stored or neither."""
 
 from typing import Any
 

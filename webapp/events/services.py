@@ -129,7 +129,7 @@ def webhook_rotate(*, webhook: Webhook, actor: User) -> str:
     check_not_archived(webhook.project)
     secret, until = _secret(), timezone.now() + FORMER_SECRET_SIGNS
     Webhook.objects.filter(pk=webhook.pk).update(former_secret=F("secret"), former_until=until, secret=secret)
-    _audit(webhook, Action.WEBHOOK_CHANGED, actor, secret="rotated")
+    _audit(webhook, Action.WEBHOOK_CHANGED, actor, rotated="secret")
     return secret
 
 

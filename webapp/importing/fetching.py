@@ -60,7 +60,9 @@ class Place:
     commit: str = ""
 
     def open(self, path: str) -> Any:
-        return self.system.open(f"{self.root}/{path}" if path else self.root, "rb")
+        # The hub's client streams without blocks: one request a file, gone on with where it broke off.
+        blocks = {"block_size": 0} if self.commit else {}
+        return self.system.open(f"{self.root}/{path}", "rb", **blocks)
 
 
 def fetch(address: Address, *, config: str, split: str, folder: Path, progress: OnProgress) -> dict[str, Any]:
@@ -242,10 +244,19 @@ def to_parquet(source: Path, target: Path) -> None:
         ) from error
 
 
+# Whose errors say that the other side didn't answer: of the hub's client, of s3fs and of gcsfs.
+_CLIENTS = {"httpx", "httpx2", "aiohttp", "botocore", "requests"}
+
+
+def is_silence(error: BaseException) -> bool:
+    """Whether an error says that a hub or store could not be reached, or broke off."""
+    modules = {each.__module__.partition(".")[0] for each in type(error).__mro__}
+    return isinstance(error, ConnectionError | TimeoutError) or bool(modules & _CLIENTS)
+
+
 @contextmanager
 def explained(address: Address) -> Iterator[None]:
     """Inside, what the clients of hubs and stores raise becomes an ImportRefused with a remedy; no token is told."""
-    import httpx
     from huggingface_hub import errors
 
     where = address.text
@@ -253,7 +264,8 @@ def explained(address: Address) -> Iterator[None]:
         yield
     except errors.GatedRepoError as error:
         raise AddressRefused(
-            f"{where} is given only to those who were let in (gated). The operator has to be let in there, and to set HF_TOKEN."
+            f"{where} is given only to those who were let in (gated). Its operator has to be let in there, and to set "
+            "HF_TOKEN."
         ) from error
     except errors.RevisionNotFoundError as error:
         wanted = f"revision {address.revision}" if address.revision else "such revision"
@@ -269,13 +281,18 @@ def explained(address: Address) -> Iterator[None]:
             "This server never asks the hub (HF_HUB_OFFLINE). Upload the files instead."
         ) from error
     except errors.HfHubHTTPError as error:
-        code = error.response.status_code if error.response is not None else 0
-        raise ImportRefused(f"The hub answered {where} with status {code}. Try again later.") from error
-    except (httpx.HTTPError, ConnectionError, TimeoutError) as error:
-        raise ImportRefused(f"{where} can't be reached ({type(error).__name__}). Try again later.") from error
+        raise ImportRefused(
+            f"The hub answered for {where} with status {error.response.status_code}. Try again later."
+        ) from error
     except FileNotFoundError as error:
         raise AddressRefused(f"There is nothing at {where}. Check the address.") from error
     except PermissionError as error:
         raise AddressRefused(
             f"{where} may not be read by this server. Its operator can allow it there."
         ) from error
+    except Exception as error:
+        if is_silence(error):
+            raise ImportRefused(
+                f"{where} can't be reached ({type(error).__name__}). Try again later."
+            ) from error
+        raise

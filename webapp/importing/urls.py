@@ -7,6 +7,7 @@ from webapp.importing import views, views_mapping, views_pairs
 app_name = "importing"
 urlpatterns = [
     path("imports/", views.imports, name="imports"),
+    path("imports/from/", views.import_from, name="import-from"),
     path("imports/formats/", views.import_formats, name="import-formats"),
     path("imports/<key:pk>/", views.import_page, name="import"),
     path("imports/<key:pk>/progress/", views.import_progress, name="import-progress"),

@@ -16,6 +16,8 @@ from webapp.corpus.access import project_for
 from webapp.corpus.models import Import, Project
 from webapp.http import HtmxHttpRequest
 from webapp.importing import services
+from webapp.importing.addresses import MAX_LENGTH, AddressRefused
+from webapp.importing.origins import MAX_NAME, origin_words
 from webapp.importing.preview import preview_read
 from webapp.importing.report import PROGRESS, SHOWN_ERRORS
 from webapp.jobs import ProgressFile, State
@@ -77,6 +79,15 @@ class ImportForm(forms.Form):
         return self.cleaned_data["uploads"]
 
 
+class AddressForm(forms.Form):
+    address = forms.CharField(
+        label="Address", max_length=MAX_LENGTH, widget=forms.TextInput(attrs={"spellcheck": "false"})
+    )
+    config = forms.CharField(label="Config", required=False, max_length=MAX_NAME)
+    split = forms.CharField(label="Split", required=False, max_length=MAX_NAME)
+    revision = forms.CharField(label="Revision", required=False, max_length=100)
+
+
 def _imports(project: Project) -> Any:
     return project.imports.select_related("created_by")
 
@@ -102,14 +113,40 @@ def imports(request: HtmxHttpRequest, slug: str) -> HttpResponse:
             )
         else:
             return redirect("importing:import", project.slug, row.pk)
+    return _imports_page(request, project, form, AddressForm())
+
+
+@require_POST
+def import_from(request: HtmxHttpRequest, slug: str) -> HttpResponse:
+    """Queue an import whose files lie on a hub or in a store."""
+    project = project_for(request, slug, "admin")
+    form = AddressForm(request.POST)
+    if form.is_valid():
+        try:
+            row = services.import_from(project=project, created_by=request.user, **form.cleaned_data)
+        except AddressRefused as refusal:
+            form.add_error(refusal.field, str(refusal))
+        else:
+            return redirect("importing:import", project.slug, row.pk)
+    return _imports_page(request, project, ImportForm(), form)
+
+
+def _imports_page(
+    request: HtmxHttpRequest, project: Project, form: ImportForm, address_form: AddressForm
+) -> HttpResponse:
     page = Paginator(_imports(project), PAGE_SIZE).get_page(request.GET.get("page"))
     context = {
         "form": form,
+        "address_form": address_form,
+        "hub": settings.HUB,
+        "stores": settings.STORES,
         "page": page,
         "max_mb": settings.MAX_UPLOAD_BYTES // 2**20,
         "published": [format.label for format in Import.Format if format not in _OUR_OWN],
     }
-    return render(request, "importing/imports.html", context, status=400 if form.errors else 200)
+    return render(
+        request, "importing/imports.html", context, status=400 if form.errors or address_form.errors else 200
+    )
 
 
 def _context(project: Project, pk: int) -> dict[str, Any]:
@@ -124,6 +161,7 @@ def _context(project: Project, pk: int) -> dict[str, Any]:
     labels = dict(Verdict.choices) | dict(Level.choices)
     return {
         "row": row,
+        "origin": origin_words(row.origin) if row.origin else "",
         "step": step,
         "total": total,
         "percent": min(100, 100 * step // total) if total else None,

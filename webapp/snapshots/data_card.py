@@ -5,6 +5,7 @@ from collections.abc import Container
 from typing import Any
 
 from webapp.corpus.models import Project
+from webapp.importing.origins import origins_of
 from webapp.labels.agreement import Agreement, krippendorff_alpha
 from webapp.labels.models import LEVELS, VERDICTS, Judgement, QualityLabel
 from webapp.snapshots.formats import Format
@@ -135,6 +136,7 @@ def data_card(
             "## Where it comes from",
             "",
             f"- project `{project.slug}`; snapshot `{report['snapshot']}`: equal digests mean equal labels",
+            *(f"- imported from {words}" for words in origins_of(project)),
             "- annotators are named by their user names, or by the names they were imported with",
             f"- split training and test data by {split}, never by row: rows share texts",
             "",

@@ -1,4 +1,7 @@
-"""`manage.py import_data --project SLUG [--format NAME] FILE... [--dry-run]`: import files, zips and folders here."""
+"""`manage.py import_data --project SLUG [--format NAME] FILE... [--dry-run]`: import files, zips and folders here.
+
+In place of files stands one address of a hub or store, such as hf://datasets/ORG/NAME, perhaps with --split.
+"""
 
 import re
 import secrets
@@ -21,9 +24,10 @@ from webapp.corpus.commands import project_named
 from webapp.corpus.models import Import, Project
 from webapp.importing.batches import imports_settle
 from webapp.importing.mapping import MEANINGS, ROLES, Mapping, value_key
+from webapp.importing.origins import origin_fetched, origin_of
 from webapp.importing.reading import ImportRefused, Source
 from webapp.importing.report import ERRORS, Report
-from webapp.importing.services import audit_import, import_claimed, import_files
+from webapp.importing.services import audit_import, import_claimed, import_files, sources_in
 from webapp.importing.shapes import NotRecognised
 from webapp.importing.survey import cut_points, guess, meanings, survey
 from webapp.jobs import State, Stopped
@@ -35,7 +39,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("files", nargs="+", metavar="FILE", type=Path)
+        parser.add_argument("files", nargs="+", metavar="FILE", help="files and folders, or one address")
         parser.add_argument("--project", required=True, metavar="SLUG")
         parser.add_argument(
             "--format", default=Import.Format.AUTO, choices=Import.Format.values, help="default: recognise it"
@@ -46,18 +50,62 @@ class Command(BaseCommand):
             "a, b, tie, both_bad, skip or none; ratings=levels|pairs|both, bad_to=N, normal_to=N, difference=N; "
             "annotator_name=NAME. Repeat it.",
         )  # fmt: skip
+        for name, words in (
+            ("config", "config"),
+            ("split", "split, or all"),
+            ("revision", "branch, tag or commit"),
+        ):
+            parser.add_argument(f"--{name}", default="", help=f"of an address: its {words}")
         parser.add_argument("--dry-run", action="store_true", help="only say what would be imported")
 
     def handle(self, *args: Any, **options: Any) -> None:
         project = project_named(options["project"])
+        folder = Path(tempfile.mkdtemp(prefix="caliper-import-"))
+        try:
+            sources, origin = self._sources(folder, options)
+            self._import(project, sources, origin, folder, options)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _sources(self, folder: Path, options: dict[str, Any]) -> tuple[list[Source], dict[str, Any]]:
+        """The files to read, and where they were fetched from, if they were."""
+        given = options["files"]
+        chosen = {name: options[name] for name in ("config", "split", "revision")}
+        if any("://" in name for name in given):
+            if len(given) > 1:
+                raise CommandError("Give one address, and no files beside it.")
+            fetched = folder / "fetched"
+            fetched.mkdir()
+            try:
+                origin = origin_fetched(origin_of(given[0], **chosen), fetched, self._progress())
+            except (ImportRefused, OSError) as error:
+                raise CommandError(f"Nothing was imported. {error}") from error
+            return sources_in(fetched), origin
+        if any(chosen.values()):
+            raise CommandError(
+                "--config, --split and --revision belong to an address, such as hf://datasets/ORG/NAME."
+            )
         sources = []
-        for path in options["files"]:
+        for path in map(Path, given):
             if not path.is_file() and not path.is_dir():
                 raise CommandError(f"There is no file or folder {path}.")
             sources.append(Source(path, path.name or path.resolve().name))
+        return sources, {}
+
+    def _import(
+        self,
+        project: Project,
+        sources: list[Source],
+        origin: dict[str, Any],
+        folder: Path,
+        options: dict[str, Any],
+    ) -> None:
         mapping = self._mapping(options["map"], sources) if options["map"] else None
-        folder = Path(tempfile.mkdtemp(prefix="caliper-import-"))
-        row = None if options["dry_run"] else self._claimed(project, sources, mapping, options["format"])
+        row = (
+            None
+            if options["dry_run"]
+            else self._claimed(project, sources, mapping, options["format"], origin)
+        )
 
         def written(report: Report) -> None:
             assert row is not None
@@ -102,7 +150,6 @@ class Command(BaseCommand):
         except Stopped as stopped:
             raise CommandError("Nothing was imported. Somebody cancelled it.") from stopped
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
             if row is not None:
                 # One that failed leaves nothing behind, unless it is whole and somebody has yet to open it.
                 row.fail("The command broke off.")
@@ -113,14 +160,20 @@ class Command(BaseCommand):
             self.stdout.write(f"all of them: {settings.DATA_DIR / row.folder / ERRORS}")
 
     def _claimed(
-        self, project: Project, sources: list[Source], mapping: Mapping | None, format_name: str
+        self,
+        project: Project,
+        sources: list[Source],
+        mapping: Mapping | None,
+        format_name: str,
+        origin: dict[str, Any],
     ) -> Import:
         """The row of this import, in this process's hands from its first moment."""
         with transaction.atomic():
             imports_settle(project)
             row = Import.objects.create(
                 project=project,
-                file_name=", ".join(source.name for source in sources)[:255],
+                file_name=(origin.get("address") or ", ".join(source.name for source in sources))[:255],
+                origin=origin,
                 folder=f"imports/{secrets.token_hex(8)}",
                 format=Import.Format.MAPPED if mapping else format_name,
                 dry_run=False,
