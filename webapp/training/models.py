@@ -23,6 +23,7 @@ from webapp.jobs import ACTIVE, Job, JobQuerySet, State
 from webapp.snapshots.models import Snapshot
 from webapp.training import phases
 from webapp.training.gate import shortfall
+from webapp.training.push_models import ModelPush as ModelPush  # found where models stand
 
 ARTIFACT_NAME = "reward_config.json"
 ARCHIVE_FORMAT = 2  # 1 could hold a path
@@ -149,6 +150,10 @@ class TrainingRun(Job):
             self.request_cancel()
             return False
         return super().claim()
+
+    @property
+    def log_names(self) -> dict[str, Any]:
+        return {"run": self.pk}
 
     def ended(self) -> None:
         """Whoever listens is told, with the state and the version that it made."""
