@@ -1,4 +1,4 @@
-"""The rows at which the walk's paths end: each maker gets the project and its admin, and gives the path's parameters."""
+"""The rows at which the walk's paths end: a maker gets the project and its admin, and gives the path's parameters."""
 
 import hashlib
 import json
