@@ -1,5 +1,7 @@
 """What Caliper tells others, and what others tell it: webhooks, and rollouts scored elsewhere."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from typing import Any
 

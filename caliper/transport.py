@@ -202,7 +202,11 @@ class Group:
         self._transport, self._known = transport, known
 
     def _path(self, route: str, values: Mapping[str, Any]) -> str:
-        quoted = {name: quote(str(value), safe="") for name, value in {**self._known, **values}.items()}
+        # A file's name may have folders.
+        quoted = {
+            name: quote(str(value), safe="/" if name == "name" else "")
+            for name, value in {**self._known, **values}.items()
+        }
         return self.prefix + route.format(**quoted)
 
     def _send(

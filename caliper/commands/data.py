@@ -37,7 +37,9 @@ def add(command: Adds) -> None:
     sub = command("export", export, "Write a project's labels to a file.")
     sub.add_argument("--project", required=True, metavar="SLUG")
     sub.add_argument("--format", required=True)
-    sub.add_argument("--out", required=True, metavar="FILE", type=Path, help="ends in .jsonl, .csv or .zip (Parquet)")
+    sub.add_argument(
+        "--out", required=True, metavar="FILE", type=Path, help="ends in .jsonl, .csv or .zip (Parquet)"
+    )
     sub.add_argument("--aggregation", choices=("vote", "majority"), help="of several votes on a pair")
 
 

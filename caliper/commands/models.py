@@ -52,16 +52,16 @@ def train(options: argparse.Namespace) -> None:
             progress.end()
         if run["state"] != "done":
             raise Stop(f"Run {run['id']} is {run['state']}. {run['error']}".strip())
-        result(options, run, _ended(run))
+        version = project.versions.get(run["version"]) if run["version"] is not None else None
+        result(options, {**run, "made": version}, _ended(run, version))
 
 
-def _ended(run: types.Run) -> str:
+def _ended(run: types.RunWhole, version: types.VersionWhole | None) -> str:
     if run["same_as"] is not None:
         return f"Not trained again: same labels and settings as run {run['same_as']}."
-    version = run["version"]
     if version is None:
         return f"Run {run['id']} is done."
-    serving = "It serves now." if version["serving"] else "It does not serve."
+    serving = "It serves now." if version["is_serving"] else "It does not serve."
     return f"{version['name']}. {version['gate_reason']} {serving}"
 
 
