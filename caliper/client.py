@@ -57,7 +57,7 @@ class Client:
         """Whose token this is, what it may do, and the roles in each project."""
         return Group(self.transport)._send("GET", "/me")
 
-    def project(self, slug: str) -> "Project":
+    def project(self, slug: str) -> Project:
         """What one project holds. Asks the server nothing by itself."""
         return Project(self.transport, slug)
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def export(options: argparse.Namespace) -> None:
     with client_of(options) as client:
         exports = client.project(options.project).exports
         if kind == "zip":
-            value = _packed(exports, options, query)
+            value: Mapping[str, Any] = _packed(exports, options, query)
         else:
             query["file_type"] = kind
             labels = exports.write(options.format, options.out, **query)

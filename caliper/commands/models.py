@@ -5,11 +5,11 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from caliper import types
 from caliper.commands.common import Adds, Progress, Stop, client_of, result, told
-from caliper.reward import RewardServer
+from caliper.reward import Item, RewardServer
 
 SERVER = "http://127.0.0.1:8100"
 
@@ -82,7 +82,7 @@ def score(options: argparse.Namespace) -> None:
     token = os.environ.get("CALIPER_SERVER_TOKEN")
     rows: list[dict[str, Any]] = []
 
-    def items() -> Iterator[types.Item]:
+    def items() -> Iterator[Item]:
         for place, row in _rows(options.files):
             rows.append(row)
             yield _item(place, row)
@@ -124,11 +124,11 @@ def _lines(file: TextIO, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         ) from error
 
 
-def _item(place: str, row: dict[str, Any]) -> types.Item:
+def _item(place: str, row: dict[str, Any]) -> Item:
     text = row.get("text", row.get("response"))
     item: dict[str, Any] = {name: row[name] for name in ("messages", "prompt") if name in row}
     if not item:
         raise Stop(f"{place} has no “prompt” and no “messages”: write one of them.")
     if text is not None:
         item["text"] = text
-    return item  # type: ignore[return-value]
+    return cast("Item", item)

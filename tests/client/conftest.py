@@ -9,6 +9,7 @@ import pytest
 from django.core.wsgi import get_wsgi_application
 
 from caliper import Client
+from tests.training.conftest import make_run, make_version  # noqa: F401 - fixtures
 from webapp.accounts.models import User
 from webapp.api.tokens import token_make
 
