@@ -83,6 +83,8 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     # Before the check against forgery, which reads the body: first we ask who sends it and how large it is.
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    # Below /api/v1/ a token counts and no cookie, whoever is signed in.
+    "webapp.api.middleware.ApiMiddleware",
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
     "webapp.middleware.BodyLimitMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -283,6 +285,9 @@ MAX_UPLOAD_BYTES = env.int("CALIPER_MAX_UPLOAD_MB", default=200) * 1024 * 1024
 # The longest response and prompt an import takes, in bytes of UTF-8.
 MAX_TEXT_BYTES = env.int("CALIPER_MAX_TEXT_KB", default=256) * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
+
+# How many requests one API token may send in a minute.
+API_PER_MINUTE = env.int("CALIPER_API_PER_MINUTE", default=600)
 
 # A running job whose heartbeat is older than this is LOST.
 JOB_LOST_AFTER_SECONDS = env.int("CALIPER_JOB_LOST_AFTER_SECONDS", default=60)

@@ -17,4 +17,5 @@ urlpatterns = [
     path("", include("webapp.corpus.urls")),
     path("p/<slug:slug>/", include(of_a_project)),
     path("", include("webapp.operations.urls")),
+    path("", include("webapp.api.urls")),
 ]

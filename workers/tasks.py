@@ -20,6 +20,7 @@ if not apps.ready:
     django.setup()
 
 from webapp.accounts.services import accounts_sweep
+from webapp.api.idempotency import calls_sweep
 from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.corpus.models import Import
 from webapp.events import models as events
@@ -153,5 +154,8 @@ def counters_check() -> None:
 
 @app.task
 def sessions_clear() -> None:
-    """Throw away sessions that have run out, and failed sign-ins that nothing counts any more."""
+    """Throw away sessions that have run out, failed sign-ins that nothing counts any more, and answers to writes of the
+    API that nobody gets again.
+    """
     accounts_sweep()
+    calls_sweep()

@@ -1,10 +1,10 @@
 """Push: a job that carries a data set or a model to a hub id or a store's address. What is common to both."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Callable, ClassVar
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
