@@ -83,7 +83,10 @@ def test_each_role_gets_what_the_table_says(
     world: Project, admin: User, callers: dict[str, Api], api: Callable[..., Api]
 ) -> None:
     """And an annotator reads nothing that would sway them, in whatever answer."""
-    without = {scope: api(admin, *(each for each in ALL if each != scope)) for scope in ALL}
+    without = {
+        scopes: api(admin, *(each for each in ALL if each not in scopes.split()))
+        for scopes in {row.scope for row in ROWS if row.scope}
+    }
     wrong: list[str] = []
     for row in ROWS:
         asked = [(role, caller, getattr(row, role)) for role, caller in callers.items()]
