@@ -8,7 +8,7 @@ from webapp.health import healthz
 
 of_a_project = [
     path("", include(f"webapp.{app}.urls"))
-    for app in ("events", "labels", "importing", "snapshots", "training", "benchmarks", "ratings")
+    for app in ("events", "labels", "importing", "snapshots", "training", "benchmarks", "ratings", "rollouts")
 ]
 urlpatterns = [
     path("healthz", healthz, name="healthz"),

@@ -48,6 +48,14 @@ def public_config(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "base_model": base_model_public(config.get("base_model", "unknown"))}
 
 
+def public_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+    """metrics.json without what it says about single people, and without a path of this server."""
+    public = {name: value for name, value in metrics.items() if name not in PERSONAL}
+    if isinstance(config := public.get("config"), dict):
+        public["config"] = public_config(config)
+    return public
+
+
 def saw_levels(metrics: dict[str, Any], method: str) -> bool:
     """Whether a training learnt from people's levels, or writes its judgement by a text that explains them.
 
@@ -142,6 +150,10 @@ class TrainingRun(Job):
             self.request_cancel()
             return False
         return super().claim()
+
+    @property
+    def log_names(self) -> dict[str, Any]:
+        return {"run": self.pk}
 
     def ended(self) -> None:
         """Whoever listens is told, with the state and the version that it made."""
@@ -354,10 +366,7 @@ class ModelVersion(models.Model):
     @property
     def public_metrics(self) -> dict[str, Any]:
         """metrics.json without what it says about single people, and without a path of this server."""
-        public = {name: value for name, value in self.metrics.items() if name not in PERSONAL}
-        if isinstance(config := public.get("config"), dict):
-            public["config"] = public_config(config)
-        return public
+        return public_metrics(self.metrics)
 
     @property
     def is_packed(self) -> bool:
