@@ -12,6 +12,7 @@ READ, WRITE, TRAIN, SCORE = "read", "write", "train", "score"
 class Row(NamedTuple):
     route: str
     scope: str | None
+    """Several that each suffice stand with a blank between them: “read score”."""
     annotator: int
     researcher: int
     admin: int
@@ -21,10 +22,12 @@ class Row(NamedTuple):
     """Name of the maker of the row at which a path ends."""
 
 
+SKIP = {"verdict": "skip", "revision": 1}
 UPLOAD = {"multipart": {"files": b"a file"}}
 SET = {"multipart": {"name": "Bench", "files": b"a file"}}
 MAPPING = {"roles": {"q": "prompt", "one": "response"}}
 MEASUREMENT_CANCEL = "POST /projects/{slug}/evaluation-sets/{pk}/measurements/{measurement}/cancel"
+HOOK = {"url": "https://example.com/", "kinds": ["run.finished"]}
 PAIR = {"prompt_text": "Which?", "text_a": "one", "text_b": "another"}
 
 ROWS = [
@@ -37,7 +40,7 @@ ROWS = [
     Row("POST /projects/{slug}/unarchive", WRITE, 403, 403, 200),
     Row("POST /projects/{slug}/cards/next", WRITE, 200, 403, 200, body={}),
     Row("GET /projects/{slug}/cards/{key}", READ, 404, 403, 200, at="card"),
-    Row("POST /projects/{slug}/cards/{key}", WRITE, 404, 403, 200, body={"verdict": "skip"}, at="card"),
+    Row("POST /projects/{slug}/cards/{key}", WRITE, 404, 403, 200, body=SKIP, at="card"),
     Row("POST /projects/{slug}/cards/undo", WRITE, 200, 403, 200, body={}),
     Row("GET /projects/{slug}/judgements", READ, 200, 200, 200),
     Row("GET /projects/{slug}/levels", READ, 200, 200, 200),
@@ -76,11 +79,11 @@ ROWS = [
     Row("GET /projects/{slug}/versions", READ, 403, 200, 200),
     Row("GET /projects/{slug}/versions/{pk}", READ, 403, 200, 200, at="version"),
     Row("POST /projects/{slug}/versions/{pk}/promote", TRAIN, 403, 403, 200, at="version"),
-    Row("GET /projects/{slug}/versions/{pk}/files", None, 403, 200, 200, at="version"),
-    Row("GET /projects/{slug}/versions/{pk}/files/{name}", None, 403, 200, 200, at="version file"),
+    Row("GET /projects/{slug}/versions/{pk}/files", "read score", 403, 200, 200, at="version"),
+    Row("GET /projects/{slug}/versions/{pk}/files/{name}", "read score", 403, 200, 200, at="version file"),
     Row("GET /projects/{slug}/versions/{pk}/predictions", READ, 403, 200, 200, at="version"),
     Row("GET /projects/{slug}/responses/{pk}/predictions", READ, 403, 200, 200, at="response"),
-    Row("GET /projects/{slug}/serving", SCORE, 403, 404, 404),
+    Row("GET /projects/{slug}/serving", SCORE, 403, 409, 409),
     Row("GET /projects/{slug}/evaluation-sets", READ, 403, 200, 200),
     Row("POST /projects/{slug}/evaluation-sets", WRITE, 403, 202, 202, body=SET),
     Row("GET /projects/{slug}/evaluation-sets/{pk}", READ, 403, 200, 200, at="set"),
@@ -104,4 +107,20 @@ ROWS = [
     Row("GET /projects/{slug}/pairs", READ, 403, 200, 200),
     Row("POST /projects/{slug}/pairs", WRITE, 403, 403, 201, body=PAIR),
     Row("GET /projects/{slug}/pairs/{pk}", READ, 403, 200, 200, at="pair"),
+    Row("GET /projects/{slug}/webhooks", READ, 403, 403, 200),
+    Row("POST /projects/{slug}/webhooks", WRITE, 403, 403, 201, body=HOOK),
+    Row("GET /projects/{slug}/webhooks/{pk}", READ, 403, 403, 200, at="webhook"),
+    Row("PATCH /projects/{slug}/webhooks/{pk}", WRITE, 403, 403, 200, body={"active": False}, at="webhook"),
+    Row("DELETE /projects/{slug}/webhooks/{pk}", WRITE, 403, 403, 204, at="webhook"),
+    Row("POST /projects/{slug}/webhooks/{pk}/secret", WRITE, 403, 403, 200, at="webhook"),
+    Row("POST /projects/{slug}/webhooks/{pk}/ping", WRITE, 403, 403, 201, at="webhook"),
+    Row("GET /projects/{slug}/webhooks/{pk}/deliveries", READ, 403, 403, 200, at="webhook"),
+    Row(
+        "POST /projects/{slug}/webhooks/{pk}/deliveries/{delivery}/redeliver",
+        WRITE,
+        403,
+        403,
+        200,
+        at="delivery",
+    ),
 ]

@@ -26,6 +26,7 @@ from webapp.api.routes import (
     projects,
     ratings,
     training,
+    webhooks,
 )
 
 
@@ -63,7 +64,7 @@ api.add_decorator(once, mode="view")
 api.add_router("", me.router)
 api.add_router("projects", projects.router)
 api.add_router("", corpus.router)
-for subject in (labels, imports, exports, training, ratings, evaluation):
+for subject in (labels, imports, exports, training, ratings, evaluation, webhooks):
     api.add_router("", subject.router)
 
 
