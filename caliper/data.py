@@ -102,15 +102,14 @@ class Exports(Group):
     def formats(self) -> Sequence[types.ExportFormat]:
         return self._send("GET", "/projects/{slug}/exports")
 
-    def write(self, format: str, target: Path | str, **query: Any) -> Path:
+    def write(self, format: str, target: Path | str, **query: Any) -> str:
         """Write the labels of now to a file, row by row: JSONL, or CSV with file_type="csv".
 
         `query`: file_type, aggregation, superseded, safe_for_spreadsheets, version. The file appears when it is whole.
+        Returns what names the state of the labels: equal exports hold equal labels.
         """
-        path = Path(target)
         route = self._path("/projects/{slug}/exports/{format}", {"format": format})
-        self._transport.download(route, path, query=query)
-        return path
+        return self._transport.download(route, Path(target), query=query).get("caliper-labels", "")
 
     def card(self, format: str, **query: Any) -> types.ExportCard:
         """How many rows `write` would write, and what it would leave out or change."""

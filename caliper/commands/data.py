@@ -1,14 +1,16 @@
 """`caliper import` and `export`."""
 
 import argparse
-import json
+import contextlib
 import shlex
 from pathlib import Path
 from typing import Any
 
 from caliper import types
 from caliper.client import Project
-from caliper.commands.common import Adds, Progress, Stop, client_of, result
+from caliper.commands.common import Adds, Progress, Stop, client_of, result, told
+from caliper.data import Exports
+from caliper.errors import CaliperError
 
 NUMBERS = ("bad_to", "normal_to", "difference")
 
@@ -35,8 +37,8 @@ def add(command: Adds) -> None:
     sub = command("export", export, "Write a project's labels to a file.")
     sub.add_argument("--project", required=True, metavar="SLUG")
     sub.add_argument("--format", required=True)
-    sub.add_argument("--out", required=True, metavar="FILE", type=Path, help="ends in .jsonl or .csv")
-    sub.add_argument("--aggregation", help="of several judgements of a pair: vote, majority or weighted")
+    sub.add_argument("--out", required=True, metavar="FILE", type=Path, help="ends in .jsonl, .csv or .zip (Parquet)")
+    sub.add_argument("--aggregation", choices=("vote", "majority"), help="of several votes on a pair")
 
 
 def import_(options: argparse.Namespace) -> None:
@@ -45,26 +47,28 @@ def import_(options: argparse.Namespace) -> None:
         row = _begun(project, options)
         progress = Progress()
         try:
-            row = project.imports.wait(row["id"], progress.job)
-            if options.map:
-                _map(project, row, options.map)
-                row = project.imports.wait(row["id"], progress.job)
-            _check(project, row, options)
+            row = _previewed(project, row, options.map, progress)
             if not options.dry_run:
                 project.imports.confirm(row["id"])
-                row = project.imports.wait(row["id"], progress.job)
-                _check(project, row, options)
         except BaseException:
-            _thrown_away(project, row)
+            _thrown_away(project, row["id"])
             raise
         finally:
             progress.end()
         if options.dry_run:
             project.imports.discard(row["id"])
+        else:
+            told(f"Import {row['id']} is being written. Ctrl-C leaves it running.")
+            try:
+                row = project.imports.wait(row["id"], progress.job)
+            finally:
+                progress.end()
+            if row["state"] != "done":
+                raise Stop(f"Nothing was imported. {row['error'] or 'It is ' + row['state'] + '.'}")
         result(options, row, _summary(row, dry_run=options.dry_run))
 
 
-def _begun(project: Project, options: argparse.Namespace) -> types.Import:
+def _begun(project: Project, options: argparse.Namespace) -> types.ImportWhole:
     addresses = [source for source in options.sources if "://" in source]
     if not addresses:
         for source in options.sources:
@@ -78,30 +82,44 @@ def _begun(project: Project, options: argparse.Namespace) -> types.Import:
     )
 
 
-def _check(project: Project, row: types.Import, options: argparse.Namespace) -> None:
-    """Stops unless the import is well so far."""
-    if row["state"] == "done" and not row["wants_mapping"]:
-        return
-    if not row["wants_mapping"]:
-        raise Stop(f"Nothing was imported. {row['error']}".strip())
-    roles = project.imports.mapping(row["id"])["mapping"]["roles"]
-    named = " ".join(f"--map {shlex.quote(f'{role}={column}')}" for column, role in roles.items() if role)
-    hint = named or "--map prompt=COLUMN --map a=COLUMN --map b=COLUMN --map winner=COLUMN"
-    raise Stop(
+def _previewed(
+    project: Project, row: types.ImportWhole, named: list[str], progress: Progress
+) -> types.ImportWhole:
+    """The import once its files have been read, by --map if it is given."""
+    imports = project.imports
+    row = imports.wait(row["id"], progress.job)
+    if named and row["state"] == "done":
+        if not row["asks"]:
+            imports.ask(row["id"])
+            imports.wait(row["id"], progress.job)
+        imports.map(row["id"], _mapping(imports.mapping(row["id"]), named))
+        row = imports.wait(row["id"], progress.job)
+    if row["asks"]:
+        raise Stop(_which_column(imports.mapping(row["id"])))
+    if row["state"] != "done":
+        raise Stop(f"Nothing was imported. {row['error'] or 'It is ' + row['state'] + '.'}")
+    return row
+
+
+def _which_column(found: types.MappingShown) -> str:
+    guessed = [f"{role}={column}" for column, role in found["mapping"]["roles"].items() if role]
+    example = guessed or ["prompt=COLUMN", "a=COLUMN", "b=COLUMN", "winner=COLUMN"]
+    return (
         "Nothing was imported: the format was not recognised. Say which column is what, perhaps: "
-        f"{hint}. Columns: {', '.join(roles)}."
+        f"{' '.join('--map ' + shlex.quote(each) for each in example)}. "
+        f"Columns: {', '.join(found['columns'])}."
     )
 
 
-def _map(project: Project, row: types.Import, given: list[str]) -> None:
-    """Send the mapping of --map. What it doesn't say of the winner's values and of cut points stays as guessed."""
-    found = project.imports.mapping(row["id"])["mapping"]
-    mapping: dict[str, Any] = {**found, "roles": dict.fromkeys(found["roles"], "")}
-    for item in given:
+def _mapping(found: types.MappingShown, named: list[str]) -> dict[str, Any]:
+    """The mapping of --map. What it leaves out of the winner's values and of the cut points stays as guessed."""
+    mapping: dict[str, Any] = {**found["mapping"], "roles": dict.fromkeys(found["columns"], "")}
+    for item in named:
         name, equals, value = item.partition("=")
         if name.startswith("winner."):
             name, equals, value = item.rpartition("=")
-            mapping["winner"] = {**mapping["winner"], _value_key(name.removeprefix("winner.")): value}
+            key = name.removeprefix("winner.").strip().casefold()
+            mapping["winner"] = {**mapping["winner"], key: value}
         elif not equals:
             raise Stop(f"--map {item}: write ROLE=COLUMN.", 2)
         elif name in NUMBERS:
@@ -113,18 +131,23 @@ def _map(project: Project, row: types.Import, given: list[str]) -> None:
             mapping["ratings"] = value
         elif name == "annotator_name":
             mapping["annotator"] = value
+        elif name not in found["roles"]:
+            raise Stop(f"--map {item}: write ROLE=COLUMN. Roles: {', '.join(found['roles'])}.", 2)
         elif value not in mapping["roles"]:
-            raise Stop(f"--map {item}: there is no such column. Columns: {', '.join(mapping['roles'])}.", 2)
+            raise Stop(f"--map {item}: there is no such column. Columns: {', '.join(found['columns'])}.", 2)
         else:
             mapping["roles"][value] = name
-    project.imports.map(row["id"], mapping)
+    return mapping
 
 
-def _thrown_away(project: Project, row: types.Import) -> None:
-    """Leave no preview behind that nobody asked to keep."""
+def _thrown_away(project: Project, id: int) -> None:
+    """Leave no preview behind that nobody looks at. What can't be undone now stays on the page Imports."""
+    for undo in (project.imports.cancel, project.imports.discard):
+        with contextlib.suppress(CaliperError):
+            undo(id)
 
 
-def _summary(row: types.Import, *, dry_run: bool) -> str:
+def _summary(row: types.ImportWhole, *, dry_run: bool) -> str:
     report = row["report"]
     lines = [
         f"{report['rows']:,} rows read as {report['format']}; {'would be imported' if dry_run else 'imported'}:"
@@ -146,16 +169,35 @@ def _summary(row: types.Import, *, dry_run: bool) -> str:
 
 
 def export(options: argparse.Namespace) -> None:
-    file_type = options.out.suffix.removeprefix(".").lower()
-    if file_type not in ("jsonl", "csv"):
-        raise Stop(f"--out {options.out}: end its name in .jsonl or .csv.", 2)
+    kind = options.out.suffix.removeprefix(".").lower()
+    if kind not in ("jsonl", "csv", "zip"):
+        raise Stop(f"--out {options.out}: end its name in .jsonl, .csv or .zip.", 2)
+    query = {"aggregation": options.aggregation} if options.aggregation else {}
     with client_of(options) as client:
         exports = client.project(options.project).exports
-        query = {"file_type": file_type, "aggregation": options.aggregation}
-        card = exports.card(options.format, **query)
-        exports.write(options.format, options.out, **query)
-    words = [f"{card['rows']:,} rows in {options.out}."]
-    for what, told_of in (("left out", card["left_out"]), ("written otherwise than stored", card["changed"])):
-        if told_of:
-            words.append(f"{what}: {json.dumps(told_of, ensure_ascii=False)}")
-    result(options, {"out": str(options.out), **card}, "\n".join(words))
+        if kind == "zip":
+            value = _packed(exports, options, query)
+        else:
+            query["file_type"] = kind
+            labels = exports.write(options.format, options.out, **query)
+            value = exports.card(options.format, **query)
+            if value["labels"] != labels:
+                told("Somebody labelled meanwhile: the counts are of a moment later than the file.")
+    words = [f"{value['rows']:,} rows in {options.out}."]
+    for what, counted in (("left out", value["left_out_words"]), ("changed", value["changed_words"])):
+        if counted:
+            words.append(f"{what}: {'; '.join(counted)}")
+    result(options, {"out": str(options.out), **value}, "\n".join(words))
+
+
+def _packed(exports: Exports, options: argparse.Namespace, query: dict[str, Any]) -> dict[str, Any]:
+    """A zip of Parquet files with its data card, made by a worker."""
+    progress = Progress()
+    try:
+        job = exports.wait(exports.start(options.format, **query)["id"], progress.job)
+    finally:
+        progress.end()
+    if job["state"] != "done" or job["archive"] is None:
+        raise Stop(f"Nothing was exported. {job['error'] or 'The job is ' + job['state'] + '.'}")
+    exports.download(job["id"], job["archive"], options.out)
+    return {"rows": job["rows"], "left_out_words": job["left_out"], "changed_words": job["changed"]}

@@ -52,23 +52,32 @@ def model_folder(make_model: Callable[..., Path]) -> Path:
     return make_model()
 
 
+@contextlib.contextmanager
+def running(app: Any) -> Iterator[str]:
+    """An app in a real uvicorn in a thread; its address."""
+    listening = listen("127.0.0.1", 0)
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
 class Server:
     """A reward server in this process. `swap` makes another version serve."""
 
     def __init__(self, held: Held | None, *, bound: int | None = None, **doors: Any) -> None:
-        self.holder, self.metrics = Holder(), Metrics()
+        self.holder, self.metrics, self.url = Holder(), Metrics(), ""
         if held is not None:
             self.swap(held)
         self.batcher = Batcher(self.holder, self.metrics, bound=bound)
-        made = Doors(self.batcher, self.metrics, **doors)
-        listening = listen("127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        config = uvicorn.Config(made.app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]})
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
+        self.app = Doors(self.batcher, self.metrics, **doors).app
 
     def swap(self, held: Held) -> None:
         self.holder.current, self.holder.problem = held, ""
@@ -76,18 +85,12 @@ class Server:
     def post(self, door: str, body: Any, **given: Any) -> httpx.Response:
         return httpx.post(f"{self.url}{door}", json=body, timeout=30, **given)
 
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-
 
 @contextlib.contextmanager
 def serving(held: Held | None, **given: Any) -> Iterator[Server]:
     server = Server(held, **given)
-    try:
+    with running(server.app) as server.url:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")

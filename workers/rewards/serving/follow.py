@@ -130,9 +130,16 @@ class Follower:
         path = await asyncio.to_thread(self._shared, folder, files)
         if path is None:
             path = await self._downloaded(version, files)
-        held = await asyncio.to_thread(Held.load, path, version["name"])
-        if held.digest != version["digest"]:
-            raise Unfollowable(f"the files of {version['name']} are another version's; they are left alone")
+        try:
+            held = await asyncio.to_thread(Held.load, path, version["name"])
+            if held.digest != version["digest"]:
+                raise Unfollowable(
+                    f"the files of {version['name']} are another version's; they are left alone"
+                )
+        except (ArtifactError, Unfollowable):
+            if path.is_relative_to(self._fetched):  # so that the next try fetches it anew
+                await asyncio.to_thread(shutil.rmtree, path.parent, True)
+            raise
         return held
 
     def _shared(self, folder: str, files: list[dict[str, Any]]) -> Path | None:

@@ -22,6 +22,7 @@ from .sampling import Window
 logger = logging.getLogger(__name__)
 
 KEPT_REPORTS = 20  # that wait for a Caliper that doesn't answer; the oldest goes first
+IDLE_SECONDS = 1.0  # until the next look whether rollouts are wanted
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 PARTING_SECONDS = 5.0  # for the last report of a server that stops
 
@@ -36,7 +37,7 @@ class Reporter:
         self._windows: dict[str, Window] = {}
         """By the digest of the version that scored."""
         self._reports: deque[tuple[str, dict[str, Any]]] = deque(maxlen=KEPT_REPORTS)
-        self._filled, self._waiting = asyncio.Event(), asyncio.Event()
+        self._waiting, self._closing = asyncio.Event(), asyncio.Lock()
 
     def ask_back(self, settings: dict[str, Any] | None) -> None:
         """The project's wish; None: no rollouts. What is collected under another wish is still reported."""
@@ -52,19 +53,14 @@ class Reporter:
         window = self._windows[held.digest]
         for row, score in zip(rows, scored, strict=True):
             window.add(row["messages"], row["text"], score)
-        if window.full:
-            self._filled.set()
 
     async def run(self) -> None:
         """For ever; when cancelled, what was collected is reported once more."""
         sending = asyncio.create_task(self._send())
         try:
             while True:
-                seconds = float((self._settings or {}).get("window_seconds", 30))
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._filled.wait(), max(0.1, seconds))
-                self._filled.clear()
-                await self._close()
+                await asyncio.sleep(float((self._settings or {}).get("window_seconds", IDLE_SECONDS)))
+                await asyncio.shield(self._close())  # what is being closed when the server stops isn't lost
         finally:
             sending.cancel()
             with suppress(TimeoutError, httpx.HTTPError):
@@ -74,14 +70,15 @@ class Reporter:
                         await self._post(*self._reports.popleft())
 
     async def _close(self) -> None:
-        windows, self._windows = self._windows, {}
-        for window in windows.values():
-            report = await asyncio.to_thread(window.close)
-            if report is not None:
-                if len(self._reports) == KEPT_REPORTS:
-                    self._metrics.reports.labels("given up").inc()
-                self._reports.append((str(uuid.uuid4()), report))
-                self._waiting.set()
+        async with self._closing:
+            windows, self._windows = self._windows, {}
+            for window in windows.values():
+                report = await asyncio.to_thread(window.close)
+                if report is not None:
+                    if len(self._reports) == KEPT_REPORTS:
+                        self._metrics.reports.labels("given up").inc()
+                    self._reports.append((str(uuid.uuid4()), report))
+                    self._waiting.set()
 
     async def _send(self) -> None:
         """For ever: the oldest report first, each until Caliper has answered."""
