@@ -71,8 +71,10 @@ def tell(project: Project, versions: list[ModelVersion], *, windows: int = 4, se
                 key = f"{row.pk}:{person.pk}"
                 Judgement.objects.create(pair=row.pair, annotator=person, verdict=verdict, client_key=key)
             level = "good" if rng.random() < agreed else "bad"
-            QualityLabel.objects.create(
-                response=row.pair.response_a, annotator=people[0], level=level, client_key=f"{row.pk}:level"
+            QualityLabel.objects.get_or_create(
+                response=row.pair.response_a,
+                annotator=people[0],
+                defaults={"level": level, "client_key": f"{row.pk}:level"},
             )
             row.pair.judged = len(people)
             row.pair.save(update_fields=["judged"])
