@@ -54,11 +54,11 @@ def version(asking: Project, make_version: Callable[..., ModelVersion]) -> Model
 
 @pytest.fixture
 def judge(db: None) -> Callable[..., None]:
-    """judge(pair, "ab") gives a pair these verdicts, each by somebody of their own."""
+    """judge(pair, ["a", "tie"]) gives a pair these verdicts, each by somebody of their own."""
     numbers = count(1)
 
-    def add(row: Pair, verdicts: Any) -> None:
-        for verdict in {"a": ["a"], "b": ["b"]}.get(verdicts, verdicts):
+    def add(row: Pair, verdicts: list[str]) -> None:
+        for verdict in verdicts:
             number = next(numbers)
             person = User.objects.create(username=f"person-{number}")
             Judgement.objects.create(pair=row, annotator=person, verdict=verdict, client_key=f"rollouts-{number}")

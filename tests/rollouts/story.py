@@ -55,7 +55,7 @@ def tell(project: Project, versions: list[ModelVersion], *, windows: int = 4, se
     """
     rng = random.Random(seed)
     people = [User.objects.create(username=f"judge-{seed}-{number}") for number in range(3)]
-    place = 0
+    place = 100 * seed
     for version in versions:
         for _ in range(windows):
             name = f"{seed}-{place}"
@@ -64,7 +64,7 @@ def tell(project: Project, versions: list[ModelVersion], *, windows: int = 4, se
             rollouts_take(project=project, report=report(version, pairs, place=place), reporter=None)
             place += 1
         agreed = 0.8 if version != versions[-1] or len(versions) == 1 else 0.3
-        rows = RolloutPair.objects.of(project).drawn().filter(window__version=version)
+        rows = RolloutPair.objects.of(project).drawn().filter(window__version=version, pair__judged=0)
         for row in rows.select_related("pair"):
             verdicts = ["a" if rng.random() < agreed else rng.choice(["b", "tie"]) for _ in people]
             for person, verdict in zip(people, verdicts, strict=True):
