@@ -43,7 +43,7 @@ def authenticate(request: HttpRequest) -> None:
     if scheme.lower() != "bearer" or known is None:
         raise _unknown(request)
     asked.user, asked.token = known.user, known
-    asked.rate = rate_count(f"token:{known.pk}", settings.API_PER_MINUTE)
+    asked.rate = rate_count(f"token:{known.digest[:32]}", settings.API_PER_MINUTE)
     if asked.rate.exceeded:
         raise Problem(
             429,
