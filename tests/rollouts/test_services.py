@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from tests.rollouts.conftest import pair, report, rollout
+from tests.rollouts.story import pair, report, rollout
 from webapp.accounts.models import User
 from webapp.corpus.access import ProjectArchived
 from webapp.corpus.models import Pair, Project, Prompt, Response

@@ -110,7 +110,9 @@ def compare(pairs: Iterable[Judged]) -> Comparison | None:
 
 def betting(pairs: Iterable[Judged]) -> tuple[float, int | None, int]:
     """The greatest stake, after how many finished pairs it first reached 1 / ALARMS, and how many there are."""
-    finished = sorted((pair for pair in pairs if pair.done is not None), key=lambda pair: str(pair.done))
+    finished = [
+        pair for _, pair in sorted(((pair.done, pair) for pair in pairs if pair.done), key=lambda each: each[0])
+    ]
     stakes, most, warned = [0.0] * len(_LAMBDAS), 1.0, None
     for place, pair in enumerate(finished):
         gap = pair.expected - pair.agreed - MARGIN

@@ -27,6 +27,10 @@ class RolloutsOff(Exception):
     """The project takes no rollouts now; the message says why and who can change it."""
 
 
+class RolloutsLater(Exception):
+    """Not now, but soon: the same report may be sent again."""
+
+
 def settings_of(project: Project) -> RolloutSettings:
     """The project's settings; those of a new one, which asks nothing, where nobody has set any."""
     return RolloutSettings.objects.filter(project=project).first() or RolloutSettings(project=project)
@@ -73,7 +77,7 @@ def rollouts_take(*, project: Project, report: Any, reporter: User | None) -> di
 
     Returns {"taken", "duplicates", "over_cap", "left_out": [{field, message, remedy}]}. A pair whose prompt and texts
     stand side by side already is a duplicate. The same window reported again changes nothing. Raises ReportRefused for
-    a report that can't be read (nothing is stored), RolloutsOff, ProjectArchived.
+    a report that can't be read (nothing is stored), RolloutsOff, RolloutsLater, ProjectArchived.
     """
     found = report_read(report)
     with transaction.atomic():
@@ -84,7 +88,7 @@ def rollouts_take(*, project: Project, report: Any, reporter: User | None) -> di
         if words := why_not(project, chosen):
             raise RolloutsOff(words)
         if project.imports.unfinished().exists():
-            raise RolloutsOff("An import is being written. Send the report again when it has ended.")
+            raise RolloutsLater("An import is being written. Send the report again when it has ended.")
         return _take(project, chosen, found, reporter)
 
 

@@ -20,6 +20,7 @@ from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Method
 from webapp.corpus.options import OPTIONS, RunRefused
 from webapp.ratings.queries import serving_versions
+from webapp.rollouts.services import settings_for
 from webapp.training import services
 from webapp.training.files import ModelFile, version_files
 from webapp.training.models import ModelVersion, TrainingRun, public_config, public_metrics
@@ -444,7 +445,7 @@ def serving(
         files=[
             {"name": each.name, "size": each.size, "sha256": each.sha256} for each in version_files(found)
         ],
-        ask_back=None,
+        ask_back=settings_for(project),
     ).model_dump(mode="json")
     body = json.dumps(answer)
     etag = f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
