@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -85,11 +85,7 @@ def _operation(
         ],
         body=_fields(document, schema),
         body_type=body_type,
-        answers=[
-            (status, answer.get("description", ""), _fields(document, _answer_schema(document, answer)))
-            for status, answer in described["responses"].items()
-            if "$ref" not in answer
-        ],
+        answers=_answers(document, described["responses"]),
         curl=_curl(method, path, body_type, _example(document, schema)),
     )
 
@@ -98,6 +94,18 @@ def _resolved(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping
     while "$ref" in schema:
         schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     return schema
+
+
+def _answers(document: Mapping[str, Any], responses: Mapping[str, Any]) -> list[tuple[str, str, list[Field]]]:
+    """Status, words and fields of each answer but the problems; two of the same fields in one."""
+    found: dict[str, tuple[list[str], str, list[Field]]] = {}
+    for status, answer in responses.items():
+        if "$ref" not in answer:
+            fields = [
+                replace(each, required=False) for each in _fields(document, _answer_schema(document, answer))
+            ]
+            found.setdefault(str(fields), ([], answer.get("description", ""), fields))[0].append(str(status))
+    return [(" or ".join(statuses), words, fields) for statuses, words, fields in found.values()]
 
 
 def _answer_schema(document: Mapping[str, Any], answer: Mapping[str, Any]) -> Mapping[str, Any]:
