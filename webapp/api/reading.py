@@ -62,7 +62,8 @@ def types(document: Mapping[str, Any]) -> list[tuple[str, str, list[Field]]]:
 def _operation(
     document: Mapping[str, Any], path: str, method: str, described: Mapping[str, Any]
 ) -> Operation:
-    content = described.get("requestBody", {}).get("content", {})
+    request: Mapping[str, Any] = described.get("requestBody", {})
+    content: Mapping[str, Any] = request.get("content", {})
     body_type, body = next(iter(content.items()), ("", {}))
     schema = _resolved(document, body.get("schema", {}))
     scopes = [scope for each in described["security"] for scope in each["BearerToken"]]
@@ -109,7 +110,7 @@ def _answers(document: Mapping[str, Any], responses: Mapping[str, Any]) -> list[
 
 
 def _answer_schema(document: Mapping[str, Any], answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    content = next(iter(answer.get("content", {}).values()), {})
+    content: Mapping[str, Any] = next(iter(answer.get("content", {}).values()), {})
     return _resolved(document, content.get("schema", {}))
 
 
