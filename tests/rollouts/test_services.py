@@ -18,6 +18,7 @@ from webapp.labels.queue import assignments_for
 from webapp.labels.services import judgement_submit
 from webapp.rollouts.models import Rollout, RolloutPair, RolloutSettings, RolloutWindow
 from webapp.rollouts.reading import MOST_PAIRS, ReportRefused
+from webapp.rollouts.reports import overview
 from webapp.rollouts.services import RolloutsOff, rollouts_take, settings_for, settings_save
 from webapp.training.models import ModelVersion
 
@@ -194,6 +195,52 @@ def test_texts_that_nobody_can_judge_are_left_out_by_name(version: ModelVersion,
     names = [f"pairs[{place}].{name.strip()}" for place, name in enumerate(wrong)]
     assert [each["field"] for each in answer["left_out"]] == names
     assert RolloutWindow.objects.get().left_out == len(wrong)
+
+
+def test_a_later_rollout_is_held_against_an_earlier_one(
+    asking: Project,
+    version: ModelVersion,
+    make_version: Callable[..., ModelVersion],
+    judge: Callable[..., None],
+) -> None:
+    def at(place: int, name: str, better: int, of: ModelVersion = version, **fields: Any) -> dict[str, Any]:
+        """A window whose first rollout of a prompt is sure of one rating."""
+        p = [float(rating == better) for rating in range(1, 10)]
+        sent = pair(name, a=rollout(f"At {place}.", better, p=p), b=rollout(f"Or {place}."), **fields)
+        return take(of, [sent], place=place)
+
+    at(0, "x", 3)
+    assert at(0, "x", 5, server="gpu-2")["duplicates"] == 1
+    # Another prompt, another version, a chosen pair: none is held against what was there.
+    at(1, "y", 5)
+    at(2, "x", 9, of=make_version(asking))
+    at(3, "x", 9, why="uncertain")
+    assert not RolloutPair.objects.later().exists()
+    counts = at(4, "x", 7)
+    assert counts["taken"] == 1
+    row = RolloutPair.objects.later().with_names().get()
+    assert (row.pair.response_a.text, row.pair.response_b.text) == ("At 0.", "At 4.")
+    assert (row.a.window.until < row.b.window.until, row.preferred, row.propensity) == (True, 0.0, 1.0)
+    assert (row.pair.wanted, row.pair.priority) == (asking.overlap, 1)
+    # The next one meets the next earliest; each rollout stands in one such pair.
+    at(5, "x", 7)
+    at(6, "x", 7)
+    at(7, "x", 7)
+    befores = RolloutPair.objects.later().order_by("pk").values_list("a__response__text", flat=True)
+    assert list(befores) == ["At 0.", "Or 0.", "Or 4.", "Or 5."]
+    # They fill what the cap leaves, and no more.
+    RolloutSettings.objects.update(per_hour=RolloutPair.objects.count() + 1)
+    at(8, "x", 7)
+    assert RolloutPair.objects.later().count() == 4
+    # The model was sure of the later ones, and people liked the earlier ones: they part.
+    for each in RolloutPair.objects.later().select_related("pair"):
+        judge(each.pair, ["a", "a"])
+    [told] = [each for each in overview(asking).versions if each.version == version]
+    assert told.later is not None
+    assert told.comparison is None
+    assert told.later.people.value == 0
+    assert (told.later.people.n, told.later.finished) == (4, 4)
+    assert told.later.expected > 0.5
 
 
 def test_who_is_off_or_archived_takes_nothing(

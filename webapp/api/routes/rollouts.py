@@ -19,6 +19,7 @@ from webapp.rollouts.services import RolloutsLater, RolloutsOff, rollouts_take
 router = ProjectRouter(tags=["rollouts"])
 
 Why = Literal["uncertain", "moved", "random"]
+WhyOut = Literal["uncertain", "moved", "random", "later"]
 
 
 class ScoredIn(Given):
@@ -151,7 +152,7 @@ class RolloutPairOut(Schema):
     pair: int
     window: int
     version: str
-    why: Why
+    why: WhyOut = Field(description="later: a is an earlier rollout of the same prompt, b a later one.")
     propensity: float
     preferred: float
     score_a: float
@@ -165,7 +166,7 @@ class RolloutPairOut(Schema):
     "rollouts/pairs", auth=token("read"), response=Page[RolloutPairOut], summary="The pairs people are asked about"
 )
 def rollout_pairs(
-    request: ApiRequest, slug: str, why: Why | None = None, limit: Limit = LIMIT, cursor: Cursor = None
+    request: ApiRequest, slug: str, why: WhyOut | None = None, limit: Limit = LIMIT, cursor: Cursor = None
 ) -> dict[str, Any]:
     """Newest first. Only the random ones say something about all rollouts; weight them by 1 / propensity."""
     rows = RolloutPair.objects.of(project_for(request, slug, "read")).select_related("window__version", "a", "b")
