@@ -46,13 +46,13 @@ class Transport:
                 "No such address", detail=f"“{url}” is no address: write http://… or https://…"
             )
         self.url, self._tries = url.rstrip("/"), tries or TRIES
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        try:
-            self._client = httpx.Client(
-                headers=headers, timeout=httpx.Timeout(timeout, connect=10.0), transport=http
-            )
-        except ValueError as error:  # a token with a line break or other letters than ASCII
-            raise CaliperError("No such token", detail="The token has letters that no token has.") from error
+        if token and not (token.isascii() and token.isprintable()):
+            raise CaliperError("No such token", detail="The token has letters that no token has. Copy it once more.")
+        self._client = httpx.Client(
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=httpx.Timeout(timeout, connect=10.0),
+            transport=http,
+        )
 
     def close(self) -> None:
         self._client.close()

@@ -6,7 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
+from django.core.signals import request_finished, request_started
 from django.core.wsgi import get_wsgi_application
+from django.db import close_old_connections
 
 from caliper import Client
 from tests.training.conftest import make_run, make_version  # noqa: F401 - fixtures
@@ -17,9 +19,14 @@ URL = "http://testserver"
 ALL = ("read", "write", "train", "score")
 
 
-@pytest.fixture(scope="session")
-def app() -> httpx.WSGITransport:
-    return httpx.WSGITransport(app=get_wsgi_application())
+@pytest.fixture
+def app() -> Iterator[httpx.WSGITransport]:
+    """The application, which leaves the test's database connection open behind each request."""
+    for signal in (request_started, request_finished):
+        signal.disconnect(close_old_connections)
+    yield httpx.WSGITransport(app=get_wsgi_application())
+    for signal in (request_started, request_finished):
+        signal.connect(close_old_connections)
 
 
 @pytest.fixture

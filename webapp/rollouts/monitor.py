@@ -3,13 +3,13 @@
 The rule of the warning, written before any data: see RULE. Its test is by betting (Waudby-Smith and Ramdas 2024,
 Estimating means of bounded random variables by betting): a stake of 1 grows by 1 + lambda * (q - z - MARGIN) with each
 judged pair, where q is the probability that the proxy gives to one side and z what people said (1 that side, 1/2 a tie
-or both bad, 0 the other; the mean where several judged). Of random pairs the side is the one that the proxy prefers, of
-an earlier and a later rollout it is the later one. While people prefer that side at least as often as q - MARGIN, the
-stake can't be expected to grow, whatever lambda; so it ever reaches ENOUGH with a chance of at most 1 / ENOUGH (Ville's
-inequality), however often somebody looks. The stake is spread evenly over a few lambdas, which are large where a great
-gap shall be seen soon and small where a small one shall be seen at all. Of each, half is bet from the first pair on and
-the rest is kept for later beginnings, one every BLOCK pairs (the j-th gets 1 / j(j + 1)), so that a model that was right
-for long is found out as well.
+or both bad, 0 the other; the mean where several judged). Of random pairs the side is the one that the proxy prefers,
+of an earlier and a later rollout it is the later one. While people prefer that side at least as often as q - MARGIN,
+the stake can't be expected to grow, whatever lambda; so it ever reaches ENOUGH with a chance of at most 1 / ENOUGH
+(Ville's inequality), however often somebody looks. The stake is spread evenly over a few lambdas, which are large where
+a great gap shall be seen soon and small where a small one shall be seen at all. Of each, half is bet from the first
+pair on and the rest is kept for later beginnings, one every BLOCK pairs (the j-th gets 1 / j(j + 1)), so that a model
+that was right for long is found out as well.
 """
 
 import math
@@ -31,14 +31,16 @@ RULE = (
     "Caliper makes two comparisons for each version. On rollout pairs drawn at random: how often people agree with the "
     "model, and how often it expects to be agreed with. On pairs of an earlier and a later rollout of one prompt: how "
     "often people prefer the later one, and how often the model does. It warns when people's figure lies more than 5 "
-    "percentage points below the model's. It looks after every pair that has all its judgements. However often it looks, "
-    "a model of which that is not true is warned of with a chance of at most 5 % in all. A new version starts anew."
+    "percentage points below the model's. It looks after every pair that has all its judgements. However often it "
+    "looks, a model of which that is not true is warned of with a chance of at most 5 % in all. A new version starts "
+    "anew."
 )
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A rollout pair with its verdicts. `expected`: the proxy's probability of one side; `agreed`: people's share for it.
+    """A rollout pair with its verdicts, seen from one side. `expected`: the proxy's probability of it; `agreed`: people's
+    share for it.
 
     `weight`: how many candidates it stands for (1 / propensity). `done`: when it had all its judgements; None before.
     """
@@ -104,7 +106,8 @@ def compare(pairs: Iterable[Judged]) -> Comparison | None:
 def betting(pairs: Iterable[Judged]) -> tuple[float, int | None, int]:
     """The greatest stake, after how many finished pairs it first reached ENOUGH, and how many there are."""
     finished = [
-        pair for _, pair in sorted(((pair.done, pair) for pair in pairs if pair.done), key=lambda each: each[0])
+        pair
+        for _, pair in sorted(((pair.done, pair) for pair in pairs if pair.done), key=lambda each: each[0])
     ]
     stakes, most, warned = [0.0] * len(_LAMBDAS), 1.0, None
     for place, pair in enumerate(finished):
@@ -112,7 +115,8 @@ def betting(pairs: Iterable[Judged]) -> tuple[float, int | None, int]:
         block = place // BLOCK + 1
         begun = 1 / (block * (block + 1)) if place % BLOCK == 0 else 0.0
         stakes = [
-            min((stake + begun) * (1 + size * gap), _RICH) for stake, size in zip(stakes, _LAMBDAS, strict=True)
+            min((stake + begun) * (1 + size * gap), _RICH)
+            for stake, size in zip(stakes, _LAMBDAS, strict=True)
         ]
         # What is kept for beginnings to come is there as well.
         stake = math.fsum(stakes) / len(stakes) + 1 / (block + 1)

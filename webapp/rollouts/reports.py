@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from django.db.models import Count, Max, Q
@@ -119,7 +120,7 @@ def _parts(rows: Sequence[RolloutWindow], number: int) -> list[Sequence[RolloutW
     """Rows in about equal parts, in their order."""
     number = min(number, len(rows))
     edges = [round(place * len(rows) / number) for place in range(number + 1)]
-    return [rows[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    return [rows[start:stop] for start, stop in pairwise(edges)]
 
 
 def _point(

@@ -270,4 +270,8 @@ class _Writer:
 
 def _free(rows: Any, id: str, digest: str) -> str:
     """The id, or a longer one where somebody's file has taken it for something else."""
-    return id if not rows.filter(external_id=id).exists() else f"rollout-{short_digest(id, digest)}-{digest[:64]}"
+    return (
+        id
+        if not rows.filter(external_id=id).exists()
+        else f"rollout-{short_digest(id, digest)}-{digest[:64]}"
+    )
