@@ -39,7 +39,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Judged:
-    """A rollout pair with its verdicts, seen from one side. `expected`: the proxy's probability of it; `agreed`: people's
+    """A rollout pair with its verdicts, from one side: `expected` is the proxy's probability of it, `agreed` people's
     share for it.
 
     `weight`: how many candidates it stands for (1 / propensity). `done`: when it had all its judgements; None before.
