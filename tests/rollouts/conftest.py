@@ -32,7 +32,12 @@ def make_version(db: None) -> Callable[..., ModelVersion]:
     def make(project: Project, digest: str = "", **fields: Any) -> ModelVersion:
         number = next(numbers)
         run = TrainingRun.objects.create(
-            project=project, method="oprm", trigger="button", config={}, config_digest=str(number), state="done"
+            project=project,
+            method="oprm",
+            trigger="button",
+            config={},
+            config_digest=str(number),
+            state="done",
         )
         return ModelVersion.objects.create(
             project=project,
@@ -61,7 +66,9 @@ def judge(db: None) -> Callable[..., None]:
         for verdict in verdicts:
             number = next(numbers)
             person = User.objects.create(username=f"person-{number}")
-            Judgement.objects.create(pair=row, annotator=person, verdict=verdict, client_key=f"rollouts-{number}")
+            Judgement.objects.create(
+                pair=row, annotator=person, verdict=verdict, client_key=f"rollouts-{number}"
+            )
             row.judged += 1
         row.save(update_fields=["judged"])
 

@@ -63,7 +63,7 @@ def tell(project: Project, versions: list[ModelVersion], *, windows: int = 4, se
             pairs += [pair(f"{name}-u", why="uncertain", preferred=0.5), pair(f"{name}-m", why="moved")]
             rollouts_take(project=project, report=report(version, pairs, place=place), reporter=None)
             place += 1
-        agreed = 0.8 if version != versions[-1] or len(versions) == 1 else 0.3
+        agreed = 0.8 if version != versions[-1] or len(versions) == 1 else 0.1
         rows = RolloutPair.objects.of(project).drawn().filter(window__version=version, pair__judged=0)
         for row in rows.select_related("pair"):
             verdicts = ["a" if rng.random() < agreed else rng.choice(["b", "tie"]) for _ in people]

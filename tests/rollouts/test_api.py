@@ -27,7 +27,9 @@ def test_a_server_reports_and_reads_back(
         for answer in range(3):
             p = [1 / 9] * 9
             row = {"score": 5.0 + answer, "expected": 5.0, "spread": 2.5, "p": p}
-            window.add([{"role": "user", "content": f"Which {prompt}?"}], f"Answer {answer} to {prompt}.", row)
+            window.add(
+                [{"role": "user", "content": f"Which {prompt}?"}], f"Answer {answer} to {prompt}.", row
+            )
     sent, key = window.close(), {"Idempotency-Key": str(uuid.uuid4())}
     answer = server.post(path, sent, headers=key)
     assert said(answer) == {"taken": 6, "duplicates": 0, "over_cap": 0, "left_out": []}

@@ -7,7 +7,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from webapp.rollouts.monitor import ALARMS, MARGIN, Judged, betting, compare, pooled, share_of, wilson
+from webapp.rollouts.monitor import (
+    ALARMS,
+    MARGIN,
+    Judged,
+    betting,
+    compare,
+    pooled,
+    share_of,
+    towards_preferred,
+    wilson,
+)
 
 
 def stream(rng: random.Random, number: int, *, calm: int, shift: float, overlap: int = 1) -> Iterator[Judged]:
@@ -18,7 +28,7 @@ def stream(rng: random.Random, number: int, *, calm: int, shift: float, overlap:
         right = max(preferred, 1 - preferred) - (shift if place >= calm else 0)
         agreed = sum(rng.random() < right for _ in range(overlap)) / overlap
         share = agreed if preferred > 0.5 else 1 - agreed
-        yield Judged(preferred, share, overlap, done=begin + timedelta(minutes=place))
+        yield Judged(*towards_preferred(preferred, share), done=begin + timedelta(minutes=place))
 
 
 def warned(rng: random.Random, times: int, **of: float) -> list[int]:
@@ -31,8 +41,8 @@ def test_it_is_rare_where_the_proxy_is_right_and_soon_where_it_is_not() -> None:
     # Looked at after every one of 400 pairs. The second proxy lies at the very edge of what is let pass.
     right = warned(rng, 150, number=400, calm=400, shift=0.0)
     edge = warned(rng, 150, number=400, calm=0, shift=MARGIN)
-    assert sum(each <= 400 for each in right) / 150 <= ALARMS
-    assert sum(each <= 400 for each in edge) / 150 <= ALARMS
+    assert sum(each <= 400 for each in right) / 150 <= ALARMS / 2
+    assert sum(each <= 400 for each in edge) / 150 <= ALARMS / 2
     # Agreed with 30 points less often than it expects, from the first pair on and after 100 calm ones.
     at_once = warned(rng, 60, number=150, calm=0, shift=0.3)
     later = warned(rng, 60, number=300, calm=100, shift=0.3)
@@ -46,25 +56,25 @@ def test_it_is_rare_where_the_proxy_is_right_and_soon_where_it_is_not() -> None:
 
 
 def test_only_finished_pairs_are_bet_on_and_a_landslide_is_no_overflow() -> None:
-    open_ones = [Judged(0.9, 0.0, 1, done=None) for _ in range(50)]
+    open_ones = [Judged(0.9, 0.0) for _ in range(50)]
     assert betting(open_ones) == (1.0, None, 0)
     most, after, finished = betting(stream(random.Random(1), 5000, calm=0, shift=0.5))
     assert math.isfinite(most)
     assert after is not None
     assert finished == 5000
     # With everything against it by the most there is, the first pairs are not enough.
-    lost = [Judged(0.99, 0.0, 1, done=datetime(2026, 1, day, tzinfo=UTC)) for day in range(1, 15)]
+    lost = [Judged(0.99, 0.0, done=datetime(2026, 1, day, tzinfo=UTC)) for day in range(1, 15)]
     assert betting(lost[:4])[1] is None
-    assert betting(lost)[1] == 6
+    # By hand: half a stake on 0.2, 0.4 and 0.9 grows with 0.94 a pair, and half waits.
+    grown = [0.5 + 0.5 * sum((1 + size * 0.94) ** n for size in (0.2, 0.4, 0.9)) / 3 for n in range(10)]
+    assert grown[8] < 2 / ALARMS < grown[9]
+    assert betting(lost)[1] == 9
+    assert betting(lost[:9])[0] == pytest.approx(grown[9])
 
 
 def test_a_comparison_by_hand() -> None:
-    pairs = [
-        Judged(0.9, 1.0, 2, weight=1),
-        Judged(0.2, 0.5, 2, weight=1),
-        Judged(0.3, 1.0, 1, weight=2),
-        Judged(0.5, 1.0, 1, weight=1),
-    ]
+    said = [(0.9, 1.0, 1), (0.2, 0.5, 1), (0.3, 1.0, 2), (0.5, 1.0, 1)]
+    pairs = [Judged(*towards_preferred(p, share), weight=weight) for p, share, weight in said]
     found = compare(pairs)
     assert found is not None
     assert found.expected == pytest.approx((0.9 + 0.8 + 2 * 0.7 + 0.5) / 5)

@@ -72,7 +72,9 @@ def _row(row: RolloutPair, votes: Votes) -> dict[str, Any]:
 def rollouts(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug, "read")
     context = _context(request, project)
-    return render(request, "rollouts/rollouts.html", {**context, "form": SettingsForm(instance=context["chosen"])})
+    return render(
+        request, "rollouts/rollouts.html", {**context, "form": SettingsForm(instance=context["chosen"])}
+    )
 
 
 @require_POST

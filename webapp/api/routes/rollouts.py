@@ -19,6 +19,7 @@ from webapp.rollouts.services import RolloutsLater, RolloutsOff, rollouts_take
 router = ProjectRouter(tags=["rollouts"])
 
 Why = Literal["uncertain", "moved", "random"]
+WhyOut = Literal["uncertain", "moved", "random", "later"]
 
 
 class ScoredIn(Given):
@@ -135,7 +136,9 @@ def _window(row: RolloutWindow) -> dict[str, Any]:
     }
 
 
-@router.get("rollouts", auth=token("read"), response=Page[WindowOut], summary="The windows that were reported")
+@router.get(
+    "rollouts", auth=token("read"), response=Page[WindowOut], summary="The windows that were reported"
+)
 def rollout_windows(
     request: ApiRequest, slug: str, limit: Limit = LIMIT, cursor: Cursor = None
 ) -> dict[str, Any]:
@@ -151,7 +154,7 @@ class RolloutPairOut(Schema):
     pair: int
     window: int
     version: str
-    why: Why
+    why: WhyOut = Field(description="later: a is an earlier rollout of the same prompt, b a later one.")
     propensity: float
     preferred: float
     score_a: float
@@ -162,13 +165,18 @@ class RolloutPairOut(Schema):
 
 
 @router.get(
-    "rollouts/pairs", auth=token("read"), response=Page[RolloutPairOut], summary="The pairs people are asked about"
+    "rollouts/pairs",
+    auth=token("read"),
+    response=Page[RolloutPairOut],
+    summary="The pairs people are asked about",
 )
 def rollout_pairs(
-    request: ApiRequest, slug: str, why: Why | None = None, limit: Limit = LIMIT, cursor: Cursor = None
+    request: ApiRequest, slug: str, why: WhyOut | None = None, limit: Limit = LIMIT, cursor: Cursor = None
 ) -> dict[str, Any]:
     """Newest first. Only the random ones say something about all rollouts; weight them by 1 / propensity."""
-    rows = RolloutPair.objects.of(project_for(request, slug, "read")).select_related("window__version", "a", "b")
+    rows = RolloutPair.objects.of(project_for(request, slug, "read")).select_related(
+        "window__version", "a", "b"
+    )
     rows = rows.defer("window__version__metrics")
     return paged(rows.filter(why=why) if why else rows, cursor, limit, shown=_pairs)
 
