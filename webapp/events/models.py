@@ -36,6 +36,9 @@ class Kind(models.TextChoices):
     VERSION_PROMOTED = "version.promoted", "a version begins to serve"
 
 
+# Nobody who judges waits for the broker: these are sent when beat looks next, every few seconds.
+OF_JUDGING = {Kind.JUDGEMENT_CREATED, Kind.JUDGEMENT_TAKEN_BACK, Kind.LEVEL_CREATED}
+
 PING = "ping"
 
 Event = tuple[str, dict[str, Any]]
@@ -54,7 +57,7 @@ class WebhookQuerySet(models.QuerySet["Webhook"]):
         return self.filter(Q(held_until=None) | Q(held_until__lte=timezone.now()), active=True)
 
     def record(self, *events: Event) -> None:
-        """A delivery of each event for each of these that listens to its kind; sent after commit."""
+        """A delivery of each event for each of these that listens to its kind."""
         now = timezone.now()
         drawn = [(uuid.uuid4(), kind, data) for kind, data in events]
         for hook in self.filter(active=True).select_related("project"):
@@ -63,8 +66,8 @@ class WebhookQuerySet(models.QuerySet["Webhook"]):
                 for event_id, kind, data in drawn
                 if kind in hook.kinds
             ]
-            if made:
-                Delivery.objects.bulk_create(made)
+            Delivery.objects.bulk_create(made)
+            if any(each.kind not in OF_JUDGING for each in made):
                 hook.enqueue()
 
 

@@ -15,6 +15,6 @@ def event_record(project: Project, kind: str, data: dict[str, Any]) -> None:
 
 
 def events_record(project: Project, *events: Event) -> None:
-    """The same for several events of one act: a worker is told of them once."""
+    """The same for several events of one act, by one INSERT a webhook."""
     if project.has_webhooks:
         project.webhooks.record(*events)
