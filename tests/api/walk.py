@@ -12,6 +12,7 @@ READ, WRITE, TRAIN, SCORE = "read", "write", "train", "score"
 class Row(NamedTuple):
     route: str
     scope: str | None
+    """Several that each suffice stand with a blank between them: “read score”."""
     annotator: int
     researcher: int
     admin: int
