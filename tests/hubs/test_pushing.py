@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
 
@@ -177,6 +178,18 @@ def test_into_a_store(export: Export, admin: User, settings: Any, tmp_path: Path
     assert not [path for path in (out / "second").rglob("*") if path.is_file()]
 
 
+@pytest.mark.one_database
+def test_the_command(hub: Hub, export: Export, project: Project, tmp_path: Path, capsys: Any) -> None:
+    chosen = {"project": project.slug, "format": "trl-explicit", "push": "org/prefs"}
+    call_command("export_data", out=tmp_path / "out", **chosen)
+    repo = hub.repos["dataset", "org/prefs"]
+    assert repo.files["data/train.parquet"] == (tmp_path / "out/data/train.parquet").read_bytes()
+    assert f"pushed to {hub.url}/datasets/org/prefs/tree/{repo.head}" in capsys.readouterr().out
+    assert project.audit_entries.get(action="pushed").actor_name == "manage.py"
+    with pytest.raises(CommandError, match="but not pushed"):
+        call_command("export_data", out=tmp_path / "again", **{**chosen, "push": "others/prefs"})
+
+
 @pytest.fixture
 def packed(project: Project, admin: User, data_dir: Path) -> ModelExport:
     """A packed version; only its archive matters here."""
@@ -211,6 +224,7 @@ def test_a_packed_model(hub: Hub, packed: ModelExport, admin: User) -> None:
     assert "Pack it again" in pushed(packed, admin, "org/reward", ModelPush).error
 
 
+@pytest.mark.one_database
 @pytest.mark.usefixtures("hub")
 def test_pages(
     export: Export,
