@@ -11,7 +11,7 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
 
-from tests.hub_double import WRITE, Hub, Repo, sha256
+from tests.hub_double import WRITE, Hub, Repo, clients_at, sha256
 from webapp.accounts.models import User
 from webapp.corpus.models import Pair, Project, Prompt
 from webapp.importing.addresses import AddressRefused
@@ -56,18 +56,11 @@ def pushed(export: Any, admin: User, address: str, model: Any = DataPush, public
 def _clients_at_the_double(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What `datasets` and huggingface_hub read from the environment when they are loaded."""
     import datasets.config
-    import huggingface_hub.constants
 
+    clients_at(hub, tmp_path / "cache", monkeypatch)
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
     monkeypatch.setattr(
         datasets.config, "HUB_DATASETS_URL", hub.url + "/datasets/{repo_id}/resolve/{revision}/{path}"
-    )
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        huggingface_hub.constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        hub.url + "/{repo_id}/resolve/{revision}/{filename}",
     )
 
 
