@@ -29,7 +29,7 @@ USER caliper
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=8s --start-period=60s \
     CMD ["python", "-m", "webapp.probe", "database,broker"]
-CMD ["gunicorn", "webapp.wsgi:application", "--bind", "0.0.0.0:8000", "--workers", "3", "--worker-class", "gthread", \
+CMD ["gunicorn", "webapp.wsgi:application", "-c", "python:webapp.gunicorn_settings", "--bind", "0.0.0.0:8000", "--workers", "3", "--worker-class", "gthread", \
      "--threads", "4", "--timeout", "60", "--no-control-socket"]
 
 FROM base AS worker-base

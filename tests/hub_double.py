@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -66,13 +66,18 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.forget()
+
+    def forget(self) -> None:
+        """As at the beginning."""
         self.repos: dict[tuple[str, str], Repo] = {}
         self.uploaded: dict[str, bytes] = {}
         self.problems: list[str] = []
         self.seen: list[str] = []
-        # Bytes after which a file's answer breaks off; None: never.
-        self.breaks_after: int | None = None
-        self.before_commit: Any = None
+        # What is sent in place of a file, by its path; and what happens before one, and before a commit.
+        self.served: Files = {}
+        self.before_file: Callable[[str], Any] = lambda path: None
+        self.before_commit: Callable[[], Any] = lambda: None
 
     @property
     def url(self) -> str:
@@ -166,12 +171,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        cut = self.server.breaks_after
-        if cut is not None and len(body) > cut and "X_Repo_Commit" in headers:
-            self.wfile.write(body[:cut])
-            self.close_connection = True
-            self.connection.close()
-            return
         self.wfile.write(body)
 
     def _json(self, value: Any, status: int = 200, **headers: str) -> None:
@@ -251,7 +250,8 @@ class _Handler(BaseHTTPRequestHandler):
         commit, files = self._at(self._repo(kind, name), revision)
         if path not in files:
             raise Answer(404, "EntryNotFound", "Entry not found")
-        data = files[path]
+        self.server.before_file(path)
+        data = self.server.served.get(path, files[path])
         about = {"X_Repo_Commit": commit, "ETag": f'"{git_oid(data)}"', "Accept_Ranges": "bytes"}
         if path.endswith(LFS):
             about |= {"X_Linked_ETag": f'"{sha256(data)}"', "X_Linked_Size": str(len(data))}
@@ -341,8 +341,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _commit(self, kind: str, name: str, revision: str) -> None:
         repo = self._repo(kind, name, writes=True)
-        if self.server.before_commit is not None:
-            self.server.before_commit()
+        self.server.before_commit()
         header, *operations = [json.loads(line) for line in self.body.splitlines()]
         if header["key"] != "header" or not header["value"]["summary"]:
             self.server.problems.append("a commit without a header")

@@ -8,6 +8,7 @@ threads.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import redis
 from django.conf import settings
@@ -41,18 +42,29 @@ def asked() -> Iterator[None]:
         raise
 
 
+def _client(url: str) -> redis.Redis:
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        # The library's own would try three times more.
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+    )
+
+
+_kept_client = lru_cache(maxsize=2)(_client)
+
+
 @contextmanager
 def redis_client() -> Iterator[redis.Redis]:
     """A client of the broker's Redis that gives up quickly: neither a worker nor a health check may hang."""
-    with (
-        asked(),
-        redis.Redis.from_url(
-            settings.REDIS_URL,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            # The library's own would try three times more.
-            retry=Retry(NoBackoff(), 0),
-            decode_responses=True,
-        ) as client,
-    ):
+    with asked(), _client(settings.REDIS_URL) as client:
         yield client
+
+
+@contextmanager
+def redis_kept() -> Iterator[redis.Redis]:
+    """The same with connections that stay open, for what every request asks."""
+    with asked():
+        yield _kept_client(settings.REDIS_URL)

@@ -6,8 +6,10 @@ from typing import Any
 
 from celery import Celery
 from celery.schedules import crontab
+from celery.signals import task_postrun, task_prerun
 from django.conf import settings
 from django.db import transaction
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from webapp import broker, heartbeat  # each worker signs its life; /healthz reads it
 from webapp.broker import BrokerSilent
@@ -72,6 +74,18 @@ app.conf.update(
     },
     beat_schedule_filename=str(settings.DATA_DIR / "celerybeat-schedule"),
 )
+
+
+@task_prerun.connect
+def _log_names(task_id: str, task: Any, **_: Any) -> None:
+    """In a worker: every log line of a task has its name and id."""
+    clear_contextvars()
+    bind_contextvars(task=task.name, task_id=task_id)
+
+
+@task_postrun.connect
+def _no_log_names(**_: Any) -> None:
+    clear_contextvars()
 
 
 # For the connection that sends from a request; a worker's own waits for messages for as long as it takes.

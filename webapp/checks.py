@@ -120,14 +120,19 @@ def check_sign_in(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMess
                 id="caliper.E021",
             )
         )
-    if settings.HEALTH_TOKEN and len(settings.HEALTH_TOKEN) < 32:
-        found.append(
-            Error(
-                "CALIPER_HEALTH_TOKEN is shorter than 32 characters: it can be guessed.",
-                hint="Draw a longer one, as for CALIPER_SECRET_KEY, or unset it.",
-                id="caliper.E022",
+    tokens = {
+        "CALIPER_HEALTH_TOKEN": settings.HEALTH_TOKEN,
+        "CALIPER_METRICS_TOKEN": settings.METRICS_TOKEN,
+    }
+    for name, token in tokens.items():
+        if token and len(token) < 32:
+            found.append(
+                Error(
+                    f"{name} is shorter than 32 characters: it can be guessed.",
+                    hint="Draw a longer one, as for CALIPER_SECRET_KEY, or unset it.",
+                    id="caliper.E022",
+                )
             )
-        )
     return found
 
 

@@ -262,7 +262,18 @@ def children_environment(place: Place, redis_url: str) -> dict[str, str]:
 
 def web_command(place: Place) -> list[str]:
     """One process with a few threads: enough for a small team, and kind to SQLite."""
-    options = ["--workers", "1", "--worker-class", "gthread", "--threads", "8", "--timeout", "120"]
+    options = [
+        "-c",
+        "python:webapp.gunicorn_settings",
+        "--workers",
+        "1",
+        "--worker-class",
+        "gthread",
+        "--threads",
+        "8",
+        "--timeout",
+        "120",
+    ]
     options += ["--graceful-timeout", "5", "--no-control-socket", "--bind", f"{HOST}:{place.port}"]
     return [sys.executable, "-m", "gunicorn", *options, "webapp.wsgi:application"]
 

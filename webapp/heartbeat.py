@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import redis
-from celery.signals import after_task_publish, heartbeat_sent, worker_shutting_down
+from celery.signals import after_task_publish, heartbeat_sent, task_postrun, task_prerun, worker_shutting_down
 from django.conf import settings
 
 from webapp.broker import redis_client
@@ -22,6 +22,11 @@ KEY = "caliper:workers"
 BEAT_KEY = "caliper:beat"
 """There while beat sends its ticks."""
 
+TASKS_KEY = "caliper:tasks"
+"""Redis hash, for /metrics: "TASK|done", "TASK|failed" and "TASK|seconds" -> how many, how long."""
+
+DONE, FAILED, SECONDS = "done", "failed", "seconds"
+
 TICK = "workers.tasks.tick"
 
 SIGN_EVERY_SECONDS = 5
@@ -29,6 +34,8 @@ SILENT_AFTER_SECONDS = 30
 FORGET_AFTER_SECONDS = 24 * 3600
 
 _last_sign = 0.0
+_began: dict[str, float] = {}
+"""Of the tasks that this process works on: id -> when it began, by the monotonic clock."""
 
 
 @heartbeat_sent.connect
@@ -55,6 +62,26 @@ def sign_beat(**_: Any) -> None:
             client.set(BEAT_KEY, int(time.time()), ex=int(3 * settings.TICK_SECONDS) + 15)
     except redis.RedisError as error:
         logger.warning("could not write beat's sign of life: %s", error)
+
+
+@task_prerun.connect
+def task_began(task_id: str, **_: Any) -> None:
+    if settings.METRICS_TOKEN:
+        _began[task_id] = time.monotonic()
+
+
+@task_postrun.connect
+def task_ended(task_id: str, task: Any, state: str | None = None, **_: Any) -> None:
+    """Count the task, and its time, for /metrics."""
+    if (began := _began.pop(task_id, None)) is None:
+        return
+    try:
+        with redis_client() as client, client.pipeline(transaction=False) as pipe:
+            pipe.hincrby(TASKS_KEY, f"{task.name}|{DONE if state == 'SUCCESS' else FAILED}", 1)
+            pipe.hincrbyfloat(TASKS_KEY, f"{task.name}|{SECONDS}", round(time.monotonic() - began, 3))
+            pipe.execute()
+    except redis.RedisError as error:
+        logger.warning("could not count a task: %s", error)
 
 
 def beat_lives() -> bool:

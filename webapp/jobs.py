@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, models, transaction
 from django.utils import timezone
+from structlog.contextvars import bound_contextvars
 
 from webapp import life
 from webapp.celery import enqueue
@@ -216,6 +217,11 @@ class Job(models.Model):
         return None
 
     @property
+    def log_names(self) -> dict[str, Any]:
+        """What the log lines of its work have."""
+        return {"job": str(self)}
+
+    @property
     def is_active(self) -> bool:
         return self.state in ACTIVE
 
@@ -252,23 +258,24 @@ def explained(error: Exception) -> str:
 def carried(job: Job, *, explain: Callable[[Exception], str] = explained) -> Iterator[None]:
     """Inside, a claimed job is worked on. Whatever is raised there becomes a state of its row, and no error leaves.
 
-    Nothing raised: the work has called `finish` itself.
+    Nothing raised: the work has called `finish` itself. Every log line has the job's name.
     """
-    try:
-        yield
-    except Stopped as stopped:
-        logger.info("%s: stopped (%s)", job, stopped.reason)
-        if stopped.reason == "cancelled":
-            job.stop()
-        elif stopped.reason == "shutdown":
-            job.hand_back()
-    except Exception as error:
-        text = explain(error)
-        if isinstance(error, (JobFailed, MemoryError)):
-            logger.warning("%s failed: %s", job, text)
-        else:
-            logger.exception("%s failed", job)
-        patiently(lambda: job.fail(text))
+    with bound_contextvars(**job.log_names):
+        try:
+            yield
+        except Stopped as stopped:
+            logger.info("%s: stopped (%s)", job, stopped.reason)
+            if stopped.reason == "cancelled":
+                job.stop()
+            elif stopped.reason == "shutdown":
+                job.hand_back()
+        except Exception as error:
+            text = explain(error)
+            if isinstance(error, (JobFailed, MemoryError)):
+                logger.warning("%s failed: %s", job, text)
+            else:
+                logger.exception("%s failed", job)
+            patiently(lambda: job.fail(text))
 
 
 def patiently(action: Callable[[], T]) -> T:

@@ -12,6 +12,8 @@ import environ
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
+from webapp.logs import logging_settings
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 env = environ.FileAwareEnv()
@@ -72,6 +74,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "webapp.logs.RequestIdMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "webapp.middleware.PageCompressionMiddleware",
@@ -80,6 +83,8 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     # Before the check against forgery, which reads the body: first we ask who sends it and how large it is.
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    # Below /api/v1/ a token counts and no cookie, whoever is signed in.
+    "webapp.api.middleware.ApiMiddleware",
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
     "webapp.middleware.BodyLimitMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -192,6 +197,12 @@ except ValueError as error:
 
 # Who may read /healthz part by part from elsewhere: `Authorization: Bearer` with this.
 HEALTH_TOKEN = env.str("CALIPER_HEALTH_TOKEN", default="")
+# Who may read /metrics, likewise; without it there are no metrics, and nothing is measured.
+METRICS_TOKEN = env.str("CALIPER_METRICS_TOKEN", default="")
+if METRICS_TOKEN:
+    MIDDLEWARE.insert(0, "django_prometheus.middleware.PrometheusBeforeMiddleware")
+    MIDDLEWARE.append("django_prometheus.middleware.PrometheusAfterMiddleware")
+    PROMETHEUS_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, float("inf"))
 
 # Single sign-on by OpenID Connect and a second factor by one-time codes: django-allauth, there only when asked for.
 OIDC_ISSUER = env.str("CALIPER_OIDC_ISSUER", default="")
@@ -275,6 +286,9 @@ MAX_UPLOAD_BYTES = env.int("CALIPER_MAX_UPLOAD_MB", default=200) * 1024 * 1024
 MAX_TEXT_BYTES = env.int("CALIPER_MAX_TEXT_KB", default=256) * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
 
+# How many requests one API token may send in a minute.
+API_PER_MINUTE = env.int("CALIPER_API_PER_MINUTE", default=600)
+
 # A running job whose heartbeat is older than this is LOST.
 JOB_LOST_AFTER_SECONDS = env.int("CALIPER_JOB_LOST_AFTER_SECONDS", default=60)
 # What an import or an export of data may take beyond what its process has already; it fails with words at more.
@@ -310,17 +324,6 @@ MEASURE_COMMAND = [sys.executable, "-m", "workers.rewards.measure"]
 ANNOTATE_COMMAND = [sys.executable, "-m", "workers.rewards.annotate"]
 BENCHMARK_COMMAND = [sys.executable, "-m", "workers.rewards.benchmark"]
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"plain": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
-    "root": {"handlers": ["console"], "level": env.str("CALIPER_LOG_LEVEL", default="INFO")},
-    # accounts/throttling.py says the same in one line each, with the address.
-    "loggers": {
-        "axes": {"level": "ERROR"},
-        # They tell each address that is asked, also those that a signature opens.
-        "httpx": {"level": "WARNING"},
-        "httpx2": {"level": "WARNING"},
-    },
-}
+LOGGING = logging_settings(
+    level=env.str("CALIPER_LOG_LEVEL", default="INFO"), as_json=env.bool("CALIPER_LOG_JSON", default=False)
+)

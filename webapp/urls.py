@@ -8,7 +8,7 @@ from webapp.health import healthz
 
 of_a_project = [
     path("", include(f"webapp.{app}.urls"))
-    for app in ("events", "labels", "importing", "snapshots", "training", "benchmarks", "ratings")
+    for app in ("events", "labels", "importing", "snapshots", "training", "benchmarks", "ratings", "rollouts")
 ]
 urlpatterns = [
     path("healthz", healthz, name="healthz"),
@@ -17,4 +17,5 @@ urlpatterns = [
     path("", include("webapp.corpus.urls")),
     path("p/<slug:slug>/", include(of_a_project)),
     path("", include("webapp.operations.urls")),
+    path("", include("webapp.api.urls")),
 ]

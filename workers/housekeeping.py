@@ -36,8 +36,8 @@ from webapp.locks import short_waits
 from webapp.operations.disk import disk_measure
 from webapp.ratings.stored import summaries_make
 from webapp.ratings.tallies import compare_noted, count_noted
-from webapp.snapshots.models import Export
-from webapp.training.models import ModelExport, Remeasurement, TrainingRun
+from webapp.snapshots.models import DataPush, Export
+from webapp.training.models import ModelExport, ModelPush, Remeasurement, TrainingRun
 from webapp.training.retention import versions_pack
 from webapp.training.triggers import retrain_all_due
 
@@ -48,6 +48,8 @@ JOBS: list[type[Job]] = [
     Import,
     Export,
     ModelExport,
+    DataPush,
+    ModelPush,
     Remeasurement,
     EvaluationSet,
     Measurement,

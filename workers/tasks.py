@@ -20,6 +20,7 @@ if not apps.ready:
     django.setup()
 
 from webapp.accounts.services import accounts_sweep
+from webapp.api.idempotency import calls_sweep
 from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.corpus.models import Import
 from webapp.events import models as events
@@ -27,8 +28,9 @@ from webapp.importing.services import import_run
 from webapp.labels.machine_models import MachineJob
 from webapp.ratings import trying
 from webapp.snapshots.exporting import export_run
-from webapp.snapshots.models import Export
-from webapp.training.models import ModelExport, Remeasurement, TrainingRun
+from webapp.snapshots.models import DataPush, Export
+from webapp.snapshots.pushing import push_run
+from webapp.training.models import ModelExport, ModelPush, Remeasurement, TrainingRun
 from workers import annotating, exports, housekeeping, measurements, remeasuring, runs, trials, webhooks
 
 # One byte of memory shared between the worker and the processes of its pool, which are forked from it.
@@ -84,6 +86,20 @@ def export_model(pk: int) -> None:
     with _sigterm_noted() as stopping:
         if not stopping():
             exports.export_model(pk, stopping=stopping)
+
+
+@app.task(name=DataPush.task)
+def push_data(pk: int) -> None:
+    if (row := DataPush.objects.select_related("export__project").filter(pk=pk).first()) is not None:
+        push_run(row)
+
+
+@app.task(name=ModelPush.task)
+def push_model(pk: int) -> None:
+    if (
+        row := ModelPush.objects.select_related("export__version__project").filter(pk=pk).first()
+    ) is not None:
+        push_run(row)
 
 
 # Not again after a worker that died: whoever asked has been told by then.
@@ -153,5 +169,8 @@ def counters_check() -> None:
 
 @app.task
 def sessions_clear() -> None:
-    """Throw away sessions that have run out, and failed sign-ins that nothing counts any more."""
+    """Throw away sessions that have run out, failed sign-ins that nothing counts any more, and answers to writes of the
+    API that nobody gets again.
+    """
     accounts_sweep()
+    calls_sweep()

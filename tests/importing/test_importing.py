@@ -15,9 +15,9 @@ from tests.conftest import shared_data
 from webapp.accounts.models import User
 from webapp.corpus.models import Import, Pair, Project, Prompt, Response
 from webapp.importing import labels as label_importing
+from webapp.importing.names import safe_name
 from webapp.importing.reading import ImportRefused, Source
 from webapp.importing.report import Report
-from webapp.importing.names import safe_name
 from webapp.importing.services import import_confirm, import_files, import_retry, import_run
 from webapp.jobs import ProgressFile, State
 from webapp.labels.models import Judgement, QualityLabel

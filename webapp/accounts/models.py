@@ -1,5 +1,9 @@
-"""People, and where they are signed in. What they may do in a project is written beside it (corpus.Membership)."""
+"""People, where they are signed in, and the tokens of their programs.
 
+What they may do in a project is written beside it (corpus.Membership).
+"""
+
+import hashlib
 from typing import ClassVar
 
 from django.contrib.auth.models import AbstractUser
@@ -89,3 +93,62 @@ class UserSession(models.Model):
     @property
     def device(self) -> str:
         return device_words(self.user_agent)
+
+
+class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
+    def live(self) -> "ApiTokenQuerySet":
+        """Neither revoked nor run out, and of somebody who may sign in."""
+        return self.filter(
+            Q(expires_at=None) | Q(expires_at__gt=timezone.now()), revoked_at=None, user__is_active=True
+        )
+
+    def with_secret(self, secret: str) -> "ApiToken | None":
+        """The live token that is written so, with its owner, by one query. Only its digest is looked for: how long
+        the answer takes tells nothing about a secret.
+        """
+        return self.live().select_related("user").filter(digest=ApiToken.digest_of(secret)).first()
+
+
+class ApiToken(models.Model):
+    """With it a program acts for its owner, with the owner's roles and no more than the token's scopes.
+
+    The secret is shown once. What is kept is its sha256: it has 256 random bits, so nobody finds it by trying.
+    """
+
+    class Scope(models.TextChoices):
+        READ = "read", "read: all that its owner may see"
+        WRITE = "write", "write: judge, import, change projects"
+        TRAIN = "train", "train: start and stop trainings, promote versions"
+        SCORE = "score", "score: what a reward server needs"
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_tokens")
+    name = models.CharField(max_length=80)
+    # The beginning of the secret, by which its owner tells one token from another.
+    prefix = models.CharField(max_length=12, editable=False)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    scopes = models.JSONField(default=list)
+    # The address of the one project it is for; empty: all of its owner's. A project's address never changes.
+    project_slug = models.SlugField(max_length=60, blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    objects = ApiTokenQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.prefix}…"
+
+    @staticmethod
+    def digest_of(secret: str) -> str:
+        return hashlib.sha256(secret.encode()).hexdigest()
+
+    @property
+    def state(self) -> str:
+        """“in use”, “run out” or “revoked”."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "run out" if self.expires_at and self.expires_at <= timezone.now() else "in use"

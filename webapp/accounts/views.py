@@ -76,6 +76,7 @@ def _account_page(request: HtmxHttpRequest, **forms: BaseForm) -> HttpResponse:
         "email_form": EmailForm(request, instance=user) if settings.MAIL_IS_ON else None,
         "sessions": user.sessions.all(),
         "here": request.session.session_key,
+        "tokens": user.api_tokens.live().count(),
         "totp": settings.TOTP and user.has_usable_password(),
         "oidc_name": settings.OIDC_NAME if settings.OIDC_ISSUER else "",
         "connected": services.is_connected(user),

@@ -50,6 +50,7 @@ def _person_page(request: HtmxHttpRequest, user: User, **more: str) -> HttpRespo
         "roles": roles,
         "devices": user.sessions.count(),
         "second_factor": services.second_factor_of(user).exists(),
+        "tokens": user.api_tokens.live(),
     }
     return render(request, "accounts/person.html", {**context, **more})
 

@@ -83,6 +83,8 @@ def _entered(user: User, slug: str) -> tuple[Project, Access] | None:
 def project_for(request: HttpRequest, slug: str, needs: Need = "member") -> Project:
     """The project together with the permission; puts `project` and `access` on the request for the templates.
 
+    A program's token may be for one project alone (request.token, which webapp.api sets); then there is no other.
+
     Asked again in the same request (BodyLimitMiddleware asks before an upload's view) it answers from there.
 
     Raises Http404 for strangers (they don't learn that the project exists) and PermissionDenied, with a message
@@ -90,6 +92,9 @@ def project_for(request: HttpRequest, slug: str, needs: Need = "member") -> Proj
     (LoginRequiredMiddleware).
     """
     request = cast(ProjectRequest, request)
+    token = getattr(request, "token", None)
+    if token is not None and token.project_slug not in ("", slug):
+        raise Http404("No such project.")
     known = getattr(request, "project", None)
     entered = (known, request.access) if known and known.slug == slug else _entered(request.user, slug)
     if entered is None:

@@ -6,6 +6,9 @@ from typing import Any
 from django.db import models
 from django.db.models import F, Q
 
+ROLLOUTS_FIRST = 1
+"""The priority of pairs of rollouts: of the equally started they are handed out first, while their policy trains."""
+
 
 def point_draw() -> float:
     """A random point of the ring [0, 1)."""

@@ -85,7 +85,8 @@ def _is_hidden(parts: Sequence[str]) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
-def _is_data(name: str) -> bool:
+def is_data(name: str) -> bool:
+    """Whether a file's name, without its folders, says that it holds rows."""
     suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
     if suffixes and suffixes[-1] == ".gz":
         suffixes.pop()
@@ -115,7 +116,7 @@ def _sorted_out(
             continue
         shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in "/".join(parts))
         shown = f"{source.name}/{shown[-200:]}"
-        if _is_data(parts[-1]):
+        if is_data(parts[-1]):
             yield place, shown
         else:
             pass_over(passed, shown, size, "is not a data file")

@@ -19,7 +19,7 @@ from typing import Any
 from django.conf import settings
 
 from webapp.importing.addresses import Address, AddressRefused, local_path
-from webapp.importing.archives import DATA_SUFFIXES
+from webapp.importing.archives import is_data
 from webapp.importing.names import safe_name
 from webapp.importing.report import OWN_FILES
 from webapp.importing.sources import ImportRefused, printable
@@ -45,10 +45,8 @@ class Remote:
 
     @property
     def is_data(self) -> bool:
-        suffixes = [suffix.lower() for suffix in PurePosixPath(self.path).suffixes]
-        if suffixes and suffixes[-1] == ".gz":
-            suffixes.pop()
-        return bool(suffixes) and suffixes[-1] in {*DATA_SUFFIXES, ".zip", ARROW}
+        name = PurePosixPath(self.path).name
+        return is_data(name) or name.lower().endswith((".zip", ARROW))
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,9 @@ from webapp.jobs import REQUEUABLE, ProgressFile, State, Stopped, carried
 from webapp.labels.counters import recount
 from webapp.limits import OUT_OF_MEMORY, memory_limited
 
+# Between two looks whether somebody pressed Cancel, and two notes of the progress.
+SECONDS_BETWEEN = 0.5
+
 
 def import_start(*, project: Project, files: Sequence[UploadedFile], format: str, created_by: User) -> Import:
     """Keep uploaded files and queue their dry run. Raises OSError, and then nothing is kept."""
@@ -349,7 +352,7 @@ def _import(import_row: Import, sign: life.Life) -> None:
 
     def progress(phase: str, step: int, total: int) -> None:
         nonlocal last
-        if time.monotonic() - last < 0.5:
+        if time.monotonic() - last < SECONDS_BETWEEN:
             return
         last = time.monotonic()
         if sign.cancelled:

@@ -97,11 +97,8 @@ def _checked(config: dict[str, Any]) -> dict[str, Any]:
     if isinstance(folder := config.get("data_dir"), str):
         kept["data_dir"] = _inside(folder)
     files = config.get("data_files")
-    entries = files if isinstance(files, list) else [files]
-    if files is not None and all(isinstance(each, dict) for each in entries):
-        kept["data_files"] = {
-            str(each["split"]): _patterns(each.get("path")) for each in entries if "split" in each
-        }
+    if isinstance(files, list) and all(isinstance(each, dict) for each in files):
+        kept["data_files"] = {str(each.get("split", "train")): _patterns(each.get("path")) for each in files}
     elif files is not None:
         kept["data_files"] = _patterns(files)
     return kept

@@ -27,15 +27,21 @@ SHOWN_RESPONSES = 200
 
 
 class TypedText(forms.CharField):
-    """A text as it was typed: nothing is stripped, and line ends are what the keyboard made, not what forms send."""
+    """A text as it was typed: nothing is stripped, and line ends are what the keyboard made, not what forms send.
+
+    `as_sent`: a program sent it, and its line ends are its own.
+    """
 
     widget = forms.Textarea
+    as_sent = False
 
     def __init__(self, **options: Any) -> None:
         super().__init__(strip=False, required=False, **options)
 
     def clean(self, value: Any) -> str:
-        text: str = super().clean(value).replace("\r\n", "\n")
+        text: str = super().clean(value)
+        if not self.as_sent:
+            text = text.replace("\r\n", "\n")
         if not text:
             return ""
         try:
@@ -59,9 +65,14 @@ class PairForm(forms.Form):
     text_b = TypedText(label="Text of B")
     author_b = forms.CharField(label="Author of B", max_length=200, required=False)
 
-    def __init__(self, project: Project, prompt: Prompt | None, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, project: Project, prompt: Prompt | None, *args: Any, as_sent: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.project, self.prompt = project, prompt
+        for typed in self.fields.values():
+            if isinstance(typed, TypedText):
+                typed.as_sent = as_sent
         for side in "ab":
             self.fields[f"text_{side}"].widget.attrs["rows"] = 5
             if prompt is None:

@@ -27,7 +27,7 @@ from django.utils import timezone
 from webapp.accounts.models import User
 from webapp.corpus.access import check_not_archived
 from webapp.corpus.models import Project
-from webapp.corpus.queued import point_draw
+from webapp.corpus.queued import ROLLOUTS_FIRST, point_draw
 from webapp.labels.counters import (
     PAIRS,
     RESPONSES,
@@ -44,6 +44,9 @@ from webapp.labels.models import Assignment, AssignmentQuerySet, Side
 
 POLICY = "finish-started"
 """At random among the open pairs that have the most judgements and reservations, so that started pairs get done."""
+
+ROLLOUTS_POLICY = "rollouts-first"
+"""As above, and of the equally started the pairs of rollouts come first: at random among those."""
 
 _EVENLY = 256
 """Up to so many are drawn from with equal chances."""
@@ -220,7 +223,7 @@ def draw(
             if numbers.free[place] < 1:
                 break
             if found := ring.take(numbers.free[place]):
-                card = _card(project, annotator, *found, until)
+                card = _card(project, annotator, *found, until, place)
                 _note(numbers, ledger, card, place)
                 return card
             if numbers.free[place] <= _EVENLY or attempt > 2:
@@ -231,7 +234,9 @@ def draw(
     return None
 
 
-def _card(project: Project, annotator: User, pk: int, propensity: float, until: Any) -> Assignment:
+def _card(
+    project: Project, annotator: User, pk: int, propensity: float, until: Any, place: Stratum
+) -> Assignment:
     """The assignment of a place that is reserved, with its texts. Raises IntegrityError if another tab has one."""
     subject = subject_of(project)
     texts = ("response_a__prompt", "response_b__prompt") if subject is PAIRS else ("prompt",)
@@ -246,7 +251,7 @@ def _card(project: Project, annotator: User, pk: int, propensity: float, until: 
         annotator=annotator,
         left=random.choice(Side.values) if subject is PAIRS else "",
         reserved_until=until,
-        policy=POLICY,
+        policy=ROLLOUTS_POLICY if place.priority == ROLLOUTS_FIRST else POLICY,
         propensity=propensity,
         **{subject.field: row},
     )

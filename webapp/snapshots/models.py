@@ -1,13 +1,21 @@
-"""Snapshot: a frozen, content-addressed copy of labels. Export: a file made for a researcher."""
+"""Snapshot: a frozen, content-addressed copy of labels. Export: a file made for a researcher.
 
+DataPush: one that is sent off.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
 from webapp.corpus.models import Project
-from webapp.jobs import Job
+from webapp.jobs import Job, JobFailed
+from webapp.snapshots.pushes import Part, Push
 
 
 class Snapshot(models.Model):
@@ -70,6 +78,8 @@ class Export(Job):
     superseded = models.BooleanField(default=False)
     # Only for CSV: an apostrophe before texts that a spreadsheet would run.
     safe_for_spreadsheets = models.BooleanField(default=False)
+    # Rows of held-out prompts as a split "test" of their own, as a training would divide them.
+    held_out_apart = models.BooleanField(default=False)
     # Only for predictions: whose, such as "oprm-3"; empty for the versions that serve.
     version = models.CharField(max_length=40, blank=True)
     # Rows written, rows left out or changed and why, the snapshot's digest.
@@ -90,3 +100,36 @@ class Export(Job):
     @property
     def progress_path(self) -> Path:
         return settings.DATA_DIR / "exports" / f"{self.pk}.progress.json"
+
+
+class DataPush(Push):
+    """An export carried to a hub id or a store's address by a worker: its data files and its data card."""
+
+    task = "workers.tasks.push_data"
+    kind = "dataset"
+
+    export = models.ForeignKey(Export, on_delete=models.CASCADE, related_name="pushes")
+
+    @property
+    def project(self) -> Project:
+        return self.export.project
+
+    @property
+    def title(self) -> str:
+        return f"{self.export.get_format_display().partition(':')[0]}, export {self.export_id} of {self.project.name}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        export = self.export
+        return {"export": export.pk, "format": export.format, "snapshot": export.report.get("snapshot")}
+
+    @contextmanager
+    def parts(self) -> Iterator[list[Part]]:
+        paths = {
+            file["name"]: self.export.folder / file["name"] for file in self.export.report.get("files", [])
+        }
+        if not paths or not all(path.is_file() for path in paths.values()):
+            raise JobFailed(
+                "The export's files are gone from the disk. Make the export again, and push that."
+            )
+        yield [Part(name, path.stat().st_size, partial(path.open, "rb", 0)) for name, path in paths.items()]

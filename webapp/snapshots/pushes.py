@@ -1,10 +1,9 @@
 """Push: a job that carries a data set or a model to a hub id or a store's address. What is common to both."""
 
-import io
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Callable, ClassVar
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import models
@@ -16,11 +15,11 @@ from webapp.jobs import ACTIVE, Job
 
 @dataclass(frozen=True)
 class Part:
-    """A file to carry: its path there, and how it is opened here."""
+    """A file to carry: its path there, and how it is opened here, as a binary file that can be read again."""
 
     path: str
     size: int
-    open: Callable[[], io.BufferedIOBase]
+    open: Callable[[], Any]
 
 
 class Push(Job):
@@ -36,7 +35,7 @@ class Push(Job):
     address = models.CharField(max_length=500)
     # Whether everybody may read it on the hub; stores have rules of their own.
     public = models.BooleanField(default=False)
-    # {url, commit, files, bytes}; see snapshots.pushing.
+    # {url, commit, private, files, bytes}: see snapshots.pushing.
     report = models.JSONField(default=dict, blank=True)
 
     class Meta:
@@ -54,12 +53,12 @@ class Push(Job):
 
     @property
     def title(self) -> str:
-        """What is pushed, for the commit's message."""
+        """What is pushed, in a line: for the page, and the commit's message."""
         raise NotImplementedError
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What its files were made of: ids and digests, for the mark that is pushed along."""
+        """What its files were made of: ids and digests, for the audit log and the mark that is pushed along."""
         raise NotImplementedError
 
     def parts(self) -> AbstractContextManager[list[Part]]:
@@ -67,5 +66,17 @@ class Push(Job):
         raise NotImplementedError
 
     @property
-    def phase_shown(self) -> str:
-        return {"pushing": "sending the files", "committing": "making the commit"}.get(self.phase, "starting")
+    def is_hub(self) -> bool:
+        return self.address.startswith("hf://")
+
+    @property
+    def link(self) -> str:
+        """Where a browser finds what was pushed; empty where it doesn't."""
+        url = self.report.get("url", "")
+        return url if url.startswith(("https://", "http://")) else ""
+
+    @property
+    def open_to(self) -> str:
+        """Who may read it on the hub, in a word: as it turned out, else as it was asked for."""
+        private = self.report.get("private", not self.public)
+        return "" if not self.is_hub else "private" if private else "public"

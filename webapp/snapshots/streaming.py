@@ -15,7 +15,7 @@ from webapp.corpus.models import Project
 from webapp.labels.models import Judgement
 from webapp.labels.summaries import newest_labels
 from webapp.snapshots.exporting import ExportRefused, check_choice
-from webapp.snapshots.formats import FORMATS, View, choice_of
+from webapp.snapshots.formats import FORMATS, Choice, View, choice_of
 from webapp.snapshots.models import Export
 from webapp.snapshots.reading import consistent_read, judgement_batches, judgement_ids, level_batches
 from webapp.snapshots.writing import text_sink
@@ -38,6 +38,22 @@ class Streamed:
     changed: Counter[str] = field(default_factory=Counter)
 
 
+def stream_check(project: Project, *, format: str, file_type: str, version: str) -> None:
+    """Raises ExportRefused for what can't be streamed as it is asked for."""
+    check_choice(format, file_type)
+    if file_type == Export.FileType.PARQUET:
+        raise ExportRefused("Parquet is no stream. Choose JSONL or CSV, or have an export made by a job.")
+    if FORMATS[format].versions is not None:
+        # It looks its versions up.
+        FORMATS[format].view(Choice(project, version=version))
+    _check_imports(project)
+
+
+def _check_imports(project: Project) -> None:
+    if project.imports.unfinished().exists():
+        raise ExportRefused("An import of the project is being written. Try again when it has ended.")
+
+
 def export_stream(
     *,
     project: Project,
@@ -48,20 +64,17 @@ def export_stream(
     safe_for_spreadsheets: bool = False,
     version: str = "",
 ) -> Streamed:
-    """Begin an export: what can be refused is refused here, before the first byte. Memory is bounded by a batch.
+    """Begin an export that `stream_check` has let pass. Memory is bounded by a batch.
 
-    All of it is read at one moment, in a read that is open until `chunks` ends or is closed. Raises ExportRefused.
+    All of it is read at one moment, in a read that is open until `chunks` ends or is closed: nothing can be written
+    meanwhile. Raises ExportRefused before the first byte.
     """
-    check_choice(format, file_type)
-    if file_type == Export.FileType.PARQUET:
-        raise ExportRefused("Parquet is no stream. Choose JSONL or CSV, or have an export made by a job.")
     found = Streamed(iter(()))
 
     def chunks() -> Iterator[bytes]:
         deadline = time.monotonic() + LONGEST_SECONDS
         with consistent_read():
-            if project.imports.unfinished().exists():
-                raise ExportRefused("An import of the project is being written. Try again when it has ended.")
+            _check_imports(project)
             found.labels = "-".join(map(str, newest_labels(project)))
             choice = choice_of(project, aggregation=aggregation, superseded=superseded, version=version)
             view = FORMATS[format].view(choice)

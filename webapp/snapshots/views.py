@@ -1,6 +1,6 @@
 """The export page: a form, the exports made so far with their progress, and their downloads."""
 
-from typing import Any
+from typing import Any, BinaryIO
 
 from django import forms
 from django.core.paginator import Paginator
@@ -147,6 +147,14 @@ def export_download(request: HtmxHttpRequest, slug: str, pk: int, name: str) -> 
     """One file of a finished export, or all of it as a zip. Only names that the report lists lead to a file."""
     project = project_for(request, slug, "read")
     export: Export = get_object_or_404(_exports(project), pk=pk, state=State.DONE)
+    file = export_file(export, name)
+    detail = {"export": pk, "file": name}
+    audit(project=project, actor=request.user, action=Action.EXPORT_DOWNLOADED, detail=detail)
+    return FileResponse(file, as_attachment=True, filename=name.rpartition("/")[2])
+
+
+def export_file(export: Export, name: str) -> BinaryIO:
+    """A file of a finished export, or the zip of all, open for reading. Raises Http404 for all other names."""
     if name == f"{exporting.archive_name(export)}.zip":
         path = export.archive
     elif name in {file["name"] for file in export.report.get("files", [])}:
@@ -154,9 +162,6 @@ def export_download(request: HtmxHttpRequest, slug: str, pk: int, name: str) -> 
     else:
         raise Http404("This export has no such file.")
     try:
-        file = path.open("rb")
+        return path.open("rb")
     except OSError:
         raise Http404("The file is gone from the server's disk. Make the export again.") from None
-    detail = {"export": pk, "file": name}
-    audit(project=project, actor=request.user, action=Action.EXPORT_DOWNLOADED, detail=detail)
-    return FileResponse(file, as_attachment=True, filename=name.rpartition("/")[2])

@@ -23,6 +23,7 @@ from webapp.jobs import ACTIVE, Job, JobQuerySet, State
 from webapp.snapshots.models import Snapshot
 from webapp.training import phases
 from webapp.training.gate import shortfall
+from webapp.training.push_models import ModelPush as ModelPush  # found where models stand
 
 ARTIFACT_NAME = "reward_config.json"
 ARCHIVE_FORMAT = 2  # 1 could hold a path
@@ -45,6 +46,14 @@ def web_address(text: Any) -> str:
 def public_config(config: dict[str, Any]) -> dict[str, Any]:
     """A run's settings as people may see them: a path, which older versions took as a base model, is not told."""
     return {**config, "base_model": base_model_public(config.get("base_model", "unknown"))}
+
+
+def public_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+    """metrics.json without what it says about single people, and without a path of this server."""
+    public = {name: value for name, value in metrics.items() if name not in PERSONAL}
+    if isinstance(config := public.get("config"), dict):
+        public["config"] = public_config(config)
+    return public
 
 
 def saw_levels(metrics: dict[str, Any], method: str) -> bool:
@@ -141,6 +150,10 @@ class TrainingRun(Job):
             self.request_cancel()
             return False
         return super().claim()
+
+    @property
+    def log_names(self) -> dict[str, Any]:
+        return {"run": self.pk}
 
     def ended(self) -> None:
         """Whoever listens is told, with the state and the version that it made."""
@@ -353,10 +366,7 @@ class ModelVersion(models.Model):
     @property
     def public_metrics(self) -> dict[str, Any]:
         """metrics.json without what it says about single people, and without a path of this server."""
-        public = {name: value for name, value in self.metrics.items() if name not in PERSONAL}
-        if isinstance(config := public.get("config"), dict):
-            public["config"] = public_config(config)
-        return public
+        return public_metrics(self.metrics)
 
     @property
     def is_packed(self) -> bool:

@@ -3,9 +3,11 @@
 import json
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 from webapp.paths import without_paths
 from webapp.training.models import TrainingRun
@@ -109,3 +111,14 @@ def read_log(folder: Path, *, lines: int = LOG_LINES) -> str:
             return without_paths("\n".join(file.read().decode(errors="replace").splitlines()[-lines:]))
     except OSError:
         return ""
+
+
+def log_lines(run: TrainingRun) -> Iterator[str]:
+    """All lines of a run's log, without paths of this server, as they are read. Raises OSError where there is none."""
+    return _shown((run.folder / "log.txt").open("rb"))
+
+
+def _shown(log: BinaryIO) -> Iterator[str]:
+    with log:
+        for line in log:
+            yield without_paths(line.decode(errors="replace"))

@@ -10,7 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from webapp.jobs import ACTIVE
-from webapp.training.models import ModelExport, ModelVersion, Remeasurement, TrainingRun
+from webapp.training.models import ModelExport, ModelPush, ModelVersion, Remeasurement, TrainingRun
 from webapp.training.services import project_lock
 
 
@@ -25,6 +25,7 @@ def versions_packable(*, keep: int) -> list[ModelVersion]:
         starts.setdefault(project, set()).add(str(base))
     taken_away = set(ModelExport.objects.filter(state__in=ACTIVE).values_list("version_id", flat=True))
     taken_away |= set(Remeasurement.objects.active().values_list("version_id", flat=True))
+    taken_away |= set(ModelPush.objects.active().values_list("export__version_id", flat=True))
     newer: dict[tuple[int, str], int] = {}
     found = []
     for version in ModelVersion.objects.select_related("run", "project").order_by("-number"):

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from webapp.training import views
+from webapp.training import views, views_push
 
 app_name = "training"
 urlpatterns = [
@@ -18,5 +18,9 @@ urlpatterns = [
     path("versions/<key:pk>/measurements/start/", views.measurement_start, name="measurement-start"),
     path("versions/<key:pk>/exports/", views.model_exports, name="model-exports"),
     path("versions/<key:pk>/exports/start/", views.model_export_start, name="model-export-start"),
+    path("model-exports/<key:pk>/push/", views_push.push, name="push"),
+    path("model-exports/<key:pk>/push/progress/", views_push.pushes, name="push-progress"),
+    path("model-pushes/<key:pk>/cancel/", views_push.push_cancel, name="push-cancel"),
+    path("model-pushes/<key:pk>/retry/", views_push.push_again, name="push-retry"),
     path("model-exports/<key:pk>.zip", views.model_export_download, name="model-export-download"),
 ]

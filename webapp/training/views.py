@@ -1,8 +1,7 @@
 """Pages of trainings and versions: a list with the start form, and one page per run that follows its progress."""
 
-from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any, BinaryIO
+from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
@@ -29,7 +28,7 @@ from webapp.training.forms import LimitsForm, RunForm
 from webapp.training.generative import Written, written
 from webapp.training.metrics import headline, metric_rows
 from webapp.training.models import ModelExport, ModelVersion, TrainingRun, public_config
-from webapp.training.progress import Progress, read_log, read_progress
+from webapp.training.progress import Progress, log_lines, read_log, read_progress
 from webapp.training.promotions import promotions, story_of
 from webapp.training.queue import Place, crossfit_costs, left, places
 from webapp.training.same_rows import held_out_now
@@ -333,17 +332,10 @@ def run_log(request: HtmxHttpRequest, slug: str, pk: int) -> StreamingHttpRespon
     project = project_for(request, slug, "read")
     found = get_object_or_404(project.runs.with_versions(), pk=pk)
     try:
-        file = (found.folder / "log.txt").open("rb")
+        lines = log_lines(found)
     except OSError:
         raise Http404("This run has no log.") from None
-    return StreamingHttpResponse(_shown(file), content_type="text/plain; charset=utf-8")
-
-
-def _shown(log: BinaryIO) -> Iterator[str]:
-    """The lines of a log, without paths of the server."""
-    with log:
-        for line in log:
-            yield without_paths(line.decode(errors="replace"))
+    return StreamingHttpResponse(lines, content_type="text/plain; charset=utf-8")
 
 
 @require_POST

@@ -9,6 +9,7 @@ from typing import Any
 from ..data.messages import checked, spoken
 from ..data.responses import unique_keys, without_surrogates
 from .holder import Row
+from .templated import untemplated
 
 MOST_ITEMS = 4096
 _ITEM = {"messages", "prompt", "text", "tools"}
@@ -78,7 +79,7 @@ def openrlhf_form(body: dict[str, Any]) -> list[Row]:
     """Rows of OpenRLHF's {"query": [...], "prompts": [...], "labels": [...]}. Raises Bad.
 
     A query is the prompt and the response in one text, with the prompt at its beginning. Without prompts the query is
-    the response. Labels are not read.
+    the response. A chat template's marks are taken off. Labels are not read.
     """
     queries = _list(body, "query")
     prompts = body.get("prompts")
@@ -90,15 +91,20 @@ def openrlhf_form(body: dict[str, Any]) -> list[Row]:
     for number, (query, prompt) in enumerate(zip(queries, prompts, strict=True)):
         if not isinstance(query, str):
             raise Bad(f"query[{number}]", "it is no text", "send the prompt and the response in one text")
-        messages = _messages(prompt, f"prompts[{number}]", bare=True)
-        text = query.removeprefix(prompt) if isinstance(prompt, str) else query
+        if isinstance(prompt, str):
+            messages, text = untemplated(prompt, query.removeprefix(prompt))
+        else:
+            messages, text = _messages(prompt, f"prompts[{number}]", bare=True), query
         rows.append(_row(messages, text, None, f"query[{number}]"))
     return rows
 
 
 def sample_form(body: dict[str, Any]) -> Row:
     """The row of slime's {"prompt": text or messages, "response": text, "label": ...}; no more is read. Raises Bad."""
-    return _row(_messages(body.get("prompt"), "prompt", bare=True), body.get("response"), None, "response")
+    prompt, text = body.get("prompt"), body.get("response")
+    if isinstance(prompt, str) and isinstance(text, str):
+        return _row(*untemplated(prompt, text), None, "response")
+    return _row(_messages(prompt, "prompt", bare=True), text, None, "response")
 
 
 # --- Parts of forms ---

@@ -1,0 +1,1 @@
+"""What `caliper` does, a file a subject: parse, call the client, print."""

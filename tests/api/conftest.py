@@ -1,0 +1,72 @@
+"""A caller of the API with a token, as a program is."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.http import HttpResponse
+from django.test import Client
+from django.utils import timezone
+
+from webapp.accounts.models import ApiToken, User
+from webapp.api.tokens import token_make
+
+ROOT = "/api/v1"
+
+
+class Api:
+    """`api.get("/projects")`: JSON in and out. Its token counts as seen a moment ago, so that it costs no UPDATE."""
+
+    def __init__(self, secret: str = "") -> None:
+        self.client = Client()
+        self.headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+
+    def send(self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None) -> Any:
+        """`body` is sent as JSON; a dict with files under “multipart” as a form."""
+        more = {**self.headers, **(headers or {})}
+        if isinstance(body, dict) and "multipart" in body:
+            return self.client.post(ROOT + path, body["multipart"], headers=more)
+        data = body if isinstance(body, bytes) else json.dumps(body) if body is not None else ""
+        return self.client.generic(method, ROOT + path, data, content_type="application/json", headers=more)
+
+    def get(self, path: str, **options: Any) -> Any:
+        return self.send("GET", path, **options)
+
+    def post(self, path: str, body: Any = None, **options: Any) -> Any:
+        return self.send("POST", path, body, **options)
+
+    def patch(self, path: str, body: Any = None, **options: Any) -> Any:
+        return self.send("PATCH", path, body, **options)
+
+    def put(self, path: str, body: Any = None, **options: Any) -> Any:
+        return self.send("PUT", path, body, **options)
+
+    def delete(self, path: str, **options: Any) -> Any:
+        return self.send("DELETE", path, **options)
+
+
+ALL = ("read", "write", "train", "score")
+
+
+@pytest.fixture
+def api(db: None) -> Callable[..., Api]:
+    """api(user) has every scope; api(user, "read") that one alone; api() no token."""
+
+    def make(user: User | None = None, *scopes: str, **options: Any) -> Api:
+        if user is None:
+            return Api()
+        token, secret = token_make(user=user, name="test", scopes=scopes or ALL, actor=user, **options)
+        ApiToken.objects.filter(pk=token.pk).update(last_used_at=timezone.now())
+        return Api(secret)
+
+    return make
+
+
+def said(response: HttpResponse, status: int = 200) -> Any:
+    """The JSON of an answer, once its status is the expected one."""
+    body = json.loads(response.content)
+    assert response.status_code == status, (response.status_code, body)
+    if status >= 400:
+        assert response["Content-Type"] == "application/problem+json"
+    return body
