@@ -6,6 +6,7 @@ Scoring never waits for it: a rollout is noted at once, everything else happens 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import uuid
 from collections import deque
@@ -21,6 +22,7 @@ from .sampling import Window
 
 logger = logging.getLogger(__name__)
 
+MOST_BODY = 1_900_000  # bytes of a report: Caliper takes 2 MiB
 KEPT_REPORTS = 20  # that wait for a Caliper that doesn't answer; the oldest goes first
 IDLE_SECONDS = 1.0  # until the next look whether rollouts are wanted
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
@@ -105,7 +107,8 @@ class Reporter:
 
     async def _post(self, key: str, report: dict[str, Any]) -> float | None:
         """Send a report; None: it is answered for good, else how many seconds Caliper wants to be left alone."""
-        response = await self._client.post("/rollouts", json=report, headers={"Idempotency-Key": key})
+        headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
+        response = await self._client.post("/rollouts", content=_body(report), headers=headers)
         if response.status_code == 429 or response.status_code >= 500:
             given = response.headers.get("retry-after", "")
             return min(float(given), LONGEST_PAUSE) if given.isdecimal() else FIRST_PAUSE
@@ -118,3 +121,25 @@ class Reporter:
                 "Caliper refused a report of rollouts: %s %s", response.status_code, response.text[:300]
             )
         return None
+
+
+def _body(report: dict[str, Any]) -> bytes:
+    """A report as JSON, with as many of its pairs as fit.
+
+    They are in random order, so those that are left out are left out at random: the chance of a random one to be asked
+    about is less by the share that is sent.
+    """
+    pairs, used = [], len(json.dumps({**report, "pairs": []}))
+    for pair in report["pairs"]:
+        used += len(json.dumps(pair)) + 2
+        if used > MOST_BODY:
+            break
+        pairs.append(pair)
+    if len(pairs) < len(report["pairs"]):
+        share = len(pairs) / len(report["pairs"])
+        logger.info("of %d pairs %d fit in a report", len(report["pairs"]), len(pairs))
+        pairs = [
+            {**pair, "propensity": pair["propensity"] * share} if pair["why"] == "random" else pair
+            for pair in pairs
+        ]
+    return json.dumps({**report, "pairs": pairs}, allow_nan=False).encode()
