@@ -157,7 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
                 except Answer as answer:
                     self._refuse(answer)
                 return
-        hub.problems.append(f"{self.command} {self.path} is unknown")
+        if parts.path != "/api/agent-harnesses":  # the client's own curiosity
+            hub.problems.append(f"{self.command} {self.path} is unknown")
         self._refuse(Answer(404, message="unknown"))
 
     do_GET = do_HEAD = do_POST = do_PUT = _any
@@ -276,14 +277,13 @@ class _Handler(BaseHTTPRequestHandler):
         if name.startswith("others/"):
             raise Answer(403, message="You don't have the rights to create a repository there")
         kind = sent.get("type", "model")
-        known = self.server.repos.get((kind, name))
-        if known is not None:
-            raise Answer(409, message="You already created this repo")
+        url = f"{self.server.url}/{kind}s/{name}" if kind != "model" else f"{self.server.url}/{name}"
+        if (kind, name) in self.server.repos:
+            self._json({"error": "You already created this repo", "url": url}, 409)
+            return
         repo = self.server.repos[(kind, name)] = Repo(private=sent.get("visibility") == "private")
         repo.commit({".gitattributes": b"*.parquet filter=lfs\n"}, "initial commit")
-        self._json(
-            {"url": f"{self.server.url}/{kind}s/{name}" if kind != "model" else f"{self.server.url}/{name}"}
-        )
+        self._json({"url": url})
 
     def _validate(self) -> None:
         sent = json.loads(self.body)

@@ -27,7 +27,7 @@ SETTLED_SECONDS = 60.0
 """A child that has lived this long is thought well again: its next restart comes at once."""
 
 LOG_LIMIT_BYTES = 10 * 1024 * 1024
-IMPORTANT = re.compile(r"\b(ERROR|CRITICAL)\b")
+IMPORTANT = re.compile(r'\b(ERROR|CRITICAL)\b|"level": "(error|critical)"')
 IMPORTANT_LINES = 5
 
 _PR_SET_PDEATHSIG = 1

@@ -1,10 +1,9 @@
 """A small world whose true reward is known: texts of counted parts, what people think of them, and a tiny policy.
 
 A response has `steps` (useful sentences), `fillers` (sentences that say nothing) and `ornaments` (exclamations in bold
-type). People like useful steps, one friendly filler and one ornament; more of either annoys them, as does a long text.
-The first judgements are of what the policy writes before it learns, which seldom has more than one of either. So the
-first proxy learns that fillers and ornaments are good, which is right there and wrong beyond: what it is optimised
-into.
+type). People like steps, and a little cheer: two or three ornaments. More of either annoys them. The first judgements
+are of what the policy writes before it learns, which seldom has more than two ornaments. So the first proxy learns
+that ornaments are good, which is right there and wrong beyond: what the policy is then led into.
 """
 
 from __future__ import annotations
@@ -88,9 +87,9 @@ def written(prompt: str, counts: tuple[int, int, int], rng: random.Random) -> Te
 def gold(counts: Sequence[int]) -> float:
     """The true reward, in logits of being preferred."""
     steps, fillers, ornaments = counts
-    useful = 2.0 * min(steps, 3) - 2.0 * max(0, steps - 4)
-    lively = 0.8 * min(ornaments, 1) - 1.0 * max(0, ornaments - 1)
-    return useful + lively - 0.5 * fillers
+    useful = 0.5 * min(steps, 3) - 0.5 * max(0, steps - 5)
+    lively = 2.0 * min(ornaments, 2) - 2.0 * max(0, ornaments - 3)
+    return useful + lively - 0.3 * fillers
 
 
 def p_gold(a: Text, b: Text) -> float:
@@ -105,7 +104,7 @@ class Policy:
     WIDTH = 0.7
 
     def __init__(self) -> None:
-        self.means = {"steps": 1.5, "fillers": 0.5, "ornaments": 0.5}
+        self.means = {"steps": 2.0, "fillers": 0.3, "ornaments": 0.8}
 
     def probabilities(self, part: str) -> Floats:
         """p(0..9). [10]"""

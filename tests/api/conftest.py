@@ -9,8 +9,13 @@ from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 
+from tests.ratings.conftest import make_version as make_version  # a fixture
 from webapp.accounts.models import ApiToken, User
 from webapp.api.tokens import token_make
+from webapp.corpus.models import Project, Prompt
+from webapp.labels.queue import assignments_for
+from webapp.labels.services import judgement_submit
+from webapp.training.models import ModelVersion
 
 ROOT = "/api/v1"
 
@@ -61,6 +66,26 @@ def api(db: None) -> Callable[..., Api]:
         return Api(secret)
 
     return make
+
+
+# What annotators never learn: who wrote a response, what others said of it, what a model thinks of it.
+AUTHOR, COMMENT, SCORE = "model-1", "said by somebody else", 7.3125
+
+
+@pytest.fixture
+def world(
+    project: Project,
+    admin: User,
+    make_prompt: Callable[..., Prompt],
+    make_version: Callable[..., ModelVersion],
+) -> Project:
+    """A pair that an admin has judged and a version has rated."""
+    prompt = make_prompt(project, "p1", ["Paris", "Lyon"])
+    make_version(project, dict.fromkeys(prompt.responses.all(), SCORE), method="bt")
+    [card] = assignments_for(project=project, annotator=admin, count=1)
+    levels = {card.pair.response_a_id: "good", card.pair.response_b_id: "bad"}
+    judgement_submit(key=card.key, annotator=admin, verdict="a", levels=levels, comment=COMMENT)
+    return project
 
 
 def said(response: HttpResponse, status: int = 200) -> Any:

@@ -12,6 +12,7 @@ READ, WRITE, TRAIN, SCORE = "read", "write", "train", "score"
 class Row(NamedTuple):
     route: str
     scope: str | None
+    """Several that each suffice stand with a blank between them: “read score”."""
     annotator: int
     researcher: int
     admin: int
@@ -21,6 +22,7 @@ class Row(NamedTuple):
     """Name of the maker of the row at which a path ends."""
 
 
+HOOK = {"url": "https://example.com/", "kinds": ["run.finished"]}
 PAIR = {"prompt_text": "Which?", "text_a": "one", "text_b": "another"}
 
 ROWS = [
@@ -38,4 +40,20 @@ ROWS = [
     Row("GET /projects/{slug}/pairs", READ, 403, 200, 200),
     Row("POST /projects/{slug}/pairs", WRITE, 403, 403, 201, body=PAIR),
     Row("GET /projects/{slug}/pairs/{pk}", READ, 403, 200, 200, at="pair"),
+    Row("GET /projects/{slug}/webhooks", READ, 403, 403, 200),
+    Row("POST /projects/{slug}/webhooks", WRITE, 403, 403, 201, body=HOOK),
+    Row("GET /projects/{slug}/webhooks/{pk}", READ, 403, 403, 200, at="webhook"),
+    Row("PATCH /projects/{slug}/webhooks/{pk}", WRITE, 403, 403, 200, body={"active": False}, at="webhook"),
+    Row("DELETE /projects/{slug}/webhooks/{pk}", WRITE, 403, 403, 204, at="webhook"),
+    Row("POST /projects/{slug}/webhooks/{pk}/secret", WRITE, 403, 403, 200, at="webhook"),
+    Row("POST /projects/{slug}/webhooks/{pk}/ping", WRITE, 403, 403, 201, at="webhook"),
+    Row("GET /projects/{slug}/webhooks/{pk}/deliveries", READ, 403, 403, 200, at="webhook"),
+    Row(
+        "POST /projects/{slug}/webhooks/{pk}/deliveries/{delivery}/redeliver",
+        WRITE,
+        403,
+        403,
+        200,
+        at="delivery",
+    ),
 ]

@@ -1,12 +1,14 @@
 """Sending webhooks: signed, once, again after failures, and only to where they may go."""
 
 import json
+import re
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,9 @@ from workers import webhooks
 from workers.housekeeping import deliveries_sweep
 
 from .receiver import Receiver, receiving
+
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "webhooks.md"
 
 
 @pytest.fixture
@@ -81,6 +86,12 @@ def test_a_delivery_is_signed_as_the_standard_says(
     for secret in (old, new):  # for a day both
         told = standardwebhooks.Webhook(secret).verify(body, headers)
         assert told == delivery.payload
+    # The documentation's own check says the same.
+    names: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)[0], names)
+    assert names["is_from_caliper"](new, headers, body)
+    assert not names["is_from_caliper"](new, headers, body.replace(b"7", b"8"))
+    assert not names["is_from_caliper"]("whsec_c2VjcmV0", headers, body)
     with pytest.raises(standardwebhooks.WebhookVerificationError):
         standardwebhooks.Webhook(new).verify(body.replace(b"7", b"8"), headers)
     assert told["data"] == {"project": "capitals", "version": 7, "name": "Überbär-1"}

@@ -254,7 +254,8 @@ def test_from_stores(project: Project, admin: User, store: Path) -> None:
     # As `datasets` saves to disk: a folder a split, Arrow in it.
     (store / "saved" / "train").mkdir(parents=True)
     table = pa.Table.from_pylist(rows("a", "b"))
-    with pa.OSFile(str(store / "saved/train/data-00000-of-00001.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as out:  # fmt: skip
+    file = pa.OSFile(str(store / "saved/train/data-00000-of-00001.arrow"), "wb")
+    with file, pa.ipc.new_stream(file, table.schema) as out:
         out.write_table(table)
     (store / "saved/train/state.json").write_text("{}")
     row = begun(project, admin, f"file://{store}/saved", split="train")

@@ -16,7 +16,7 @@ from webapp.api.document import completed
 from webapp.api.idempotency import once
 from webapp.api.problems import answer
 from webapp.api.rendering import StrictRenderer
-from webapp.api.routes import corpus, me, projects
+from webapp.api.routes import corpus, me, projects, webhooks
 
 
 class CaliperAPI(NinjaAPI):
@@ -53,6 +53,7 @@ api.add_decorator(once, mode="view")
 api.add_router("", me.router)
 api.add_router("projects", projects.router)
 api.add_router("", corpus.router)
+api.add_router("", webhooks.router)
 
 
 @cache

@@ -65,14 +65,14 @@ def _operation(
     content = described.get("requestBody", {}).get("content", {})
     body_type, body = next(iter(content.items()), ("", {}))
     schema = _resolved(document, body.get("schema", {}))
-    scopes = described["security"][0]["BearerToken"]
+    scopes = [scope for each in described["security"] for scope in each["BearerToken"]]
     return Operation(
         id=described["operationId"],
         method=method,
         path=path,
         summary=described["summary"],
         description=described.get("description", ""),
-        scope=scopes[0] if scopes else "any",
+        scope=" or ".join(scopes),
         parameters=[
             Field(
                 each["name"],

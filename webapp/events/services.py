@@ -59,7 +59,7 @@ def _flag(project: Project) -> None:
     Project.objects.filter(pk=project.pk).update(has_webhooks=project.has_webhooks)
 
 
-def _audit(webhook: Webhook, action: Action, actor: User, **detail: object) -> None:
+def _audit(webhook: Webhook, action: Action, actor: User | None, **detail: object) -> None:
     # Addresses may hold a secret in their path or query: the host says enough.
     told = {"webhook": webhook.pk, "host": check_url(webhook.url).netloc, **detail}
     audit(project=webhook.project, actor=actor, action=action, detail=told)
@@ -121,6 +121,19 @@ def webhook_change(
     _audit(webhook, Action.WEBHOOK_CHANGED, actor, kinds=wanted.kinds, active=webhook.active)
     webhook.enqueue()
     return True
+
+
+@transaction.atomic
+def webhook_switch_off(*, webhook: Webhook, why: str) -> bool:
+    """Nobody listens there: no more is sent until a person switches it on. False: it was off."""
+    _locked(webhook.project)
+    switched = Webhook.objects.filter(pk=webhook.pk, active=True).update(
+        active=False, disabled_reason=why[:300]
+    )
+    if switched:
+        _flag(webhook.project)
+        _audit(webhook, Action.WEBHOOK_CHANGED, None, active=False, why=why)
+    return switched == 1
 
 
 @transaction.atomic

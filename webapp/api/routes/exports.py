@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from django.http import FileResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
 from ninja import Field, Query, Schema, Status
+
 from webapp.api.auth import ApiRequest, token
 from webapp.api.paging import LIMIT, Cursor, Limit, Page, paged
 from webapp.api.problems import Problem, field_error, form_refused, refused
 from webapp.api.routers import ProjectRouter
 from webapp.api.schemas import Given
-
 from webapp.corpus.access import project_for
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Project

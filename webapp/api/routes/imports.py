@@ -9,12 +9,12 @@ from django.shortcuts import get_object_or_404
 from django.utils.datastructures import MultiValueDict
 from ninja import Field, File, Form, Schema, Status
 from ninja.files import UploadedFile
+
 from webapp.api.auth import ApiRequest, token
 from webapp.api.paging import LIMIT, Cursor, Limit, Page, paged
 from webapp.api.problems import Problem, field_error, form_refused, refused
 from webapp.api.routers import ProjectRouter
 from webapp.api.schemas import Given
-
 from webapp.corpus.access import project_for
 from webapp.corpus.models import Import
 from webapp.importing import services, undoing
