@@ -1,12 +1,13 @@
 """The reward server beside the bare model: speed, waiting, equality, swaps and memory.
 
-    python -m benchmarks.serve [--responses N] [--rounds N] [--requests N] [--seconds N]
+    python -m benchmarks.serve [--responses N] [--rounds N] [--requests N] [--seconds N] [--clock wall|cpu]
 
 A server process (MiniLM, nine ratings, a head nobody has trained: speed and equality don't depend on it) is asked over
 loopback by this process, on the same cores; texts are UKPConvArg1's. Everything is a ratio or a difference within
 one run:
 
 - throughput: all texts in requests of 64, eight at a time, against `score` of the same texts in this process, in turns;
+  with --clock cpu, for a machine with other work, by the processor time of the server and of `score`;
 - waiting: single texts at random times (Poisson), at half the rate that single texts are served at; the time from a
   request to its answer, less what the bare model takes for a text (tokenizer, network, head), at the 95th percentile;
 - equality: the largest difference of a score from `score`'s;
@@ -83,7 +84,7 @@ def main() -> int:
         held = Held.load(first)
         with server(str(first)) as (process, port):
             figures = {
-                **throughput(held, texts, port, options.rounds),
+                **throughput(held, texts, port, options.rounds, process if options.clock == "cpu" else None),
                 "added ms, p95": waiting(held, texts, port),
             }
             memory(process, port, options.requests, options.seconds, figures)
@@ -137,8 +138,11 @@ async def until_ready(port: int) -> None:
 # --- Legs ---
 
 
-def throughput(held: Held, texts: Sequence[str], port: int, rounds: int) -> dict[str, float]:
-    """The server's speed as a share of `score`'s, and the largest difference of a score."""
+def throughput(
+    held: Held, texts: Sequence[str], port: int, rounds: int, process: psutil.Process | None
+) -> dict[str, float]:
+    """The server's speed as a share of `score`'s, and the largest difference of a score. `process`: the server's, to
+    count processor time."""
     rows = [{"response_id": "", "messages": [], "tools": [], "text": text} for text in texts]
     parts = [texts[start : start + TOGETHER] for start in range(0, len(texts), TOGETHER)]
     requests = [json.dumps({"items": [{"text": text} for text in part]}).encode() for part in parts]
@@ -152,14 +156,19 @@ def throughput(held: Held, texts: Sequence[str], port: int, rounds: int) -> dict
         answers = asyncio.run(ask_all(port, requests))
         served[:] = [row for _, answer in answers for row in json.loads(answer)["scores"]]
 
+    def clock(leg: str) -> float:
+        if process is None:
+            return time.perf_counter()
+        return time.process_time() if leg == "score" else sum(process.cpu_times()[:2])
+
     legs: dict[str, Callable[[], None]] = {"score": scored, "server": asked}
     times: dict[str, list[float]] = {leg: [] for leg in legs}
     for number in range(rounds + 1):
         for leg in list(legs)[:: 1 if number % 2 else -1]:
-            began = time.perf_counter()
+            began = clock(leg)
             legs[leg]()
             if number:  # the first round warms up
-                times[leg].append(time.perf_counter() - began)
+                times[leg].append(clock(leg) - began)
     best = {leg: min(found) for leg, found in times.items()}
     for leg, seconds in best.items():
         print(f"{leg}: {len(texts) / seconds:.0f} texts/s, best of {rounds}", flush=True)

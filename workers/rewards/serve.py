@@ -105,8 +105,10 @@ def serve(
     async def watched() -> None:
         try:
             await behind()
-        except ArtifactError as error:
-            failure.append(str(error))
+        except Exception as error:  # without a model there is nothing to serve
+            if not isinstance(error, ArtifactError):
+                logging.getLogger(__name__).exception("the model can't be loaded")
+            failure.append(str(error) or type(error).__name__)
             server.should_exit = True
 
     made = Doors(Batcher(holder, metrics), metrics, tokens=tokens, behind=watched, **doors)

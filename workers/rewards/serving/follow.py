@@ -91,7 +91,9 @@ class Follower:
                 pause = POLL_SECONDS if isinstance(error, Unanswered) else min(2 * pause, LONGEST_PAUSE)
             except Exception as error:  # whatever it is, the version in place goes on serving
                 logger.exception("looking at what the project serves failed")
-                self._holder.problem = f"looking at what the project serves failed ({type(error).__name__})"
+                self._holder.problem = (
+                    f"what the project serves can't be loaded ({type(error).__name__}); see the log"
+                )
                 pause = min(2 * pause, LONGEST_PAUSE)
             await asyncio.sleep(pause)
 
@@ -106,7 +108,7 @@ class Follower:
         if current is None or current.digest != version["digest"]:
             try:
                 held = await self._held(version, folder, files)
-            except (Unfollowable, ArtifactError):
+            except Exception:
                 self._metrics.failed_swaps.inc()
                 raise
             self._holder.current = held
@@ -126,7 +128,7 @@ class Follower:
         except httpx.HTTPError as error:
             raise Unanswered(f"Caliper can't be reached ({type(error).__name__})") from None
         if response.status_code not in (200, 304):
-            raise Unanswered(_refusal(response))
+            raise Unanswered(refusal(response))
         return response
 
     # --- Files ---
@@ -189,7 +191,7 @@ class Follower:
             async with self._client.stream("GET", address) as response:
                 if response.status_code != 200:
                     await response.aread()
-                    raise Unfollowable(_refusal(response))
+                    raise Unfollowable(refusal(response))
                 with part.open("wb") as out:
                     async for chunk in response.aiter_bytes(2**20):
                         size += len(chunk)
@@ -236,7 +238,7 @@ def _read(
         raise Unfollowable(f"Caliper's answer can't be read ({error}); update the older of the two") from None
 
 
-def _refusal(response: httpx.Response) -> str:
+def refusal(response: httpx.Response) -> str:
     """What Caliper said, in a line."""
     try:
         said = str(response.json()["detail"])

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from .follow import refusal
 from .holder import Held, Row
 from .metrics import Metrics
 from .sampling import Window
@@ -75,7 +76,11 @@ class Reporter:
         async with self._closing:
             windows, self._windows = self._windows, {}
             for window in windows.values():
-                report = await asyncio.to_thread(window.close)
+                try:
+                    report = await asyncio.to_thread(window.close)
+                except Exception:  # the next window may fare better, and scoring goes on
+                    logger.exception("a window of rollouts could not be sampled")
+                    continue
                 if report is not None:
                     if len(self._reports) == KEPT_REPORTS:
                         self._metrics.reports.labels("given up").inc()
@@ -97,6 +102,9 @@ class Reporter:
                     "a report of rollouts waits: Caliper can't be reached (%s)", type(error).__name__
                 )
                 again = pause
+            except Exception:
+                logger.exception("a report of rollouts can't be sent and is given up")
+                again = None
             if again is not None:
                 await asyncio.sleep(max(again, pause))
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -117,9 +125,7 @@ class Reporter:
             self._metrics.pairs.inc(len(report["pairs"]))
         else:
             self._metrics.reports.labels("refused").inc()
-            logger.warning(
-                "Caliper refused a report of rollouts: %s %s", response.status_code, response.text[:300]
-            )
+            logger.warning("a report of rollouts is given up: %s", refusal(response))
         return None
 
 
