@@ -124,3 +124,20 @@ def test_rows_of_another_project_are_not_found(world: Project, admin: User, call
             if answer.status_code != 404:
                 found.append(f"{row.route}: {answer.status_code}")
     assert found == []
+
+
+HOSTILE = ["%00", "9" * 400, "%ED%A0%80", str(10**18 - 1), "..%2Fetc"]
+
+
+def test_hostile_addresses(world: Project, callers: dict[str, Api]) -> None:
+    """Each path parameter in turn is what no row has: 404, and never an error of ours."""
+    found = []
+    for row in ROWS:
+        method, path = row.route.split(" ")
+        for name in re.findall(r"{\w+}", path):
+            for hostile in HOSTILE:
+                address = path.replace(name, hostile).replace("{slug}", world.slug)
+                answer = callers["admin"].send(method, re.sub(r"{\w+}", "1", address), row.body)
+                if answer.status_code != 404:
+                    found.append(f"{method} {address[:80]}: {answer.status_code}")
+    assert found == []

@@ -30,6 +30,18 @@ MEASUREMENT_CANCEL = "POST /projects/{slug}/evaluation-sets/{pk}/measurements/{m
 HOOK = {"url": "https://example.com/", "kinds": ["run.finished"]}
 PAIR = {"prompt_text": "Which?", "text_a": "one", "text_b": "another"}
 
+ROLLOUTS = {
+    "server": "gpu-1",
+    "version": "0" * 64,
+    "window": {"from": "2026-11-01T12:00:00Z", "to": "2026-11-01T12:05:00Z"},
+    "seen": 8,
+    "prompts": 1,
+    "candidates": 28,
+    "rewards": {"count": 8, "mean": 5.0, "sd": 1.0},
+    "length": {"mean": 80.0, "sd": 9.0},
+    "pairs": [],
+}
+
 ROWS = [
     Row("GET /me", None, 200, 200, 200, 200),
     Row("GET /projects", READ, 200, 200, 200, 200),
@@ -123,4 +135,8 @@ ROWS = [
         200,
         at="delivery",
     ),
+    # 409: the project does not ask people back.
+    Row("POST /projects/{slug}/rollouts", SCORE, 403, 409, 409, body=ROLLOUTS),
+    Row("GET /projects/{slug}/rollouts", READ, 403, 200, 200),
+    Row("GET /projects/{slug}/rollouts/pairs", READ, 403, 200, 200),
 ]

@@ -25,6 +25,7 @@ from webapp.api.routes import (
     me,
     projects,
     ratings,
+    rollouts,
     training,
     webhooks,
 )
@@ -64,7 +65,7 @@ api.add_decorator(once, mode="view")
 api.add_router("", me.router)
 api.add_router("projects", projects.router)
 api.add_router("", corpus.router)
-for subject in (labels, imports, exports, training, ratings, evaluation, webhooks):
+for subject in (labels, imports, exports, training, ratings, evaluation, webhooks, rollouts):
     api.add_router("", subject.router)
 
 
@@ -77,9 +78,9 @@ def _document() -> dict[str, Any]:
 def api_urls() -> list[URLPattern | URLResolver]:
     """The routes, those marked that receive files (BodyLimitMiddleware asks the view that Django calls)."""
     for view in api.path_views():
-        needs = {getattr(each.view_func, "receives_files", None) for each in view.operations} - {None}
-        if needs:
-            view.get_view = _marking(view.get_view, needs.pop())
+        for each in view.operations:
+            if needs := getattr(each.view_func, "receives_files", None):
+                view.get_view = _marking(view.get_view, needs)
     return api.urls[0]
 
 
