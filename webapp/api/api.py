@@ -16,7 +16,19 @@ from webapp.api.document import completed
 from webapp.api.idempotency import once
 from webapp.api.problems import answer
 from webapp.api.rendering import StrictRenderer
-from webapp.api.routes import corpus, me, projects, webhooks
+from webapp.api.routes import (
+    corpus,
+    evaluation,
+    exports,
+    imports,
+    labels,
+    me,
+    projects,
+    ratings,
+    rollouts,
+    training,
+    webhooks,
+)
 
 
 class CaliperAPI(NinjaAPI):
@@ -53,7 +65,8 @@ api.add_decorator(once, mode="view")
 api.add_router("", me.router)
 api.add_router("projects", projects.router)
 api.add_router("", corpus.router)
-api.add_router("", webhooks.router)
+for subject in (labels, imports, exports, training, ratings, evaluation, webhooks, rollouts):
+    api.add_router("", subject.router)
 
 
 @cache
