@@ -343,7 +343,7 @@ def _webhook(project: Project, admin: User) -> None:
     url = "https://hooks.example.org/a/rather/long/address?token=that-goes-on-and-on-without-a-place-to-break"
     hook = webhook_add(project=project, url=url, kinds=["judgement.created", "run.finished"], actor=admin)
     for state in Delivery.State.values:
-        delivery = hook.deliver("run.finished", {"run": 1}, event_id=uuid.uuid4(), at=timezone.now())
-        said = {"attempts": 3, "last_status": 500, "last_error": "It answered 500."}
-        Delivery.objects.filter(pk=delivery.pk).update(state=state, **said)
+        delivery = hook.delivery("run.finished", {"run": 1}, event_id=uuid.uuid4(), at=timezone.now())
+        delivery.state, delivery.attempts, delivery.last_error = state, 3, "It answered 500."
+        delivery.save()
     project.webhooks.update(failing_since=timezone.now())
