@@ -196,7 +196,7 @@ def _connected(host: str, port: int, tls: bool, end: float) -> Iterator[http.cli
         connection.auto_open = 0
         if port == PORTS["https" if tls else "http"]:
             # http.client leaves out 80 alone.
-            connection.default_port = port  # type: ignore[misc]
+            connection.default_port = port
         yield connection
     except (OSError, http.client.HTTPException):
         if late.is_set():

@@ -6,13 +6,17 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 import standardwebhooks
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from django.db import connection
 from django.utils import timezone
 
@@ -262,18 +266,45 @@ def test_a_name_that_changes_its_address_leads_nowhere_else(
     assert receiver.got == []
 
 
+def certificate(folder: Path, name: str) -> Path:
+    """One file with a key and a certificate for a name, which it signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    names = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(names, names, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+    pem = serialization.Encoding.PEM
+    plain = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = folder / "certificate.pem"
+    path.write_bytes(plain + made.sign(key, hashes.SHA256()).public_bytes(pem))
+    return path
+
+
 def test_certificates_are_checked_against_the_name(
-    project: Project, hook: Webhook, receiver: Receiver, tmp_path: Any
+    project: Project, hook: Webhook, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A receiver whose certificate nobody signed is refused in words; nothing was sent to it."""
+    """The connection goes to an address, but the name is asked for, and the certificate must be of that name."""
     (delivery,) = happened(project)
+    asked: list[str | None] = []
+    path = certificate(tmp_path, "hooks.test")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.set_ciphers("ADH:@SECLEVEL=0")
+    server.load_cert_chain(path)
+    server.sni_callback = lambda connection, name, context: asked.append(name)
     receiver.socket = server.wrap_socket(receiver.socket, server_side=True)
-    hook.url = receiver.url.replace("http://", "https://")
-    outcome = webhooks.attempt(hook, delivery)
-    assert (outcome.status, receiver.got) == (None, [])
-    assert outcome.error.startswith(("The connection broke", "Its certificate"))
+    here = "127.0.0.1"
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, *_, **__: [(2, 1, 6, "", (here, port))])
+
+    def outcome(name: str) -> webhooks.Outcome:
+        hook.url = f"https://{name}:{receiver.server_port}/"
+        return webhooks.attempt(hook, delivery)
+
+    assert "certificate is not accepted" in outcome("hooks.test").error, "nobody we know signed it"
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    assert outcome("hooks.test") == webhooks.Outcome(204)
+    assert "certificate is not accepted" in outcome("other.test").error
+    assert asked == ["hooks.test", "hooks.test", "other.test"]
+    assert [headers["Host"] for headers, _ in receiver.got] == [f"hooks.test:{receiver.server_port}"]
 
 
 @pytest.mark.django_db(transaction=True)
