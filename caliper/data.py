@@ -15,13 +15,15 @@ POLL_SECONDS = 0.5
 
 
 def waited(get: Callable[[], Any], told: Callable[[Any], None] | None = None) -> Any:
-    """A job once it has ended. `told` hears of it whenever it was looked at."""
+    """A job once it has ended. `told` hears of it whenever something of it is new."""
+    before = None
     while True:
         job = get()
-        if told is not None:
+        if told is not None and job != before:
             told(job)
         if job["state"] in ENDED:
             return job
+        before = job
         time.sleep(POLL_SECONDS)
 
 

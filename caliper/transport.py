@@ -47,7 +47,9 @@ class Transport:
             )
         self.url, self._tries = url.rstrip("/"), tries or TRIES
         if token and not (token.isascii() and token.isprintable()):
-            raise CaliperError("No such token", detail="The token has letters that no token has. Copy it once more.")
+            raise CaliperError(
+                "No such token", detail="The token has letters that no token has. Copy it once more."
+            )
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx.Timeout(timeout, connect=10.0),
@@ -137,11 +139,7 @@ class Transport:
                 asked = None
             else:
                 asked = _asked_to_wait(answer)
-                if (
-                    answer.status_code not in BUSY
-                    or attempt == self._tries
-                    or (asked or 0) > LONGEST_WAIT
-                ):
+                if answer.status_code not in BUSY or attempt == self._tries or (asked or 0) > LONGEST_WAIT:
                     raise CaliperError.of(answer)
             time.sleep(_pause(attempt) if asked is None else asked)
         raise AssertionError("unreachable")

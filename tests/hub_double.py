@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -83,9 +84,9 @@ class Hub(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def dataset(self, name: str, files: Files, **about: Any) -> Repo:
-        """A data set with one commit."""
-        repo = self.repos[("dataset", name)] = Repo(**about)
+    def dataset(self, name: str, files: Files, kind: str = "dataset", **about: Any) -> Repo:
+        """A data set (or model) with one commit."""
+        repo = self.repos[(kind, name)] = Repo(**about)
         repo.commit(files, "first")
         return repo
 
@@ -100,6 +101,17 @@ def running() -> Iterator[Hub]:
     finally:
         hub.shutdown()
         hub.server_close()
+
+
+def clients_at(hub: Hub, cache: Path, patch: Any) -> None:
+    """Point at the double what the clients read from the environment when they are loaded; `patch` is a MonkeyPatch."""
+    from huggingface_hub import constants
+
+    patch.setattr(constants, "ENDPOINT", hub.url)
+    patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    patch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
 
 
 def sha256(data: bytes) -> str:

@@ -64,12 +64,16 @@ class Scorer:
         return [row["score"] for row in found["scores"]]
 
 
-def trained(scorer: Scorer, written: dict[tuple[str, str], Text], seed: int, seconds: float, say: Any) -> Policy:
+def trained(
+    scorer: Scorer, written: dict[tuple[str, str], Text], seed: int, seconds: float, say: Any
+) -> Policy:
     """The policy after its steps, of which each takes `seconds` at least."""
     policy, rng = Policy(), random.Random(seed)
     for step in range(STEPS):
         began = time.monotonic()
-        groups = [[policy.write(prompt, rng) for _ in range(GROUP)] for prompt in rng.sample(prompts(), GROUPS)]
+        groups = [
+            [policy.write(prompt, rng) for _ in range(GROUP)] for prompt in rng.sample(prompts(), GROUPS)
+        ]
         texts = [text for group in groups for text in group]
         written.update({(text.prompt, text.text): text for text in texts})
         rewards = scorer(texts)
@@ -81,7 +85,7 @@ def trained(scorer: Scorer, written: dict[tuple[str, str], Text], seed: int, sec
 
 
 def gap(scorer: Scorer, folder_of: Any, policy: Policy) -> Gap:
-    """Of two texts a prompt by the last and by the first policy; both are drawn anew, and nobody is asked about them."""
+    """Of two texts a prompt by the last and by the first policy, drawn anew: nobody is asked about them."""
     rng = random.Random(0)
     last = [policy.write(prompt, rng) for prompt in prompts() for _ in range(2)]
     first = [Policy().write(prompt, rng) for prompt in prompts() for _ in range(2)]
@@ -152,7 +156,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.closed_loop", description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--questions", type=int, default=500, help="at most so many a project")
-    parser.add_argument("--step-seconds", type=float, default=2.0, help="what a step of the policy takes at least")
+    parser.add_argument(
+        "--step-seconds", type=float, default=2.0, help="what a step of the policy takes at least"
+    )
     parser.add_argument("--random", action="store_true", help="also an arm that asks at random alone")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     options = parser.parse_args()
@@ -183,7 +189,8 @@ def conclude(rows: list[dict[str, Any]]) -> int:
     delays = [seconds for row in by_arm["asking"] for _, seconds in row["delays"]]
     slowest = max(delays, default=float("inf"))
     print(f"\ngap at most half: {sum(halved)} of {len(halved)} seeds")
-    print(f"label to new reward: median {statistics.median(delays or [slowest]):.0f} s, slowest {slowest:.0f} s (bar 60 s)")
+    median = statistics.median(delays or [slowest])
+    print(f"label to new reward: median {median:.0f} s, slowest {slowest:.0f} s (bar 60 s)")
     return 0 if all(halved) and slowest < 60 else 1
 
 

@@ -20,6 +20,7 @@ import httpx
 from benchmarks.closed_loop.world import Policy, Text, p_gold, prompts
 from tests.instance import REPOSITORY, Instance, own_environment
 
+BASE = "first-layer"
 PEOPLE = 4
 SECONDS = 180  # within which a first model must serve, and a server answer
 
@@ -39,7 +40,13 @@ class Installation:
         self.data = folder / "data"
         self.data.mkdir(parents=True)
         self._retrain_after = retrain_after
-        environment = own_environment(self.data) | {"HF_HUB_OFFLINE": "1", "CALIPER_CACHE_DIR": str(folder / "cache")}
+        base = first_layer(folder / "models" / BASE)
+        environment = own_environment(self.data) | {
+            "HF_HUB_OFFLINE": "1",
+            "CALIPER_BASE_MODEL_DIRS": str(base.parent),
+            "CALIPER_CACHE_DIR": str(folder / "cache"),
+            "OMP_NUM_THREADS": "1",  # policy, server, trainer and pages share two cores
+        }
         os.environ.clear()
         os.environ.update(environment, DJANGO_SETTINGS_MODULE="webapp.settings")
         import django
@@ -50,7 +57,7 @@ class Installation:
         from webapp.accounts.models import User
 
         self.admin = User.objects.create_user("ada", password=os.urandom(12).hex(), is_staff=True)
-        self._instance = Instance(self.data, CALIPER_TICK_SECONDS="2", CALIPER_LOG_LEVEL="WARNING").ready()
+        self._instance = Instance(self.data, CALIPER_TICK_SECONDS="2", OMP_NUM_THREADS="1").ready()
         self.url = f"http://127.0.0.1:{self._instance.port}"
 
     def end(self) -> None:
@@ -69,8 +76,9 @@ class Installation:
             asks=Project.Asks.PAIRS,
             overlap=1,
             methods=["bt"],
+            base_model=f"folder:{BASE}",
             tuning="frozen",
-            training_options={"epochs": 40},
+            training_options={"epochs": 40, "crossfit": 0},
             split_salt=slug,
         )
         Membership.objects.create(project=project, user=self.admin, role=Membership.Role.ADMIN)
@@ -105,7 +113,9 @@ class Installation:
             if found is not None and found.digest != after:
                 return Version(found.run.folder / "model", found.digest)
             time.sleep(0.2)
-        raise SystemExit(f"closed_loop: {project.slug} has no serving version after {SECONDS} s; {self._runs(project)}")
+        raise SystemExit(
+            f"closed_loop: {project.slug} has no serving version after {SECONDS} s; {self._runs(project)}"
+        )
 
     @staticmethod
     def folders(project: Any) -> dict[str, Path]:
@@ -119,7 +129,9 @@ class Installation:
     def _runs(project: Any) -> str:
         from webapp.training.models import TrainingRun
 
-        return "; ".join(f"run {run.pk} {run.state} {run.error}" for run in TrainingRun.objects.filter(project=project))
+        return "; ".join(
+            f"run {run.pk} {run.state} {run.error}" for run in TrainingRun.objects.filter(project=project)
+        )
 
     def delays(self, project: Any, answered: Mapping[str, float]) -> list[tuple[int, float]]:
         """Of each retrained version that answered: its labels, and seconds from the one that fired its trigger.
@@ -164,7 +176,9 @@ class Installation:
 
         tokens = []
         for number in range(PEOPLE):
-            user = User.objects.create_user(f"{project.slug}-simulated-{number}", password=os.urandom(12).hex())
+            user = User.objects.create_user(
+                f"{project.slug}-simulated-{number}", password=os.urandom(12).hex()
+            )
             Membership.objects.create(project=project, user=user, role=Membership.Role.ANNOTATOR)
             tokens.append(self.token(user, "write"))
         return tokens
@@ -196,6 +210,21 @@ class Installation:
             process.wait(60)
 
 
+def first_layer(folder: Path) -> Path:
+    """all-MiniLM-L6-v2 without its layers 2 to 6, as a base model: what words are there, and how many, at a sixth of
+    the time."""
+    from workers.rewards.models.base_models import PACKAGED, resolve_base_model
+    from workers.rewards.models.load import load_backbone, load_tokenizer
+
+    source = resolve_base_model(PACKAGED)
+    backbone: Any = load_backbone(source, source, "encoder")
+    backbone.encoder.layer = backbone.encoder.layer[:1]
+    backbone.config.num_hidden_layers = 1
+    backbone.save_pretrained(folder)
+    load_tokenizer(source, source).save_pretrained(folder)
+    return folder
+
+
 def _rows(judged: list[tuple[Text, Text, str]]) -> Iterator[dict[str, Any]]:
     """Caliper's own format: prompts, responses, pairs, and one vote on each pair."""
     for number, prompt in enumerate(prompts()):
@@ -209,7 +238,12 @@ def _rows(judged: list[tuple[Text, Text, str]]) -> Iterator[dict[str, Any]]:
     for number, (a, b, verdict) in enumerate(judged):
         first, second = names[a.prompt, a.text], names[b.prompt, b.text]
         yield {"type": "pair", "id": f"q{number}", "a": first, "b": second}
-        yield {"type": "vote", "pair": f"q{number}", "annotator": f"rater-{number % PEOPLE}", "verdict": verdict}
+        yield {
+            "type": "vote",
+            "pair": f"q{number}",
+            "annotator": f"rater-{number % PEOPLE}",
+            "verdict": verdict,
+        }
 
 
 def first_judgements(count: int, rng: random.Random) -> list[tuple[Text, Text, str]]:
@@ -228,7 +262,9 @@ def first_judgements(count: int, rng: random.Random) -> list[tuple[Text, Text, s
 class Judges(threading.Thread):
     """People who judge what they are asked, by the gold reward and with its noise, through the API."""
 
-    def __init__(self, api: str, tokens: list[str], written: Mapping[tuple[str, str], Text], seed: int) -> None:
+    def __init__(
+        self, api: str, tokens: list[str], written: Mapping[tuple[str, str], Text], seed: int
+    ) -> None:
         super().__init__(daemon=True)
         self._api, self._tokens, self._written = api, tokens, written
         self._random = random.Random(seed)

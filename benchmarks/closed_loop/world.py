@@ -87,9 +87,9 @@ def written(prompt: str, counts: tuple[int, int, int], rng: random.Random) -> Te
 def gold(counts: Sequence[int]) -> float:
     """The true reward, in logits of being preferred."""
     steps, fillers, ornaments = counts
-    useful = 0.5 * min(steps, 3) - 0.5 * max(0, steps - 5)
-    lively = 2.0 * min(ornaments, 2) - 2.0 * max(0, ornaments - 3)
-    return useful + lively - 0.3 * fillers
+    useful = 0.7 * min(steps, 3) - 0.7 * max(0, steps - 5)
+    lively = 3.0 * min(ornaments, 2) - 3.0 * max(0, ornaments - 3)
+    return useful + lively - 0.5 * fillers
 
 
 def p_gold(a: Text, b: Text) -> float:
@@ -118,11 +118,11 @@ class Policy:
         )
         return written(prompt, (steps, fillers, ornaments), rng)
 
-    def learn(self, groups: Sequence[Sequence[Text]], rewards: Sequence[Sequence[float]], rate: float) -> None:
+    def learn(
+        self, groups: Sequence[Sequence[Text]], rewards: Sequence[Sequence[float]], rate: float
+    ) -> None:
         """One step of REINFORCE, with advantages standardised within the rollouts of a prompt (GRPO)."""
-        advantages = [
-            (np.asarray(given) - np.mean(given)) / (np.std(given) + 1e-4) for given in rewards
-        ]
+        advantages = [(np.asarray(given) - np.mean(given)) / (np.std(given) + 1e-4) for given in rewards]
         for place, part in enumerate(PARTS):
             expected = self.probabilities(part) @ np.arange(MOST + 1)
             # the gradient of log p(count) by the mean is (count - E[count]) / width^2

@@ -72,7 +72,7 @@ assert imported["state"] == "done", imported["error"]
 # %%
 while cards := project.cards.next(5)["cards"]:
     for card in cards:
-        assert card["left"] and card["right"]
+        assert card["left"] is not None
         left = any(letter.isdigit() for letter in card["left"]["text"])
         levels = {"left": "good" if left else "bad", "right": "bad" if left else "good"}
         project.cards.answer(
@@ -89,8 +89,8 @@ print(len(list(project.judgements.list())), "judgements")
 
 # %%
 run = project.runs.start("bt", epochs=3)
-run = project.runs.wait(run["id"], lambda run: print(run["phase"], run["percent"]))
-assert run["state"] == "done" and run["version"], run["error"]
+run = project.runs.wait(run["id"], lambda run: print(run["phase"], run["percent"], "%"))
+assert run["version"], run["error"]
 version = project.versions.get(run["version"])
 print(version["name"], version["gate_reason"])
 if not version["is_serving"]:

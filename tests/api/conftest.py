@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
@@ -28,10 +29,14 @@ class Api:
         self.headers = {"Authorization": f"Bearer {secret}"} if secret else {}
 
     def send(self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None) -> Any:
-        """`body` is sent as JSON; a dict with files under “multipart” as a form."""
+        """`body` is sent as JSON; a dict under “multipart” as a form, its bytes as files."""
         more = {**self.headers, **(headers or {})}
         if isinstance(body, dict) and "multipart" in body:
-            return self.client.post(ROOT + path, body["multipart"], headers=more)
+            form = {
+                name: SimpleUploadedFile("a.jsonl", value) if isinstance(value, bytes) else value
+                for name, value in body["multipart"].items()
+            }
+            return self.client.post(ROOT + path, form, headers=more)
         data = body if isinstance(body, bytes) else json.dumps(body) if body is not None else ""
         return self.client.generic(method, ROOT + path, data, content_type="application/json", headers=more)
 

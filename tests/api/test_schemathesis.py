@@ -47,7 +47,8 @@ def in_process(settings: Any) -> Iterator[None]:
 def test_no_call_is_an_error_of_ours(
     world: Project, admin: User, api: Callable[..., Api], in_process: None
 ) -> None:
-    headers = api(admin).headers
+    # Its client knows no compression.
+    headers = {**api(admin).headers, "Accept-Encoding": "identity"}
     found: list[str] = []
     schema = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", get_wsgi_application())
     tried = 0
@@ -67,7 +68,7 @@ def test_no_call_is_an_error_of_ours(
             transaction.set_rollback(True)
         try:
             case.validate_response(response, checks=CHECKS)
-        except Exception as failure:
+        except (Exception, BaseExceptionGroup) as failure:
             found.append(f"{case.method} {case.path}: {str(failure)[:600]}")
 
     for result in schema.get_all_operations():

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.db import transaction
 
+from tests.api import makers
 from tests.api.conftest import ALL, AUTHOR, COMMENT, SCORE, Api
 from tests.api.walk import ROWS, Row
 from webapp.accounts.models import User
@@ -30,6 +31,7 @@ def delivery_of(project: Project, admin: User) -> tuple[int, int]:
 # What makes the row at which a path ends; each gets the project and its admin, and gives the path parameter behind the
 # slug (a tuple where there are several).
 MAKERS: dict[str, Callable[[Project, User], Any]] = {
+    **makers.MAKERS,
     "prompt": lambda project, admin: Prompt.objects.get(project=project).pk,
     "response": lambda project, admin: Response.objects.filter(project=project).first().pk,
     "pair": lambda project, admin: Pair.objects.get(project=project).pk,
@@ -111,7 +113,8 @@ def test_rows_of_another_project_are_not_found(world: Project, admin: User, call
     Membership.objects.create(project=other, user=admin, role="admin")
     found = []
     for row in ROWS:
-        if row.at:
+        # A format is no row of a project.
+        if row.at and row.at != "format":
             with transaction.atomic():
                 key = MAKERS[row.at](world, admin)
                 method, path = row.route.split(" ")
@@ -120,4 +123,21 @@ def test_rows_of_another_project_are_not_found(world: Project, admin: User, call
                 transaction.set_rollback(True)
             if answer.status_code != 404:
                 found.append(f"{row.route}: {answer.status_code}")
+    assert found == []
+
+
+HOSTILE = ["%00", "9" * 400, "%ED%A0%80", str(10**18 - 1), "..%2Fetc"]
+
+
+def test_hostile_addresses(world: Project, callers: dict[str, Api]) -> None:
+    """Each path parameter in turn is what no row has: 404, and never an error of ours."""
+    found = []
+    for row in ROWS:
+        method, path = row.route.split(" ")
+        for name in re.findall(r"{\w+}", path):
+            for hostile in HOSTILE:
+                address = path.replace(name, hostile).replace("{slug}", world.slug)
+                answer = callers["admin"].send(method, re.sub(r"{\w+}", "1", address), row.body)
+                if answer.status_code != 404:
+                    found.append(f"{method} {address[:80]}: {answer.status_code}")
     assert found == []

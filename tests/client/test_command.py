@@ -74,7 +74,7 @@ def test_refusals_have_a_status_and_words(
     for arguments, status, words in (
         (["export", "--project", "capitals", "--format", "trl", "--out", "x.pdf"], 2, ".jsonl, .csv or .zip"),
         (["export", "--project", "nowhere", "--format", "trl", "--out", "x.jsonl"], 1, "not a member"),
-        (["import", "--project", "capitals", str(file)], 1, "Only admins"),
+        (["import", "--project", "capitals", str(file)], 1, "role"),
         (["import", "--project", "capitals", str(tmp_path / "absent")], 2, "no file"),
         (["train", "--project", "capitals", "--method", "bt", "--set", "epochs"], 2, "KEY=VALUE"),
         (["label", "--project", "capitals"], 1, "Only annotators"),

@@ -1,6 +1,5 @@
 """The `caliper` command and the example of the documentation, at a live server with a worker behind it."""
 
-import asyncio
 import os
 import pty
 import queue
@@ -18,7 +17,7 @@ import pytest
 from django.db import connections
 
 from caliper.cli import main
-from tests.rewards.serving.conftest import Server
+from tests.rewards.serving.conftest import Server, running
 from tests.workers.conftest import FAKE
 from webapp import celery
 from webapp.accounts.models import User
@@ -178,6 +177,7 @@ def test_a_shell_imports_trains_labels_and_exports(
         assert out.stat().st_size > 100
 
 
+@pytest.mark.one_database
 def test_the_example_of_the_documentation(
     there: Callable[[str], None],
     secret_of: Callable[..., str],
@@ -194,9 +194,9 @@ def test_the_example_of_the_documentation(
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.2)
     monkeypatch.setattr(follow, "LONGEST_PAUSE", 0.5)
 
-    async def keep_to() -> None:
-        client = follow.client_of(f"{live_server.url}/p/{project.slug}", os.environ["CALIPER_TOKEN"])
-        async with client:
+    async def behind() -> None:
+        address, token = f"{live_server.url}/p/{project.slug}", os.environ["CALIPER_TOKEN"]
+        async with follow.client_of(address, token) as client:
             follower = follow.Follower(
                 client,
                 server.holder,
@@ -208,19 +208,10 @@ def test_the_example_of_the_documentation(
             )
             await follower.run()
 
-    started = threading.Event()
-
-    async def behind() -> None:
-        await asyncio.to_thread(started.wait)
-        await keep_to()
-
     server = Server(None, behind=behind)
-    started.set()
-    try:
-        monkeypatch.setenv("CALIPER_SERVER", server.url)
+    with running(server.app) as url:
+        monkeypatch.setenv("CALIPER_SERVER", url)
         said = runpy.run_path(str(REPOSITORY / "docs" / "examples" / "loop.py"))
-    finally:
-        server.stop()
     assert Judgement.objects.count() == 12
     assert Response.objects.count() == 24
     version = ModelVersion.objects.get()

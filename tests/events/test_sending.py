@@ -27,7 +27,6 @@ from workers.housekeeping import deliveries_sweep
 
 from .receiver import Receiver, receiving
 
-
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "webhooks.md"
 
 
@@ -255,7 +254,7 @@ def test_a_name_that_changes_its_address_leads_nowhere_else(
     monkeypatch.setattr(socket, "create_connection", create_connection)
     # Literals in the old forms, which only the resolver reads, come to the same.
     hook = webhook_add(project=project, url="http://2130706433/", kinds=["run.finished"], actor=admin)
-    delivery = hook.deliver("ping", {}, event_id=Delivery().event_id, at=timezone.now())
+    delivery = hook.delivery("ping", {}, event_id=Delivery().event_id, at=timezone.now())
     outcomes = [webhooks.attempt(hook, delivery) for _ in range(3)]
     assert ["private" in outcome.error for outcome in outcomes] == [True, True, False]
     assert gone == [("93.184.215.14", 80)], "the address that was looked at, and no second question"

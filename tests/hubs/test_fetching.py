@@ -332,7 +332,7 @@ def test_the_command(hub: Hub, prefs: Any, project: Project, capsys: pytest.Capt
     assert project.imports.count() == 0
     call_command("import_data", "hf://datasets/org/prefs", project=project.slug, split="test")
     row = project.imports.get()
-    assert (row.file_name, row.origin["commit"]) == ("hf://datasets/org/prefs", prefs.head)
+    assert (row.file_name, row.origin["commit"]) == ("hf://datasets/org/prefs test", prefs.head)
     assert project.prompts.count() == 1
     with pytest.raises(CommandError, match="Name one of: train, test"):
         call_command("import_data", "hf://datasets/org/prefs", project=project.slug)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
 
-from tests.hub_double import WRITE, Hub, Repo, sha256
+from tests.hub_double import WRITE, Hub, Repo, clients_at, sha256
 from webapp.accounts.models import User
 from webapp.corpus.models import Pair, Project, Prompt
 from webapp.importing.addresses import AddressRefused
@@ -55,18 +56,11 @@ def pushed(export: Any, admin: User, address: str, model: Any = DataPush, public
 def _clients_at_the_double(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What `datasets` and huggingface_hub read from the environment when they are loaded."""
     import datasets.config
-    import huggingface_hub.constants
 
+    clients_at(hub, tmp_path / "cache", monkeypatch)
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
     monkeypatch.setattr(
         datasets.config, "HUB_DATASETS_URL", hub.url + "/datasets/{repo_id}/resolve/{revision}/{path}"
-    )
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        huggingface_hub.constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        hub.url + "/{repo_id}/resolve/{revision}/{filename}",
     )
 
 
@@ -177,6 +171,18 @@ def test_into_a_store(export: Export, admin: User, settings: Any, tmp_path: Path
     assert not [path for path in (out / "second").rglob("*") if path.is_file()]
 
 
+@pytest.mark.one_database
+def test_the_command(hub: Hub, export: Export, project: Project, tmp_path: Path, capsys: Any) -> None:
+    chosen = {"project": project.slug, "format": "trl-explicit", "push": "org/prefs"}
+    call_command("export_data", out=tmp_path / "out", **chosen)
+    repo = hub.repos["dataset", "org/prefs"]
+    assert repo.files["data/train.parquet"] == (tmp_path / "out/data/train.parquet").read_bytes()
+    assert f"pushed to {hub.url}/datasets/org/prefs/tree/{repo.head}" in capsys.readouterr().out
+    assert project.audit_entries.get(action="pushed").actor_name == "manage.py"
+    with pytest.raises(CommandError, match="but not pushed"):
+        call_command("export_data", out=tmp_path / "again", **{**chosen, "push": "others/prefs"})
+
+
 @pytest.fixture
 def packed(project: Project, admin: User, data_dir: Path) -> ModelExport:
     """A packed version; only its archive matters here."""
@@ -211,6 +217,7 @@ def test_a_packed_model(hub: Hub, packed: ModelExport, admin: User) -> None:
     assert "Pack it again" in pushed(packed, admin, "org/reward", ModelPush).error
 
 
+@pytest.mark.one_database
 @pytest.mark.usefixtures("hub")
 def test_pages(
     export: Export,

@@ -1,96 +1,21 @@
 """A real Celery worker, a real Redis, and the things that happen to workers: shut down, killed, started again."""
 
-import contextlib
 import os
-import shlex
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import celery
 import psutil
 import pytest
-from django.db import connection
 
-import webapp.celery
-from tests.workers.conftest import FAKE
-from webapp import heartbeat
+from tests.workers.conftest import Worker
 from webapp.corpus.models import Project
 from webapp.jobs import State
 from webapp.training.models import TrainingRun
 from webapp.training.services import run_resume, run_start
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
-
-ROOT = Path(__file__).parent.parent.parent
-Worker = Callable[..., "subprocess.Popen[bytes]"]
-
-
-def database_url() -> str:
-    place = connection.settings_dict
-    if connection.vendor == "sqlite":
-        return f"sqlite:///{place['NAME']}"
-    return f"postgres://{place['USER']}:{place['PASSWORD']}@{place['HOST']}:{place['PORT']}/{place['NAME']}"
-
-
-@pytest.fixture
-def worker(
-    private_redis: str, settings: Any, data_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Worker]:
-    """worker("slow") starts a Celery worker with beat whose trainings are the fake trainer's in that mode."""
-    settings.REDIS_URL = private_redis
-    with heartbeat.redis_client() as client:
-        client.flushdb()
-    app = celery.Celery(broker=private_redis, set_as_current=False)
-    monkeypatch.setattr(webapp.celery, "app", app)
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(mode: str) -> "subprocess.Popen[bytes]":
-        environment = {
-            **os.environ,
-            "DATABASE_URL": database_url(),
-            "REDIS_URL": private_redis,
-            "CALIPER_DATA_DIR": str(data_dir),
-            "CALIPER_TRAIN_COMMAND": shlex.join([sys.executable, str(FAKE), mode]),
-            "CALIPER_TICK_SECONDS": "1",
-            "CALIPER_JOB_LOST_AFTER_SECONDS": "4",
-        }
-        command = [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            "workers.tasks",
-            "worker",
-            "-B",
-            "-Q",
-            "default,train,housekeeping",
-        ]
-        with (tmp_path / "worker.log").open("ab") as log:
-            process = subprocess.Popen(
-                [*command, "--concurrency", "2", "--hostname", f"w{len(started)}@test"],
-                cwd=ROOT,
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        started.append(process)
-        return process
-
-    try:
-        yield start
-    finally:
-        for process in started:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
-        app.close()
-        print((tmp_path / "worker.log").read_text()[-6000:])
 
 
 def wait_until(run: TrainingRun, condition: Callable[[TrainingRun], bool], seconds: float = 60.0) -> None:

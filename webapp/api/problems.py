@@ -152,7 +152,7 @@ def problem_of(error: BaseException) -> Problem | None:
     return None
 
 
-def answer(request: HttpRequest, error: Exception) -> HttpResponse:
+def answer(request: HttpRequest, error: Any) -> HttpResponse:
     """What ninja calls with every exception of a route. One that nobody foresaw goes on to Django, and into the log."""
     problem = problem_of(error)
     if problem is None:

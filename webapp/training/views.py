@@ -20,7 +20,6 @@ from webapp.http import HtmxHttpRequest
 from webapp.jobs import State
 from webapp.labels.names import annotator_names
 from webapp.parameters import int_parameter
-from webapp.paths import without_paths
 from webapp.training import remeasuring, reports, services
 from webapp.training.charts import loss_chart, reliability_chart
 from webapp.training.curves import vote_curve
