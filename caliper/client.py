@@ -1,5 +1,7 @@
 """`Client`: one person's token at one Caliper, and what it reaches."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -55,7 +57,7 @@ class Client:
         """Whose token this is, what it may do, and the roles in each project."""
         return Group(self.transport)._send("GET", "/me")
 
-    def project(self, slug: str) -> "Project":
+    def project(self, slug: str) -> Project:
         """What one project holds. Asks the server nothing by itself."""
         return Project(self.transport, slug)
 
@@ -65,22 +67,22 @@ class Projects(Group):
         """The projects that this person belongs to."""
         return self._pages("/projects")
 
-    def get(self, slug: str) -> types.Project:
+    def get(self, slug: str) -> types.ProjectWhole:
         return self._send("GET", "/projects/{slug}", slug=slug)
 
-    def create(self, **settings: Any) -> types.Project:
+    def create(self, **settings: Any) -> types.ProjectWhole:
         """A new project (staff only). `slug` and `name` are needed; the rest are settings as `update` takes them."""
         return self._send("POST", "/projects", json=settings)
 
-    def update(self, slug: str, **settings: Any) -> types.Project:
+    def update(self, slug: str, **settings: Any) -> types.ProjectWhole:
         """Change the settings that are named; admins only."""
         return self._send("PATCH", "/projects/{slug}", slug=slug, json=settings)
 
-    def archive(self, slug: str) -> types.Project:
+    def archive(self, slug: str) -> types.ProjectWhole:
         """From now on nothing in it changes; it can be read and exported."""
         return self._send("POST", "/projects/{slug}/archive", slug=slug)
 
-    def unarchive(self, slug: str) -> types.Project:
+    def unarchive(self, slug: str) -> types.ProjectWhole:
         return self._send("POST", "/projects/{slug}/unarchive", slug=slug)
 
 

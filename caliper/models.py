@@ -1,5 +1,7 @@
 """Reward models: runs, versions, what serves, evaluation sets."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,22 +13,22 @@ from caliper.transport import Group, sha256_of
 
 
 class Runs(Group):
-    def list(self) -> Iterator[types.Run]:
+    def list(self) -> Iterator[types.RunRow]:
         return self._pages("/projects/{slug}/runs")
 
-    def get(self, id: int) -> types.Run:
+    def get(self, id: int) -> types.RunWhole:
         return self._send("GET", "/projects/{slug}/runs/{id}", id=id)
 
-    def start(self, method: str, **options: Any) -> types.Run:
+    def start(self, method: str, **options: Any) -> types.RunWhole:
         """Train on the labels of now. `options` as on the run form: base_model, tuning, epochs, seed, ..."""
         body = {"method": method, "options": options}
         return self._send("POST", "/projects/{slug}/runs", json=body)
 
-    def wait(self, id: int, told: Callable[[types.Run], None] | None = None) -> types.Run:
+    def wait(self, id: int, told: Callable[[types.RunWhole], None] | None = None) -> types.RunWhole:
         """The run once it has ended, well or badly."""
         return waited(lambda: self.get(id), told)
 
-    def progress(self, id: int, after: int | None = None) -> types.Progress:
+    def progress(self, id: int, after: int | None = None) -> types.RunProgress:
         """Its newest rows of progress, after one step."""
         return self._send("GET", "/projects/{slug}/runs/{id}/progress", id=id, query={"after": after})
 
@@ -34,33 +36,34 @@ class Runs(Group):
         path = self._path("/projects/{slug}/runs/{id}/log", {"id": id})
         return self._transport.send("GET", path).text
 
-    def cancel(self, id: int) -> types.Run:
+    def cancel(self, id: int) -> types.RunWhole:
         return self._send("POST", "/projects/{slug}/runs/{id}/cancel", id=id)
 
     def resume(
         self, id: int, *, cost_limit: float | None = None, token_limit: int | None = None
-    ) -> types.Run:
+    ) -> types.RunWhole:
         """Go on from the checkpoint of a run that failed, was lost or cancelled."""
-        body = {"cost_limit": cost_limit, "token_limit": token_limit}
+        limits = {"cost_limit": cost_limit, "token_limit": token_limit}
+        body = {name: limit for name, limit in limits.items() if limit is not None}
         return self._send("POST", "/projects/{slug}/runs/{id}/resume", id=id, json=body)
 
 
 class Versions(Group):
-    def list(self) -> Iterator[types.Version]:
+    def list(self) -> Iterator[types.VersionRow]:
         return self._pages("/projects/{slug}/versions")
 
-    def get(self, id: int) -> types.Version:
+    def get(self, id: int) -> types.VersionWhole:
         return self._send("GET", "/projects/{slug}/versions/{id}", id=id)
 
-    def promote(self, id: int) -> types.Version:
+    def promote(self, id: int) -> types.VersionWhole:
         """Let it serve. An older one: roll back to it."""
         return self._send("POST", "/projects/{slug}/versions/{id}/promote", id=id)
 
-    def predictions(self, id: int) -> Iterator[types.Prediction]:
-        """Its rating distribution for every response."""
-        return self._pages("/projects/{slug}/versions/{id}/predictions", id=id)
+    def predictions(self, id: int, split: str | None = None) -> Iterator[types.RatedRow]:
+        """Its rating of every response, beside people's levels. `split`: train, held_out, crossfit or unlabelled."""
+        return self._pages("/projects/{slug}/versions/{id}/predictions", {"split": split}, id=id)
 
-    def files(self, id: int) -> Sequence[types.ModelFile]:
+    def files(self, id: int) -> Sequence[types.FileShown]:
         """The files of the model, with size and sha256."""
         return self._send("GET", "/projects/{slug}/versions/{id}/files", id=id)
 
@@ -92,7 +95,7 @@ class Versions(Group):
         return root
 
 
-def _same(path: Path, file: types.ModelFile) -> bool:
+def _same(path: Path, file: types.FileShown) -> bool:
     """Whether an earlier call has this file already."""
     return path.is_file() and path.stat().st_size == file["size"] and sha256_of(path) == file["sha256"]
 
@@ -104,13 +107,13 @@ class Serving(Group):
 
 
 class EvaluationSets(Group):
-    def list(self) -> Iterator[types.EvaluationSet]:
+    def list(self) -> Iterator[types.SetRow]:
         return self._pages("/projects/{slug}/evaluation-sets")
 
-    def get(self, id: int) -> types.EvaluationSet:
+    def get(self, id: int) -> types.SetWhole:
         return self._send("GET", "/projects/{slug}/evaluation-sets/{id}", id=id)
 
-    def add(self, name: str, paths: Sequence[Path | str]) -> types.EvaluationSet:
+    def add(self, name: str, paths: Sequence[Path | str]) -> types.SetWhole:
         """Upload a set of pairs on which versions are measured; nobody trains on it."""
         files = {Path(path).name: Path(path) for path in paths}
         return self._send("POST", "/projects/{slug}/evaluation-sets", form={"name": name}, files=files)
@@ -118,17 +121,17 @@ class EvaluationSets(Group):
     def delete(self, id: int) -> None:
         self._send("DELETE", "/projects/{slug}/evaluation-sets/{id}", id=id)
 
-    def retry(self, id: int) -> types.EvaluationSet:
+    def retry(self, id: int) -> types.SetWhole:
         return self._send("POST", "/projects/{slug}/evaluation-sets/{id}/retry", id=id)
 
-    def measurements(self, id: int) -> Iterator[types.Measurement]:
+    def measurements(self, id: int) -> Iterator[types.MeasurementRow]:
         return self._pages("/projects/{slug}/evaluation-sets/{id}/measurements", id=id)
 
-    def measure(self, id: int, version: int) -> types.Measurement:
+    def measure(self, id: int, version: int) -> types.MeasurementRow:
         """Measure one version on the set."""
         body = {"version": version}
         return self._send("POST", "/projects/{slug}/evaluation-sets/{id}/measurements", id=id, json=body)
 
-    def cancel(self, id: int, measurement: int) -> types.Measurement:
+    def cancel(self, id: int, measurement: int) -> types.MeasurementRow:
         route = "/projects/{slug}/evaluation-sets/{id}/measurements/{measurement}/cancel"
         return self._send("POST", route, id=id, measurement=measurement)

@@ -2,13 +2,46 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import httpx
 
-from caliper import types
 from caliper.errors import CaliperError
 from caliper.transport import Transport
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class Item(TypedDict):
+    """What a reward server scores: a conversation (or a bare prompt) and the answer to it."""
+
+    messages: NotRequired[list[Message]]
+    prompt: NotRequired[str]
+    text: NotRequired[str]
+
+
+class ScoringVersion(TypedDict):
+    """The version that scored."""
+
+    name: str
+    digest: str
+
+
+class Score(TypedDict):
+    """The score of one text. `expected`, `spread` and `p` (the ratings 1 to 9) are of versions that rate."""
+
+    score: float
+    expected: float | None
+    spread: float | None
+    p: list[float] | None
+    percentile: float | None
+    truncated: bool
+
 
 BATCH = 64
 """Texts a request."""
@@ -35,7 +68,7 @@ class RewardServer:
         http: httpx.BaseTransport | None = None,
     ) -> None:
         self.transport = Transport(url, token, timeout=timeout, tries=tries, http=http)
-        self.version: types.ScoringVersion | None = None
+        self.version: ScoringVersion | None = None
 
     def __enter__(self) -> "RewardServer":
         return self
@@ -43,7 +76,7 @@ class RewardServer:
     def __exit__(self, *_: object) -> None:
         self.transport.close()
 
-    def score(self, items: Iterable[types.Item], *, rollouts: bool | None = None) -> Iterator[types.Score]:
+    def score(self, items: Iterable[Item], *, rollouts: bool | None = None) -> Iterator[Score]:
         """A score for each item, in order; `BATCH` items are sent at a time.
 
         An item is {"messages": [...], "text": "..."}, {"prompt": "...", "text": "..."} or {"messages": [...]} whose
@@ -71,7 +104,7 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def messages_of(prompt: str | Sequence[types.Message]) -> list[types.Message]:
+def messages_of(prompt: str | Sequence[Message]) -> list[Message]:
     """A prompt as TRL hands it: a plain one is what a user says."""
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
@@ -82,7 +115,7 @@ def caliper_reward(
     url: str,
     token: str | None = None,
     *,
-    prompts_as: Callable[[Any], list[types.Message]] = messages_of,
+    prompts_as: Callable[[Any], list[Message]] = messages_of,
     http: httpx.BaseTransport | None = None,
 ) -> Callable[..., list[float]]:
     """A reward function for `reward_funcs` of TRL's GRPOTrainer, RLOOTrainer and the like.
@@ -107,7 +140,7 @@ def caliper_reward(
     return reward
 
 
-def _item(messages: list[types.Message], completion: str | Sequence[types.Message]) -> types.Item:
+def _item(messages: list[Message], completion: str | Sequence[Message]) -> Item:
     """A plain completion is the answer. Of a conversational one the last message is; what came before belongs to the
     conversation (tools that were called).
     """

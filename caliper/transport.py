@@ -46,13 +46,15 @@ class Transport:
                 "No such address", detail=f"“{url}” is no address: write http://… or https://…"
             )
         self.url, self._tries = url.rstrip("/"), tries or TRIES
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        try:
-            self._client = httpx.Client(
-                headers=headers, timeout=httpx.Timeout(timeout, connect=10.0), transport=http
+        if token and not (token.isascii() and token.isprintable()):
+            raise CaliperError(
+                "No such token", detail="The token has letters that no token has. Copy it once more."
             )
-        except ValueError as error:  # a token with a line break or other letters than ASCII
-            raise CaliperError("No such token", detail="The token has letters that no token has.") from error
+        self._client = httpx.Client(
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=httpx.Timeout(timeout, connect=10.0),
+            transport=http,
+        )
 
     def close(self) -> None:
         self._client.close()
@@ -134,15 +136,12 @@ class Transport:
             except httpx.HTTPError as error:
                 if attempt == self._tries:
                     raise _unanswered(self.url, error) from error
-                wait = _pause(attempt)
+                asked = None
             else:
-                wait = _asked_to_wait(answer) if answer.status_code in BUSY else None
-                if attempt == self._tries or (answer.status_code not in BUSY):
+                asked = _asked_to_wait(answer)
+                if answer.status_code not in BUSY or attempt == self._tries or (asked or 0) > LONGEST_WAIT:
                     raise CaliperError.of(answer)
-                wait = _pause(attempt) if wait is None else wait
-                if wait > LONGEST_WAIT:
-                    raise CaliperError.of(answer)
-            time.sleep(wait)
+            time.sleep(_pause(attempt) if asked is None else asked)
         raise AssertionError("unreachable")
 
     def download(
@@ -202,7 +201,11 @@ class Group:
         self._transport, self._known = transport, known
 
     def _path(self, route: str, values: Mapping[str, Any]) -> str:
-        quoted = {name: quote(str(value), safe="") for name, value in {**self._known, **values}.items()}
+        # A file's name may have folders.
+        quoted = {
+            name: quote(str(value), safe="/" if name == "name" else "")
+            for name, value in {**self._known, **values}.items()
+        }
         return self.prefix + route.format(**quoted)
 
     def _send(

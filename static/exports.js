@@ -16,6 +16,7 @@
       votes: "votes" in chosen.dataset,
       versions: "versions" in chosen.dataset,
       superseded: "superseded" in chosen.dataset,
+      divides: "divides" in chosen.dataset,
       csv: type.value === "csv",
     };
     for (const part of form.querySelectorAll("[data-for]")) part.hidden = !wanted[part.dataset.for];

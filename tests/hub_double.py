@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -83,9 +84,9 @@ class Hub(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def dataset(self, name: str, files: Files, **about: Any) -> Repo:
-        """A data set with one commit."""
-        repo = self.repos[("dataset", name)] = Repo(**about)
+    def dataset(self, name: str, files: Files, kind: str = "dataset", **about: Any) -> Repo:
+        """A data set (or model) with one commit."""
+        repo = self.repos[(kind, name)] = Repo(**about)
         repo.commit(files, "first")
         return repo
 
@@ -100,6 +101,17 @@ def running() -> Iterator[Hub]:
     finally:
         hub.shutdown()
         hub.server_close()
+
+
+def clients_at(hub: Hub, cache: Path, patch: Any) -> None:
+    """Point at the double what the clients read from the environment when they are loaded; `patch` is a MonkeyPatch."""
+    from huggingface_hub import constants
+
+    patch.setattr(constants, "ENDPOINT", hub.url)
+    patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    patch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
 
 
 def sha256(data: bytes) -> str:
@@ -157,7 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
                 except Answer as answer:
                     self._refuse(answer)
                 return
-        hub.problems.append(f"{self.command} {self.path} is unknown")
+        if parts.path != "/api/agent-harnesses":  # the client's own curiosity
+            hub.problems.append(f"{self.command} {self.path} is unknown")
         self._refuse(Answer(404, message="unknown"))
 
     do_GET = do_HEAD = do_POST = do_PUT = _any
@@ -276,14 +289,13 @@ class _Handler(BaseHTTPRequestHandler):
         if name.startswith("others/"):
             raise Answer(403, message="You don't have the rights to create a repository there")
         kind = sent.get("type", "model")
-        known = self.server.repos.get((kind, name))
-        if known is not None:
-            raise Answer(409, message="You already created this repo")
+        url = f"{self.server.url}/{kind}s/{name}" if kind != "model" else f"{self.server.url}/{name}"
+        if (kind, name) in self.server.repos:
+            self._json({"error": "You already created this repo", "url": url}, 409)
+            return
         repo = self.server.repos[(kind, name)] = Repo(private=sent.get("visibility") == "private")
         repo.commit({".gitattributes": b"*.parquet filter=lfs\n"}, "initial commit")
-        self._json(
-            {"url": f"{self.server.url}/{kind}s/{name}" if kind != "model" else f"{self.server.url}/{name}"}
-        )
+        self._json({"url": url})
 
     def _validate(self) -> None:
         sent = json.loads(self.body)

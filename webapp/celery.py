@@ -18,6 +18,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 
 logger = logging.getLogger(__name__)
 
+# How often what webhooks wait for is looked for: judgements are told within so many seconds.
+WEBHOOKS_SECONDS = 5
+
 app = Celery("caliper")
 app.conf.update(
     broker_url=settings.REDIS_URL,
@@ -57,9 +60,9 @@ app.conf.update(
         },
         "webhooks_send": {
             "task": "workers.tasks.webhooks_send",
-            "schedule": settings.TICK_SECONDS,
+            "schedule": WEBHOOKS_SECONDS,
             # Not the housekeeping worker's: a receiver may keep it waiting.
-            "options": {"queue": "default", "expires": settings.TICK_SECONDS},
+            "options": {"queue": "default", "expires": WEBHOOKS_SECONDS},
         },
         "counters_check": {
             "task": "workers.tasks.counters_check",

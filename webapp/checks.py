@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from webapp.corpus.endpoints import endpoint_mistakes
+from webapp.importing.addresses import store_mistakes
 
 LOOPBACK = {"127.0.0.1", "localhost", "[::1]", "testserver"}
 
@@ -222,4 +223,21 @@ def check_endpoints(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMe
             id="caliper.W032",
         )
         for mistake in endpoint_mistakes()
+    ]
+
+
+@register("caliper")
+def check_stores(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
+    """Prefixes of addresses that mean nothing, or would let people reach other hosts."""
+    return [
+        Error(
+            f"{variable}: {mistake}",
+            hint="Name prefixes such as s3://bucket/folder/, separated by commas (docs/hubs.md).",
+            id="caliper.E033",
+        )
+        for variable, prefixes in (
+            ("CALIPER_STORES", settings.STORES),
+            ("CALIPER_STORES_OUT", settings.STORES_OUT),
+        )
+        for mistake in store_mistakes(prefixes)
     ]

@@ -1,7 +1,8 @@
 """`python -m webapp.embedded`, which `make run` calls: all of Caliper on one machine, from one command.
 
 Checks first, each problem one clear line; then a private Redis, the database and the demonstration project;
-then the web process, a worker with beat and workers for trainings and for trying models, supervised until Ctrl-C.
+then the web process, a worker with beat and workers for trainings and for trying models, and the demonstration's
+reward server, supervised until Ctrl-C.
 """
 
 import contextlib
@@ -278,6 +279,20 @@ def web_command(place: Place) -> list[str]:
     return [sys.executable, "-m", "gunicorn", *options, "webapp.wsgi:application"]
 
 
+def reward_command(place: Place, port: int) -> list[str]:
+    """The demonstration's reward server; it waits by itself until a version serves."""
+    options = ["--project", "demo", "--caliper", place.url, "--port", str(port), "--if-there"]
+    return [sys.executable, "manage.py", "reward_server", *options]
+
+
+def reward_port(place: Place) -> int:
+    """A hundred above the web process's, or where that is taken any free one."""
+    with contextlib.suppress(Refusal, OverflowError):
+        check_port(place.port + 100)
+        return place.port + 100
+    return _free_port()
+
+
 def worker_command(options: tuple[str, ...]) -> list[str]:
     return [sys.executable, "-m", "celery", "-A", "workers.tasks", "worker", "--loglevel", "INFO", *options]
 
@@ -326,7 +341,10 @@ def run(place: Place, *, redis_url: str, redis_server: str | None) -> int:
             for name, options in WORKERS:
                 supervisor.add(Child(name, worker_command(options)))
             wait_until_ready(supervisor, place)
-            announce(place)
+            # After the others: it loads PyTorch, and nobody waits for it.
+            port = reward_port(place)
+            supervisor.add(Child("reward", reward_command(place, port), may_end=True))
+            announce(place, reward=f"http://{HOST}:{port}")
             supervisor.watch()
         except Stopped:
             say("caliper: stopping (Ctrl-C again hurries it)")
@@ -398,13 +416,14 @@ def wait_until_ready(supervisor: "Supervisor", place: Place) -> None:
         supervisor.pause(0.3)
 
 
-def announce(place: Place) -> None:
+def announce(place: Place, *, reward: str) -> None:
     lines = ["", f"Caliper is ready: {place.url}", ""]
     sign_ins = place.data / "sign-ins.txt"
     if sign_ins.exists():
         lines += [f"Sign-ins (kept in {sign_ins}):"]
         lines += [f"  {line}" for line in sign_ins.read_text().splitlines() if line.strip()]
         lines += [""]
+    lines += [f"Reward server of the demonstration: {reward} (docs/reward-server.md)", ""]
     lines += [f"Logs: {place.logs}    Stop: Ctrl-C", ""]
     print("\n".join(lines), flush=True)
 

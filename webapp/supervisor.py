@@ -6,6 +6,7 @@ stops. Knows nothing of Caliper.
 
 import contextlib
 import ctypes
+import math
 import os
 import re
 import signal
@@ -26,7 +27,7 @@ SETTLED_SECONDS = 60.0
 """A child that has lived this long is thought well again: its next restart comes at once."""
 
 LOG_LIMIT_BYTES = 10 * 1024 * 1024
-IMPORTANT = re.compile(r"\b(ERROR|CRITICAL)\b")
+IMPORTANT = re.compile(r'\b(ERROR|CRITICAL)\b|"level": "(error|critical)"')
 IMPORTANT_LINES = 5
 
 _PR_SET_PDEATHSIG = 1
@@ -62,11 +63,13 @@ def _end_with_supervisor() -> None:
 
 @dataclass
 class Child:
-    """One program to keep running. `last`: stopped after the others, who need it to end in good order."""
+    """One program to keep running. `last`: stopped after the others, who need it to end in good order. `may_end`: once
+    it ends well, with exit code 0, it is left alone."""
 
     name: str
     command: Sequence[str]
     last: bool = False
+    may_end: bool = False
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     due_at: float = 0.0
@@ -203,6 +206,9 @@ class Supervisor:
         assert process is not None
         self._kill_group(process)
         child.process = None
+        if child.may_end and process.returncode == 0:
+            child.due_at = math.inf
+            return
         child.failures = 1 if now - child.started_at > SETTLED_SECONDS else child.failures + 1
         wait = min(LONGEST_BACK_OFF_SECONDS, 2.0 ** (child.failures - 1))
         child.due_at = now + wait

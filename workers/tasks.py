@@ -32,6 +32,7 @@ from webapp.snapshots.models import DataPush, Export
 from webapp.snapshots.pushing import push_run
 from webapp.training.models import ModelExport, ModelPush, Remeasurement, TrainingRun
 from workers import annotating, exports, housekeeping, measurements, remeasuring, runs, trials, webhooks
+from workers.held_out import held_out_responses
 
 # One byte of memory shared between the worker and the processes of its pool, which are forked from it.
 _stopping = multiprocessing.RawValue("b", 0)
@@ -78,7 +79,7 @@ def import_file(pk: int) -> None:
 @app.task(name=Export.task)
 def export_file(pk: int) -> None:
     if (row := Export.objects.filter(pk=pk).first()) is not None:
-        export_run(row)
+        export_run(row, held_out_responses)
 
 
 @app.task(name=ModelExport.task)

@@ -21,9 +21,9 @@ from django.db.models import F
 from django.utils import timezone
 
 from webapp import __version__
-from webapp.corpus.models import Project
 from webapp.events.addresses import PORTS, AddressRefused, check_url, resolved
 from webapp.events.models import Delivery, Webhook
+from webapp.events.services import webhook_switch_off
 
 logger = logging.getLogger(__name__)
 
@@ -114,18 +114,10 @@ def _settle(webhook: Webhook, delivery: Delivery, outcome: Outcome) -> None:
     same.filter(failing_since=None).update(failing_since=now)
     since = webhook.failing_since
     if outcome.status == http.client.GONE:
-        _switch_off(webhook, "It answered 410: it wants no more.")
+        webhook_switch_off(webhook=webhook, why="It answered 410: it wants no more.")
     elif since is not None and now - since > SWITCHED_OFF_AFTER:
-        _switch_off(webhook, f"Nothing arrived for {SWITCHED_OFF_AFTER.days} days. The last failure: {error}")
-
-
-def _switch_off(webhook: Webhook, why: str) -> None:
-    """Nobody listens there: no more is sent until a person switches it on again."""
-    if Webhook.objects.filter(pk=webhook.pk, active=True).update(active=False, disabled_reason=why[:300]):
-        logger.warning("webhook %s is switched off: %s", webhook.pk, why)
-        others = Webhook.objects.filter(project=webhook.project, active=True)
-        if not others.exists():
-            Project.objects.filter(pk=webhook.project_id).update(has_webhooks=False)
+        why = f"Nothing arrived for {SWITCHED_OFF_AFTER.days} days. The last failure: {error}"
+        webhook_switch_off(webhook=webhook, why=why)
 
 
 def attempt(webhook: Webhook, delivery: Delivery) -> Outcome:

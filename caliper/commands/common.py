@@ -69,11 +69,13 @@ class Progress:
             self._shown = text
 
     def job(self, job: Any) -> None:
-        """The phase and share of a job that runs."""
+        """The phase and share of a job that waits or runs."""
         if job["state"] in ("queued", "running"):
-            step, total = job.get("step") or 0, job.get("total") or 0
-            phase = job.get("phase") or ("waits for a worker" if job["state"] == "queued" else "runs")
-            self.show(phase, min(1.0, step / total) if total else None)
+            share = job["step"] / job["total"] if job["total"] else None
+            if job.get("percent") is not None:
+                share = job["percent"] / 100
+            phase = job["waiting"] or job.get("phase") or job["state"]
+            self.show(phase, min(1.0, share) if share is not None else None)
 
     def end(self) -> None:
         if self._terminal and self._shown:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ def add(command: Adds) -> None:
     sub = command("export", export, "Write a project's labels to a file.")
     sub.add_argument("--project", required=True, metavar="SLUG")
     sub.add_argument("--format", required=True)
-    sub.add_argument("--out", required=True, metavar="FILE", type=Path, help="ends in .jsonl, .csv or .zip (Parquet)")
+    sub.add_argument(
+        "--out", required=True, metavar="FILE", type=Path, help="ends in .jsonl, .csv or .zip (Parquet)"
+    )
     sub.add_argument("--aggregation", choices=("vote", "majority"), help="of several votes on a pair")
 
 
@@ -176,7 +179,7 @@ def export(options: argparse.Namespace) -> None:
     with client_of(options) as client:
         exports = client.project(options.project).exports
         if kind == "zip":
-            value = _packed(exports, options, query)
+            value: Mapping[str, Any] = _packed(exports, options, query)
         else:
             query["file_type"] = kind
             labels = exports.write(options.format, options.out, **query)

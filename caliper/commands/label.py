@@ -54,7 +54,7 @@ _NOTHING = {
 }
 
 
-def _judged(project: Project, card: types.Card, ask: Ask) -> int:
+def _judged(project: Project, card: types.CardShown, ask: Ask) -> int:
     """Show a card and store what is said: 1 for an answer, -1 for one that was taken back, 0 for none."""
     print(_drawn(card))
     try:
@@ -75,7 +75,7 @@ class _Undo(Exception):
     """Take the newest answer back."""
 
 
-def _answer(card: types.Card, ask: Ask) -> dict[str, Any]:
+def _answer(card: types.CardShown, ask: Ask) -> dict[str, Any]:
     """What is said of a card, as `cards.answer` takes it. Raises _Undo, _Done."""
     if card["kind"] == "response":
         key = _asked(ask, "1 bad, 2 normal, 3 good, s skip, u undo, q quit", "123suq")
@@ -105,7 +105,7 @@ def _asked(ask: Ask, question: str, keys: str) -> str:
     return key
 
 
-def _sent(project: Project, card: types.Card, answer: dict[str, Any], ask: Ask) -> types.Receipt | None:
+def _sent(project: Project, card: types.CardShown, answer: dict[str, Any], ask: Ask) -> types.Receipt | None:
     """The receipt; None if the person rather looks again. An answer that is asked about is sent once more if meant."""
     try:
         return project.cards.answer(card, **answer)
@@ -125,7 +125,7 @@ def _sent(project: Project, card: types.Card, answer: dict[str, Any], ask: Ask) 
 # --- What a card looks like ---
 
 
-def _drawn(card: types.Card) -> str:
+def _drawn(card: types.CardShown) -> str:
     """The card as text: the conversation, then A and B. Nothing in a text can steer the terminal."""
     width = min(_WIDEST, shutil.get_terminal_size().columns)
     parts = _prompt(card["prompt"], width)

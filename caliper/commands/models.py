@@ -5,11 +5,11 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from caliper import types
 from caliper.commands.common import Adds, Progress, Stop, client_of, result, told
-from caliper.reward import RewardServer
+from caliper.reward import Item, RewardServer
 
 SERVER = "http://127.0.0.1:8100"
 
@@ -52,16 +52,16 @@ def train(options: argparse.Namespace) -> None:
             progress.end()
         if run["state"] != "done":
             raise Stop(f"Run {run['id']} is {run['state']}. {run['error']}".strip())
-        result(options, run, _ended(run))
+        version = project.versions.get(run["version"]) if run["version"] is not None else None
+        result(options, {**run, "made": version}, _ended(run, version))
 
 
-def _ended(run: types.Run) -> str:
+def _ended(run: types.RunWhole, version: types.VersionWhole | None) -> str:
     if run["same_as"] is not None:
         return f"Not trained again: same labels and settings as run {run['same_as']}."
-    version = run["version"]
     if version is None:
         return f"Run {run['id']} is done."
-    serving = "It serves now." if version["serving"] else "It does not serve."
+    serving = "It serves now." if version["is_serving"] else "It does not serve."
     return f"{version['name']}. {version['gate_reason']} {serving}"
 
 
@@ -82,7 +82,7 @@ def score(options: argparse.Namespace) -> None:
     token = os.environ.get("CALIPER_SERVER_TOKEN")
     rows: list[dict[str, Any]] = []
 
-    def items() -> Iterator[types.Item]:
+    def items() -> Iterator[Item]:
         for place, row in _rows(options.files):
             rows.append(row)
             yield _item(place, row)
@@ -124,11 +124,11 @@ def _lines(file: TextIO, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         ) from error
 
 
-def _item(place: str, row: dict[str, Any]) -> types.Item:
+def _item(place: str, row: dict[str, Any]) -> Item:
     text = row.get("text", row.get("response"))
     item: dict[str, Any] = {name: row[name] for name in ("messages", "prompt") if name in row}
     if not item:
         raise Stop(f"{place} has no “prompt” and no “messages”: write one of them.")
     if text is not None:
         item["text"] = text
-    return item  # type: ignore[return-value]
+    return cast("Item", item)

@@ -5,12 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 
+from tests.ratings.conftest import make_version as make_version  # a fixture
 from webapp.accounts.models import ApiToken, User
 from webapp.api.tokens import token_make
+from webapp.corpus.models import Project, Prompt
+from webapp.labels.queue import assignments_for
+from webapp.labels.services import judgement_submit
+from webapp.training.models import ModelVersion
 
 ROOT = "/api/v1"
 
@@ -23,10 +29,14 @@ class Api:
         self.headers = {"Authorization": f"Bearer {secret}"} if secret else {}
 
     def send(self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None) -> Any:
-        """`body` is sent as JSON; a dict with files under “multipart” as a form."""
+        """`body` is sent as JSON; a dict under “multipart” as a form, its bytes as files."""
         more = {**self.headers, **(headers or {})}
         if isinstance(body, dict) and "multipart" in body:
-            return self.client.post(ROOT + path, body["multipart"], headers=more)
+            form = {
+                name: SimpleUploadedFile("a.jsonl", value) if isinstance(value, bytes) else value
+                for name, value in body["multipart"].items()
+            }
+            return self.client.post(ROOT + path, form, headers=more)
         data = body if isinstance(body, bytes) else json.dumps(body) if body is not None else ""
         return self.client.generic(method, ROOT + path, data, content_type="application/json", headers=more)
 
@@ -61,6 +71,26 @@ def api(db: None) -> Callable[..., Api]:
         return Api(secret)
 
     return make
+
+
+# What annotators never learn: who wrote a response, what others said of it, what a model thinks of it.
+AUTHOR, COMMENT, SCORE = "model-1", "said by somebody else", 7.3125
+
+
+@pytest.fixture
+def world(
+    project: Project,
+    admin: User,
+    make_prompt: Callable[..., Prompt],
+    make_version: Callable[..., ModelVersion],
+) -> Project:
+    """A pair that an admin has judged and a version has rated."""
+    prompt = make_prompt(project, "p1", ["Paris", "Lyon"])
+    make_version(project, dict.fromkeys(prompt.responses.all(), SCORE), method="bt")
+    [card] = assignments_for(project=project, annotator=admin, count=1)
+    levels = {card.pair.response_a_id: "good", card.pair.response_b_id: "bad"}
+    judgement_submit(key=card.key, annotator=admin, verdict="a", levels=levels, comment=COMMENT)
+    return project
 
 
 def said(response: HttpResponse, status: int = 200) -> Any:

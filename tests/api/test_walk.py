@@ -7,17 +7,36 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from tests.api.conftest import ALL, Api
+from tests.api import makers
+from tests.api.conftest import ALL, AUTHOR, COMMENT, SCORE, Api
 from tests.api.walk import ROWS, Row
 from webapp.accounts.models import User
 from webapp.api.api import api as caliper_api
 from webapp.corpus.models import Membership, Pair, Project, Prompt, Response
+from webapp.events.models import Delivery, Webhook
+from webapp.events.services import webhook_add, webhook_ping
 
-# What makes the row at which a path ends; each gets the project and its admin, and gives the last path parameter.
+
+def webhook_of(project: Project, admin: User) -> Webhook:
+    return webhook_add(project=project, url="https://example.com/", kinds=["run.finished"], actor=admin)
+
+
+def delivery_of(project: Project, admin: User) -> tuple[int, int]:
+    """A delivery that failed."""
+    made = webhook_ping(webhook=webhook_of(project, admin))
+    Delivery.objects.filter(pk=made.pk).update(state="failed")
+    return made.webhook_id, made.pk
+
+
+# What makes the row at which a path ends; each gets the project and its admin, and gives the path parameter behind the
+# slug (a tuple where there are several).
 MAKERS: dict[str, Callable[[Project, User], Any]] = {
+    **makers.MAKERS,
     "prompt": lambda project, admin: Prompt.objects.get(project=project).pk,
     "response": lambda project, admin: Response.objects.filter(project=project).first().pk,
     "pair": lambda project, admin: Pair.objects.get(project=project).pk,
+    "webhook": lambda project, admin: webhook_of(project, admin).pk,
+    "delivery": lambda project, admin: delivery_of(project, admin),
 }
 
 
@@ -42,60 +61,83 @@ def test_the_table_has_every_route() -> None:
     assert sorted(row.route for row in ROWS) == sorted(documented())
 
 
-def status(caller: Api, row: Row, project: Project, admin: User) -> int:
-    """What a call answers. What it wrote is taken back, so that each call finds the same."""
+def filled(path: str, keys: Any) -> str:
+    """The path with its parameters: a tuple of them where there are several."""
+    found = iter(keys if isinstance(keys, tuple) else (keys,))
+    return re.sub(r"{\w+}", lambda match: str(next(found)), path)
+
+
+def call(caller: Api, row: Row, project: Project, admin: User) -> tuple[int, bytes]:
+    """Status and body of a call. What it wrote is taken back, so that each call finds the same."""
     with transaction.atomic():
         method, path = row.route.split(" ")
         path = path.replace("{slug}", project.slug)
         if row.at:
-            path = re.sub(r"{\w+}(?!.*{)", str(MAKERS[row.at](project, admin)), path)
+            path = filled(path, MAKERS[row.at](project, admin))
         answer = caller.send(method, path, row.body)
         # A streamed answer is read while its rows are there.
-        b"".join(answer.streaming_content) if answer.streaming else None
+        body = b"".join(answer.streaming_content) if answer.streaming else answer.content
         transaction.set_rollback(True)
-    return answer.status_code
+    return answer.status_code, body
 
 
 def test_each_role_gets_what_the_table_says(
-    project: Project,
-    admin: User,
-    callers: dict[str, Api],
-    api: Callable[..., Api],
-    make_prompt: Callable[..., Prompt],
+    world: Project, admin: User, callers: dict[str, Api], api: Callable[..., Api]
 ) -> None:
-    make_prompt(project, "p1", ["Paris", "Lyon"])
-    without = {scope: api(admin, *(each for each in ALL if each != scope)) for scope in ALL}
-    wrong = []
+    """And an annotator reads nothing that would sway them, in whatever answer."""
+    without = {
+        scopes: api(admin, *(each for each in ALL if each not in scopes.split()))
+        for scopes in {row.scope for row in ROWS if row.scope}
+    }
+    wrong: list[str] = []
     for row in ROWS:
-        expected = {role: getattr(row, role) for role in callers}
-        found = {role: status(caller, row, project, admin) for role, caller in callers.items()}
-        expected["anonymous"], found["anonymous"] = 401, status(api(), row, project, admin)
+        asked = [(role, caller, getattr(row, role)) for role, caller in callers.items()]
+        asked.append(("anonymous", api(), 401))
         if row.scope:
-            expected["no scope"], found["no scope"] = 403, status(without[row.scope], row, project, admin)
-        wrong += [
-            f"{row.route} as {role}: {found[role]}, not {expected[role]}"
-            for role in expected
-            if found[role] != expected[role]
-        ]
+            asked.append((f"admin without the scope {row.scope}", without[row.scope], 403))
+        for role, caller, expected in asked:
+            status, body = call(caller, row, world, admin)
+            if status != expected:
+                wrong.append(f"{row.route} as {role}: {status}, not {expected}: {body[:200]!r}")
+            told = body.decode()
+            if role in ("annotator", "stranger") and any(
+                word in told for word in (AUTHOR, COMMENT, str(SCORE))
+            ):
+                wrong.append(f"{row.route} tells {role} too much: {told[:200]}")
     assert wrong == []
 
 
-def test_rows_of_another_project_are_not_found(
-    project: Project, admin: User, callers: dict[str, Api], make_prompt: Callable[..., Prompt]
-) -> None:
+def test_rows_of_another_project_are_not_found(world: Project, admin: User, callers: dict[str, Api]) -> None:
     """Whatever an admin of one project asks of another one's rows by number: 404."""
-    make_prompt(project, "p1", ["Paris", "Lyon"])
     other = Project.objects.create(slug="other", name="Other")
     Membership.objects.create(project=other, user=admin, role="admin")
     found = []
     for row in ROWS:
-        if row.at:
+        # A format is no row of a project.
+        if row.at and row.at != "format":
             with transaction.atomic():
-                key = MAKERS[row.at](project, admin)
+                key = MAKERS[row.at](world, admin)
                 method, path = row.route.split(" ")
-                path = re.sub(r"{\w+}(?!.*{)", str(key), path.replace("{slug}", other.slug))
+                path = filled(path.replace("{slug}", other.slug), key)
                 answer = callers["admin"].send(method, path, row.body)
                 transaction.set_rollback(True)
             if answer.status_code != 404:
                 found.append(f"{row.route}: {answer.status_code}")
+    assert found == []
+
+
+HOSTILE = ["%00", "9" * 400, "%ED%A0%80", str(10**18 - 1), "..%2Fetc"]
+
+
+def test_hostile_addresses(world: Project, callers: dict[str, Api]) -> None:
+    """Each path parameter in turn is what no row has: 404, and never an error of ours."""
+    found = []
+    for row in ROWS:
+        method, path = row.route.split(" ")
+        for name in re.findall(r"{\w+}", path):
+            for hostile in HOSTILE:
+                address = path.replace(name, hostile).replace("{slug}", world.slug)
+                answer = callers["admin"].send(method, re.sub(r"{\w+}", "1", address), row.body)
+                if answer.status_code != 404:
+                    found.append(f"{method} {address[:80]}: {answer.status_code}")
     assert found == []

@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.utils import timezone
 
+from tests.rollouts import story
 from tests.workers import fake_train
 from webapp.accounts.models import User
 from webapp.benchmarks.models import EvaluationSet, Measurement
@@ -36,6 +37,7 @@ from webapp.labels.simulation import simulate
 from webapp.operations.disk import disk_measure
 from webapp.ratings.models import Prediction
 from webapp.ratings.services import percentiles
+from webapp.rollouts.models import RolloutSettings
 from webapp.snapshots.exporting import export_run
 from webapp.snapshots.models import Export
 from webapp.snapshots.services import snapshot_take
@@ -76,6 +78,8 @@ def populate(project: Project, admin: User, annotator: User) -> None:
     _evaluation_sets(project, admin)
     _machine(project, admin)
     _webhook(project, admin)
+    RolloutSettings.objects.create(project=project, on=True, per_hour=1000)
+    story.tell(project, list(project.versions.order_by("pk")[:2]))
     for format in ("judgements", "trl-explicit"):
         export = Export.objects.create(project=project, created_by=admin, format=format, file_type="jsonl")
         export_run(export)
@@ -339,7 +343,7 @@ def _webhook(project: Project, admin: User) -> None:
     url = "https://hooks.example.org/a/rather/long/address?token=that-goes-on-and-on-without-a-place-to-break"
     hook = webhook_add(project=project, url=url, kinds=["judgement.created", "run.finished"], actor=admin)
     for state in Delivery.State.values:
-        delivery = hook.deliver("run.finished", {"run": 1}, event_id=uuid.uuid4(), at=timezone.now())
-        said = {"attempts": 3, "last_status": 500, "last_error": "It answered 500."}
-        Delivery.objects.filter(pk=delivery.pk).update(state=state, **said)
+        delivery = hook.delivery("run.finished", {"run": 1}, event_id=uuid.uuid4(), at=timezone.now())
+        delivery.state, delivery.attempts, delivery.last_error = state, 3, "It answered 500."
+        delivery.save()
     project.webhooks.update(failing_since=timezone.now())

@@ -33,7 +33,8 @@ def test_only_admins_of_the_project_see_them(
     client_of: ClientOf,
 ) -> None:
     hook = webhook_add(project=project, actor=admin, **FORM)
-    delivery = hook.deliver("ping", {}, event_id=Delivery().event_id, at=hook.created_at)
+    delivery = hook.delivery("ping", {}, event_id=Delivery().event_id, at=hook.created_at)
+    delivery.save()
     base = "/p/capitals/webhooks/"
     gets = [base, f"{base}{hook.pk}/"]
     acts = ("ping", "pause", "resume", "secret", "remove")
@@ -127,7 +128,7 @@ def test_from_adding_to_removing(
     with django_assert_max_num_queries(8):
         client.get(base)
     for _ in range(30):
-        added.deliver("ping", {}, event_id=delivery.event_id, at=added.created_at)
+        added.delivery("ping", {}, event_id=delivery.event_id, at=added.created_at).save()
     with django_assert_max_num_queries(9):
         assert "Page 1 of 2" in client.get(f"{base}{added.pk}/").content.decode()
     refused = client.post(base, FORM)

@@ -1,12 +1,14 @@
 """Sending webhooks: signed, once, again after failures, and only to where they may go."""
 
 import json
+import re
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,8 @@ from workers import webhooks
 from workers.housekeeping import deliveries_sweep
 
 from .receiver import Receiver, receiving
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "webhooks.md"
 
 
 @pytest.fixture
@@ -81,6 +85,12 @@ def test_a_delivery_is_signed_as_the_standard_says(
     for secret in (old, new):  # for a day both
         told = standardwebhooks.Webhook(secret).verify(body, headers)
         assert told == delivery.payload
+    # The documentation's own check says the same.
+    names: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)[0], names)
+    assert names["is_from_caliper"](new, headers, body)
+    assert not names["is_from_caliper"](new, headers, body.replace(b"7", b"8"))
+    assert not names["is_from_caliper"]("whsec_c2VjcmV0", headers, body)
     with pytest.raises(standardwebhooks.WebhookVerificationError):
         standardwebhooks.Webhook(new).verify(body.replace(b"7", b"8"), headers)
     assert told["data"] == {"project": "capitals", "version": 7, "name": "Überbär-1"}
@@ -244,7 +254,7 @@ def test_a_name_that_changes_its_address_leads_nowhere_else(
     monkeypatch.setattr(socket, "create_connection", create_connection)
     # Literals in the old forms, which only the resolver reads, come to the same.
     hook = webhook_add(project=project, url="http://2130706433/", kinds=["run.finished"], actor=admin)
-    delivery = hook.deliver("ping", {}, event_id=Delivery().event_id, at=timezone.now())
+    delivery = hook.delivery("ping", {}, event_id=Delivery().event_id, at=timezone.now())
     outcomes = [webhooks.attempt(hook, delivery) for _ in range(3)]
     assert ["private" in outcome.error for outcome in outcomes] == [True, True, False]
     assert gone == [("93.184.215.14", 80)], "the address that was looked at, and no second question"

@@ -254,7 +254,8 @@ def test_from_stores(project: Project, admin: User, store: Path) -> None:
     # As `datasets` saves to disk: a folder a split, Arrow in it.
     (store / "saved" / "train").mkdir(parents=True)
     table = pa.Table.from_pylist(rows("a", "b"))
-    with pa.OSFile(str(store / "saved/train/data-00000-of-00001.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as out:  # fmt: skip
+    file = pa.OSFile(str(store / "saved/train/data-00000-of-00001.arrow"), "wb")
+    with file, pa.ipc.new_stream(file, table.schema) as out:
         out.write_table(table)
     (store / "saved/train/state.json").write_text("{}")
     row = begun(project, admin, f"file://{store}/saved", split="train")
@@ -331,7 +332,7 @@ def test_the_command(hub: Hub, prefs: Any, project: Project, capsys: pytest.Capt
     assert project.imports.count() == 0
     call_command("import_data", "hf://datasets/org/prefs", project=project.slug, split="test")
     row = project.imports.get()
-    assert (row.file_name, row.origin["commit"]) == ("hf://datasets/org/prefs", prefs.head)
+    assert (row.file_name, row.origin["commit"]) == ("hf://datasets/org/prefs test", prefs.head)
     assert project.prompts.count() == 1
     with pytest.raises(CommandError, match="Name one of: train, test"):
         call_command("import_data", "hf://datasets/org/prefs", project=project.slug)

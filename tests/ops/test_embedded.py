@@ -42,6 +42,9 @@ def test_start_serve_survive_stop_and_start_again(start: Callable[[], Instance])
     first.until(lambda: all(queue["workers"] == 1 for queue in first.health()["workers"]["queues"].values()))
     assert set(first.health()["workers"]["queues"]) == {"default", "train", "housekeeping", "score"}
 
+    assert "Reward server of the demonstration: http://127.0.0.1:" in first.said()
+    first.until(lambda: bool(first.find("workers.rewards.serve", f"http://127.0.0.1:{first.port}/p/demo")))
+
     # The demonstration has queued its trainings: one runs, in a session of its own below the worker.
     first.until(lambda: bool(first.find("import time; time.sleep(600)")))
     (training,) = first.find("import time; time.sleep(600)")

@@ -43,6 +43,7 @@ def test_the_web_half_loads_no_model_library() -> None:
     walked, loaded = walk("webapp", first=DJANGO, **on)
     assert {"webapp.urls", "webapp.wsgi", "webapp.celery", "webapp.ratings.views"} <= walked
     models = {"torch", "transformers", "datasets", "pyarrow", "pandas", "sklearn", "accelerate", "peft"}
+    models |= {"huggingface_hub", "fsspec"}
     assert not loaded & {"workers", *models}
 
 

@@ -95,7 +95,7 @@ def test_the_figures(
     assert client.post("/metrics", headers=authorised).status_code == 405
 
     hook = webhook_add(project=project, url="https://example.com/", kinds=["run.finished"], actor=admin)
-    hook.deliver("ping", {}, event_id=uuid.uuid4(), at=timezone.now())
+    hook.delivery("ping", {}, event_id=uuid.uuid4(), at=timezone.now()).save()
     long_ago = timezone.now() - timedelta(minutes=5)
     for state in ("queued", "done", "done"):
         TrainingRun.objects.create(

@@ -44,7 +44,9 @@ def test_the_reference_is_of_what_people_judged(asking: Project, make_prompt: Ca
     reference = told["reference"]
     measured = [sampling.features(row.text) for row in rows[:24]]
     assert reference["length"]["mean"] == pytest.approx(fmean(one["length"] for one in measured))
-    assert reference["style"]["repetition"]["sd"] == pytest.approx(pstdev(one["repetition"] for one in measured))
+    assert reference["style"]["repetition"]["sd"] == pytest.approx(
+        pstdev(one["repetition"] for one in measured)
+    )
     assert reference["style"]["headers"] == {"mean": pytest.approx(math.log(2)), "sd": pytest.approx(0)}
     assert sampling.distance("word !\n# Headline 1" + "!" * 50, reference) > 10
     assert set(reference["style"]) | {"length"} == set(measured[0])

@@ -28,7 +28,7 @@ MODELS_BY_SEGMENT = {
     "people": "accounts.User",
     "accounts": "accounts.User",
 }
-OFF = ("forgotten/",)
+OFF = ("forgotten/", "metrics")
 """Pages that a setting turns on; without it they answer 404."""
 
 ROWS_A_PATTERN = 12

@@ -16,7 +16,19 @@ from webapp.api.document import completed
 from webapp.api.idempotency import once
 from webapp.api.problems import answer
 from webapp.api.rendering import StrictRenderer
-from webapp.api.routes import corpus, me, projects
+from webapp.api.routes import (
+    corpus,
+    evaluation,
+    exports,
+    imports,
+    labels,
+    me,
+    projects,
+    ratings,
+    rollouts,
+    training,
+    webhooks,
+)
 
 
 class CaliperAPI(NinjaAPI):
@@ -53,6 +65,8 @@ api.add_decorator(once, mode="view")
 api.add_router("", me.router)
 api.add_router("projects", projects.router)
 api.add_router("", corpus.router)
+for subject in (labels, imports, exports, training, ratings, evaluation, webhooks, rollouts):
+    api.add_router("", subject.router)
 
 
 @cache
@@ -64,9 +78,9 @@ def _document() -> dict[str, Any]:
 def api_urls() -> list[URLPattern | URLResolver]:
     """The routes, those marked that receive files (BodyLimitMiddleware asks the view that Django calls)."""
     for view in api.path_views():
-        needs = {getattr(each.view_func, "receives_files", None) for each in view.operations} - {None}
-        if needs:
-            view.get_view = _marking(view.get_view, needs.pop())
+        for each in view.operations:
+            if needs := getattr(each.view_func, "receives_files", None):
+                view.get_view = _marking(view.get_view, needs)
     return api.urls[0]
 
 

@@ -43,7 +43,7 @@ def authenticate(request: HttpRequest) -> None:
     if scheme.lower() != "bearer" or known is None:
         raise _unknown(request)
     asked.user, asked.token = known.user, known
-    asked.rate = rate_count(f"token:{known.pk}", settings.API_PER_MINUTE)
+    asked.rate = rate_count(f"token:{known.digest[:32]}", settings.API_PER_MINUTE)
     if asked.rate.exceeded:
         raise Problem(
             429,
@@ -84,27 +84,29 @@ class BearerToken(AuthBase):
     openapi_type = "http"
     openapi_scheme = "bearer"
 
-    def __init__(self, scope: str | None) -> None:
+    def __init__(self, scopes: tuple[str, ...]) -> None:
         super().__init__()
-        self.scope = scope
+        self.scopes = scopes
 
     def __call__(self, request: HttpRequest) -> ApiToken:
         found: ApiToken | None = cast(ApiRequest, request).token
         if found is None:
             raise unauthenticated()
-        if self.scope is not None and self.scope not in found.scopes:
+        if self.scopes and not set(self.scopes) & set(found.scopes):
             raise Problem(
                 403,
                 "Outside the token's scopes",
-                f"This needs a token with the scope “{self.scope}”; this one has: {', '.join(found.scopes)}. "
+                f"This needs a token with the scope {' or '.join(self.scopes)}; this one has: "
+                f"{', '.join(found.scopes)}. "
                 "Make another one on the page /account/tokens/.",
-                scope=self.scope,
+                scopes=self.scopes,
             )
         return found
 
 
-def token(scope: str | None = None) -> BearerToken:
-    """`auth=token("read")`: the route needs a token with this scope, or just any. What its owner may see in a project,
-    `project_for` says.
+def token(*scopes: str) -> BearerToken:
+    """`auth=token("read")`: the route needs a token with this scope; with one of several; `token()`: with any at all.
+
+    What its owner may see in a project, `project_for` says.
     """
-    return BearerToken(ApiToken.Scope(scope).value if scope else None)
+    return BearerToken(tuple(ApiToken.Scope(scope).value for scope in scopes))

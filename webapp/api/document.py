@@ -58,8 +58,9 @@ def completed(document: Any, operations: Iterable[Operation]) -> dict[str, Any]:
         for method, described in methods.items():
             write = method.upper() in WRITES
             checks: Any = by_id[described["operationId"]].auth_callbacks
-            scopes = [each.scope for each in checks if each.scope]
-            described["security"] = [{"BearerToken": scopes}]
+            scopes = [scope for check in checks for scope in check.scopes]
+            # One entry suffices: so several scopes stand for any of them.
+            described["security"] = [{"BearerToken": [scope]} for scope in scopes] or [{"BearerToken": []}]
             expected = {"401", "403", "422", "429"} | ({"404"} if "{" in path else set())
             expected |= {"400", "409", "413"} if write else {"400"} if described["parameters"] else set()
             for status in sorted(expected - {str(each) for each in described["responses"]}):

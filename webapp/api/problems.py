@@ -17,6 +17,7 @@ from webapp.corpus.access import ProjectArchived
 from webapp.corpus.options import RunRefused
 from webapp.corpus.reason_tags import TagRefused
 from webapp.corpus.services import LastAdmin
+from webapp.events.services import WebhookRefused
 from webapp.importing.undoing import UndoRefused
 from webapp.jobs import JobFailed
 from webapp.labels.machines import MachineRefused
@@ -91,6 +92,7 @@ _REFUSALS: dict[type[Exception], tuple[int, str]] = {
     TagRefused: (422, "Not taken"),
     SetRefused: (422, "No new evaluation set"),
     MachineRefused: (422, "Not possible"),
+    WebhookRefused: (422, "Not taken"),
     JobFailed: (422, "Not possible"),
     VersionRefused: (409, "Not possible for this version"),
     UndoRefused: (409, "The import can't be taken back"),
@@ -150,7 +152,7 @@ def problem_of(error: BaseException) -> Problem | None:
     return None
 
 
-def answer(request: HttpRequest, error: Exception) -> HttpResponse:
+def answer(request: HttpRequest, error: Any) -> HttpResponse:
     """What ninja calls with every exception of a route. One that nobody foresaw goes on to Django, and into the log."""
     problem = problem_of(error)
     if problem is None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -62,17 +62,18 @@ def types(document: Mapping[str, Any]) -> list[tuple[str, str, list[Field]]]:
 def _operation(
     document: Mapping[str, Any], path: str, method: str, described: Mapping[str, Any]
 ) -> Operation:
-    content = described.get("requestBody", {}).get("content", {})
+    request: Mapping[str, Any] = described.get("requestBody", {})
+    content: Mapping[str, Any] = request.get("content", {})
     body_type, body = next(iter(content.items()), ("", {}))
     schema = _resolved(document, body.get("schema", {}))
-    scopes = described["security"][0]["BearerToken"]
+    scopes = [scope for each in described["security"] for scope in each["BearerToken"]]
     return Operation(
         id=described["operationId"],
         method=method,
         path=path,
         summary=described["summary"],
         description=described.get("description", ""),
-        scope=scopes[0] if scopes else "any",
+        scope=" or ".join(scopes),
         parameters=[
             Field(
                 each["name"],
@@ -85,11 +86,7 @@ def _operation(
         ],
         body=_fields(document, schema),
         body_type=body_type,
-        answers=[
-            (status, answer.get("description", ""), _fields(document, _answer_schema(document, answer)))
-            for status, answer in described["responses"].items()
-            if "$ref" not in answer
-        ],
+        answers=_answers(document, described["responses"]),
         curl=_curl(method, path, body_type, _example(document, schema)),
     )
 
@@ -100,8 +97,20 @@ def _resolved(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping
     return schema
 
 
+def _answers(document: Mapping[str, Any], responses: Mapping[str, Any]) -> list[tuple[str, str, list[Field]]]:
+    """Status, words and fields of each answer but the problems; two of the same fields in one."""
+    found: dict[str, tuple[list[str], str, list[Field]]] = {}
+    for status, answer in responses.items():
+        if "$ref" not in answer:
+            fields = [
+                replace(each, required=False) for each in _fields(document, _answer_schema(document, answer))
+            ]
+            found.setdefault(str(fields), ([], answer.get("description", ""), fields))[0].append(str(status))
+    return [(" or ".join(statuses), words, fields) for statuses, words, fields in found.values()]
+
+
 def _answer_schema(document: Mapping[str, Any], answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    content = next(iter(answer.get("content", {}).values()), {})
+    content: Mapping[str, Any] = next(iter(answer.get("content", {}).values()), {})
     return _resolved(document, content.get("schema", {}))
 
 

@@ -14,6 +14,6 @@ class ProjectRouter(Router):
     """
 
     def add_api_operation(
-        self, path: str, methods: list[str] | set[str], view_func: Callable[..., Any], **options: Any
+        self, path: str, methods: list[str], view_func: Callable[..., Any], **options: Any
     ) -> None:
         super().add_api_operation(f"projects/{{slug:slug}}/{path.lstrip('/')}", methods, view_func, **options)

@@ -23,3 +23,6 @@ Message = Annotated[
 ]
 
 Role = Literal["annotator", "researcher", "admin"]
+
+CONFLICT: dict[int, Any] = {409: {"$ref": "#/components/responses/409"}}
+"""For the `openapi_extra` responses of a read that may not be possible as things stand; writes have it anyhow."""

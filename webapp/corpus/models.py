@@ -589,7 +589,7 @@ class Import(Job):
         project = Project.objects.get(pk=self.project_id)  # as it is now, not as it was when the job began
         if project.has_webhooks:
             told = {"import": self.pk, "state": str(self.state), "preview": self.dry_run}
-            project.webhooks.record("import.finished", told)
+            project.webhooks.record(("import.finished", told))
 
     @property
     def waits_for(self) -> int | None:

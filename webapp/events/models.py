@@ -9,6 +9,7 @@ attempt; what it stores afterwards asks for the same count. A worker that dies l
 """
 
 import uuid
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -35,14 +36,16 @@ class Kind(models.TextChoices):
     VERSION_PROMOTED = "version.promoted", "a version begins to serve"
 
 
+# Nobody who judges waits for the broker: these are sent when beat looks next, every few seconds.
+OF_JUDGING = {Kind.JUDGEMENT_CREATED, Kind.JUDGEMENT_TAKEN_BACK, Kind.LEVEL_CREATED}
+
 PING = "ping"
+
+Event = tuple[str, dict[str, Any]]
+"""A kind, and ids and plain values."""
 
 
 class WebhookQuerySet(models.QuerySet["Webhook"]):
-    def listening(self, kind: str) -> "WebhookQuerySet":
-        """The active ones that want this kind."""
-        return self.filter(active=True, wants__contains=f",{kind},")
-
     def due(self) -> "WebhookQuerySet":
         """Those that have something to be sent now."""
         now = timezone.now()
@@ -53,12 +56,19 @@ class WebhookQuerySet(models.QuerySet["Webhook"]):
         """Active, and not held since it didn't answer."""
         return self.filter(Q(held_until=None) | Q(held_until__lte=timezone.now()), active=True)
 
-    def record(self, kind: str, data: dict[str, Any]) -> None:
-        """A delivery for each of these that listens to the kind; sent after commit. `data`: ids and plain values."""
-        hooks = list(self.listening(kind).select_related("project"))
-        event_id, now = uuid.uuid4(), timezone.now()
-        for hook in hooks:
-            hook.deliver(kind, data, event_id=event_id, at=now)
+    def record(self, *events: Event) -> None:
+        """A delivery of each event for each of these that listens to its kind."""
+        now = timezone.now()
+        drawn = [(uuid.uuid4(), kind, data) for kind, data in events]
+        for hook in self.filter(active=True).select_related("project"):
+            made = [
+                hook.delivery(kind, data, event_id=event_id, at=now)
+                for event_id, kind, data in drawn
+                if kind in hook.kinds
+            ]
+            Delivery.objects.bulk_create(made)
+            if any(each.kind not in OF_JUDGING for each in made):
+                hook.enqueue()
 
 
 class Webhook(models.Model):
@@ -71,8 +81,7 @@ class Webhook(models.Model):
     # The one before a change: signs as well until then, so that the receiver can change at leisure.
     former_secret = models.CharField(max_length=80, blank=True)
     former_until = models.DateTimeField(null=True, blank=True)
-    # ",judgement.created,run.finished,": a comparison of texts, which both databases know.
-    wants = models.CharField(max_length=400)
+    kinds = models.JSONField(default=list)
     active = models.BooleanField(default=True)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
@@ -94,34 +103,16 @@ class Webhook(models.Model):
         return self.url
 
     @property
-    def kinds(self) -> list[str]:
-        return [kind for kind in self.wants.split(",") if kind]
-
-    @kinds.setter
-    def kinds(self, kinds: list[str]) -> None:
-        self.wants = "".join(f",{kind}" for kind in kinds) + ","
-
-    @property
-    def kinds_shown(self) -> list[str]:
-        return [str(Kind(kind).label) for kind in self.kinds if kind in Kind.values]
-
-    @property
     def secrets(self) -> list[str]:
         """What a delivery is signed with now."""
         former = self.former_until is not None and self.former_until > timezone.now()
         return [self.secret, self.former_secret] if former else [self.secret]
 
-    def deliver(self, kind: str, data: dict[str, Any], *, event_id: uuid.UUID, at: Any) -> "Delivery":
-        """One more delivery, sent once the current transaction has committed."""
+    def delivery(self, kind: str, data: dict[str, Any], *, event_id: uuid.UUID, at: datetime) -> "Delivery":
+        """A delivery to this webhook, not yet stored. `data`: ids and plain values."""
         told = {"project": self.project.slug, **data}
-        delivery = Delivery.objects.create(
-            webhook=self,
-            kind=kind,
-            event_id=event_id,
-            payload={"type": kind, "timestamp": at.isoformat(), "data": told},
-        )
-        self.enqueue()
-        return delivery
+        payload = {"type": kind, "timestamp": at.isoformat(), "data": told}
+        return Delivery(webhook=self, kind=kind, event_id=event_id, payload=payload)
 
     def enqueue(self) -> None:
         """Have what is due sent, once the current transaction has committed. Beat does the same every few seconds."""

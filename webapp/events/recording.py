@@ -3,6 +3,7 @@
 from typing import Any
 
 from webapp.corpus.models import Project
+from webapp.events.models import Event
 
 
 def event_record(project: Project, kind: str, data: dict[str, Any]) -> None:
@@ -10,5 +11,10 @@ def event_record(project: Project, kind: str, data: dict[str, Any]) -> None:
 
     `data` has ids and plain values, never a text that is judged: whoever wants it asks the API.
     """
+    events_record(project, (kind, data))
+
+
+def events_record(project: Project, *events: Event) -> None:
+    """The same for several events of one act, by one INSERT a webhook."""
     if project.has_webhooks:
-        project.webhooks.record(kind, data)
+        project.webhooks.record(*events)

@@ -59,7 +59,7 @@ def _flag(project: Project) -> None:
     Project.objects.filter(pk=project.pk).update(has_webhooks=project.has_webhooks)
 
 
-def _audit(webhook: Webhook, action: Action, actor: User, **detail: object) -> None:
+def _audit(webhook: Webhook, action: Action, actor: User | None, **detail: object) -> None:
     # Addresses may hold a secret in their path or query: the host says enough.
     told = {"webhook": webhook.pk, "host": check_url(webhook.url).netloc, **detail}
     audit(project=webhook.project, actor=actor, action=action, detail=told)
@@ -73,9 +73,9 @@ def webhook_add(*, project: Project, url: str, kinds: Collection[str], actor: Us
     _locked(project)
     if Webhook.objects.filter(project=project).count() >= MOST:
         raise WebhookRefused("url", f"A project has at most {MOST} webhooks: remove one first.")
-    webhook = Webhook(project=project, url=url, secret=_secret(), created_by=actor)
-    webhook.kinds = kinds
-    webhook.save()
+    webhook = Webhook.objects.create(
+        project=project, url=url, kinds=kinds, secret=_secret(), created_by=actor
+    )
     _flag(project)
     _audit(webhook, Action.WEBHOOK_ADDED, actor, kinds=kinds)
     return webhook
@@ -99,15 +99,14 @@ def webhook_change(
     _locked(webhook.project)
     if (now := Webhook.objects.filter(pk=webhook.pk).first()) is None:
         return False
-    wanted = Webhook(url=now.url if url is None else url)
-    wanted.kinds = _checked(wanted.url, now.kinds if kinds is None else kinds)
-    changes: dict[str, object] = {}
-    if wanted.url != now.url:
-        changes["url"] = wanted.url
-    if wanted.wants != now.wants:
-        changes["wants"] = wanted.wants
-    if active is not None and active != now.active:
-        changes["active"] = active
+    wanted = {
+        "url": now.url if url is None else url,
+        "kinds": _checked(now.url if url is None else url, now.kinds if kinds is None else kinds),
+        "active": now.active if active is None else active,
+    }
+    changes: dict[str, object] = {
+        name: value for name, value in wanted.items() if value != getattr(now, name)
+    }
     if not changes:
         return False
     if active or "url" in changes:
@@ -118,9 +117,22 @@ def webhook_change(
         setattr(webhook, name, value)
     webhook.save(update_fields=list(changes))
     _flag(webhook.project)
-    _audit(webhook, Action.WEBHOOK_CHANGED, actor, kinds=wanted.kinds, active=webhook.active)
+    _audit(webhook, Action.WEBHOOK_CHANGED, actor, kinds=wanted["kinds"], active=wanted["active"])
     webhook.enqueue()
     return True
+
+
+@transaction.atomic
+def webhook_switch_off(*, webhook: Webhook, why: str) -> bool:
+    """Nobody listens there: no more is sent until a person switches it on. False: it was off."""
+    _locked(webhook.project)
+    switched = Webhook.objects.filter(pk=webhook.pk, active=True).update(
+        active=False, disabled_reason=why[:300]
+    )
+    if switched:
+        _flag(webhook.project)
+        _audit(webhook, Action.WEBHOOK_CHANGED, None, active=False, why=why)
+    return switched == 1
 
 
 @transaction.atomic
@@ -149,8 +161,11 @@ def webhook_remove(*, webhook: Webhook, actor: User) -> bool:
 def webhook_ping(*, webhook: Webhook) -> Delivery:
     """A delivery that says nothing but that it arrives."""
     check_not_archived(webhook.project)
+    ping = webhook.delivery(PING, {"webhook": webhook.pk}, event_id=uuid.uuid4(), at=timezone.now())
     with transaction.atomic():
-        return webhook.deliver(PING, {"webhook": webhook.pk}, event_id=uuid.uuid4(), at=timezone.now())
+        ping.save()
+        webhook.enqueue()
+    return ping
 
 
 @transaction.atomic

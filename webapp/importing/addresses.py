@@ -68,7 +68,12 @@ def _of_hub(text: str, revision: str) -> Address:
     name = text.removeprefix(f"{settings.HUB_ENDPOINT}/").removeprefix("hf://").removeprefix("datasets/")
     name, tree, branch = name.strip("/").partition("/tree/")
     repo, at, wanted = (name, tree, unquote(branch)) if tree else name.partition("@")
-    if (at and not wanted) or not _REPO.fullmatch(repo) or ".." in repo or ("/" not in repo and not text.startswith(HUB)):
+    if (
+        (at and not wanted)
+        or not _REPO.fullmatch(repo)
+        or ".." in repo
+        or ("/" not in repo and not text.startswith(HUB))
+    ):
         raise AddressRefused(
             "That is no data set's address. Write hf://datasets/ORG/NAME or ORG/NAME, without a file behind it."
         )

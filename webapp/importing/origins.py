@@ -9,6 +9,7 @@ from typing import Any
 
 from webapp.corpus.models import Import, Project
 from webapp.importing.addresses import HUB, AddressRefused, address_named
+from webapp.importing.report import shorten
 from webapp.importing.spool import OnProgress
 from webapp.jobs import State, Stopped
 
@@ -64,6 +65,12 @@ def origin_words(origin: dict[str, Any], *, public: bool = False) -> str:
     if origin.get("commit"):
         words.append(f"commit {origin['commit']}")
     return ", ".join(words)
+
+
+def origin_name(origin: dict[str, Any]) -> str:
+    """The name of its import in lists: the address and what was asked for of it."""
+    asked = "/".join(origin[name] for name in ("config", "split") if origin[name])
+    return shorten(f"{origin['address']} {asked}".strip(), 255)
 
 
 def origins_of(project: Project) -> list[str]:

@@ -31,7 +31,7 @@ from webapp.importing.labels import LabelWriter
 from webapp.importing.loading import Loader
 from webapp.importing.mapping import Mapping, Reader
 from webapp.importing.names import safe_name
-from webapp.importing.origins import origin_fetch, origin_of
+from webapp.importing.origins import origin_fetch, origin_name, origin_of
 from webapp.importing.preview import first_items, preview_write
 from webapp.importing.reading import ImportRefused, Source, expanded, printable
 from webapp.importing.report import ERRORS, OWN_FILES, PROGRESS, Problems, Report, shorten
@@ -93,7 +93,7 @@ def import_from(
         row = Import.objects.create(
             project=project,
             created_by=created_by,
-            file_name=shorten(origin["address"], 255),
+            file_name=origin_name(origin),
             folder=f"imports/{secrets.token_hex(8)}",
             origin=origin,
         )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.conf import settings
@@ -113,7 +114,8 @@ def imports(request: HtmxHttpRequest, slug: str) -> HttpResponse:
             )
         else:
             return redirect("importing:import", project.slug, row.pk)
-    return _imports_page(request, project, form, AddressForm())
+    given = {name: request.GET.get(name, "")[:MAX_LENGTH] for name in AddressForm.base_fields}
+    return _imports_page(request, project, form, AddressForm(initial=given))
 
 
 @require_POST
@@ -128,6 +130,8 @@ def import_from(request: HtmxHttpRequest, slug: str) -> HttpResponse:
             form.add_error(refusal.field, str(refusal))
         else:
             return redirect("importing:import", project.slug, row.pk)
+    # The other form stands above it.
+    form.fields[next(iter(form.errors))].widget.attrs["autofocus"] = True
     return _imports_page(request, project, ImportForm(), form)
 
 
@@ -159,9 +163,14 @@ def _context(project: Project, pk: int) -> dict[str, Any]:
     waiting = waiting or waiting_for_worker(row)
     counts = row.report.get("counts", {})
     labels = dict(Verdict.choices) | dict(Level.choices)
+    is_here = not row.origin or bool(row.origin.get("files"))
     return {
         "row": row,
         "origin": origin_words(row.origin) if row.origin else "",
+        "asked": urlencode({name: row.origin[name] for name in AddressForm.base_fields})
+        if row.origin
+        else "",
+        "is_here": is_here,
         "step": step,
         "total": total,
         "percent": min(100, 100 * step // total) if total else None,
@@ -181,7 +190,7 @@ def _context(project: Project, pk: int) -> dict[str, Any]:
         ],
         "preview": [] if row.is_active else preview_read(settings.DATA_DIR / row.folder),
         "asks": row.wants_mapping,
-        "can_map": row.dry_run and not row.is_active,
+        "can_map": row.dry_run and not row.is_active and is_here,
         "can_undo": row.state == State.DONE and not row.dry_run and row.undone_at is None,
         "can_discard": row.can_requeue or row.is_preview,
         "anything_new": any(found["new"] or found["changed"] for found in counts.values()),

@@ -29,7 +29,7 @@ from webapp.accounts.models import User
 from webapp.corpus.access import check_not_archived
 from webapp.corpus.models import Pair, Project, Response
 from webapp.events.models import Kind
-from webapp.events.recording import event_record
+from webapp.events.recording import event_record, events_record
 from webapp.labels.contradictions import contradiction
 from webapp.labels.counters import PAIRS, RESPONSES, Ledger, Standing, Subject, standing_of
 from webapp.labels.models import Assignment, Judgement, Level, QualityLabel, Side, Source, Verdict
@@ -376,11 +376,12 @@ def _judgement_store(
         supersedes=head,
         **fields,
     )
-    event_record(assignment.project, Kind.JUDGEMENT_CREATED, _told(judgement))
+    labels: list[QualityLabel] = []
     if levels:
         heads = _level_heads(judgement.annotator_id, levels) if locked else _heads_of(assignment, pair)
-        for label in _levels_store(judgement, levels, heads):
-            event_record(assignment.project, Kind.LEVEL_CREATED, _level_told(label))
+        labels = _levels_store(judgement, levels, heads)
+    of_levels = ((Kind.LEVEL_CREATED, _level_told(label)) for label in labels)
+    events_record(assignment.project, (Kind.JUDGEMENT_CREATED, _told(judgement)), *of_levels)
     message = _late_message(PAIRS) if late else ""
     return Receipt(judgement, None, judgement.created_at, kept=True, message=message)
 

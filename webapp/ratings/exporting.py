@@ -135,6 +135,7 @@ COLUMNS = {
 PREDICTIONS = Format(
     "predictions",
     Predictions,
+    divides=False,
     description="""
 What versions of reward models predict for every response, beside the levels that people gave. Compare the two only on
 rows whose `split` is held_out, crossfit or unlabelled: on the others a version predicts what it was trained on.""",

@@ -66,19 +66,17 @@ def rewards_picture(points: Sequence[Point]) -> Picture | None:
 
 def agreement_picture(points: Sequence[Point]) -> Picture | None:
     """How often the proxy expects to be agreed with, and how often people agree; None where nothing is judged."""
-    judged = [(place, point) for place, point in enumerate(points) if point.people is not None]
-    if not judged:
-        return None
     expected: list[_Value] = []
     people: list[_Value] = []
     good: list[_Value] = []
-    for place, point in judged:
-        assert point.people is not None and point.expected is not None
-        expected.append((place, point.expected, point.expected, point.expected))
-        people.append((place, point.people.value, point.people.low, point.people.high))
     for place, point in enumerate(points):
+        if point.people is not None and point.expected is not None:
+            expected.append((place, point.expected, point.expected, point.expected))
+            people.append((place, point.people.value, point.people.low, point.people.high))
         if point.good is not None:
             good.append((place, point.good.value, point.good.low, point.good.high))
+    if not people:
+        return None
     title = (
         f"People agree with the model: {_percent(people[0][1])} at first, {_percent(people[-1][1])} at last; "
         f"it expects {_percent(expected[0][1])} at first, {_percent(expected[-1][1])} at last."

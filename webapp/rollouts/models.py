@@ -1,11 +1,12 @@
 """What training runs elsewhere had scored here, and which of it people are asked about."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from webapp.corpus.models import Pair, Project, Response
@@ -111,6 +112,26 @@ class RolloutWindow(models.Model):
         indexes = [models.Index(fields=["project", "until"])]
 
 
+class RolloutQuerySet(models.QuerySet["Rollout"]):
+    def before(self, window: RolloutWindow, prompts: Iterable[int]) -> Self:
+        """Rollouts of these prompts that the same version scored in earlier windows and that were drawn at random, the
+        earliest first; none that stands in such a pair already.
+        """
+        pairs = RolloutPair.objects.filter(Q(a=OuterRef("pk")) | Q(b=OuterRef("pk")))
+        return (
+            self.filter(
+                Exists(pairs.drawn()),
+                ~Exists(pairs.later()),
+                window__project=window.project_id,
+                window__version=window.version_id,
+                window__until__lte=window.since,
+                response__prompt__in=prompts,
+            )
+            .select_related("response")
+            .order_by("window__until", "pk")
+        )
+
+
 class Rollout(models.Model):
     """A response as a server scored it: its score, and with ratings their mean, spread and distribution."""
 
@@ -120,6 +141,8 @@ class Rollout(models.Model):
     expected = models.FloatField(null=True)
     spread = models.FloatField(null=True)
     p = models.JSONField(null=True, help_text="p(1..9).")
+
+    objects: ClassVar[Any] = RolloutQuerySet.as_manager()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["window", "response"], name="rollout_once")]
@@ -132,6 +155,10 @@ class RolloutPairQuerySet(models.QuerySet["RolloutPair"]):
     def drawn(self) -> Self:
         """Those drawn at random, which alone say something about all rollouts."""
         return self.filter(why=RolloutPair.Why.RANDOM)
+
+    def later(self) -> Self:
+        """Those of an earlier and a later rollout."""
+        return self.filter(why=RolloutPair.Why.LATER)
 
     def with_names(self) -> Self:
         """With what a list shows of them: versions, scores, texts."""
@@ -147,11 +174,13 @@ class RolloutPair(models.Model):
         UNCERTAIN = "uncertain", "uncertain"
         MOVED = "moved", "unlike what was judged"
         RANDOM = "random", "random"
+        # Made here, not reported: a is a rollout of an earlier window, b one of the same prompt and version now.
+        LATER = "later", "earlier and later"
 
     pair = models.OneToOneField(Pair, on_delete=models.CASCADE, related_name="rollouts")
     window = models.ForeignKey(RolloutWindow, on_delete=models.CASCADE, related_name="pairs")
-    a = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="+")
-    b = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="+")
+    a = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="pairs_as_a")
+    b = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="pairs_as_b")
     why = models.CharField(max_length=10, choices=Why.choices)
     # Of a random one: the chance that a candidate of its window is asked, after what the cap left. 1 of others.
     propensity = models.FloatField()

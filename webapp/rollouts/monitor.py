@@ -1,14 +1,15 @@
-"""Proxy against people: what the judgements of randomly drawn rollout pairs say about the rewards of all rollouts.
+"""Proxy against people: what judgements of rollout pairs say about the rewards of all rollouts.
 
 The rule of the warning, written before any data: see RULE. Its test is by betting (Waudby-Smith and Ramdas 2024,
 Estimating means of bounded random variables by betting): a stake of 1 grows by 1 + lambda * (q - z - MARGIN) with each
-judged pair, where q is the probability with which the proxy expects to be agreed with and z what people said (1 agreed,
-1/2 a tie or both bad, 0 not; the mean where several judged). While people agree at least as often as q - MARGIN, the
-stake can't be expected to grow, whatever lambda; so it ever reaches 1 / ALARMS with a chance of at most ALARMS
+judged pair, where q is the probability that the proxy gives to one side and z what people said (1 that side, 1/2 a tie
+or both bad, 0 the other; the mean where several judged). Of random pairs the side is the one that the proxy prefers,
+of an earlier and a later rollout it is the later one. While people prefer that side at least as often as q - MARGIN,
+the stake can't be expected to grow, whatever lambda; so it ever reaches ENOUGH with a chance of at most 1 / ENOUGH
 (Ville's inequality), however often somebody looks. The stake is spread evenly over a few lambdas, which are large where
-a great gap shall be seen soon and small where a small one shall be seen at all. Of each, half is bet from the first pair
-on and the rest is kept for later beginnings, one every BLOCK pairs (the j-th gets 1 / j(j + 1)), so that a model that
-was right for long is found out as well.
+a great gap shall be seen soon and small where a small one shall be seen at all. Of each, half is bet from the first
+pair on and the rest is kept for later beginnings, one every BLOCK pairs (the j-th gets 1 / j(j + 1)), so that a model
+that was right for long is found out as well.
 """
 
 import math
@@ -18,44 +19,43 @@ from datetime import datetime
 
 MARGIN = 0.05
 ALARMS = 0.05
+# Two comparisons share the chance of a false alarm.
+ENOUGH = 2 / ALARMS
 BLOCK = 10
 _RICH = 1e100
-_LAMBDAS = (0.25, 0.5, 1.0, 1.5)
+# Below 1 / (1 + MARGIN), so that no stake is ever lost whole.
+_LAMBDAS = (0.2, 0.4, 0.9)
 _Z95 = 1.959963984540054
 
 RULE = (
-    "Caliper warns when people agree with the model on randomly drawn rollout pairs more than 5 percentage points less "
-    "often than the model itself expects to be agreed with. It looks after every pair that has all its judgements. "
-    "However often it looks, a model of which that is not true is warned of with a chance of at most 5 %. A new version "
-    "starts anew."
+    "Caliper makes two comparisons for each version. On rollout pairs drawn at random: how often people agree with the "
+    "model, and how often it expects to be agreed with. On pairs of an earlier and a later rollout of one prompt: how "
+    "often people prefer the later one, and how often the model does. It warns when people's figure lies more than 5 "
+    "percentage points below the model's. It looks after every pair that has all its judgements. However often it "
+    "looks, a model of which that is not true is warned of with a chance of at most 5 % in all. A new version starts "
+    "anew."
 )
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A rollout pair with its verdicts: `preferred` is the proxy's P(a), `share` people's share for a, ties half.
+    """A rollout pair with its verdicts, from one side: `expected` is the proxy's probability of it, `agreed` people's
+    share for it.
 
     `weight`: how many candidates it stands for (1 / propensity). `done`: when it had all its judgements; None before.
     """
 
-    preferred: float
-    share: float
-    votes: int
+    expected: float
+    agreed: float
     weight: float = 1.0
     done: datetime | None = None
-    window: int = 0
 
-    @property
-    def expected(self) -> float:
-        """How often the proxy expects people to agree with it, 1/2..1."""
-        return max(self.preferred, 1 - self.preferred)
 
-    @property
-    def agreed(self) -> float:
-        """How often they did, 0..1. Where the proxy prefers neither, half the time whatever they say."""
-        if self.preferred == 0.5:
-            return 0.5
-        return self.share if self.preferred > 0.5 else 1 - self.share
+def towards_preferred(preferred: float, share: float) -> tuple[float, float]:
+    """`expected` and `agreed` of the side that the proxy prefers, from its P(a) and people's share for a."""
+    if preferred == 0.5:
+        return 0.5, 0.5  # it prefers neither, and half of the people agree whatever they say
+    return (preferred, share) if preferred > 0.5 else (1 - preferred, 1 - share)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How often the proxy expects to be agreed with, how often people agree, and whether the two have parted.
+    """What the proxy expects of one side of the pairs, what people say, and whether the two have parted.
 
     `stake`: what the test's stake of 1 has grown to at its greatest; `warned_after`: finished pairs until the warning,
     None without one; `finished`: pairs that the test has seen.
@@ -86,14 +86,9 @@ class Comparison:
     def parted(self) -> bool:
         return self.warned_after is not None
 
-    @property
-    def gap(self) -> float:
-        """People's agreement less what the proxy expects."""
-        return self.people.value - self.expected
-
 
 def compare(pairs: Iterable[Judged]) -> Comparison | None:
-    """Proxy against people on randomly drawn pairs; None where none is judged."""
+    """Proxy against people; None where no pair is judged."""
     judged = list(pairs)
     if not judged:
         return None
@@ -109,20 +104,24 @@ def compare(pairs: Iterable[Judged]) -> Comparison | None:
 
 
 def betting(pairs: Iterable[Judged]) -> tuple[float, int | None, int]:
-    """The greatest stake, after how many finished pairs it first reached 1 / ALARMS, and how many there are."""
-    finished = sorted((pair for pair in pairs if pair.done is not None), key=lambda pair: str(pair.done))
+    """The greatest stake, after how many finished pairs it first reached ENOUGH, and how many there are."""
+    finished = [
+        pair
+        for _, pair in sorted(((pair.done, pair) for pair in pairs if pair.done), key=lambda each: each[0])
+    ]
     stakes, most, warned = [0.0] * len(_LAMBDAS), 1.0, None
     for place, pair in enumerate(finished):
         gap = pair.expected - pair.agreed - MARGIN
         block = place // BLOCK + 1
         begun = 1 / (block * (block + 1)) if place % BLOCK == 0 else 0.0
         stakes = [
-            min((stake + begun) * (1 + size * gap), _RICH) for stake, size in zip(stakes, _LAMBDAS, strict=True)
+            min((stake + begun) * (1 + size * gap), _RICH)
+            for stake, size in zip(stakes, _LAMBDAS, strict=True)
         ]
         # What is kept for beginnings to come is there as well.
         stake = math.fsum(stakes) / len(stakes) + 1 / (block + 1)
         most = max(most, stake)
-        if warned is None and stake >= 1 / ALARMS:
+        if warned is None and stake >= ENOUGH:
             warned = place + 1
     return most, warned, len(finished)
 

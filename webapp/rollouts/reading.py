@@ -23,6 +23,9 @@ from webapp.importing.shapes.messages import messages_of
 from webapp.importing.sources import json_type
 from webapp.rollouts.models import RolloutPair
 
+WHYS = (RolloutPair.Why.UNCERTAIN, RolloutPair.Why.MOVED, RolloutPair.Why.RANDOM)
+"""Why a server picks a pair."""
+
 MOST_PAIRS = 200
 MOST_COUNTED = 2**53
 FARTHEST = 1e12
@@ -150,7 +153,7 @@ def _head(data: Mapping[str, Any]) -> dict[str, Any]:
 def _pair(name: str, row: Mapping[str, Any]) -> Proposed:
     a, b = (_scored(f"{name}.{side}", _object(f"{name}.{side}", row.get(side))) for side in "ab")
     try:
-        why = choice_of(row, "why", RolloutPair.Why.values)
+        why = choice_of(row, "why", [each.value for each in WHYS])
     except RowError as error:
         raise RowError(f"{name}.why", error.message, error.remedy) from None
     propensity = _number(f"{name}.propensity", row.get("propensity"), 0, 1)

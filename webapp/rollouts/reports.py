@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from django.db.models import Count, Max, Q
@@ -12,7 +13,17 @@ from webapp.corpus.models import Project
 from webapp.labels.models import VERDICTS, Judgement, Level, QualityLabel
 from webapp.labels.summaries import Votes
 from webapp.rollouts.models import RolloutPair, RolloutWindow
-from webapp.rollouts.monitor import Comparison, Judged, Rewards, Share, compare, pooled, share_of, weighted_mean
+from webapp.rollouts.monitor import (
+    Comparison,
+    Judged,
+    Rewards,
+    Share,
+    compare,
+    pooled,
+    share_of,
+    towards_preferred,
+    weighted_mean,
+)
 from webapp.training.models import ModelVersion
 
 WINDOWS = 5_000
@@ -42,13 +53,20 @@ class Point:
 
 @dataclass(frozen=True)
 class OfVersion:
-    """One version's rollouts: how many were scored, how many pairs asked, and proxy against people."""
+    """One version's rollouts: how many were scored, how many pairs asked, and proxy against people on random pairs and
+    on pairs of an earlier and a later rollout.
+    """
 
     version: ModelVersion
     scored: int
     asked: int
     random: int
     comparison: Comparison | None
+    later: Comparison | None
+
+    @property
+    def parted(self) -> list[Comparison]:
+        return [each for each in (self.comparison, self.later) if each is not None and each.parted]
 
 
 @dataclass(frozen=True)
@@ -65,13 +83,14 @@ class Overview:
 
 
 def overview(project: Project) -> Overview:
-    """Read the newest windows with what came of them. Six queries, whatever the number of rows."""
+    """Read the newest windows with what came of them. Eight queries, whatever the number of rows."""
     windows = list(RolloutWindow.objects.filter(project=project).order_by("-until", "-pk")[: WINDOWS + 1])
     more, windows = len(windows) > WINDOWS, windows[:WINDOWS][::-1]
     if not windows:
         return Overview([], [], False)
     first = windows[0].pk if not more else min(window.pk for window in windows)
-    judged = _judged(project, first)
+    judged = _judged(_drawn(project, first))
+    later = _judged(RolloutPair.objects.of(project).later().filter(window__gte=first))
     good = _levels(project, first)
     asked = _asked(project, first)
     by_version: dict[int, list[RolloutWindow]] = defaultdict(list)
@@ -90,6 +109,7 @@ def overview(project: Project) -> Overview:
             asked=sum(asked[row.pk][0] for row in by_version[key]),
             random=sum(asked[row.pk][1] for row in by_version[key]),
             comparison=compare(pair for row in by_version[key] for pair in judged.get(row.pk, ())),
+            later=compare(pair for row in by_version[key] for pair in later.get(row.pk, ())),
         )
         for key in sorted(by_version, key=lambda key: last[key], reverse=True)
     ]
@@ -100,7 +120,7 @@ def _parts(rows: Sequence[RolloutWindow], number: int) -> list[Sequence[RolloutW
     """Rows in about equal parts, in their order."""
     number = min(number, len(rows))
     edges = [round(place * len(rows) / number) for place in range(number + 1)]
-    return [rows[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    return [rows[start:stop] for start, stop in pairwise(edges)]
 
 
 def _point(
@@ -136,31 +156,26 @@ def votes_of(pairs: Iterable[int]) -> dict[int, tuple[Votes, datetime]]:
     return {pair: (Votes(*numbers), newest) for pair, newest, *numbers in found}
 
 
-def _random(project: Project, first: int) -> Any:
+def _drawn(project: Project, first: int) -> Any:
     return RolloutPair.objects.of(project).drawn().filter(window__gte=first)
 
 
-def _judged(project: Project, first: int) -> dict[int, list[Judged]]:
-    """The random pairs with a verdict, by window."""
-    drawn = _random(project, first)
-    votes = votes_of(drawn.values("pair"))
+def _judged(pairs: Any) -> dict[int, list[Judged]]:
+    """Those of random pairs, or of pairs of an earlier and a later rollout, that have a verdict: by window."""
+    votes = votes_of(pairs.values("pair"))
     judged: dict[int, list[Judged]] = defaultdict(list)
-    rows = drawn.order_by("pk").values_list(
-        "window", "pair", "preferred", "propensity", "pair__judged", "pair__wanted"
+    rows = pairs.order_by("pk").values_list(
+        "window", "pair", "why", "preferred", "propensity", "pair__judged", "pair__wanted"
     )
-    for window, pair, preferred, propensity, number, wanted in rows:
-        if (said := votes.get(pair)) is None or said[0].share is None:
+    for window, pair, why, preferred, propensity, number, wanted in rows:
+        if (said := votes.get(pair)) is None or (share := said[0].share) is None:
             continue
-        counts, newest = said
-        judged[window].append(
-            Judged(
-                preferred=preferred,
-                share=counts.share or 0.0,
-                votes=counts.total,
-                weight=1 / propensity,
-                done=newest if number >= wanted else None,
-            )
-        )
+        if why == RolloutPair.Why.LATER:
+            expected, agreed = 1 - preferred, 1 - share
+        else:
+            expected, agreed = towards_preferred(preferred, share)
+        done = said[1] if number >= wanted else None
+        judged[window].append(Judged(expected, agreed, 1 / propensity, done))
     return judged
 
 

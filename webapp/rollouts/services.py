@@ -15,6 +15,7 @@ from webapp.corpus.models import Pair, Project, Prompt, Response
 from webapp.corpus.queued import ROLLOUTS_FIRST
 from webapp.importing.fields import RowError, short_digest
 from webapp.importing.writing import pair_id
+from webapp.ratings.queries import outcome_from
 from webapp.rollouts.features import reference_of
 from webapp.rollouts.models import Rollout, RolloutPair, RolloutSettings, RolloutWindow
 from webapp.rollouts.reading import Proposed, Report, ReportRefused, Scored, report_read
@@ -25,6 +26,10 @@ AUTHOR = "rollout"
 
 class RolloutsOff(Exception):
     """The project takes no rollouts now; the message says why and who can change it."""
+
+
+class RolloutsLater(Exception):
+    """Not now, but soon: the same report may be sent again."""
 
 
 def settings_of(project: Project) -> RolloutSettings:
@@ -73,7 +78,7 @@ def rollouts_take(*, project: Project, report: Any, reporter: User | None) -> di
 
     Returns {"taken", "duplicates", "over_cap", "left_out": [{field, message, remedy}]}. A pair whose prompt and texts
     stand side by side already is a duplicate. The same window reported again changes nothing. Raises ReportRefused for
-    a report that can't be read (nothing is stored), RolloutsOff, ProjectArchived.
+    a report that can't be read (nothing is stored), RolloutsOff, RolloutsLater, ProjectArchived.
     """
     found = report_read(report)
     with transaction.atomic():
@@ -84,7 +89,7 @@ def rollouts_take(*, project: Project, report: Any, reporter: User | None) -> di
         if words := why_not(project, chosen):
             raise RolloutsOff(words)
         if project.imports.unfinished().exists():
-            raise RolloutsOff("An import is being written. Send the report again when it has ended.")
+            raise RolloutsLater("An import is being written. Send the report again when it has ended.")
         return _take(project, chosen, found, reporter)
 
 
@@ -115,7 +120,9 @@ def _take(project: Project, chosen: RolloutSettings, report: Report, reporter: U
         **{**counts, "left_out": len(report.left_out)},
     )
     if taken:
-        _Writer(project, window).write(taken, part)
+        writer = _Writer(project, window)
+        drawn = writer.write(taken, part)
+        writer.write_later(drawn, at_most=chosen.per_hour - asked - len(taken))
         counters_forget(project.pk)
     return counts
 
@@ -149,14 +156,15 @@ class _Writer:
         self.project, self.window = project, window
         self.rollouts: dict[int, Rollout] = {}
 
-    def write(self, pairs: list[Proposed], part: float) -> None:
-        """`part`: the part of the new ones that the hour's cap let in."""
+    def write(self, pairs: list[Proposed], part: float) -> list[RolloutPair]:
+        """`part`: the part of the new ones that the hour's cap let in. Returns those drawn at random."""
         self._look_up(pairs)
+        drawn = []
         for pair in pairs:
             prompt = self._prompt(pair)
             a, b = (self._response(prompt, scored) for scored in (pair.a, pair.b))
             random = pair.why == RolloutPair.Why.RANDOM
-            RolloutPair.objects.create(
+            row = RolloutPair.objects.create(
                 pair=self._pair(a, b),
                 window=self.window,
                 a=self._rollout(a, pair.a),
@@ -165,6 +173,40 @@ class _Writer:
                 propensity=pair.propensity * part if random else pair.propensity,
                 preferred=pair.preferred,
             )
+            if random:
+                drawn.append(row)
+        return drawn
+
+    def write_later(self, drawn: list[RolloutPair], at_most: int) -> None:
+        """Hold a rollout of each random pair against an earlier one of its prompt, where there is one, for what pairs
+        of one window can't tell: whether people like what the policy has come to write as much as the model does.
+        """
+        prompts = {row.a.response.prompt_id for row in drawn}
+        earlier: dict[int, list[Rollout]] = {}
+        for rollout in Rollout.objects.before(self.window, prompts):
+            earlier.setdefault(rollout.response.prompt_id, []).append(rollout)
+        for row in drawn:
+            found = earlier.get(row.a.response.prompt_id)
+            if not found or at_most < 1:
+                continue
+            # The sides of a random pair are in random order.
+            before, now = found.pop(0), row.a
+            sides = (before.response, now.response)
+            if before.response_id == now.response_id or Pair.objects.filter(
+                response_a__in=sides, response_b__in=sides
+            ):
+                continue
+            outcome = outcome_from(self.window.version, (before.score, before.p), (now.score, now.p))
+            RolloutPair.objects.create(
+                pair=self._pair(*sides),
+                window=self.window,
+                a=before,
+                b=now,
+                why=RolloutPair.Why.LATER,
+                propensity=1.0,
+                preferred=min(1.0, max(0.0, outcome.preferred)),
+            )
+            at_most -= 1
 
     def _look_up(self, pairs: Iterable[Proposed]) -> None:
         """What is there already: prompts by digest, and their rollouts by text."""
@@ -228,4 +270,8 @@ class _Writer:
 
 def _free(rows: Any, id: str, digest: str) -> str:
     """The id, or a longer one where somebody's file has taken it for something else."""
-    return id if not rows.filter(external_id=id).exists() else f"rollout-{short_digest(id, digest)}-{digest[:64]}"
+    return (
+        id
+        if not rows.filter(external_id=id).exists()
+        else f"rollout-{short_digest(id, digest)}-{digest[:64]}"
+    )

@@ -12,13 +12,15 @@ from django.views.decorators.http import require_POST, require_safe
 from webapp.corpus.access import project_for
 from webapp.corpus.models import Project
 from webapp.http import HtmxHttpRequest
+from webapp.labels.summaries import Votes
+from webapp.ratings.pictures import votes_bar
 from webapp.rollouts import services
 from webapp.rollouts.charts import agreement_picture, rewards_picture
 from webapp.rollouts.models import RolloutPair, RolloutSettings, RolloutWindow
 from webapp.rollouts.monitor import RULE
 from webapp.rollouts.reports import overview, votes_of
 
-_PAGE = 20
+_PAGE = 10
 
 
 class SettingsForm(forms.ModelForm):
@@ -56,17 +58,23 @@ def _context(request: HtmxHttpRequest, project: Project) -> dict[str, Any]:
         ],
         "rule": RULE,
         "page": page,
-        "rows": [(row, votes[row.pair_id][0] if row.pair_id in votes else None) for row in page],
+        "rows": [_row(row, votes[row.pair_id][0] if row.pair_id in votes else Votes()) for row in page],
         "windows": RolloutWindow.objects.filter(project=project).with_versions()[:_PAGE],
         "address": request.build_absolute_uri(f"/p/{project.slug}/"),
     }
+
+
+def _row(row: RolloutPair, votes: Votes) -> dict[str, Any]:
+    return {"row": row, "votes": votes, "bar": votes_bar(votes)}
 
 
 @require_safe
 def rollouts(request: HtmxHttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug, "read")
     context = _context(request, project)
-    return render(request, "rollouts/rollouts.html", {**context, "form": SettingsForm(instance=context["chosen"])})
+    return render(
+        request, "rollouts/rollouts.html", {**context, "form": SettingsForm(instance=context["chosen"])}
+    )
 
 
 @require_POST

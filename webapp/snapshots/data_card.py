@@ -20,6 +20,7 @@ _REASONS = {
     "both_bad": "“both bad”",
     "skip": "skipped",
     "no majority": "no verdict had a majority",
+    "both sides": "one response is held out and the other isn't",
     "different prompts": "the two responses answer different prompts",
     "level normal": "the level normal, which is neither good nor bad",
     "comparison": "judgements of pairs: this format holds scores, not comparisons",
@@ -88,7 +89,7 @@ def data_card(
     made: Format,
     aggregation: str,
     file_type: str,
-    data_file: str,
+    data_files: dict[str, str],
     schema: Any,
     like_times: set[str],
     safe: bool,
@@ -102,8 +103,10 @@ def data_card(
     if schema is not None:
         is_csv = file_type == Export.FileType.CSV
         types = csv_features(schema) if is_csv else features(schema, like_times)
-        front += ["configs:", "- config_name: default", "  data_files:", "  - split: train"]
-        front += [f"    path: {data_file}", *(csv_options(schema) if is_csv else [])]
+        front += ["configs:", "- config_name: default", "  data_files:"]
+        for name, path in data_files.items():
+            front += [f"  - split: {name}", f"    path: {path}"]
+        front += csv_options(schema) if is_csv else []
         front += ["dataset_info:", "  features:", *(f"  - {json.dumps(feature)}" for feature in types)]
         usage = ["```python", *_usage(safe=safe), "```", ""]
         if any("json" in feature.values() for feature in types):
@@ -120,7 +123,7 @@ def data_card(
             *usage,
             "## What is in it",
             "",
-            *_content_lines(made, aggregation, data_file, report),
+            *_content_lines(made, aggregation, data_files, report),
             *_file_lines(schema, file_type, safe=safe),
             *notes,
             f"- Imported again: {made.again}",
@@ -138,7 +141,11 @@ def data_card(
             f"- project `{project.slug}`; snapshot `{report['snapshot']}`: equal digests mean equal labels",
             *(f"- imported from {words}" for words in origins_of(project)),
             "- annotators are named by their user names, or by the names they were imported with",
-            f"- split training and test data by {split}, never by row: rows share texts",
+            *(
+                [f"- split training and test data by {split}, never by row: rows share texts"]
+                if len(data_files) == 1
+                else []
+            ),
             "",
             "## Licence",
             "",
@@ -179,15 +186,23 @@ def _usage(*, safe: bool) -> list[str]:
     ]
 
 
-def _content_lines(made: Format, aggregation: str, data_file: str, report: dict[str, Any]) -> list[str]:
+def _content_lines(
+    made: Format, aggregation: str, data_files: dict[str, str], report: dict[str, Any]
+) -> list[str]:
     counts = report["counts"]
     source = ", ".join(
         f"{counts[noun]:,} {noun}" for noun in ("prompts", "responses", "judgements", "levels")
     )
+    noun = "lines" if made.name == Export.Format.CALIPER else "rows"
     lines = [
-        f"- {report['rows']:,} {'lines' if made.name == Export.Format.CALIPER else 'rows'} in `{data_file}`",
+        *(f"- {report['splits'][split]:,} {noun} in `{path}`" for split, path in data_files.items()),
         f"- from a project of {source} by {counts['annotators']:,} annotators",
     ]
+    if len(data_files) > 1:
+        lines.append(
+            "- the split `test` has the groups (or prompts) that this project's trainings hold out, `train` all "
+            "others; no prompt stands on both sides"
+        )
     if made.aggregates:
         lines.append(f"- {Export.Aggregation(aggregation).label}")
     if made.name == Export.Format.JUDGEMENTS:

@@ -7,6 +7,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from webapp.jobs import JobFailed, ProgressFile, carried, explained
 from webapp.labels.models import Judgement
 from webapp.limits import OUT_OF_MEMORY, memory_limited
 from webapp.snapshots.data_card import agreement_lines, data_card
+from webapp.snapshots.dividing import Divided, HeldOut, held_out_keys
 from webapp.snapshots.formats import FORMATS, View, choice_of
 from webapp.snapshots.models import Export
 from webapp.snapshots.reading import Judgements, Levels, whole_read
@@ -29,15 +31,23 @@ from webapp.snapshots.writing import Sink, sink
 STORED = (".parquet", ".safetensors")
 
 # What an export's row says of what was asked for.
-SETTINGS = ("format", "file_type", "aggregation", "superseded", "safe_for_spreadsheets", "version")
+SETTINGS = (
+    "format",
+    "file_type",
+    "aggregation",
+    "superseded",
+    "safe_for_spreadsheets",
+    "held_out_apart",
+    "version",
+)
 
 
 class ExportRefused(JobFailed):
     """The export cannot be made as asked; the message says why and what to ask for."""
 
 
-def check_choice(format: str, file_type: str) -> None:
-    """Raises ExportRefused for a format that doesn't fit into a file type."""
+def check_choice(format: str, file_type: str, *, held_out_apart: bool = False) -> None:
+    """Raises ExportRefused for a format that doesn't fit into a file type, or can't be divided."""
     if format not in FORMATS:
         raise ExportRefused(f"There is no format “{format}”. Known: {', '.join(FORMATS)}.")
     if file_type not in Export.FileType.values:
@@ -52,13 +62,23 @@ def check_choice(format: str, file_type: str) -> None:
             else "CSV has no nested columns, so it can't hold lists of messages or of responses."
         )
         raise ExportRefused(f"{why} Choose {labels}, or another format.")
+    if held_out_apart and not FORMATS[format].divides:
+        raise ExportRefused(
+            "This format isn't made of judgements alone, so its held-out rows can't lie apart. Export all rows "
+            "together."
+        )
 
 
 class _Written(Watch):
     """Writes a view's rows into a sink while the snapshot is taken."""
 
     def __init__(
-        self, view: View, file: Sink, superseded: bool, machines: bool, counted: Callable[[int], None]
+        self,
+        view: View,
+        file: Sink,
+        superseded: bool,
+        machines: bool,
+        counted: Callable[[int], None] = lambda seen: None,
     ) -> None:
         self.view, self.file, self.counted = view, file, counted
         self.superseded, self.machines = superseded, machines
@@ -87,13 +107,15 @@ def export_write(
     superseded: bool = False,
     safe_for_spreadsheets: bool = False,
     version: str = "",
+    held_out: HeldOut | None = None,
     progress: Callable[[int, int], None] = lambda step, total: None,
 ) -> dict[str, Any]:
     """Write the data set into a new folder (beside, and renamed when complete) and return the report.
 
+    With `held_out` the rows of held-out responses are a split "test" of their own (snapshots.dividing).
     `progress(judgements read, judgements)` is called inside the read. Raises ExportRefused.
     """
-    check_choice(format, file_type)
+    check_choice(format, file_type, held_out_apart=held_out is not None)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportRefused(f"{folder} is there already and not empty. Name a new folder.")
     made = FORMATS[format]
@@ -102,46 +124,61 @@ def export_write(
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         work.chmod(0o755)
-        data_file = made.data_file or f"data/train.{file_type}"
-        path = work / data_file
-        path.parent.mkdir(exist_ok=True)
-        with whole_read(project):
+        splits = ["train"] if held_out is None else ["train", "test"]
+        data_files = {split: made.data_file or f"data/{split}.{file_type}" for split in splits}
+        with whole_read(project), ExitStack() as files:
             choice = choice_of(project, aggregation=aggregation, superseded=superseded, version=version)
-            view = made.view(choice)
+            held = None if held_out is None else held_out_keys(project, held_out)
             total = Judgement.objects.of(project).filter(is_current=True).count()
-            with sink(path, view.schema, safe=safe_for_spreadsheets) as file:
-                # One row a judgement, with who gave it: the only format that machines' stand in.
-                machines = format == Export.Format.JUDGEMENTS
-                superseded = superseded and machines
-                watch = _Written(view, file, superseded, machines, lambda seen: progress(seen, total))
-                watch.write(view.begin())
-                frozen = snapshot_freeze(project, watch)
-                watch.write(view.end())
+            # One row a judgement, with who gave it: the only format that machines' stand in.
+            machines = format == Export.Format.JUDGEMENTS
+            superseded = superseded and machines
+
+            def counted(seen: int) -> None:
+                progress(seen, total)
+
+            written = []
+            for name in data_files.values():
+                (work / name).parent.mkdir(exist_ok=True)
+                view = made.view(choice)
+                file = files.enter_context(sink(work / name, view.schema, safe=safe_for_spreadsheets))
+                written.append(_Written(view, file, superseded, machines))
+            whole = written[0]
+            whole.counted = counted
+            watch = whole if held is None else Divided(whole, written[1], held, counted)
+            for each in written:
+                each.write(each.view.begin())
+            frozen = snapshot_freeze(project, watch)
+            for each in written:
+                each.write(each.view.end())
             agreement = agreement_lines(project)
         snapshot_record(project, frozen)
+        left_out = sum((each.view.left_out for each in written), Counter(watch.left_out))
         report: dict[str, Any] = {
-            "rows": file.rows,
-            "left_out": _counted(view.left_out),
-            "changed": _counted(view.changed),
+            "rows": sum(each.file.rows for each in written),
+            "left_out": _counted(left_out),
+            "changed": _counted(sum((each.view.changed for each in written), Counter[str]())),
             "snapshot": frozen.digest,
             "counts": frozen.counts,
             "superseded": superseded,
+            "splits": {split: each.file.rows for split, each in zip(data_files, written, strict=True)},
         }
+        view = whole.view
         readme = data_card(
             project=project,
             made=made,
             aggregation=aggregation,
             file_type=file_type,
-            data_file=data_file,
+            data_files=data_files,
             schema=view.schema.arrow() if view.schema is not None else None,
-            like_times=file.like_times,
+            like_times=set().union(*(each.file.like_times for each in written)),
             safe=safe_for_spreadsheets and file_type == Export.FileType.CSV,
             report=report,
             agreement=agreement,
             notes=view.notes,
         )
         (work / "README.md").write_text(readme, encoding="utf-8")
-        names = [data_file, "README.md"]
+        names = [*data_files.values(), "README.md"]
         report["files"] = [{"name": name, "bytes": (work / name).stat().st_size} for name in names]
         report["seconds"] = round(time.monotonic() - started, 2)
         if folder.exists():
@@ -201,18 +238,19 @@ def export_retry(*, export_row: Export, actor: User | None = None) -> bool:
     return queued
 
 
-def export_run(export_row: Export) -> None:
+def export_run(export_row: Export, held_out: HeldOut | None = None) -> None:
     """Make the export of a QUEUED row: claim it, write it, and leave it DONE or FAILED. Never raises.
 
-    A row that somebody else has claimed is left alone.
+    `held_out` says which responses are, for a row that wants them apart. A row that somebody else has claimed is left
+    alone.
     """
     if not export_row.claim():
         return
     with carried(export_row, explain=_explained), life.alive(export_row):
-        _export(export_row)
+        _export(export_row, held_out)
 
 
-def _export(export_row: Export) -> None:
+def _export(export_row: Export, held_out: HeldOut | None) -> None:
     shown = ProgressFile(export_row.progress_path)
     last = 0.0
 
@@ -233,7 +271,8 @@ def _export(export_row: Export) -> None:
                 project=export_row.project,
                 folder=export_row.folder,
                 progress=progress,
-                **{name: getattr(export_row, name) for name in SETTINGS},
+                held_out=held_out if export_row.held_out_apart else None,
+                **{name: getattr(export_row, name) for name in SETTINGS if name != "held_out_apart"},
             )
         zip_folder(export_row.folder, export_row.archive, archive_name(export_row))
         report["archive_bytes"] = export_row.archive.stat().st_size

@@ -18,6 +18,11 @@ from webapp.jobs import Job, JobFailed
 from webapp.snapshots.pushes import Part, Push
 
 
+def snapshot_path(digest: str) -> Path:
+    """Where the snapshot of a digest lies."""
+    return settings.DATA_DIR / "snapshots" / digest
+
+
 class Snapshot(models.Model):
     """Parquet files and a manifest under DATA_DIR/snapshots/<digest>. Never edited, only added."""
 
@@ -32,7 +37,7 @@ class Snapshot(models.Model):
 
     @property
     def path(self) -> Path:
-        return settings.DATA_DIR / "snapshots" / self.digest
+        return snapshot_path(self.digest)
 
 
 class Export(Job):

@@ -28,6 +28,8 @@ MARK = "caliper.json"
 # What a hub itself puts into a new repository.
 FROM_THE_BEGINNING = {".gitattributes"}
 BLOCK = 1024 * 1024
+# Between two looks whether somebody pressed Cancel.
+SECONDS_BETWEEN = 0.5
 MAX_MARK_BYTES = 4 * 1024 * 1024
 
 OnBytes = Callable[[str, int, int], None]
@@ -98,7 +100,7 @@ def push_run(push: Push) -> None:
 
         def progress(phase: str, done: int, total: int) -> None:
             nonlocal last
-            if time.monotonic() - last > 0.5:
+            if time.monotonic() - last >= SECONDS_BETWEEN:
                 last = time.monotonic()
                 push.proceed(phase=phase, step=done // 1024, total=max(1, total // 1024))
 
@@ -160,7 +162,9 @@ def _to_hub(
     parts: Sequence[Part], address: str, kind: str, public: bool, title: str, progress: OnBytes
 ) -> dict[str, Any]:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub.utils import disable_progress_bars
 
+    disable_progress_bars()
     repo = address.removeprefix("hf://").removeprefix("datasets/")
     api = HfApi(endpoint=settings.HUB_ENDPOINT, token=settings.HUB_PUSH_TOKEN, library_name="caliper")
     api.create_repo(repo, repo_type=kind, private=not public, exist_ok=True)

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +23,7 @@ from django.utils import timezone
 from webapp.corpus.models import Project
 from webapp.labels.models import Judgement, Source, Verdict
 from webapp.labels.names import Named, annotator_names
-from webapp.snapshots.models import Snapshot
+from webapp.snapshots.models import Snapshot, snapshot_path
 from webapp.snapshots.reading import (
     Judgements,
     Levels,
@@ -51,6 +51,10 @@ class Frozen:
 
     digest: str
     counts: dict[str, int]
+
+    @property
+    def path(self) -> Path:
+        return snapshot_path(self.digest)
 
 
 def schemas(*, conversations: bool = False, machines: bool = False) -> dict[str, Any]:
@@ -120,6 +124,8 @@ class Watch:
     # Whether it wants judgements that were corrected or taken back as well, and those of machine annotators.
     superseded = False
     machines = False
+    # Labels that it passed on to nobody, by reason.
+    left_out: Mapping[str, int] = {}
 
     def judgements(self, rows: Judgements, ids: Sequence[str]) -> None:
         """Current judgements with skips, whole pairs at a time, and their judgement ids."""

@@ -33,6 +33,7 @@ class ExportForm(forms.ModelForm):
             "aggregation",
             "superseded",
             "safe_for_spreadsheets",
+            "held_out_apart",
             "version",
         ]
 
@@ -44,10 +45,12 @@ class ExportForm(forms.ModelForm):
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()
         if cleaned and {"format", "file_type"} <= set(cleaned):
-            try:
-                exporting.check_choice(cleaned["format"], cleaned["file_type"])
-            except exporting.ExportRefused as refusal:
-                self.add_error("file_type", str(refusal))
+            for field, apart in (("file_type", False), ("held_out_apart", cleaned["held_out_apart"])):
+                try:
+                    exporting.check_choice(cleaned["format"], cleaned["file_type"], held_out_apart=apart)
+                except exporting.ExportRefused as refusal:
+                    self.add_error(field, str(refusal))
+                    break
         return cleaned
 
 
@@ -74,6 +77,8 @@ def _chosen_words(export: Export) -> list[str]:
         words.append(export.get_aggregation_display())
     elif export.format == Export.Format.JUDGEMENTS and export.superseded:
         words.append("with corrected ones")
+    if export.held_out_apart:
+        words.append("held-out rows apart")
     if made and made.versions:
         words.append(export.version or "serving versions")
     if export.file_type == Export.FileType.CSV and export.safe_for_spreadsheets:

@@ -44,9 +44,7 @@ class Pushed:
 
 def _context(project: Project, what: Pushed) -> dict[str, Any]:
     page, progress, cancel, retry = what.urls
-    pushes = list(
-        what.model._default_manager.filter(export=what.export).select_related("created_by")[:SHOWN]
-    )
+    pushes = list(what.model._default_manager.filter(export=what.export).select_related("created_by")[:SHOWN])
     active = [push for push in pushes if push.is_active]
     waiting = waiting_for_worker(active[-1]) if active else ""
     seen = [(push.pk, push.state, push.phase, push.percent, push.cancel_requested) for push in pushes]

@@ -35,7 +35,9 @@ def version_files(version: ModelVersion) -> list[ModelFile]:
     """
     artifact = version.artifact
     if version.is_packed or not artifact:
-        raise VersionRefused(f"The files of {version} are gone from the disk. Choose another version, or train again.")
+        raise VersionRefused(
+            f"The files of {version} are gone from the disk. Choose another version, or train again."
+        )
     public = base_model_public(str(artifact.get("base_model")))
     kept = artifact.get("base_model") in (None, public)
     found = [_file(version.path, ARTIFACT_NAME, None if kept else {**artifact, "base_model": public})]

@@ -15,12 +15,11 @@ from django.views.decorators.http import require_POST, require_safe
 from webapp.corpus.access import project_for
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Method, Project
-from webapp.corpus.options import preset_words
+from webapp.corpus.options import GENERATIVE, preset_words
 from webapp.http import HtmxHttpRequest
 from webapp.jobs import State
 from webapp.labels.names import annotator_names
 from webapp.parameters import int_parameter
-from webapp.paths import without_paths
 from webapp.training import remeasuring, reports, services
 from webapp.training.charts import loss_chart, reliability_chart
 from webapp.training.curves import vote_curve
@@ -285,6 +284,10 @@ def _downloads(version: ModelVersion) -> dict[str, Any]:
         "packable": version.is_there,
         "downloads_waiting": waiting,
         "downloads_token": change_token(seen, waiting),
+        # The address that a reward server is given. A judge's critiques take too long for one.
+        "serve_from": ""
+        if version.method in GENERATIVE
+        else reverse("ratings:project", args=[version.project.slug]),
     }
 
 

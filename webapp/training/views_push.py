@@ -18,7 +18,10 @@ def _export(project: Project, pk: int) -> Pushed:
     export: ModelExport = get_object_or_404(ModelExport.objects.done_in(project), pk=pk)
     version = export.version
     title = f"{version.get_method_display()} v{version.number}, {export.get_format_display()}"
-    back = (reverse("training:run", args=[project.slug, version.run_id]) + "#downloads", f"Run {version.run_id}")
+    back = (
+        reverse("training:run", args=[project.slug, version.run_id]) + "#downloads",
+        f"Run {version.run_id}",
+    )
     return Pushed(ModelPush, export, title, back, _URLS)
 
 

@@ -51,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default 127.0.0.1)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would note every look
     signal.signal(signal.SIGTERM, _leave)
     try:
         tokens = tokens_for(options.host)
@@ -104,8 +105,10 @@ def serve(
     async def watched() -> None:
         try:
             await behind()
-        except ArtifactError as error:
-            failure.append(str(error))
+        except Exception as error:  # without a model there is nothing to serve
+            if not isinstance(error, ArtifactError):
+                logging.getLogger(__name__).exception("the model can't be loaded")
+            failure.append(str(error) or type(error).__name__)
             server.should_exit = True
 
     made = Doors(Batcher(holder, metrics), metrics, tokens=tokens, behind=watched, **doors)

@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from tests.hub_double import clients_at, running
 from workers.rewards.artifacts.card import _base
 from workers.rewards.artifacts.save import CONFIG_NAME, HEAD_NAME, read_config
 from workers.rewards.config import Refused
 from workers.rewards.models.base_models import FOLDERS_VARIABLE, LINK, PACKAGED, Source, find_base, hub_id
 from workers.rewards.models.kinds import look_at
-from workers.rewards.models.load import load_backbone
+from workers.rewards.models.load import load_backbone, load_base, load_tokenizer
 from workers.rewards.train import main
 from workers.rewards.training.loop import train
 
@@ -110,6 +111,27 @@ def test_a_revision_is_the_commit_that_was_loaded(
     assert _base(config) == f"org/name, revision `{commit}`"
     with pytest.raises(Refused, match="'org/none' can't be loaded"):
         look_at("org/none", Source("org/none"))
+
+
+def test_a_base_model_is_fetched_at_one_commit(
+    tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the real client, of a hub that goes on meanwhile; pickles and code beside the weights are left there."""
+    with running() as hub:
+        clients_at(hub, tmp_path / "cache", monkeypatch)
+        files = {path.name: path.read_bytes() for path in tiny_encoder.iterdir()}
+        repo = hub.dataset("org/tiny", {**files, "pytorch_model.bin": b"", "modeling.py": b""}, kind="model")
+        base = look_at("org/tiny", Source("org/tiny"))
+        assert base.source.revision == repo.head
+        repo.commit({"config.json": b"{}"}, "another model")
+        fetched = load_base(base).state_dict()
+        load_tokenizer("org/tiny", base.source.path, base.source.revision)
+        kept = load_file(tiny_encoder / "model.safetensors")
+        assert all(torch.equal(fetched[name], weights) for name, weights in kept.items())
+        with pytest.raises(Refused, match="can't be loaded"):
+            look_at("org/none", Source("org/none"))
+        assert hub.problems == []
+        assert not [line for line in hub.seen if line.startswith("GET") and line.endswith((".bin", ".py"))]
 
 
 def test_adapters_of_the_hub_lie_over_a_model_of_the_hub(

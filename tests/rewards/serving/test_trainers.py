@@ -88,7 +88,10 @@ def test_marks_of_templates_are_taken_off_only_where_all_is_of_the_template() ->
     llama = "<|begin_of_text|>" + "".join(
         f"<|start_header_id|>{turn['role']}<|end_header_id|>\n\n{turn['content']}<|eot_id|>" for turn in turns
     )
-    assert untemplated(llama + "<|start_header_id|>assistant<|end_header_id|>\n\n", "d<|eot_id|>") == (turns, "d")
+    assert untemplated(llama + "<|start_header_id|>assistant<|end_header_id|>\n\n", "d<|eot_id|>") == (
+        turns,
+        "d",
+    )
     gemma = "<bos><start_of_turn>user\na\nb<end_of_turn>\n<start_of_turn>model\n"
     assert untemplated(gemma, "d<end_of_turn>") == ([user], "d")
     others = (

@@ -7,12 +7,12 @@ from django.shortcuts import get_object_or_404
 from django.utils.datastructures import MultiValueDict
 from ninja import File, Form, Schema, Status
 from ninja.files import UploadedFile
+
 from webapp.api.auth import ApiRequest, token
 from webapp.api.paging import LIMIT, Cursor, Limit, Page, paged
 from webapp.api.problems import Problem, field_error, form_refused, refused
 from webapp.api.routers import ProjectRouter
 from webapp.api.schemas import Given, Key
-
 from webapp.benchmarks import services
 from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.benchmarks.views import SetForm

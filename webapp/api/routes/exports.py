@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from django.http import FileResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
 from ninja import Field, Query, Schema, Status
+
 from webapp.api.auth import ApiRequest, token
 from webapp.api.paging import LIMIT, Cursor, Limit, Page, paged
 from webapp.api.problems import Problem, field_error, form_refused, refused
 from webapp.api.routers import ProjectRouter
-from webapp.api.schemas import Given
-
+from webapp.api.schemas import CONFLICT, Given
 from webapp.corpus.access import project_for
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Project
@@ -254,7 +254,8 @@ def _check(project: Project, format: str, asked: Streams) -> None:
             200: {
                 "description": "The rows as they are read, in pieces; a stream that was cut lacks its last one",
                 "content": {"application/jsonl": {}, "text/csv": {}},
-            }
+            },
+            **CONFLICT,
         }
     },
 )
@@ -294,7 +295,13 @@ class Card(Schema):
     labels: Annotated[str, Field(description="As the stream's header Caliper-Labels.")]
 
 
-@router.get("exports/{slug:format}/card", auth=token("read"), response=Card, summary="What an export holds")
+@router.get(
+    "exports/{slug:format}/card",
+    auth=token("read"),
+    response=Card,
+    summary="What an export holds",
+    openapi_extra={"responses": CONFLICT},
+)
 def export_card(request: ApiRequest, slug: str, format: str, asked: Query[Streams]) -> dict[str, Any]:
     """The counts of the same export: its rows are read once more, so it takes as long."""
     project = project_for(request, slug, "read")

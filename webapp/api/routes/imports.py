@@ -9,12 +9,12 @@ from django.shortcuts import get_object_or_404
 from django.utils.datastructures import MultiValueDict
 from ninja import Field, File, Form, Schema, Status
 from ninja.files import UploadedFile
+
 from webapp.api.auth import ApiRequest, token
 from webapp.api.paging import LIMIT, Cursor, Limit, Page, paged
 from webapp.api.problems import Problem, field_error, form_refused, refused
 from webapp.api.routers import ProjectRouter
-from webapp.api.schemas import Given
-
+from webapp.api.schemas import CONFLICT, Given
 from webapp.corpus.access import project_for
 from webapp.corpus.models import Import
 from webapp.importing import services, undoing
@@ -258,7 +258,11 @@ def _found(row: Import) -> dict[str, Any]:
 
 
 @router.get(
-    "imports/{key:pk}/mapping", auth=token("read"), response=MappingShown, summary="The columns of a preview"
+    "imports/{key:pk}/mapping",
+    auth=token("read"),
+    response=MappingShown,
+    summary="The columns of a preview",
+    openapi_extra={"responses": CONFLICT},
 )
 def import_mapping(request: ApiRequest, slug: str, pk: int) -> dict[str, Any]:
     """What the columns hold, and which is probably what."""

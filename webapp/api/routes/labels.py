@@ -12,12 +12,12 @@ from django.db.models import Prefetch, QuerySet
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from ninja import Field, Query, Schema
+
 from webapp.api.auth import ApiRequest, token
 from webapp.api.paging import LIMIT, Cursor, Limit, Page, paged
 from webapp.api.problems import Problem, refused
 from webapp.api.routers import ProjectRouter
 from webapp.api.schemas import Given, Key
-
 from webapp.corpus.access import Access, project_for
 from webapp.corpus.models import Project
 from webapp.labels import queue, services

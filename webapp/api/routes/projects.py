@@ -191,10 +191,9 @@ def project_change(request: ApiRequest, slug: str, body: ProjectChange) -> dict[
 
 def _form_data(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as the form of the page sends them."""
-    form: type[forms.BaseForm] = ProjectForm
+    fields: dict[str, forms.Field] = ProjectForm.base_fields
     return {
-        name: form.base_fields[name].prepare_value("" if value is None else value)
-        for name, value in settings.items()
+        name: fields[name].prepare_value("" if value is None else value) for name, value in settings.items()
     }
 
 

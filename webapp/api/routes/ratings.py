@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal
 
 from django.shortcuts import get_object_or_404
 from ninja import Field, Query, Schema
+
 from webapp.api.auth import ApiRequest, token
 from webapp.api.paging import LIMIT, Cursor, Limit, Page, paged
 from webapp.api.routers import ProjectRouter
-
 from webapp.corpus.access import project_for
 from webapp.labels.models import LEVELS
 from webapp.labels.summaries import level_counts

@@ -8,18 +8,19 @@ from typing import Annotated, Any, Literal
 from django.http import FileResponse, Http404, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
 from ninja import Query, Schema, Status
+
 from webapp.api.auth import ApiRequest, token
+from webapp.api.files import file_response, opened
 from webapp.api.paging import LIMIT, Cursor, Limit, Page, paged
 from webapp.api.problems import Problem, field_error, refused
 from webapp.api.routers import ProjectRouter
-from webapp.api.schemas import Given
-
-from webapp.api.files import file_response, opened
+from webapp.api.schemas import CONFLICT, Given
 from webapp.corpus.access import project_for
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Method
 from webapp.corpus.options import OPTIONS, RunRefused
 from webapp.ratings.queries import serving_versions
+from webapp.rollouts.services import settings_for
 from webapp.training import services
 from webapp.training.files import ModelFile, version_files
 from webapp.training.models import ModelVersion, TrainingRun, public_config, public_metrics
@@ -356,6 +357,7 @@ class FileShown(Schema):
     auth=token("read", "score"),
     response=list[FileShown],
     summary="The files of a version",
+    openapi_extra={"responses": CONFLICT},
 )
 def version_file_list(request: ApiRequest, slug: str, pk: int) -> list[ModelFile]:
     """What a reward server loads: weights, tokenizer, reward_config.json; below “base/” a base that no hub has."""
@@ -370,6 +372,7 @@ def version_file_list(request: ApiRequest, slug: str, pk: int) -> list[ModelFile
         "responses": {
             200: {"description": "The file", "content": {"application/octet-stream": {}}},
             206: {"description": "The rest of it", "content": {"application/octet-stream": {}}},
+            **CONFLICT,
         }
     },
 )
@@ -414,7 +417,7 @@ class Serving(Schema):
     auth=token("score"),
     response=Serving,
     summary="The version that serves",
-    openapi_extra={"responses": {304: {"description": "The same as If-None-Match names"}}},
+    openapi_extra={"responses": {304: {"description": "The same as If-None-Match names"}, **CONFLICT}},
 )
 def serving(
     request: ApiRequest,
@@ -444,7 +447,7 @@ def serving(
         files=[
             {"name": each.name, "size": each.size, "sha256": each.sha256} for each in version_files(found)
         ],
-        ask_back=None,
+        ask_back=settings_for(project),
     ).model_dump(mode="json")
     body = json.dumps(answer)
     etag = f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'

@@ -99,6 +99,8 @@ class Format:
     # Whether votes are gathered: one row per vote or per pair.
     aggregates: bool = True
     data_file: str = ""
+    # Whether its rows come of the labels that pass by alone, so that those of held-out prompts can lie apart.
+    divides: bool = True
     # Further choices of a project, by name, for formats that need one.
     versions: Callable[[Project], list[tuple[str, str]]] | None = None
 

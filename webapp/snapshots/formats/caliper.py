@@ -88,6 +88,7 @@ def _dump(value: Any) -> str:
 CALIPER = Format(
     "caliper",
     Caliper,
+    divides=False,
     description="""
 Caliper JSONL: prompts, responses, pairs, votes and levels, one object per line. Corrected and retracted labels are not
 in it.""",

@@ -190,6 +190,7 @@ class UltraFeedback(View):
 ULTRAFEEDBACK = Format(
     "ultrafeedback",
     UltraFeedback,
+    divides=False,
     description="""
 UltraFeedback: one row per prompt with all its responses. `overall_score` is the mean of people's levels, each taken as
 the middle of its band on the scale of 1 to 9. Verdicts on pairs have no place in it.""",

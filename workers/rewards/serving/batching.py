@@ -103,7 +103,8 @@ class Batcher:
             encoded += await loop.run_in_executor(self._tokeniser, held.encode, some)
         if not encoded:
             return held, []
-        work = _Work(held, encoded, deque(held.batches(encoded)))
+        parts = await loop.run_in_executor(self._tokeniser, held.batches, encoded)
+        work = _Work(held, encoded, deque(parts))
         tokens = work.tokens
         if tokens > bound:
             raise TooLong(

@@ -167,7 +167,10 @@ class Doors:
             finally:
                 self._bytes -= held_bytes[0]
             if rollouts and self.rollouts is not None:
-                self.rollouts(held, rows, scored)
+                try:
+                    self.rollouts(held, rows, scored)
+                except Exception:  # an answer that is there is given
+                    logger.exception("rollouts could not be noted")
             return _json(told(held, scored), headers={"Caliper-Version": held.digest})
 
         return answer

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from ..artifacts.save import CONFIG_NAME, ArtifactError
+from ..artifacts.save import ArtifactError, read_config
 from ..files import fsync, sha256_of
 from .holder import Held, Holder
 from .metrics import Metrics
@@ -27,12 +27,17 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 2.0
 LONGEST_PAUSE = 60.0  # between tries at something that goes on failing
 PATIENCE = httpx.Timeout(10, read=60)
-NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+# A file of the model folder, or of the base model in its folder base.
+NAME = re.compile(r"(base/)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Unfollowable(Exception):
     """What the project serves can't be had just now; the message says why."""
+
+
+class Unanswered(Unfollowable):
+    """Caliper itself can't be asked, or says that nothing serves."""
 
 
 def api_of(address: str) -> str:
@@ -82,10 +87,13 @@ class Follower:
             except (Unfollowable, ArtifactError) as error:
                 if str(error) != self._holder.problem:
                     logger.warning("%s", error)
-                self._holder.problem, pause = str(error), min(2 * pause, LONGEST_PAUSE)
+                self._holder.problem = str(error)
+                pause = POLL_SECONDS if isinstance(error, Unanswered) else min(2 * pause, LONGEST_PAUSE)
             except Exception as error:  # whatever it is, the version in place goes on serving
                 logger.exception("looking at what the project serves failed")
-                self._holder.problem = f"looking at what the project serves failed ({type(error).__name__})"
+                self._holder.problem = (
+                    f"what the project serves can't be loaded ({type(error).__name__}); see the log"
+                )
                 pause = min(2 * pause, LONGEST_PAUSE)
             await asyncio.sleep(pause)
 
@@ -100,7 +108,7 @@ class Follower:
         if current is None or current.digest != version["digest"]:
             try:
                 held = await self._held(version, folder, files)
-            except (Unfollowable, ArtifactError):
+            except Exception:
                 self._metrics.failed_swaps.inc()
                 raise
             self._holder.current = held
@@ -118,16 +126,16 @@ class Follower:
                 path, params=params, headers={"If-None-Match": tag} if tag else {}
             )
         except httpx.HTTPError as error:
-            raise Unfollowable(f"Caliper can't be reached ({type(error).__name__})") from None
+            raise Unanswered(f"Caliper can't be reached ({type(error).__name__})") from None
         if response.status_code not in (200, 304):
-            raise Unfollowable(_refusal(response))
+            raise Unanswered(refusal(response))
         return response
 
     # --- Files ---
 
     async def _held(self, version: dict[str, Any], folder: str, files: list[dict[str, Any]]) -> Held:
         """The version, loaded and tried beside the one that serves."""
-        path = await asyncio.to_thread(self._shared, folder, files)
+        path = await asyncio.to_thread(self._shared, folder, version["digest"])
         if path is None:
             path = await self._downloaded(version, files)
         try:
@@ -142,18 +150,20 @@ class Follower:
             raise
         return held
 
-    def _shared(self, folder: str, files: list[dict[str, Any]]) -> Path | None:
-        """The folder below the data folder that we share with Caliper, if it holds these files.
+    def _shared(self, folder: str, digest: str) -> Path | None:
+        """The folder below the data folder that we share with Caliper, if this version is there.
 
-        The config's digest is compared here; loading compares every other file with the config.
+        Loading compares every file with the config.
         """
         if self._data is None or not folder:
             return None
         path = (self._data / folder).resolve()
-        if not path.is_relative_to(self._data.resolve()) or not (path / CONFIG_NAME).is_file():
+        if not path.is_relative_to(self._data.resolve()):
             return None
-        wanted = {file["name"]: file["sha256"] for file in files}
-        return path if sha256_of(path / CONFIG_NAME) == wanted.get(CONFIG_NAME) else None
+        try:
+            return path if read_config(path)["digest"] == digest else None
+        except (ArtifactError, KeyError):
+            return None
 
     async def _downloaded(self, version: dict[str, Any], files: list[dict[str, Any]]) -> Path:
         """The files, fetched; what has come whole before isn't fetched again."""
@@ -175,12 +185,13 @@ class Follower:
 
     async def _fetch(self, address: str, path: Path, file: dict[str, Any]) -> None:
         digest, size = hashlib.sha256(), 0
+        path.parent.mkdir(exist_ok=True)
         part = path.with_name(f".{path.name}")
         try:
             async with self._client.stream("GET", address) as response:
                 if response.status_code != 200:
                     await response.aread()
-                    raise Unfollowable(_refusal(response))
+                    raise Unfollowable(refusal(response))
                 with part.open("wb") as out:
                     async for chunk in response.aiter_bytes(2**20):
                         size += len(chunk)
@@ -227,7 +238,7 @@ def _read(
         raise Unfollowable(f"Caliper's answer can't be read ({error}); update the older of the two") from None
 
 
-def _refusal(response: httpx.Response) -> str:
+def refusal(response: httpx.Response) -> str:
     """What Caliper said, in a line."""
     try:
         said = str(response.json()["detail"])

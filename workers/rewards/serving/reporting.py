@@ -6,6 +6,7 @@ Scoring never waits for it: a rollout is noted at once, everything else happens 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import uuid
 from collections import deque
@@ -15,12 +16,14 @@ from typing import Any
 
 import httpx
 
+from .follow import refusal
 from .holder import Held, Row
 from .metrics import Metrics
 from .sampling import Window
 
 logger = logging.getLogger(__name__)
 
+MOST_BODY = 1_900_000  # bytes of a report: Caliper takes 2 MiB
 KEPT_REPORTS = 20  # that wait for a Caliper that doesn't answer; the oldest goes first
 IDLE_SECONDS = 1.0  # until the next look whether rollouts are wanted
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
@@ -73,7 +76,11 @@ class Reporter:
         async with self._closing:
             windows, self._windows = self._windows, {}
             for window in windows.values():
-                report = await asyncio.to_thread(window.close)
+                try:
+                    report = await asyncio.to_thread(window.close)
+                except Exception:  # the next window may fare better, and scoring goes on
+                    logger.exception("a window of rollouts could not be sampled")
+                    continue
                 if report is not None:
                     if len(self._reports) == KEPT_REPORTS:
                         self._metrics.reports.labels("given up").inc()
@@ -95,6 +102,9 @@ class Reporter:
                     "a report of rollouts waits: Caliper can't be reached (%s)", type(error).__name__
                 )
                 again = pause
+            except Exception:
+                logger.exception("a report of rollouts can't be sent and is given up")
+                again = None
             if again is not None:
                 await asyncio.sleep(max(again, pause))
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -105,7 +115,8 @@ class Reporter:
 
     async def _post(self, key: str, report: dict[str, Any]) -> float | None:
         """Send a report; None: it is answered for good, else how many seconds Caliper wants to be left alone."""
-        response = await self._client.post("/rollouts", json=report, headers={"Idempotency-Key": key})
+        headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
+        response = await self._client.post("/rollouts", content=_body(report), headers=headers)
         if response.status_code == 429 or response.status_code >= 500:
             given = response.headers.get("retry-after", "")
             return min(float(given), LONGEST_PAUSE) if given.isdecimal() else FIRST_PAUSE
@@ -114,7 +125,27 @@ class Reporter:
             self._metrics.pairs.inc(len(report["pairs"]))
         else:
             self._metrics.reports.labels("refused").inc()
-            logger.warning(
-                "Caliper refused a report of rollouts: %s %s", response.status_code, response.text[:300]
-            )
+            logger.warning("a report of rollouts is given up: %s", refusal(response))
         return None
+
+
+def _body(report: dict[str, Any]) -> bytes:
+    """A report as JSON, with as many of its pairs as fit.
+
+    They are in random order, so those that are left out are left out at random: the chance of a random one to be asked
+    about is less by the share that is sent.
+    """
+    pairs, used = [], len(json.dumps({**report, "pairs": []}))
+    for pair in report["pairs"]:
+        used += len(json.dumps(pair)) + 2
+        if used > MOST_BODY:
+            break
+        pairs.append(pair)
+    if len(pairs) < len(report["pairs"]):
+        share = len(pairs) / len(report["pairs"])
+        logger.info("of %d pairs %d fit in a report", len(report["pairs"]), len(pairs))
+        pairs = [
+            {**pair, "propensity": pair["propensity"] * share} if pair["why"] == "random" else pair
+            for pair in pairs
+        ]
+    return json.dumps({**report, "pairs": pairs}, allow_nan=False).encode()

@@ -24,7 +24,7 @@ from webapp.corpus.commands import project_named
 from webapp.corpus.models import Import, Project
 from webapp.importing.batches import imports_settle
 from webapp.importing.mapping import MEANINGS, ROLES, Mapping, value_key
-from webapp.importing.origins import origin_fetched, origin_of
+from webapp.importing.origins import origin_fetched, origin_name, origin_of
 from webapp.importing.reading import ImportRefused, Source
 from webapp.importing.report import ERRORS, Report
 from webapp.importing.services import audit_import, import_claimed, import_files, sources_in
@@ -172,7 +172,9 @@ class Command(BaseCommand):
             imports_settle(project)
             row = Import.objects.create(
                 project=project,
-                file_name=(origin.get("address") or ", ".join(source.name for source in sources))[:255],
+                file_name=origin_name(origin)
+                if origin
+                else ", ".join(source.name for source in sources)[:255],
                 origin=origin,
                 folder=f"imports/{secrets.token_hex(8)}",
                 format=Import.Format.MAPPED if mapping else format_name,
