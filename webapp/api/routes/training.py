@@ -14,7 +14,7 @@ from webapp.api.files import file_response, opened
 from webapp.api.paging import LIMIT, Cursor, Limit, Page, paged
 from webapp.api.problems import Problem, field_error, refused
 from webapp.api.routers import ProjectRouter
-from webapp.api.schemas import CONFLICT, Given
+from webapp.api.schemas import CONFLICT, Given, JobState
 from webapp.corpus.access import project_for
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Method
@@ -31,7 +31,6 @@ from webapp.training.views import waiting_reason
 router = ProjectRouter(tags=["training"])
 
 MethodName = Literal["bt", "clf", "oprm", "rgft", "haf", "grm", "judge"]
-StateName = Literal["queued", "running", "done", "failed", "cancelled", "lost"]
 
 
 # --- Runs ---
@@ -44,7 +43,7 @@ class RunRow(Schema):
 
     id: int
     method: MethodName
-    state: StateName
+    state: JobState
     trigger: str
     created_by: str | None
     created_at: datetime
@@ -166,7 +165,7 @@ class RunProgress(Schema):
     reinforcement. `left_seconds`: of the phase.
     """
 
-    state: StateName
+    state: JobState
     phase: str
     step: int
     total: int
