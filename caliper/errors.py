@@ -38,8 +38,9 @@ class CaliperError(Exception):
     ) -> None:
         self.title, self.status, self.detail, self.errors = title, status, detail, errors
         self.problem = problem or {}
-        lines = [detail or title, *(f"  {error}" for error in errors)]
-        super().__init__("\n".join(lines))
+        said = detail or title
+        lines = [f"  {error}" for error in errors if f"{error.message} {error.remedy}".strip() != said]
+        super().__init__("\n".join([said, *lines]))
 
     @classmethod
     def of(cls, answer: httpx.Response) -> "CaliperError":

@@ -63,6 +63,20 @@ class Cards(TypedDict):
     nothing: Literal["empty", "done", "busy"] | None
 
 
+class Delivery(TypedDict):
+    id: int
+    event_id: str
+    kind: str
+    payload: dict[str, Any]
+    state: str
+    attempts: int
+    next_at: str
+    last_status: int | None
+    last_error: str
+    created_at: str
+    delivered_at: str | None
+
+
 class ExportJob(TypedDict):
     """A data set that a worker makes. `files` and `archive` can be downloaded once it is done."""
 
@@ -180,6 +194,12 @@ class JudgementRow(TypedDict):
     created_at: str
     is_current: bool
     retraction: bool
+
+
+class Left(TypedDict):
+    field: str
+    message: str
+    remedy: str
 
 
 class LevelGiven(TypedDict):
@@ -445,6 +465,23 @@ class Roles(TypedDict):
     roles: list[Literal["annotator", "researcher", "admin"]]
 
 
+class RolloutPair(TypedDict):
+    """A pair of rollouts, and what people say of it so far. Its texts are those of the pair."""
+
+    id: int
+    pair: int
+    window: int
+    version: str
+    why: Literal["uncertain", "moved", "random", "later"]
+    propensity: float
+    preferred: float
+    score_a: float
+    score_b: float
+    judgements: int
+    share: float | None
+    created_at: str
+
+
 class RunProgress(TypedDict):
     """How far a run is. `losses`: of the training; `validation`: of early stopping's looks;
     `rewards` and `kls`: of reinforcement. `left_seconds`: of the phase."""
@@ -627,6 +664,16 @@ class SnapshotWhole(TypedDict):
     runs: list[int]
 
 
+class Taken(TypedDict):
+    """How many pairs are asked from now on, were here already, or were more than the hour's cap
+    lets in."""
+
+    taken: int
+    duplicates: int
+    over_cap: int
+    left_out: list[Left]
+
+
 class Token(TypedDict):
     name: str
     prefix: str
@@ -709,3 +756,46 @@ class Votes(TypedDict):
     b: int
     tie: int
     both_bad: int
+
+
+class Webhook(TypedDict):
+    id: int
+    url: str
+    kinds: list[str]
+    active: bool
+    failing_since: str | None
+    disabled_reason: str
+    created_at: str
+
+
+class WebhookWithSecret(TypedDict):
+    id: int
+    url: str
+    kinds: list[str]
+    active: bool
+    failing_since: str | None
+    disabled_reason: str
+    created_at: str
+    secret: str
+
+
+class Window(TypedDict):
+    """A window that a server has reported. `version` is its name, as in “oprm-3”."""
+
+    id: int
+    server: str
+    version: str
+    since: str
+    until: str
+    seen: int
+    prompts: int
+    candidates: int
+    reward_mean: float
+    reward_sd: float
+    length_mean: float
+    length_sd: float
+    taken: int
+    duplicates: int
+    over_cap: int
+    left_out: int
+    reported_at: str

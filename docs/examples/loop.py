@@ -117,7 +117,7 @@ with RewardServer(os.environ.get("CALIPER_SERVER", "http://127.0.0.1:8100")) as 
 
 # %%
 exported = file.with_name("preferences.jsonl")
-project.exports.write("trl", exported)
+project.exports.write("trl-explicit", exported)
 rows = [json.loads(line) for line in exported.read_text(encoding="utf-8").splitlines()]
 print(len(rows), "pairs;", rows[0]["chosen"])
 model = project.versions.download(version["id"], file.with_name("model"))

@@ -125,9 +125,12 @@ def test_a_shell_imports_trains_labels_and_exports(
 ) -> None:
     there(secret_of(admin))
     settings.TRAIN_COMMAND = [sys.executable, str(FAKE), "ok"]
+    project.min_judgements = 1
+    project.save()
     table = tmp_path / "answers.csv"
+    steers = "\x1b[2J\u202egone"
     table.write_text(
-        'question,first,second,which\nWhere?,"Here. \x1b[2J\u202egone",There.,A\nWhen?,Now.,Then.,B\n'
+        f"question,first,second,which\nWhere? {steers},Here.,There.,A\nWhen? {steers},Now.,Then.,B\n"
     )
     to = ["--project", project.slug]
     assert main(["import", *to, str(table)]) == 1
