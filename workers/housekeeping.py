@@ -150,9 +150,10 @@ def housekeep() -> None:
                 part()
             except Exception:
                 logger.exception("housekeeping failed")
-    for part in (deliveries_sweep, disk_measure):
+    others: tuple[Callable[[], object], ...] = (deliveries_sweep, disk_measure)
+    for other in others:
         try:
-            part()
+            other()
         except Exception:
             logger.exception("housekeeping failed")
 

@@ -1,7 +1,7 @@
 """Sending deliveries: each is claimed, signed and posted; what came of it is stored. Called by tasks.
 
-A receiver that doesn't answer holds up its own deliveries only: after each such failure it is left alone for a while,
-and a turn ends after TURN_SECONDS, so that imports, which wait in the same queue, wait no longer.
+A receiver holds up its own deliveries only: one worker at a time sends to it, a turn ends after TURN_SECONDS, and one
+that doesn't answer is left alone for a while. So imports, which wait in the same queue, go on.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from django.core.cache import cache
 from django.db.models import F
 from django.utils import timezone
 
@@ -58,23 +59,30 @@ class Outcome(NamedTuple):
 
 
 def send_all_due() -> None:
-    """A turn for each webhook that has something to be sent; called by beat."""
-    for pk in list(Webhook.objects.due().values_list("pk", flat=True)):
-        send_due(pk)
+    """A message for each webhook that has something to be sent; called by beat."""
+    for webhook in Webhook.objects.due():
+        webhook.enqueue()
 
 
 def send_due(webhook_pk: int) -> None:
-    """Send what is due to a webhook, oldest first, until it doesn't answer or the turn is over."""
+    """Send what is due to a webhook, one worker at a time, until it doesn't answer or the turn is over."""
+    turn = f"webhook-turn:{webhook_pk}"
+    if not cache.add(turn, True, TURN_SECONDS + CLAIMED_FOR.total_seconds()):
+        return  # whoever is at it looks again before it ends
+    try:
+        turn_take(webhook_pk)
+    finally:
+        cache.delete(turn)
+
+
+def turn_take(webhook_pk: int) -> None:
+    """One turn of a webhook, oldest first. What is left then waits behind the queue's other work."""
     end = time.monotonic() + TURN_SECONDS
     due = Delivery.objects.due().filter(webhook=webhook_pk).order_by("pk")
-    while (
-        webhook := Webhook.objects.ready().select_related("project").filter(pk=webhook_pk).first()
-    ) is not None:
+    ready = Webhook.objects.ready().select_related("project").filter(pk=webhook_pk)
+    while (delivery := due.first()) is not None and (webhook := ready.first()) is not None:
         if time.monotonic() > end:
             webhook.enqueue()
-            return
-        delivery = due.first()
-        if delivery is None:
             return
         if _claim(delivery):
             _settle(webhook, delivery, attempt(webhook, delivery))
@@ -196,7 +204,7 @@ def _connected(host: str, port: int, tls: bool, end: float) -> Iterator[http.cli
         connection.auto_open = 0
         if port == PORTS["https" if tls else "http"]:
             # http.client leaves out 80 alone.
-            connection.default_port = port  # type: ignore[misc]
+            connection.default_port = port
         yield connection
     except (OSError, http.client.HTTPException):
         if late.is_set():

@@ -84,8 +84,8 @@ def test_from_adding_to_removing(
     delivery = Delivery.objects.get()
     fragment = client.get(url, headers={"HX-Request": "true"})
     assert "every 2s" in fragment.content.decode()
-    token = re.search(r"token=(\w+)", fragment.content.decode())
-    assert client.get(f"{url}?token={token[1]}", headers={"HX-Request": "true"}).status_code == 204
+    [token] = re.findall(r"token=(\w+)", fragment.content.decode())
+    assert client.get(f"{url}?token={token}", headers={"HX-Request": "true"}).status_code == 204
     Delivery.objects.update(state="failed", attempts=7, last_status=500, last_error="It <b>answered</b> 500.")
     page = client.get(url).content.decode()
     assert "7 attempts" in page

@@ -2,11 +2,11 @@
 
 import math
 import random
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
+from benchmarks.rollout_warning import stream, warned
 from webapp.rollouts.monitor import (
     ALARMS,
     MARGIN,
@@ -18,22 +18,6 @@ from webapp.rollouts.monitor import (
     towards_preferred,
     wilson,
 )
-
-
-def stream(rng: random.Random, number: int, *, calm: int, shift: float, overlap: int = 1) -> Iterator[Judged]:
-    """Pairs of a proxy that is right for `calm` pairs, and then agreed with by `shift` less than it expects."""
-    begin = datetime(2026, 11, 1, tzinfo=UTC)
-    for place in range(number):
-        preferred = rng.betavariate(2, 2)
-        right = max(preferred, 1 - preferred) - (shift if place >= calm else 0)
-        agreed = sum(rng.random() < right for _ in range(overlap)) / overlap
-        share = agreed if preferred > 0.5 else 1 - agreed
-        yield Judged(*towards_preferred(preferred, share), done=begin + timedelta(minutes=place))
-
-
-def warned(rng: random.Random, times: int, **of: float) -> list[int]:
-    """After how many pairs each of so many projects was warned; a large number where it never was."""
-    return sorted(betting(stream(rng, **of))[1] or 10**9 for _ in range(times))  # type: ignore[arg-type]
 
 
 def test_it_is_rare_where_the_proxy_is_right_and_soon_where_it_is_not() -> None:
@@ -58,7 +42,7 @@ def test_it_is_rare_where_the_proxy_is_right_and_soon_where_it_is_not() -> None:
 def test_only_finished_pairs_are_bet_on_and_a_landslide_is_no_overflow() -> None:
     open_ones = [Judged(0.9, 0.0) for _ in range(50)]
     assert betting(open_ones) == (1.0, None, 0)
-    most, after, finished = betting(stream(random.Random(1), 5000, calm=0, shift=0.5))
+    most, after, finished = betting(stream(random.Random(1), number=5000, calm=0, shift=0.5))
     assert math.isfinite(most)
     assert after is not None
     assert finished == 5000

@@ -116,7 +116,7 @@ def test_the_page_warns_when_they_part(
     page = client_of(researcher)
     assert 'id="parted"' not in page.get(PAGE).content.decode()
     tell(asking, [calm, wild], windows=4, seed=2)
-    with django_assert_num_queries(16):
+    with django_assert_num_queries(19):
         html = page.get(PAGE).content
     text = words(html)
     assert f"{wild.address} and people part." in text

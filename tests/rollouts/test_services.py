@@ -20,6 +20,7 @@ from webapp.rollouts.models import Rollout, RolloutPair, RolloutSettings, Rollou
 from webapp.rollouts.reading import MOST_PAIRS, ReportRefused
 from webapp.rollouts.reports import overview
 from webapp.rollouts.services import RolloutsOff, rollouts_take, settings_for, settings_save
+from webapp.snapshots.data_card import rollout_lines
 from webapp.training.models import ModelVersion
 
 HOSTILE = "  <script>alert(1)</script>\r\n\t“naïve”\u200b👩‍👩‍👧 \n\n"
@@ -297,3 +298,6 @@ def test_rollouts_are_asked_first_and_say_so(
     assert receipt.judgement is not None
     assert (receipt.judgement.policy, receipt.judgement.propensity) == ("rollouts-first", 0.5)
     assert drift(asking) == []
+    assert rollout_lines(asking)[0].startswith(
+        "- 1 of the project's judgements are of pairs that a reward server"
+    )

@@ -45,6 +45,7 @@ def _written(project: Project, folder: Path, **asked: Any) -> tuple[bytes, dict[
     return (folder / report["files"][0]["name"]).read_bytes(), report
 
 
+@pytest.mark.one_database
 def test_a_stream_is_the_file_of_the_export(
     labelled: Project, version: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ MOST = 20
 
 FORMER_SECRET_SIGNS = timedelta(hours=24)
 KEPT = timedelta(days=30)
+SWEPT_AT_ONCE = 2000
 
 
 class WebhookRefused(ValueError):
@@ -183,5 +184,9 @@ def delivery_again(*, delivery: Delivery) -> bool:
 
 def deliveries_sweep() -> int:
     """Remove deliveries older than KEPT; returns how many."""
-    old = Delivery.objects.filter(created_at__lt=timezone.now() - KEPT)
-    return old.delete()[0]
+    swept = 0
+    old = Delivery.objects.filter(created_at__lt=timezone.now() - KEPT).order_by("created_at")
+    # A few at a time: nobody who saves waits for all of them.
+    while pks := list(old.values_list("pk", flat=True)[:SWEPT_AT_ONCE]):
+        swept += Delivery.objects.filter(pk__in=pks).delete()[0]
+    return swept

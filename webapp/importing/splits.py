@@ -15,6 +15,8 @@ from webapp.importing.sources import ImportRefused, printable
 CARD, SETTINGS = "README.md", ".huggingface.yaml"
 ALL = "all"
 MOST_SHOWN = 30
+# Characters of YAML. The plain loader takes seconds for so many, and stops where it nests too deep; libyaml's doesn't.
+MOST_SETTINGS = 256 * 1024
 
 Configs = dict[str, dict[str, list[str]]]
 
@@ -76,6 +78,8 @@ def _declared(texts: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         text = texts.get(name, "").replace("\r\n", "\n").removeprefix("\ufeff")
         if name == CARD:
             text = text[4:].partition("\n---")[0] if text.startswith("---\n") else ""
+        if len(text) > MOST_SETTINGS:
+            raise ImportRefused(f"The beginning of {name} is too long to be read. Name single files instead.")
         try:
             read = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:

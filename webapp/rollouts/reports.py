@@ -12,6 +12,7 @@ from django.db.models import Count, Max, Q
 from webapp.corpus.models import Project
 from webapp.labels.models import VERDICTS, Judgement, Level, QualityLabel
 from webapp.labels.summaries import Votes
+from webapp.ratings.queries import kept, labels_state
 from webapp.rollouts.models import RolloutPair, RolloutWindow
 from webapp.rollouts.monitor import (
     Comparison,
@@ -26,7 +27,7 @@ from webapp.rollouts.monitor import (
 )
 from webapp.training.models import ModelVersion
 
-WINDOWS = 5_000
+WINDOWS = 2_000
 """The newest windows that a page looks at."""
 
 POINTS = 16
@@ -83,7 +84,15 @@ class Overview:
 
 
 def overview(project: Project) -> Overview:
-    """Read the newest windows with what came of them. Eight queries, whatever the number of rows."""
+    """The newest windows with what came of them; the process keeps it while no label and no window comes."""
+    newest = (
+        RolloutWindow.objects.filter(project=project).order_by("-pk").values_list("pk", flat=True).first()
+    )
+    return kept(f"rollouts:{labels_state(project)}:{newest}", lambda: _read(project))
+
+
+def _read(project: Project) -> Overview:
+    """Eight queries, whatever the number of rows."""
     windows = list(RolloutWindow.objects.filter(project=project).order_by("-until", "-pk")[: WINDOWS + 1])
     more, windows = len(windows) > WINDOWS, windows[:WINDOWS][::-1]
     if not windows:

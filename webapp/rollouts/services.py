@@ -1,8 +1,8 @@
 """What a project asks back about rollouts, and the taking of what servers report."""
 
-from collections.abc import Iterable
+import secrets
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import transaction
 from django.utils import timezone
@@ -19,6 +19,9 @@ from webapp.ratings.queries import outcome_from
 from webapp.rollouts.features import reference_of
 from webapp.rollouts.models import Rollout, RolloutPair, RolloutSettings, RolloutWindow
 from webapp.rollouts.reading import Proposed, Report, ReportRefused, Scored, report_read
+
+_Key = tuple[int, str]
+_Wanted = TypeVar("_Wanted")
 
 AUTHOR = "rollout"
 """The author of every rollout's response; hidden from annotators as any other."""
@@ -150,128 +153,147 @@ def _without_known(project: Project, pairs: list[Proposed]) -> list[Proposed]:
 
 
 class _Writer:
-    """Writes the pairs of one window. Prompts and rollouts that are there already are not stored twice."""
+    """Writes the pairs of one window, a statement a table. Prompts and rollouts that are there are not stored twice."""
 
     def __init__(self, project: Project, window: RolloutWindow) -> None:
         self.project, self.window = project, window
-        self.rollouts: dict[int, Rollout] = {}
 
     def write(self, pairs: list[Proposed], part: float) -> list[RolloutPair]:
         """`part`: the part of the new ones that the hour's cap let in. Returns those drawn at random."""
-        self._look_up(pairs)
-        drawn = []
-        for pair in pairs:
-            prompt = self._prompt(pair)
-            a, b = (self._response(prompt, scored) for scored in (pair.a, pair.b))
-            random = pair.why == RolloutPair.Why.RANDOM
-            row = RolloutPair.objects.create(
-                pair=self._pair(a, b),
+        prompts = self._prompts(pairs)
+        scored = {(prompts[pair.prompt].pk, each.digest): each for pair in pairs for each in (pair.a, pair.b)}
+        responses = self._responses({prompt.pk: prompt for prompt in prompts.values()}, scored)
+        rollouts = self._rollouts(responses, scored)
+        ends = [[(prompts[pair.prompt].pk, each.digest) for each in (pair.a, pair.b)] for pair in pairs]
+        made = self._pairs([(responses[a], responses[b]) for a, b in ends])
+        rows = [
+            RolloutPair(
+                pair=row,
                 window=self.window,
-                a=self._rollout(a, pair.a),
-                b=self._rollout(b, pair.b),
+                a=rollouts[a],
+                b=rollouts[b],
                 why=pair.why,
-                propensity=pair.propensity * part if random else pair.propensity,
+                propensity=pair.propensity * (part if pair.why == RolloutPair.Why.RANDOM else 1),
                 preferred=pair.preferred,
             )
-            if random:
-                drawn.append(row)
-        return drawn
+            for pair, row, (a, b) in zip(pairs, made, ends, strict=True)
+        ]
+        RolloutPair.objects.bulk_create(rows)
+        return [row for row in rows if row.why == RolloutPair.Why.RANDOM]
 
     def write_later(self, drawn: list[RolloutPair], at_most: int) -> None:
         """Hold a rollout of each random pair against an earlier one of its prompt, where there is one, for what pairs
         of one window can't tell: whether people like what the policy has come to write as much as the model does.
         """
-        prompts = {row.a.response.prompt_id for row in drawn}
         earlier: dict[int, list[Rollout]] = {}
-        for rollout in Rollout.objects.before(self.window, prompts):
+        for rollout in Rollout.objects.before(self.window, {row.a.response.prompt_id for row in drawn}):
             earlier.setdefault(rollout.response.prompt_id, []).append(rollout)
+        chosen: list[tuple[Rollout, Rollout]] = []
         for row in drawn:
             found = earlier.get(row.a.response.prompt_id)
-            if not found or at_most < 1:
+            if not found or len(chosen) >= at_most:
                 continue
             # The sides of a random pair are in random order.
             before, now = found.pop(0), row.a
             sides = (before.response, now.response)
-            if before.response_id == now.response_id or Pair.objects.filter(
-                response_a__in=sides, response_b__in=sides
-            ):
-                continue
-            outcome = outcome_from(self.window.version, (before.score, before.p), (now.score, now.p))
-            RolloutPair.objects.create(
-                pair=self._pair(*sides),
+            known = Pair.objects.filter(response_a__in=sides, response_b__in=sides)
+            if before.response_id != now.response_id and not known.exists():
+                chosen.append((before, now))
+        made = self._pairs([(before.response, now.response) for before, now in chosen])
+        RolloutPair.objects.bulk_create(
+            RolloutPair(
+                pair=row,
                 window=self.window,
                 a=before,
                 b=now,
                 why=RolloutPair.Why.LATER,
                 propensity=1.0,
-                preferred=min(1.0, max(0.0, outcome.preferred)),
+                preferred=self._preferred(before, now),
             )
-            at_most -= 1
-
-    def _look_up(self, pairs: Iterable[Proposed]) -> None:
-        """What is there already: prompts by digest, and their rollouts by text."""
-        digests = {pair.prompt for pair in pairs}
-        prompts = self.project.prompts.filter(digest__in=digests).order_by("-pk")
-        self.prompts = {prompt.digest: prompt for prompt in prompts}
-        texts = {scored.digest for pair in pairs for scored in (pair.a, pair.b)}
-        responses = Response.objects.filter(
-            prompt__in=list(self.prompts.values()), digest__in=texts, author=AUTHOR
+            for row, (before, now) in zip(made, chosen, strict=True)
         )
-        self.responses = {(row.prompt_id, row.digest): row for row in responses.order_by("-pk")}
 
-    def _prompt(self, pair: Proposed) -> Prompt:
-        if pair.prompt not in self.prompts:
-            self.prompts[pair.prompt] = Prompt.objects.create(
-                project=self.project,
-                external_id=_free(self.project.prompts, f"rollout-{pair.prompt[:16]}", pair.prompt),
-                messages=pair.messages,
-                digest=pair.prompt,
-            )
-        return self.prompts[pair.prompt]
+    def _preferred(self, a: Rollout, b: Rollout) -> float:
+        outcome = outcome_from(self.window.version, (a.score, a.p), (b.score, b.p))
+        return min(1.0, max(0.0, outcome.preferred))
 
-    def _response(self, prompt: Prompt, scored: Scored) -> Response:
-        key = (prompt.pk, scored.digest)
-        if key not in self.responses:
-            digest = short_digest(prompt.external_id, scored.digest)
-            self.responses[key] = Response.objects.create(
+    def _prompts(self, pairs: list[Proposed]) -> dict[str, Prompt]:
+        """By digest; of several that are there the oldest."""
+        messages = {pair.prompt: pair.messages for pair in pairs}
+        there = self.project.prompts.filter(digest__in=messages).order_by("-pk")
+        known = {prompt.digest: prompt for prompt in there}
+        missing = {digest: f"rollout-{digest[:16]}" for digest in messages if digest not in known}
+        ids = _free(self.project.prompts, missing)
+        new = [
+            Prompt(project=self.project, external_id=id, messages=messages[digest], digest=digest)
+            for digest, id in ids.items()
+        ]
+        return known | {prompt.digest: prompt for prompt in Prompt.objects.bulk_create(new)}
+
+    def _responses(self, prompts: dict[int, Prompt], scored: dict[_Key, Scored]) -> dict[_Key, Response]:
+        """By prompt and text: rollouts that are there, and new ones."""
+        there = Response.objects.filter(
+            prompt__in=prompts, digest__in={digest for _, digest in scored}, author=AUTHOR
+        )
+        known = {(row.prompt_id, row.digest): row for row in there.order_by("-pk")}
+        missing = {
+            key: f"rollout-{short_digest(prompts[key[0]].external_id, key[1])}"
+            for key in scored
+            if key not in known
+        }
+        new = [
+            Response(
                 project=self.project,
-                prompt=prompt,
-                external_id=_free(self.project.responses, f"rollout-{digest}", scored.digest),
-                text=scored.text,
-                digest=scored.digest,
+                prompt=prompts[key[0]],
+                external_id=id,
+                text=scored[key].text,
+                digest=key[1],
                 author=AUTHOR,
-                metadata={"version": self.window.version.address, "score": scored.score},
+                metadata={"version": self.window.version.address, "score": scored[key].score},
             )
-        return self.responses[key]
+            for key, id in _free(self.project.responses, missing).items()
+        ]
+        made = Response.objects.bulk_create(new)
+        return {key: known[key] for key in scored if key in known} | {
+            (row.prompt_id, row.digest): row for row in made
+        }
 
-    def _rollout(self, response: Response, scored: Scored) -> Rollout:
-        """One a response and window, however many pairs it stands in."""
-        if response.pk not in self.rollouts:
-            self.rollouts[response.pk] = Rollout.objects.create(
+    def _rollouts(self, responses: dict[_Key, Response], scored: dict[_Key, Scored]) -> dict[_Key, Rollout]:
+        """One a response, however many pairs it stands in."""
+        rows = {
+            key: Rollout(
                 window=self.window,
-                response=response,
-                score=scored.score,
-                expected=scored.expected,
-                spread=scored.spread,
-                p=scored.p,
+                response=responses[key],
+                score=each.score,
+                expected=each.expected,
+                spread=each.spread,
+                p=each.p,
             )
-        return self.rollouts[response.pk]
+            for key, each in scored.items()
+        }
+        Rollout.objects.bulk_create(rows.values())
+        return rows
 
-    def _pair(self, a: Response, b: Response) -> Pair:
-        return Pair.objects.create(
-            project=self.project,
-            external_id=_free(self.project.pairs, pair_id(a.external_id, b.external_id), a.digest + b.digest),
-            response_a=a,
-            response_b=b,
-            wanted=self.project.overlap,
-            priority=ROLLOUTS_FIRST,
+    def _pairs(self, sides: list[tuple[Response, Response]]) -> list[Pair]:
+        wanted = {(a.pk, b.pk): pair_id(a.external_id, b.external_id) for a, b in sides}
+        ids = _free(self.project.pairs, wanted)
+        return Pair.objects.bulk_create(
+            Pair(
+                project=self.project,
+                external_id=ids[a.pk, b.pk],
+                response_a=a,
+                response_b=b,
+                wanted=self.project.overlap,
+                priority=ROLLOUTS_FIRST,
+            )
+            for a, b in sides
         )
 
 
-def _free(rows: Any, id: str, digest: str) -> str:
-    """The id, or a longer one where somebody's file has taken it for something else."""
-    return (
-        id
-        if not rows.filter(external_id=id).exists()
-        else f"rollout-{short_digest(id, digest)}-{digest[:64]}"
-    )
+def _free(rows: Any, wanted: dict[_Wanted, str]) -> dict[_Wanted, str]:
+    """The ids, and others for those that somebody's file has taken for something else."""
+    taken = set(rows.filter(external_id__in=wanted.values()).values_list("external_id", flat=True))
+    return {
+        key: f"rollout-{short_digest(id, secrets.token_hex(8))}" if id in taken else id
+        for key, id in wanted.items()
+    }

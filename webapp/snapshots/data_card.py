@@ -5,6 +5,7 @@ from collections.abc import Container
 from typing import Any
 
 from webapp.corpus.models import Project
+from webapp.corpus.queued import ROLLOUTS_FIRST
 from webapp.importing.origins import origins_of
 from webapp.labels.agreement import Agreement, krippendorff_alpha
 from webapp.labels.models import LEVELS, VERDICTS, Judgement, QualityLabel
@@ -73,6 +74,18 @@ def agreement_lines(project: Project) -> list[str]:
         *newest,
         f"- Krippendorff's alpha of verdicts (nominal): {_alpha(of_verdicts, 'pairs')}",
         f"- Krippendorff's alpha of levels (ordinal): {_alpha(of_levels, 'responses')}",
+    ]
+
+
+def rollout_lines(project: Project) -> list[str]:
+    """How many judgements are of rollouts, which were chosen and not just imported; nothing where there are none."""
+    verdicts = Judgement.objects.of(project).verdicts().filter(pair__priority=ROLLOUTS_FIRST)
+    if not (number := verdicts.count()):
+        return []
+    return [
+        f"- {number:,} of the project's judgements are of pairs that a reward server reported while a policy trained "
+        "(author `rollout`): they were picked for their uncertainty, their style or at random, so they are no fair "
+        "sample of what the policy writes"
     ]
 
 

@@ -55,4 +55,4 @@ class Divided(Watch):
         found = [response in self.held_out for response in rows.response]
         for watch, side in zip(self.sides, (False, True), strict=True):
             if chosen := [row for row, each in enumerate(found) if each is side]:
-                watch.levels(Levels(*([column[row] for row in chosen] for column in rows)))
+                watch.levels(rows.of(chosen))

@@ -20,7 +20,7 @@ from webapp.corpus.models import Project
 from webapp.jobs import JobFailed, ProgressFile, carried, explained
 from webapp.labels.models import Judgement
 from webapp.limits import OUT_OF_MEMORY, memory_limited
-from webapp.snapshots.data_card import agreement_lines, data_card
+from webapp.snapshots.data_card import agreement_lines, data_card, rollout_lines
 from webapp.snapshots.dividing import Divided, HeldOut, held_out_keys
 from webapp.snapshots.formats import FORMATS, View, choice_of
 from webapp.snapshots.models import Export
@@ -152,6 +152,7 @@ def export_write(
             for each in written:
                 each.write(each.view.end())
             agreement = agreement_lines(project)
+            rollouts = rollout_lines(project)
         snapshot_record(project, frozen)
         left_out = sum((each.view.left_out for each in written), Counter(watch.left_out))
         report: dict[str, Any] = {
@@ -175,7 +176,7 @@ def export_write(
             safe=safe_for_spreadsheets and file_type == Export.FileType.CSV,
             report=report,
             agreement=agreement,
-            notes=view.notes,
+            notes=[*view.notes, *rollouts],
         )
         (work / "README.md").write_text(readme, encoding="utf-8")
         names = [*data_files.values(), "README.md"]

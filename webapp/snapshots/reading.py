@@ -253,6 +253,11 @@ class Levels(NamedTuple):
     comment: Sequence[str]
     created_at: Sequence[str]
 
+    def of(self, rows: Sequence[int]) -> "Levels":
+        """The same columns of some rows."""
+        columns: Any = ([column[row] for row in rows] for column in self)
+        return Levels(*columns)
+
 
 def level_batches(project: Project, names: dict[int, Named]) -> Iterator[Levels]:
     """Current quality labels by (response, annotator's name)."""

@@ -273,6 +273,22 @@ def test_rollouts_are_reported_once_and_never_lost_to_a_short_failure(
     assert last["seen"] == 1
 
 
+def test_a_report_that_is_too_long_loses_pairs_and_says_their_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [
+        {"why": "random" if n % 2 else "moved", "propensity": 0.5 if n % 2 else 1.0, "a": {"text": "é" * 20}}
+        for n in range(10)
+    ]
+    report = {"seen": 9, "pairs": pairs}
+    assert json.loads(reporting._body(report)) == report
+    monkeypatch.setattr(reporting, "MOST_BODY", 1000)
+    body = reporting._body(report)
+    sent = json.loads(body)["pairs"]
+    assert len(body) <= 1000
+    assert 0 < len(sent) < 10
+    chances = {"random": 0.5 * len(sent) / 10, "moved": 1.0}
+    assert [pair["propensity"] for pair in sent] == [chances[pair["why"]] for pair in pairs[: len(sent)]]
+
+
 # --- The command ---
 
 
@@ -291,7 +307,7 @@ def started(*arguments: str, **environment: str) -> tuple[subprocess.Popen[str],
 
 
 def until(answers: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not answers():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -315,20 +331,20 @@ def test_the_command_follows_swaps_reports_and_stops_in_good_order(
             until(lambda: client.get("/healthz").json()["version"]["name"] == "oprm-2")
             assert "caliper_swaps_total 1.0" in client.get("/metrics").text
             # What was asked before the signal is answered after it, and its rollouts are reported.
-            items = [{"text": f"water it weekly {n}"} for n in range(4000)]
+            items = [{"text": f"water it weekly {n}"} for n in range(1500)]
             request = json.dumps({"items": items, "rollouts": True})
             answers: list[httpx.Response] = []
             asking = threading.Thread(
                 target=lambda: answers.append(httpx.post(f"{url}/v1/score", content=request, timeout=30))
             )
             asking.start()
-            until(lambda: "caliper_queue_tokens 0.0" not in client.get("/metrics").text)
+            until(lambda: bool(answers) or "caliper_queue_tokens 0.0" not in client.get("/metrics").text)
         process.send_signal(signal.SIGTERM)
         asking.join()
         assert answers[0].status_code == 200
-        assert len(answers[0].json()["scores"]) == 4000
+        assert len(answers[0].json()["scores"]) == 1500
         assert process.wait(30) == 0
-        assert caliper.reports[-1][1]["seen"] == 4000
+        assert caliper.reports[-1][1]["seen"] == 1500
     finally:
         process.kill()
 

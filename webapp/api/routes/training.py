@@ -18,7 +18,7 @@ from webapp.api.schemas import CONFLICT, Given
 from webapp.corpus.access import project_for
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Method
-from webapp.corpus.options import OPTIONS, RunRefused
+from webapp.corpus.options import GENERATIVE, OPTIONS, RunRefused
 from webapp.ratings.queries import serving_versions
 from webapp.rollouts.services import settings_for
 from webapp.training import services
@@ -427,7 +427,11 @@ def serving(
     """What a reward server holds. Ask again with If-None-Match: 304 while it is the same."""
     project = project_for(request, slug, "read")
     serves = serving_versions(project)
-    found = next((each for each in serves if method in (None, each.method)), None)
+    # A judge's critiques take too long for a reward server: it is served to whoever names it, never by itself.
+    found = next(
+        (each for each in serves if each.method == method or (not method and each.method not in GENERATIVE)),
+        None,
+    )
     if found is None:
         what = f"of {Method(method).label} " if method else ""
         raise Problem(

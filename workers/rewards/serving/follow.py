@@ -54,7 +54,9 @@ def api_of(address: str) -> str:
 def client_of(address: str, token: str) -> httpx.AsyncClient:
     """Asks a project's API."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    return httpx.AsyncClient(base_url=api_of(address), headers=headers, timeout=PATIENCE)
+    # gunicorn closes an idle connection after two seconds; a request that meets the closing fails
+    limits = httpx.Limits(keepalive_expiry=1.0)
+    return httpx.AsyncClient(base_url=api_of(address), headers=headers, timeout=PATIENCE, limits=limits)
 
 
 class Follower:
