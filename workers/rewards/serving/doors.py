@@ -9,7 +9,7 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -70,7 +70,7 @@ class Doors:
         *,
         tokens: Sequence[str] = (),
         rollouts: Callable[[Held, Sequence[Row], Sequence[Row]], None] | None = None,
-        behind: Callable[[], Awaitable[None]] | None = None,
+        behind: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         """`rollouts` is given what was scored for a training. `behind` runs while the server does."""
         self.batcher, self.metrics, self.rollouts, self.behind = batcher, metrics, rollouts, behind
