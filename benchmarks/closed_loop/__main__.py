@@ -34,8 +34,8 @@ from workers.rewards.artifacts.save import read_config
 from workers.rewards.models.preference import scalar_p_preferred
 
 FIRST, RETRAIN_AFTER = 300, 100
-STEPS, GROUPS, GROUP, RATE = 60, 6, 8, 0.17
-WINDOW, SAMPLE = 6, 30  # seconds, pairs
+STEPS, GROUPS, GROUP, RATE = 40, 6, 8, 0.25
+WINDOW, SAMPLE = 8, 25  # seconds, pairs
 
 
 class Gap(NamedTuple):
@@ -78,7 +78,7 @@ def trained(
         written.update({(text.prompt, text.text): text for text in texts})
         rewards = scorer(texts)
         policy.learn(groups, [rewards[n : n + GROUP] for n in range(0, len(texts), GROUP)], RATE)
-        if step % 10 == 9:
+        if step % 8 == 7:
             say(step + 1, policy)
         time.sleep(max(0.0, began + seconds - time.monotonic()))
     return policy
@@ -157,7 +157,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--questions", type=int, default=500, help="at most so many a project")
     parser.add_argument(
-        "--step-seconds", type=float, default=2.0, help="what a step of the policy takes at least"
+        "--step-seconds", type=float, default=4.0, help="what a step of the policy takes at least"
     )
     parser.add_argument("--random", action="store_true", help="also an arm that asks at random alone")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
