@@ -96,11 +96,15 @@ def gap(scorer: Scorer, folder_of: Any, policy: Policy) -> Gap:
     return Gap(float(proxy.mean()), statistics.mean(p_gold(a, b) for a, b in zip(last, first, strict=True)))
 
 
-def arm(installation: Installation, seed: int, name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One arm of one seed."""
-    judged = first_judgements(FIRST, random.Random(seed))
-    project = installation.project(f"loop-{name}-{seed}", judged)
-    first = installation.serving(project)
+def arm(
+    installation: Installation,
+    seed: int,
+    name: str,
+    project: Any,
+    first: Version,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """One arm of one seed, from the project's first version on."""
     written: dict[tuple[str, str], Text] = {}
     asking = name != "without"
 
@@ -124,7 +128,7 @@ def arm(installation: Installation, seed: int, name: str, options: argparse.Name
             folders.update(installation.folders(project))
         return folders[digest]
 
-    with installation.server(**({"project": project} if asking else {"version": Version(*first)})) as url:
+    with installation.server(**({"project": project} if asking else {"version": first})) as url:
         scorer = Scorer(url)
         policy = trained(scorer, written, seed, options.step_seconds if asking else 0.0, say)
         found = gap(scorer, folder_of, policy)
@@ -154,7 +158,7 @@ def told(row: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.closed_loop", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--questions", type=int, default=500, help="at most so many a project")
     parser.add_argument(
         "--step-seconds", type=float, default=4.0, help="what a step of the policy takes at least"
@@ -166,9 +170,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="closed-loop-") as folder:
         installation = Installation(Path(folder), retrain_after=RETRAIN_AFTER)
         try:
-            for seed in range(1, options.seeds + 1):
+            for seed in options.seeds:
                 for name in ("without", "asking", *(["random"] if options.random else [])):
-                    rows.append(arm(installation, seed, name, options))
+                    if name != "asking":  # which begins from the version that "without" stays at
+                        judged = first_judgements(FIRST, random.Random(seed))
+                        project = installation.project(f"loop-{seed}-{name}", judged)
+                        first = installation.serving(project)
+                    rows.append(arm(installation, seed, name, project, first, options))
                     print(told(rows[-1]), flush=True)
                     for words in rows[-1]["gate"]:
                         print(f"    {words}", flush=True)
