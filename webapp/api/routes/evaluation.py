@@ -116,7 +116,7 @@ def set_add(
 ) -> Status[dict[str, Any]]:
     """Upload all files of one benchmark (multipart, field `files`); a worker reads them."""
     project = project_for(request, slug, "read")
-    form = SetForm({"name": name}, MultiValueDict({"uploads": files}))
+    form = SetForm({"name": name}, MultiValueDict({"uploads": [*files]}))
     if not form.is_valid():
         raise form_refused(form, {"uploads": "files"})
     try:

@@ -110,7 +110,7 @@ def import_start(
 ) -> Status[dict[str, Any]]:
     """Upload files (multipart, field `files`); a worker reads them and makes a preview. Ask for it until it is done."""
     project = project_for(request, slug, "admin")
-    form = ImportForm({"format": format}, MultiValueDict({"uploads": files}))
+    form = ImportForm({"format": format}, MultiValueDict({"uploads": [*files]}))
     if not form.is_valid():
         raise form_refused(form, {"uploads": "files"})
     try:

@@ -439,19 +439,12 @@ def serving(
         raise Problem(
             404, "Nothing serves", f"No version {what}serves in this project. Promote one on its run's page."
         )
+    told = {name: getattr(found, name) for name in ServingVersion.model_fields if name not in ("id", "name")}
     answer = Serving(
-        version={
-            **{
-                name: getattr(found, name)
-                for name in ServingVersion.model_fields
-                if name not in ("id", "name")
-            },
-            "id": found.pk,
-            "name": found.address,
-        },
+        version=ServingVersion(id=found.pk, name=found.address, **told),
         folder=f"runs/{found.run_id}/model",
         files=[
-            {"name": each.name, "size": each.size, "sha256": each.sha256} for each in version_files(found)
+            FileShown(name=each.name, size=each.size, sha256=each.sha256) for each in version_files(found)
         ],
         ask_back=settings_for(project),
     ).model_dump(mode="json")
