@@ -30,7 +30,7 @@ def form_of(answer: dict[str, Any]) -> dict[str, Any]:
     """The same as the page's form sends it."""
     sides = {"level_left": answer["levels"]["left"], "level_right": answer["levels"]["right"]}
     tags = {f"tags_{side}": tags for side, tags in answer.get("reasons", {}).items()}
-    kept = {
+    kept: dict[str, Any] = {
         name: answer[name]
         for name in ("verdict", "revision", "shown_at", "strength", "comment")
         if name in answer

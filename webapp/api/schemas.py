@@ -23,6 +23,7 @@ Message = Annotated[
 ]
 
 Role = Literal["annotator", "researcher", "admin"]
+JobState = Literal["queued", "running", "done", "failed", "cancelled", "lost"]
 
 CONFLICT: dict[int, Any] = {409: {"$ref": "#/components/responses/409"}}
 """For the `openapi_extra` responses of a read that may not be possible as things stand; writes have it anyhow."""

@@ -1,7 +1,7 @@
 """Evaluation sets: benchmarks that versions are measured on and never trained on."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from django.shortcuts import get_object_or_404
 from django.utils.datastructures import MultiValueDict
@@ -12,7 +12,7 @@ from webapp.api.auth import ApiRequest, token
 from webapp.api.paging import LIMIT, Cursor, Limit, Page, paged
 from webapp.api.problems import Problem, field_error, form_refused, refused
 from webapp.api.routers import ProjectRouter
-from webapp.api.schemas import Given, Key
+from webapp.api.schemas import Given, JobState, Key
 from webapp.benchmarks import services
 from webapp.benchmarks.models import EvaluationSet, Measurement
 from webapp.benchmarks.views import SetForm
@@ -23,8 +23,6 @@ from webapp.waiting import waiting_for_worker
 
 router = ProjectRouter(tags=["evaluation sets"])
 
-StateName = Literal["queued", "running", "done", "failed", "cancelled", "lost"]
-
 
 class SetRow(Schema):
     """`state` is of its reading; once it is done, `format`, `items` (prompts) and `subsets` say what was found.
@@ -34,7 +32,7 @@ class SetRow(Schema):
 
     id: int
     name: str
-    state: StateName
+    state: JobState
     error: str
     format: str
     files: list[str]
@@ -61,7 +59,7 @@ class MeasurementRow(Schema):
     id: int
     version: int
     version_name: str
-    state: StateName
+    state: JobState
     percent: int | None
     error: str
     overall: dict[str, Any]
@@ -118,7 +116,7 @@ def set_add(
 ) -> Status[dict[str, Any]]:
     """Upload all files of one benchmark (multipart, field `files`); a worker reads them."""
     project = project_for(request, slug, "read")
-    form = SetForm({"name": name}, MultiValueDict({"uploads": files}))
+    form = SetForm({"name": name}, MultiValueDict({"uploads": [*files]}))
     if not form.is_valid():
         raise form_refused(form, {"uploads": "files"})
     try:

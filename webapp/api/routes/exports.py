@@ -12,7 +12,7 @@ from webapp.api.auth import ApiRequest, token
 from webapp.api.paging import LIMIT, Cursor, Limit, Page, paged
 from webapp.api.problems import Problem, field_error, form_refused, refused
 from webapp.api.routers import ProjectRouter
-from webapp.api.schemas import CONFLICT, Given
+from webapp.api.schemas import CONFLICT, Given, JobState
 from webapp.corpus.access import project_for
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Project
@@ -56,7 +56,7 @@ class ExportRow(Schema):
     """A data set that a worker makes. `files` and `archive` can be downloaded once it is done."""
 
     id: int
-    state: Literal["queued", "running", "done", "failed", "cancelled", "lost"]
+    state: JobState
     step: int
     total: int
     error: str

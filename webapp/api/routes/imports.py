@@ -1,7 +1,7 @@
 """Imports: files or an address in, a preview, and after a confirmation the rows. As on the import pages, for admins."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from django.conf import settings
 from django.http import FileResponse, Http404
@@ -14,7 +14,7 @@ from webapp.api.auth import ApiRequest, token
 from webapp.api.paging import LIMIT, Cursor, Limit, Page, paged
 from webapp.api.problems import Problem, field_error, form_refused, refused
 from webapp.api.routers import ProjectRouter
-from webapp.api.schemas import CONFLICT, Given
+from webapp.api.schemas import CONFLICT, Given, JobState
 from webapp.corpus.access import project_for
 from webapp.corpus.models import Import
 from webapp.importing import services, undoing
@@ -36,7 +36,7 @@ class ImportRow(Schema):
     """
 
     id: int
-    state: Literal["queued", "running", "done", "failed", "cancelled", "lost"]
+    state: JobState
     dry_run: bool
     asks: bool
     phase: str
@@ -110,7 +110,7 @@ def import_start(
 ) -> Status[dict[str, Any]]:
     """Upload files (multipart, field `files`); a worker reads them and makes a preview. Ask for it until it is done."""
     project = project_for(request, slug, "admin")
-    form = ImportForm({"format": format}, MultiValueDict({"uploads": files}))
+    form = ImportForm({"format": format}, MultiValueDict({"uploads": [*files]}))
     if not form.is_valid():
         raise form_refused(form, {"uploads": "files"})
     try:

@@ -24,7 +24,7 @@ from webapp.labels import queue, services
 from webapp.labels.cards import Answers, Card, answers_save, cards_for, form_errors, recent
 from webapp.labels.counters import Standing, subject_of, with_numbers
 from webapp.labels.histories import in_words
-from webapp.labels.models import Assignment, Judgement, QualityLabel, Source
+from webapp.labels.models import Assignment, Judgement, LabelQuerySet, QualityLabel, Source
 
 router = ProjectRouter(tags=["labels"])
 
@@ -399,8 +399,10 @@ def judgements(
     return paged(rows, cursor, limit, oldest_first=True, shown=shown)
 
 
-def _asked_for(rows: QuerySet[Any], request: ApiRequest, access: Access, asked: LabelFilter) -> QuerySet[Any]:
-    rows = rows.of_people() if asked.superseded else rows.current()
+def _asked_for(
+    every: LabelQuerySet, request: ApiRequest, access: Access, asked: LabelFilter
+) -> QuerySet[Any]:
+    rows: QuerySet[Any] = every.of_people() if asked.superseded else every.current()
     if not access.read:
         rows = rows.filter(annotator=request.user)
     if asked.annotator is not None:

@@ -14,7 +14,7 @@ from webapp.api.files import file_response, opened
 from webapp.api.paging import LIMIT, Cursor, Limit, Page, paged
 from webapp.api.problems import Problem, field_error, refused
 from webapp.api.routers import ProjectRouter
-from webapp.api.schemas import CONFLICT, Given
+from webapp.api.schemas import CONFLICT, Given, JobState
 from webapp.corpus.access import project_for
 from webapp.corpus.audit import Action, audit
 from webapp.corpus.models import Method
@@ -31,7 +31,6 @@ from webapp.training.views import waiting_reason
 router = ProjectRouter(tags=["training"])
 
 MethodName = Literal["bt", "clf", "oprm", "rgft", "haf", "grm", "judge"]
-StateName = Literal["queued", "running", "done", "failed", "cancelled", "lost"]
 
 
 # --- Runs ---
@@ -44,7 +43,7 @@ class RunRow(Schema):
 
     id: int
     method: MethodName
-    state: StateName
+    state: JobState
     trigger: str
     created_by: str | None
     created_at: datetime
@@ -166,7 +165,7 @@ class RunProgress(Schema):
     reinforcement. `left_seconds`: of the phase.
     """
 
-    state: StateName
+    state: JobState
     phase: str
     step: int
     total: int
@@ -440,19 +439,12 @@ def serving(
         raise Problem(
             404, "Nothing serves", f"No version {what}serves in this project. Promote one on its run's page."
         )
+    told = {name: getattr(found, name) for name in ServingVersion.model_fields if name not in ("id", "name")}
     answer = Serving(
-        version={
-            **{
-                name: getattr(found, name)
-                for name in ServingVersion.model_fields
-                if name not in ("id", "name")
-            },
-            "id": found.pk,
-            "name": found.address,
-        },
+        version=ServingVersion(id=found.pk, name=found.address, **told),
         folder=f"runs/{found.run_id}/model",
         files=[
-            {"name": each.name, "size": each.size, "sha256": each.sha256} for each in version_files(found)
+            FileShown(name=each.name, size=each.size, sha256=each.sha256) for each in version_files(found)
         ],
         ask_back=settings_for(project),
     ).model_dump(mode="json")

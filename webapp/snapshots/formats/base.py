@@ -60,8 +60,8 @@ def _is_rich(project: Project) -> bool:
 class View:
     """The rows of one format: `begin`, then all judgements, then all levels, then `end`."""
 
-    # None: JSON lines of several kinds.
-    schema: Schema | None = None
+    # A Schema; None: JSON lines of several kinds.
+    schema: Any = None
 
     def __init__(self, choice: Choice) -> None:
         self.choice, self.project, self.names = choice, choice.project, choice.names
