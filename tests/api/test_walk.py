@@ -129,8 +129,9 @@ def test_rows_of_another_project_are_not_found(world: Project, admin: User, call
 HOSTILE = ["%00", "9" * 400, "%ED%A0%80", str(10**18 - 1), "..%2Fetc"]
 
 
-def test_hostile_addresses(world: Project, callers: dict[str, Api]) -> None:
+def test_hostile_addresses(world: Project, callers: dict[str, Api], settings: Any) -> None:
     """Each path parameter in turn is what no row has: 404, and never an error of ours."""
+    settings.API_PER_MINUTE = 1_000_000
     found = []
     for row in ROWS:
         method, path = row.route.split(" ")
@@ -138,6 +139,7 @@ def test_hostile_addresses(world: Project, callers: dict[str, Api]) -> None:
             for hostile in HOSTILE:
                 address = path.replace(name, hostile).replace("{slug}", world.slug)
                 answer = callers["admin"].send(method, re.sub(r"{\w+}", "1", address), row.body)
-                if answer.status_code != 404:
+                # A version whose files are gone has none of any name.
+                if answer.status_code != 404 and (answer.status_code, name) != (409, "{name}"):
                     found.append(f"{method} {address[:80]}: {answer.status_code}")
     assert found == []
