@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def serve(
     holder: Holder,
     metrics: Metrics,
     tokens: Sequence[str],
-    behind: Callable[[], Awaitable[None]],
+    behind: Callable[[], Coroutine[Any, Any, None]],
     **doors: Any,
 ) -> int:
     """Serve until a signal; the exit status. `behind` runs meanwhile, and ends the server if it fails."""
@@ -132,7 +132,7 @@ def serve(
     return 0
 
 
-def pinned(folder: Path, holder: Holder, metrics: Metrics) -> Callable[[], Awaitable[None]]:
+def pinned(folder: Path, holder: Holder, metrics: Metrics) -> Callable[[], Coroutine[Any, Any, None]]:
     """Loads the version of a folder, and never another."""
 
     async def load() -> None:

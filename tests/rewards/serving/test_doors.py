@@ -180,7 +180,10 @@ def test_too_much_and_too_slow(reward_server: Server, monkeypatch: pytest.Monkey
         assert (response.status_code, response.json()["status"]) == (status, status)
 
 
-def test_a_token_is_asked_for(held: Held) -> None:
+def test_a_token_is_asked_for(reward_server: Server, held: Held) -> None:
+    # without tokens whoever is on this machine may ask, but no page in a browser on it
+    page = reward_server.post("/v1/reward", {"response": "b"}, headers={"Origin": "https://elsewhere.org"})
+    assert (page.status_code, page.json()["title"]) == (403, "Browsers are not answered")
     with serving(held, tokens=["first-token", "second-token"]) as server:
         body = {"prompt": "a", "response": "b"}
         assert server.post("/v1/reward", body).status_code == 401

@@ -274,7 +274,7 @@ def test_rollouts_are_reported_once_and_never_lost_to_a_short_failure(
 
 
 def test_a_report_that_is_too_long_loses_pairs_and_says_their_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = [
+    pairs: list[dict[str, Any]] = [
         {"why": "random" if n % 2 else "moved", "propensity": 0.5 if n % 2 else 1.0, "a": {"text": "é" * 20}}
         for n in range(10)
     ]

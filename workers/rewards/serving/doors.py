@@ -9,7 +9,7 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -70,7 +70,7 @@ class Doors:
         *,
         tokens: Sequence[str] = (),
         rollouts: Callable[[Held, Sequence[Row], Sequence[Row]], None] | None = None,
-        behind: Callable[[], Awaitable[None]] | None = None,
+        behind: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         """`rollouts` is given what was scored for a training. `behind` runs while the server does."""
         self.batcher, self.metrics, self.rollouts, self.behind = batcher, metrics, rollouts, behind
@@ -129,11 +129,17 @@ class Doors:
         return endpoint
 
     def _allow(self, request: Request) -> None:
-        """Raises Problem 401 unless the request shows a token: as Bearer, or as the password of Basic.
+        """Raises Problem unless the request shows a token: as Bearer, or as the password of Basic.
 
         OpenRLHF, slime and verl can't send headers; of http://any:TOKEN@host their libraries make Basic.
         """
         if not self._tokens:
+            if "origin" in request.headers:
+                raise Problem(
+                    403,
+                    "Browsers are not answered",
+                    "A page that somebody looks at could ask in their name; set CALIPER_SERVE_TOKENS, and send one.",
+                )
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         shown = given.strip().encode()

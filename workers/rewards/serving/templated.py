@@ -24,7 +24,7 @@ class Marks:
     def turns(self, prompt: str) -> list[dict[str, Any]] | None:
         """The messages of a prompt that ends where the assistant is to speak; None if any of it is otherwise."""
         rest = prompt.removeprefix(self.begin)
-        messages = []
+        messages: list[dict[str, Any]] = []
         while True:
             if not rest.startswith(self.head):
                 return None
