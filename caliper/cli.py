@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from caliper.commands import account, data, label, models
-from caliper.commands.common import Stop
+from caliper.commands.common import Stop, shown
 from caliper.credentials import CredentialsError
 from caliper.errors import CaliperError
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(what: object) -> None:
-    print(f"caliper: {what}", file=sys.stderr)
+    print(f"caliper: {shown(str(what))}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -119,7 +119,7 @@ class Exports(Group):
         """How many rows `write` would write, and what it would leave out or change."""
         return self._send("GET", "/projects/{slug}/exports/{format}/card", format=format, query=query)
 
-    def jobs(self) -> Iterator[types.ExportJob]:
+    def jobs(self) -> Iterator[types.ExportRow]:
         return self._pages("/projects/{slug}/exports/jobs")
 
     def start(self, format: str, **options: Any) -> types.ExportJob:

@@ -53,13 +53,17 @@ class CaliperError(Exception):
         if answer.is_redirect:
             place = answer.headers.get("location", "elsewhere")
             return cls(
-                "Redirected", status=status, detail=f"{answer.url} redirects to {place}. Use that address."
+                "Redirected",
+                status=status,
+                detail=f"{place_of(answer.url)} redirects to {place}. Use that address.",
             )
         if not isinstance(problem, dict):
             # A proxy, or no Caliper at all.
             title = f"{status} {answer.reason_phrase}".strip()
             return cls(
-                title, status=status, detail=f"{answer.url} answered {title}, without a reason in words."
+                title,
+                status=status,
+                detail=f"{place_of(answer.url)} answered {title}, without a reason in words.",
             )
         rows = problem.get("errors")
         errors = tuple(
@@ -70,3 +74,20 @@ class CaliperError(Exception):
         title = str(problem.get("title") or f"{status} {answer.reason_phrase}".strip())
         detail = str(problem.get("detail") or "")
         return cls(title, status=status, detail=detail, errors=errors, problem=problem)
+
+
+def place_of(url: httpx.URL) -> str:
+    """An address as messages name it: without a password and a query."""
+    return str(url.copy_with(username=None, password=None, query=None, fragment=None))
+
+
+def read_json(answer: httpx.Response) -> Any:
+    """What an answer says. Raises CaliperError where it is no JSON."""
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise CaliperError(
+            "No JSON",
+            status=answer.status_code,
+            detail=f"{place_of(answer.url)} answers, but not as Caliper does. Check the address.",
+        ) from error

@@ -1,20 +1,22 @@
 """Scores of a reward server: for scripts, and as a reward function of TRL's trainers."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any, NotRequired, TypedDict, cast
 
 import httpx
 
-from caliper.errors import CaliperError
+from caliper.errors import CaliperError, read_json
 from caliper.transport import Transport
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation. `content` may be None beside tool calls."""
 
     role: str
-    content: str
+    content: str | None
+    name: NotRequired[str]
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
 
 
 class Item(TypedDict):
@@ -45,6 +47,9 @@ class Score(TypedDict):
 
 BATCH = 64
 """Texts a request."""
+
+LETTERS = 2_000_000
+"""Letters a request; a server takes 16 MiB."""
 
 PATIENT = 12
 """Tries a request while a policy trains: about two minutes, in which a server may be started again."""
@@ -83,32 +88,42 @@ class RewardServer:
         last message is the answer. `rollouts` says that a policy in training wrote them, so that some may come back
         as pairs for people. `version` names the version that scored last.
         """
-        for batch in batches(items, BATCH):
+        for batch in batches(items):
             body: dict[str, Any] = {"items": batch}
             if rollouts is not None:
                 body["rollouts"] = rollouts
-            said = self.transport.send("POST", "/v1/score", json=body).json()
+            said = read_json(self.transport.send("POST", "/v1/score", json=body))
             scores = said.get("scores") if isinstance(said, dict) else None
             if not isinstance(scores, list) or len(scores) != len(batch):
                 raise CaliperError(
                     "No reward server",
-                    detail=f"{self.transport.url} answers, but not as a reward server does.",
+                    detail=f"{self.transport.shown} answers, but not as a reward server does.",
                 )
             self.version = said["version"]
             yield from scores
 
 
-def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    rest = iter(items)
-    while batch := list(islice(rest, size)):
+def batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """At most `BATCH` items and about `LETTERS` letters at a time."""
+    batch: list[Item] = []
+    letters = 0
+    for item in items:
+        more = len(str(item.get("text", ""))) + len(str(item.get("messages", item.get("prompt"))))
+        if batch and (len(batch) == BATCH or letters + more > LETTERS):
+            yield batch
+            batch, letters = [], 0
+        batch.append(item)
+        letters += more
+    if batch:
         yield batch
 
 
-def messages_of(prompt: str | Sequence[Message]) -> list[Message]:
+def messages_of(prompt: str | Sequence[Any]) -> list[Message]:
     """A prompt as TRL hands it: a plain one is what a user says."""
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
-    return [{"role": message["role"], "content": _text(message)} for message in prompt]
+    turns: Sequence[dict[str, Any]] = prompt
+    return [cast("Message", {**turn, "content": _text(turn)}) for turn in turns]
 
 
 def caliper_reward(
@@ -140,21 +155,23 @@ def caliper_reward(
     return reward
 
 
-def _item(messages: list[Message], completion: str | Sequence[Message]) -> Item:
-    """A plain completion is the answer. Of a conversational one the last message is; what came before belongs to the
-    conversation (tools that were called).
+def _item(messages: list[Message], completion: str | Sequence[Any]) -> Item:
+    """A plain completion is the answer. Of a conversational one the last message of the assistant is; what came before
+    belongs to the conversation (tools that were called). One that ends with a tool's word has no answer yet.
     """
     if isinstance(completion, str):
         return {"messages": messages, "text": completion}
-    turns = messages_of(completion)
-    if not turns:
-        return {"messages": messages, "text": ""}
-    return {"messages": [*messages, *turns[:-1]], "text": turns[-1]["content"]}
+    turns = [*messages, *messages_of(completion)]
+    if len(completion) and turns[-1]["role"] == "assistant":
+        return {"messages": turns}
+    return {"messages": turns, "text": ""}
 
 
-def _text(message: Any) -> str:
+def _text(message: Any) -> str | None:
     """What a message says. Parts that are no text can't be scored, and are refused."""
-    content = message.get("content") or ""
+    content = message.get("content")
+    if content is None:
+        return None if message.get("tool_calls") else ""
     if isinstance(content, str):
         return content
     parts = [part.get("text") for part in content]

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import httpx
 
-from caliper.errors import CaliperError
+from caliper.errors import CaliperError, place_of, read_json
 
 TRIES = 6
 BUSY = (429, 502, 503, 504)
@@ -45,7 +45,15 @@ class Transport:
             raise CaliperError(
                 "No such address", detail=f"“{url}” is no address: write http://… or https://…"
             )
+        try:
+            address = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise CaliperError("No such address", detail=f"“{url}” is no address: {error}.") from error
+        if not address.host:
+            raise CaliperError("No such address", detail=f"“{url}” names no host.")
         self.url, self._tries = url.rstrip("/"), tries or TRIES
+        # A password in the address is not for messages.
+        self.shown = place_of(address)
         if token and not (token.isascii() and token.isprintable()):
             raise CaliperError(
                 "No such token", detail="The token has letters that no token has. Copy it once more."
@@ -99,7 +107,7 @@ class Transport:
             try:
                 yield answer
             except httpx.HTTPError as error:
-                raise _unanswered(self.url, error) from error
+                raise _unanswered(self.shown, error) from error
 
     def _answered(
         self,
@@ -118,15 +126,18 @@ class Transport:
             opened = [
                 ("files", (name, held.enter_context(_opened(file)))) for name, file in (files or {}).items()
             ]
-            request = self._client.build_request(
-                method,
-                self.url + path,
-                params=query or None,
-                json=json,
-                data=dict(form) if form is not None else None,
-                files=opened or None,
-                headers=headers,
-            )
+            try:
+                request = self._client.build_request(
+                    method,
+                    self.url + path,
+                    params=query or None,
+                    json=json,
+                    data=dict(form) if form is not None else None,
+                    files=opened or None,
+                    headers=headers,
+                )
+            except ValueError as error:  # half a surrogate pair, or a number that JSON has not
+                raise CaliperError("Not sendable", detail=f"This can't be sent: {error}.") from error
             try:
                 answer = self._client.send(request, stream=True)
                 if answer.status_code < 300 or answer.status_code == 304:
@@ -135,7 +146,7 @@ class Transport:
                 answer.read()
             except httpx.HTTPError as error:
                 if attempt == self._tries:
-                    raise _unanswered(self.url, error) from error
+                    raise _unanswered(self.shown, error) from error
                 asked = None
             else:
                 asked = _asked_to_wait(answer)
@@ -222,7 +233,7 @@ class Group:
         """The JSON of an answer; None where it has no body."""
         path = self._path(route, values)
         answer = self._transport.send(method, path, query=query, json=json, form=form, files=files)
-        return answer.json() if answer.content else None
+        return read_json(answer) if answer.content else None
 
     def _pages(self, route: str, query: Mapping[str, Any] | None = None, **values: Any) -> Iterator[Any]:
         """Every row of a list. The next page is asked for when the last row of one has been taken."""

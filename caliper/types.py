@@ -78,13 +78,38 @@ class Delivery(TypedDict):
 
 
 class ExportJob(TypedDict):
+    """`waiting`: why it does not begin."""
+
+    id: int
+    state: Literal["queued", "running", "done", "failed", "cancelled", "lost"]
+    step: int
+    total: int
+    error: str
+    format: str
+    file_type: str
+    aggregation: str
+    superseded: bool
+    safe_for_spreadsheets: bool
+    version: str
+    created_by: str | None
+    created_at: str
+    finished_at: str | None
+    rows: int | None
+    left_out: list[str]
+    changed: list[str]
+    snapshot: str | None
+    files: list[str]
+    archive: str | None
+    waiting: str
+
+
+class ExportRow(TypedDict):
     """A data set that a worker makes. `files` and `archive` can be downloaded once it is done."""
 
     id: int
     state: Literal["queued", "running", "done", "failed", "cancelled", "lost"]
     step: int
     total: int
-    waiting: str
     error: str
     format: str
     file_type: str
@@ -133,7 +158,6 @@ class ImportRow(TypedDict):
     phase: str
     step: int
     total: int
-    waiting: str
     error: str
     file_name: str
     origin: dict[str, Any]
@@ -147,7 +171,7 @@ class ImportRow(TypedDict):
 
 class ImportWhole(TypedDict):
     """`report`: what was found, new, left out and why. `preview`: the first items as they will be
-    stored."""
+    stored. `waiting`: why it does not begin."""
 
     id: int
     state: Literal["queued", "running", "done", "failed", "cancelled", "lost"]
@@ -156,7 +180,6 @@ class ImportWhole(TypedDict):
     phase: str
     step: int
     total: int
-    waiting: str
     error: str
     file_name: str
     origin: dict[str, Any]
@@ -166,6 +189,7 @@ class ImportWhole(TypedDict):
     started_at: str | None
     finished_at: str | None
     undone_at: str | None
+    waiting: str
     report: dict[str, Any]
     preview: list[dict[str, Any]]
 
@@ -271,7 +295,6 @@ class MeasurementRow(TypedDict):
     version_name: str
     state: Literal["queued", "running", "done", "failed", "cancelled", "lost"]
     percent: int | None
-    waiting: str
     error: str
     overall: dict[str, Any]
     near_duplicates: int | None
@@ -599,7 +622,6 @@ class SetRow(TypedDict):
     id: int
     name: str
     state: Literal["queued", "running", "done", "failed", "cancelled", "lost"]
-    waiting: str
     error: str
     format: str
     files: list[str]
@@ -614,12 +636,12 @@ class SetRow(TypedDict):
 
 
 class SetWhole(TypedDict):
-    """`refusals`: the first rows that can't be read, and why."""
+    """`refusals`: the first rows that can't be read, and why. `waiting`: why its reading does not
+    begin."""
 
     id: int
     name: str
     state: Literal["queued", "running", "done", "failed", "cancelled", "lost"]
-    waiting: str
     error: str
     format: str
     files: list[str]
@@ -631,6 +653,7 @@ class SetWhole(TypedDict):
     refused: int
     created_by: str | None
     created_at: str
+    waiting: str
     refusals: list[Any]
 
 

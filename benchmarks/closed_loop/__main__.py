@@ -34,8 +34,8 @@ from workers.rewards.artifacts.save import read_config
 from workers.rewards.models.preference import scalar_p_preferred
 
 FIRST, RETRAIN_AFTER = 300, 100
-STEPS, GROUPS, GROUP, RATE = 60, 6, 8, 0.17
-WINDOW, SAMPLE = 6, 30  # seconds, pairs
+STEPS, GROUPS, GROUP, RATE = 40, 6, 8, 0.25
+WINDOW, SAMPLE = 8, 25  # seconds, pairs
 
 
 class Gap(NamedTuple):
@@ -78,7 +78,7 @@ def trained(
         written.update({(text.prompt, text.text): text for text in texts})
         rewards = scorer(texts)
         policy.learn(groups, [rewards[n : n + GROUP] for n in range(0, len(texts), GROUP)], RATE)
-        if step % 10 == 9:
+        if step % 8 == 7:
             say(step + 1, policy)
         time.sleep(max(0.0, began + seconds - time.monotonic()))
     return policy
@@ -96,11 +96,15 @@ def gap(scorer: Scorer, folder_of: Any, policy: Policy) -> Gap:
     return Gap(float(proxy.mean()), statistics.mean(p_gold(a, b) for a, b in zip(last, first, strict=True)))
 
 
-def arm(installation: Installation, seed: int, name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One arm of one seed."""
-    judged = first_judgements(FIRST, random.Random(seed))
-    project = installation.project(f"loop-{name}-{seed}", judged)
-    first = installation.serving(project)
+def arm(
+    installation: Installation,
+    seed: int,
+    name: str,
+    project: Any,
+    first: Version,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """One arm of one seed, from the project's first version on."""
     written: dict[tuple[str, str], Text] = {}
     asking = name != "without"
 
@@ -124,7 +128,7 @@ def arm(installation: Installation, seed: int, name: str, options: argparse.Name
             folders.update(installation.folders(project))
         return folders[digest]
 
-    with installation.server(**({"project": project} if asking else {"version": Version(*first)})) as url:
+    with installation.server(**({"project": project} if asking else {"version": first})) as url:
         scorer = Scorer(url)
         policy = trained(scorer, written, seed, options.step_seconds if asking else 0.0, say)
         found = gap(scorer, folder_of, policy)
@@ -154,10 +158,10 @@ def told(row: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.closed_loop", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--questions", type=int, default=500, help="at most so many a project")
     parser.add_argument(
-        "--step-seconds", type=float, default=2.0, help="what a step of the policy takes at least"
+        "--step-seconds", type=float, default=4.0, help="what a step of the policy takes at least"
     )
     parser.add_argument("--random", action="store_true", help="also an arm that asks at random alone")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
@@ -166,9 +170,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="closed-loop-") as folder:
         installation = Installation(Path(folder), retrain_after=RETRAIN_AFTER)
         try:
-            for seed in range(1, options.seeds + 1):
+            for seed in options.seeds:
                 for name in ("without", "asking", *(["random"] if options.random else [])):
-                    rows.append(arm(installation, seed, name, options))
+                    if name != "asking":  # which begins from the version that "without" stays at
+                        judged = first_judgements(FIRST, random.Random(seed))
+                        project = installation.project(f"loop-{seed}-{name}", judged)
+                        first = installation.serving(project)
+                    rows.append(arm(installation, seed, name, project, first, options))
                     print(told(rows[-1]), flush=True)
                     for words in rows[-1]["gate"]:
                         print(f"    {words}", flush=True)

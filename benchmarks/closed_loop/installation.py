@@ -248,7 +248,9 @@ def _rows(judged: list[tuple[Text, Text, str]]) -> Iterator[dict[str, Any]]:
 
 def first_judgements(count: int, rng: random.Random) -> list[tuple[Text, Text, str]]:
     """What people said of pairs that the policy wrote before it learnt anything."""
-    policy, judged, pairs = Policy(), [], set()
+    policy = Policy()
+    judged: list[tuple[Text, Text, str]] = []
+    pairs: set[tuple[str, ...]] = set()
     while len(judged) < count:
         prompt = rng.choice(prompts())
         a, b = policy.write(prompt, rng), policy.write(prompt, rng)

@@ -114,7 +114,7 @@ class Policy:
 
     def write(self, prompt: str, rng: random.Random) -> Text:
         steps, fillers, ornaments = (
-            rng.choices(range(MOST + 1), self.probabilities(part))[0] for part in PARTS
+            rng.choices(range(MOST + 1), self.probabilities(part).tolist())[0] for part in PARTS
         )
         return written(prompt, (steps, fillers, ornaments), rng)
 

@@ -31,6 +31,8 @@ def login(options: argparse.Namespace) -> None:
         raise Stop("No token was given.", 2)
     with Client(url, token) as client:
         me = client.me()
+        if "username" not in me:
+            raise Stop(f"{url} answers, but not as Caliper does. Check the address.")
     kept = credentials.keep(url, token)
     if not _private(url):
         told(f"Note: {url} has no TLS: whoever sees the traffic sees the token.")

@@ -44,11 +44,11 @@ def project_of(options: argparse.Namespace) -> Project:
 
 def result(options: argparse.Namespace, value: Any, words: str) -> None:
     """What a command found: JSON for scripts, words for people."""
-    print(json.dumps(value, ensure_ascii=False, indent=1) if options.json else words)
+    print(json.dumps(value, ensure_ascii=False, indent=1) if options.json else shown(words))
 
 
 def told(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(shown(text), file=sys.stderr)
 
 
 class Progress:

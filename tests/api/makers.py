@@ -34,8 +34,8 @@ def preview(project: Project, admin: User) -> Any:
     ).pk
 
 
-def snapshot(project: Project, admin: User) -> Any:
-    return Snapshot.objects.create(project=project, digest="d", counts={"prompts": 1}).pk
+def snapshot(project: Project, admin: User, digest: str = "d") -> Any:
+    return Snapshot.objects.create(project=project, digest=digest, counts={"prompts": 1}).pk
 
 
 def export(project: Project, admin: User) -> Any:

@@ -1,12 +1,15 @@
 """Another front end labels: cards, answers, undo and lists, with the rows that the page would leave."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from django.test import Client
 
 from tests.api.conftest import Api, said
+from tests.conftest import REPOSITORY
 from webapp.accounts.models import User
 from webapp.corpus.models import Pair, Project, Prompt
 from webapp.labels.models import Assignment, Judgement, QualityLabel
@@ -126,6 +129,11 @@ def test_a_judgement_lives_as_on_the_page(
     assert levels[0]["external_id"] is None
     assert "model-" not in str(own) + str(levels)
 
+    # Pages tell where labels come from.
+    pages = client_of(researcher)
+    assert "3 by API" in pages.get("/p/capitals/").content.decode().replace("\n        ", "")
+    assert pages.get(f"/p/capitals/pairs/{pair.pk}/").content.decode().count("by API</span>") == 4
+
 
 def test_answers_that_wait_or_are_refused(
     pair: Pair, api: Callable[..., Api], annotator: User, admin: User
@@ -182,3 +190,41 @@ def test_the_overlap_holds_and_single_responses_are_asked_about(
     assert said(second.post(f"/projects/lone/cards/{card['key']}", {"level": "good", "comment": "x"}))["kept"]
     assert said(second.post("/projects/lone/cards/next", {}))["nothing"] == "done"
     assert QualityLabel.objects.current().get().source == "api"
+
+
+class Sent:
+    """An answer as httpx gives it."""
+
+    def __init__(self, answer: Any) -> None:
+        self.status_code, self._answer = answer.status_code, answer
+
+    def json(self) -> Any:
+        return self._answer.json()
+
+    def raise_for_status(self) -> "Sent":
+        assert self.status_code < 400, self._answer.content
+        return self
+
+
+def test_the_front_end_of_the_docs_works(
+    pair: Pair, api: Callable[..., Api], annotator: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/api.md's program, run as it stands there against the API in this process."""
+    text = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
+    [program] = [part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "cards/next" in part]
+    for name, value in {"URL": "http://here", "PROJECT": "capitals", "TOKEN": "made below"}.items():
+        monkeypatch.setenv(f"CALIPER_{name}", value)
+    caller = api(annotator)
+
+    class Client:
+        def __init__(self, *, base_url: str, headers: dict[str, str]) -> None:
+            assert (base_url, {*headers}) == ("http://here/api/v1/projects/capitals", {"Authorization"})
+
+        def post(self, path: str, json: Any) -> Sent:
+            return Sent(caller.post(LABELS + path, json))
+
+    monkeypatch.setattr(httpx, "Client", Client)
+    exec(compile(program, "docs/api.md", "exec"), {})
+    judgement = Judgement.objects.get()
+    texts = {"a": pair.response_a.text, "b": pair.response_b.text}
+    assert texts[judgement.verdict] == "Paris"

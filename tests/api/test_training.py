@@ -189,3 +189,32 @@ def test_evaluation_sets(
     assert caller.delete(path).status_code == 204
     said(caller.get(path), 404)
     assert not ModelVersion.objects.filter(measurements__isnull=False).exists()
+
+
+def test_lists_ask_as_much_for_many_rows_as_for_few(
+    project: Project, api: Callable[..., Api], admin: User, django_assert_max_num_queries: Any
+) -> None:
+    """The token, the project, the page, and what a page shows beside its rows: never a query a row."""
+    caller = api(admin)
+    version = makers.version(project, admin)
+    row = makers.evaluation_set(project, admin)
+    for response in Response.objects.of(project):
+        Prediction.objects.create(version=version, response=response, score=1, percentile=1, split="train")
+        QualityLabel.objects.create(
+            response=response, annotator=admin, level="good", client_key=f"q{response.pk}"
+        )
+    for number in range(3):
+        EvaluationSet.objects.create(
+            project=project, name=f"{number}", folder="x", digest=f"{number}", created_by=admin
+        )
+        more = makers.version(project, admin)
+        Measurement.objects.create(evaluation_set=row, version=more)
+        makers.preview(project, admin)
+        makers.export(project, admin)
+        makers.snapshot(project, admin, digest=f"{number}")
+    for path, most in {
+        "judgements": 4, "levels": 3, "imports": 3, "exports/jobs": 3, "snapshots": 3, "runs": 3, "versions": 3,
+        f"versions/{version.pk}/predictions": 5, "evaluation-sets": 3, f"evaluation-sets/{row.pk}/measurements": 4,
+    }.items():  # fmt: skip
+        with django_assert_max_num_queries(most):
+            assert len(said(caller.get(f"{P}/{path}"))["items"]) >= 3, path

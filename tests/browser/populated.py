@@ -39,7 +39,7 @@ from webapp.ratings.models import Prediction
 from webapp.ratings.services import percentiles
 from webapp.rollouts.models import RolloutSettings
 from webapp.snapshots.exporting import export_run
-from webapp.snapshots.models import Export
+from webapp.snapshots.models import DataPush, Export
 from webapp.snapshots.services import snapshot_take
 from webapp.training.models import ModelExport, ModelVersion, Remeasurement, TrainingRun
 from webapp.training.services import version_promote
@@ -84,6 +84,12 @@ def populate(project: Project, admin: User, annotator: User) -> None:
         export = Export.objects.create(project=project, created_by=admin, format=format, file_type="jsonl")
         export_run(export)
     Export.objects.create(project=project, created_by=admin, state=State.FAILED, error="The disk was full.")
+    sent = {"url": "https://hub.example/x", "commit": "0" * 40, "private": True, "files": 2, "bytes": 9}
+    for number, (state, report) in enumerate([(State.DONE, sent), (State.FAILED, {}), (State.RUNNING, {})]):
+        DataPush.objects.create(
+            export=export, created_by=admin, address=f"hf://datasets/org/a-{number}", state=state, report=report,
+            error="Somebody changed it." if state == State.FAILED else "",
+        )  # fmt: skip
     disk_measure()
 
 

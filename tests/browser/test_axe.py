@@ -20,6 +20,7 @@ from webapp.corpus.models import Import, Invitation, Pair, Project, Response
 from webapp.corpus.services import project_archive
 from webapp.events.models import Webhook
 from webapp.labels.machine_models import MachineAnnotator
+from webapp.snapshots.models import Export
 from webapp.training.models import ModelVersion, TrainingRun
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -77,6 +78,9 @@ def addresses(project: Project, user: User, card: str) -> Iterator[str]:
             .values_list("pk", flat=True)
         ),
         "versions": list(ModelVersion.objects.filter(project=project).values_list("pk", flat=True))[:1],
+        "exports": list(
+            Export.objects.filter(project=project, pushes__isnull=False).values_list("pk", flat=True)[:1]
+        ),
         "pairs": list(Pair.objects.filter(project=project).values_list("pk", flat=True))[:2],
         "responses": list(Response.objects.filter(project=project).values_list("pk", flat=True))[:3],
         "benchmarks": list(EvaluationSet.objects.filter(project=project).values_list("pk", flat=True)),
@@ -153,6 +157,9 @@ def offered(settings: Any, tmp_path: Path) -> None:
     """An endpoint is offered, so that forms that name one are there."""
     settings.ENDPOINTS_FILE = tmp_path / "endpoints.toml"
     settings.ENDPOINTS_FILE.write_text(ENDPOINT)
+    # So are addresses of a hub and of stores.
+    settings.HUB_PUSH_TOKEN = "hf_token"
+    settings.STORES = settings.STORES_OUT = ["s3://bucket/a-folder-with-a-long-name/of-preferences/"]
 
 
 @pytest.mark.parametrize("half", [0, 1])

@@ -267,7 +267,15 @@ def test_a_token_goes_to_no_other_place(waits: list[float]) -> None:
     with pytest.raises(CaliperError, match="elsewhere"):
         client.me()
     assert len(server.requests) == 1
-    for url, token in (("ftp://x", "t"), ("caliper", "t"), (URL, "a\nb"), (URL, "ü")):
+    with pytest.raises(CaliperError, match="not as Caliper does"):
+        Client(URL, "t", http=httpx.MockTransport(lambda request: httpx.Response(200, text="<html>"))).me()
+    secret = Client("http://any:s3cret@testserver", http=httpx.MockTransport(Answers(httpx.Response(418))))
+    with pytest.raises(CaliperError, match="418") as teapot:
+        secret.me()
+    assert "s3cret" not in str(teapot.value)
+    with pytest.raises(CaliperError, match="can't be sent"):
+        client.project("p").runs.start("bt", epochs=float("nan"))
+    for url, token in (("ftp://x", "t"), ("http://", "t"), ("http://a:b", "t"), ("caliper", "t"), (URL, "a\nb"), (URL, "ü")):
         with pytest.raises(CaliperError):
             Client(url, token)
     assert not waits

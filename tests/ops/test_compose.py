@@ -81,7 +81,9 @@ def test_all_parts_are_there(services: dict[str, Any]) -> None:
     assert services["gpu-worker"]["profiles"] == ["gpu"]
     assert services["proxy"]["profiles"] == ["proxy"]
     assert services["reward-server"]["profiles"] == ["serve"]
-    assert not {"DATABASE_URL", "REDIS_URL", "CALIPER_SECRET_KEY"} & set(services["reward-server"]["environment"])
+    assert not {"DATABASE_URL", "REDIS_URL", "CALIPER_SECRET_KEY"} & set(
+        services["reward-server"]["environment"]
+    )
     assert services["web-replica"]["profiles"] == ["scaled"]
     assert services["web-replica"]["networks"]["default"]["aliases"] == ["web"], (
         "the name that the proxy asks for"

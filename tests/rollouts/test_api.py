@@ -46,8 +46,8 @@ def test_a_server_reports_and_reads_back(
     assert len(pairs) == RolloutPair.objects.drawn().count()
     judged = [one for one in pairs if one["judgements"]]
     assert len(judged) == 10
-    row = RolloutPair.objects.get(pk=judged[-1]["id"])
-    votes = list(row.pair.judgements.values_list("verdict", flat=True))
+    asked = RolloutPair.objects.get(pk=judged[-1]["id"])
+    votes = list(asked.pair.judgements.values_list("verdict", flat=True))
     assert judged[-1]["share"] == sum({"a": 1, "tie": 0.5, "b": 0}[vote] for vote in votes) / 3
 
 

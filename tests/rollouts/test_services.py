@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -88,7 +89,7 @@ def test_the_cap_of_an_hour(asking: Project, version: ModelVersion) -> None:
     # Of four new ones the first two were let in: each had half the chance.
     chances = RolloutPair.objects.order_by("pk").values_list("propensity", flat=True)
     assert list(chances) == [0.1, 0.1, 0.1, 0.05, 0.05]
-    RolloutPair.objects.update(created_at=timezone.now() - timezone.timedelta(minutes=61))
+    RolloutPair.objects.update(created_at=timezone.now() - timedelta(minutes=61))
     assert take(version, [pair("later")], place=2)["taken"] == 1
 
 

@@ -39,7 +39,8 @@ def reward_server(project: str, token: str) -> Iterator[str]:
         text=True,
     )
     try:
-        yield re.search(r"http://\S+", process.stdout.readline())[0]
+        [url] = re.findall(r"http://\S+", process.stdout.readline())
+        yield url
     finally:
         process.terminate()
         process.wait(30)

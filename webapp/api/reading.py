@@ -62,10 +62,9 @@ def types(document: Mapping[str, Any]) -> list[tuple[str, str, list[Field]]]:
 def _operation(
     document: Mapping[str, Any], path: str, method: str, described: Mapping[str, Any]
 ) -> Operation:
-    request: Mapping[str, Any] = described.get("requestBody", {})
-    content: Mapping[str, Any] = request.get("content", {})
-    body_type, body = next(iter(content.items()), ("", {}))
-    schema = _resolved(document, body.get("schema", {}))
+    content: Mapping[str, Any] = described.get("requestBody", {}).get("content", {})
+    body_type = next(iter(content), "")
+    schema = _resolved(document, content[body_type].get("schema", {}) if body_type else {})
     scopes = [scope for each in described["security"] for scope in each["BearerToken"]]
     return Operation(
         id=described["operationId"],

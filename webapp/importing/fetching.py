@@ -89,7 +89,7 @@ def _of_hub(address: Address) -> tuple[Place, list[Remote]]:
     from huggingface_hub import HfApi, HfFileSystem
     from huggingface_hub.hf_api import RepoFile
 
-    given = {"endpoint": settings.HUB_ENDPOINT, "token": settings.HUB_TOKEN or False}
+    given: dict[str, Any] = {"endpoint": settings.HUB_ENDPOINT, "token": settings.HUB_TOKEN or False}
     api = HfApi(**given)
     commit = api.dataset_info(address.repo, revision=address.revision or None).sha
     tree = api.list_repo_tree(address.repo, recursive=True, revision=commit, repo_type="dataset")

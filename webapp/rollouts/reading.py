@@ -1,7 +1,6 @@
 """A server's report as plain data becomes a `Report`, or is refused with each field, what is wrong and the remedy."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -90,7 +89,7 @@ class Report:
     left_out: list[dict[str, str]]
 
 
-def report_read(data: Mapping[str, Any]) -> Report:
+def report_read(data: Any) -> Report:
     """Check a report of POST /rollouts (docs/rollouts.md has its fields). Raises ReportRefused."""
     errors: list[RowError] = []
     left_out: list[dict[str, str]] = []
@@ -123,7 +122,7 @@ class _Unjudgeable(RowError):
     """A text that no person can judge: its pair is left out, and the others are taken."""
 
 
-def _head(data: Mapping[str, Any]) -> dict[str, Any]:
+def _head(data: dict[str, Any]) -> dict[str, Any]:
     window = _object("window", data.get("window"))
     rewards, length = _object("rewards", data.get("rewards")), _object("length", data.get("length"))
     since, until = (_time(f"window.{end}", window.get(end)) for end in ("from", "to"))
@@ -150,7 +149,7 @@ def _head(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pair(name: str, row: Mapping[str, Any]) -> Proposed:
+def _pair(name: str, row: dict[str, Any]) -> Proposed:
     a, b = (_scored(f"{name}.{side}", _object(f"{name}.{side}", row.get(side))) for side in "ab")
     try:
         why = choice_of(row, "why", [each.value for each in WHYS])
@@ -166,7 +165,7 @@ def _pair(name: str, row: Mapping[str, Any]) -> Proposed:
     return Proposed(messages, messages_digest(messages), a, b, why, propensity, preferred)
 
 
-def _scored(name: str, row: Mapping[str, Any]) -> Scored:
+def _scored(name: str, row: dict[str, Any]) -> Scored:
     if not isinstance(row.get("text"), str):
         raise RowError(f"{name}.text", f"is {json_type(row.get('text'))}.", "Write the rollout's text.")
     text = _judgeable(lambda: check_text(f"{name}.text", row["text"], limit=settings.MAX_TEXT_BYTES))
@@ -194,8 +193,8 @@ def _judgeable(read: Any) -> Any:
         raise _Unjudgeable(error.field, error.message, error.remedy) from None
 
 
-def _object(name: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
+def _object(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
         raise RowError(name, f"is {json_type(value)}.", "Write an object: {…}.")
     return value
 

@@ -60,20 +60,22 @@ def push_address(given: str, kind: str) -> str:
     return f"hf://{folder}{repo}"
 
 
-def push_start(*, model: type[Push], export: Any, address: str, public: bool, created_by: User) -> Push:
-    """Queue a push; one to the same address that is on its way is returned instead. Raises AddressRefused."""
-    address = push_address(address, model.kind)
+def push_start(*, export: Any, address: str, public: bool, created_by: User) -> Push:
+    """Queue a push of an Export or ModelExport; one to the same address that is on its way is returned instead.
+
+    Raises AddressRefused.
+    """
+    kind = export.pushes.model.kind
+    address = push_address(address, kind)
     try:
         with transaction.atomic():
-            push = model._default_manager.create(
-                export=export, address=address, public=public, created_by=created_by
-            )
-            detail = {"push": push.pk, "kind": model.kind, "to": address, "public": public, **push.facts}
+            push: Push = export.pushes.create(address=address, public=public, created_by=created_by)
+            detail = {"push": push.pk, "kind": kind, "to": address, "public": public, **push.facts}
             audit(project=push.project, actor=created_by, action=Action.PUSHED, detail=detail)
             push.enqueue()
     except IntegrityError:
         # The same is on its way already.
-        return model._default_manager.active().get(export=export, address=address)
+        push = export.pushes.active().get(address=address)
     return push
 
 
@@ -168,7 +170,7 @@ def _to_hub(
     repo = address.removeprefix("hf://").removeprefix("datasets/")
     api = HfApi(endpoint=settings.HUB_ENDPOINT, token=settings.HUB_PUSH_TOKEN, library_name="caliper")
     api.create_repo(repo, repo_type=kind, private=not public, exist_ok=True)
-    info = api.repo_info(repo, repo_type=kind)
+    info: Any = api.repo_info(repo, repo_type=kind)
     there = {file.rfilename for file in info.siblings or ()}
     if there - FROM_THE_BEGINNING and MARK not in there:
         raise PushRefused(f"{address} has files that Caliper didn't push. Choose another name.")

@@ -35,7 +35,6 @@ class PushForm(forms.Form):
 class Pushed:
     """What is pushed, and where its pages are. `urls` are the names of the page, its progress, cancel and retry."""
 
-    model: type[Push]
     export: Any
     title: str
     back: tuple[str, str]
@@ -44,7 +43,7 @@ class Pushed:
 
 def _context(project: Project, what: Pushed) -> dict[str, Any]:
     page, progress, cancel, retry = what.urls
-    pushes = list(what.model._default_manager.filter(export=what.export).select_related("created_by")[:SHOWN])
+    pushes = list(what.export.pushes.select_related("created_by")[:SHOWN])
     active = [push for push in pushes if push.is_active]
     waiting = waiting_for_worker(active[-1]) if active else ""
     seen = [(push.pk, push.state, push.phase, push.percent, push.cancel_requested) for push in pushes]
@@ -72,7 +71,6 @@ def push_page(request: ProjectRequest, project: Project, what: Pushed) -> HttpRe
     if request.method == "POST" and form.is_valid():
         try:
             push_start(
-                model=what.model,
                 export=what.export,
                 created_by=request.user,
                 address=form.cleaned_data["address"],
@@ -116,7 +114,7 @@ def _export(project: Project, pk: int) -> Pushed:
     export = get_object_or_404(project.exports.select_related("project"), pk=pk, state=State.DONE)
     title = f"{export.get_format_display()}, {export.get_file_type_display()}"
     back = (reverse("snapshots:exports", args=[project.slug]), "Export")
-    return Pushed(DataPush, export, title, back, _URLS)  # type: ignore[arg-type]
+    return Pushed(export, title, back, _URLS)  # type: ignore[arg-type]
 
 
 def _push(project: Project, pk: int) -> DataPush:

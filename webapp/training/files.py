@@ -47,7 +47,12 @@ def version_files(version: ModelVersion) -> list[ModelFile]:
         if Path(name).name == name and path.is_file():
             found.append(ModelFile(name, path, path.stat().st_size, str(digest)))
     if (base := version_base(version)) is not None:
-        found += _base_files(base)
+        try:
+            found += _base_files(base)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise VersionRefused(
+                f"The base model below {version} can't be read. Put its files back."
+            ) from None
     return found
 
 

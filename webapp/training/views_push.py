@@ -22,7 +22,7 @@ def _export(project: Project, pk: int) -> Pushed:
         reverse("training:run", args=[project.slug, version.run_id]) + "#downloads",
         f"Run {version.run_id}",
     )
-    return Pushed(ModelPush, export, title, back, _URLS)
+    return Pushed(export, title, back, _URLS)
 
 
 def _push(project: Project, pk: int) -> ModelPush:

@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from caliper import CaliperError, RewardServer, caliper_reward
+from caliper.cli import main
 from workers.rewards.artifacts.save import load_model
 from workers.rewards.models.predict import score_responses
 from workers.rewards.serving.holder import Held
@@ -175,12 +176,21 @@ def test_the_reward_of_plain_and_conversational_completions(
 ) -> None:
     reward = caliper_reward(reward_server.url)
     said = [{"role": "user", "content": [{"type": "text", "text": FIRST}]}]
+    said_plainly = [{"role": "user", "content": FIRST}]
     answer = [{"role": "assistant", "content": WATER}]
     [score] = scores(model_folder, (FIRST, WATER))
     rewards = reward(prompts=[FIRST, said], completions=[WATER, answer], completion_ids=[[1], [2]])
     assert rewards == [pytest.approx(score, abs=1e-5)] * 2
     with pytest.raises(ValueError, match="no text"):
         reward([[{"role": "user", "content": [{"type": "image"}]}]], ["x"])
+    called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look"}}]}
+    found = {"role": "tool", "content": "In the pot."}
+    turns = [[called, found, *answer], [called, found]]
+    whole = reward_server.post("/v1/score", {"items": [{"messages": [*said_plainly, *turns[0]]}]}).json()
+    open_end = {"messages": [*said_plainly, *turns[1]], "text": ""}
+    none = reward_server.post("/v1/score", {"items": [open_end]}).json()
+    expected = [each["scores"][0]["score"] for each in (whole, none)]
+    assert reward([said, said], turns) == pytest.approx(expected, abs=1e-5)
     shouted = caliper_reward(
         reward_server.url, prompts_as=lambda prompt: [{"role": "user", "content": prompt.lower()}]
     )
@@ -213,3 +223,31 @@ def test_a_busy_server_is_asked_again(
         rewards = caliper_reward(server.url)([FIRST], [WATER])
     assert rewards == pytest.approx(scores(model_folder, (FIRST, WATER)), abs=1e-5)
     assert len(waits) == 1
+
+
+def test_the_score_command_adds_scores_to_lines(
+    reward_server: Server, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "texts.jsonl"
+    rows = [
+        {"id": 7, "prompt": FIRST, "text": WATER},
+        {"messages": [{"role": "user", "content": SECOND}], "response": NO_IDEA},
+    ]
+    file.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
+    assert main(["score", "--server", reward_server.url, str(file)]) == 0
+    out, err = capsys.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["score"] for line in lines] == pytest.approx(
+        scores(model_folder, (FIRST, WATER), (SECOND, NO_IDEA)), abs=1e-5
+    )
+    assert (lines[0]["id"], lines[1]["response"]) == (7, NO_IDEA)
+    assert "2 texts scored by" in err
+    for text, words in (
+        ('{"prompt": "a", "text": "b"}\n{"text": "c"}', "line 2 has no “prompt”"),
+        ('{"prompt": "a", "text": "b"}\n[]', "line 2"),
+        ('{"prompt": "a", "text": 5}', "items[0].text"),
+        ('{"prompt": "a", "text": "\\ud800"}', "can't be sent"),
+    ):
+        file.write_text(text)
+        assert main(["score", "--server", reward_server.url, str(file)]) == 1, text
+        assert words in capsys.readouterr().err, text

@@ -35,7 +35,6 @@ class SetRow(Schema):
     id: int
     name: str
     state: StateName
-    waiting: str
     error: str
     format: str
     files: list[str]
@@ -50,8 +49,9 @@ class SetRow(Schema):
 
 
 class SetWhole(SetRow):
-    """`refusals`: the first rows that can't be read, and why."""
+    """`refusals`: the first rows that can't be read, and why. `waiting`: why its reading does not begin."""
 
+    waiting: str
     refusals: list[Any]
 
 
@@ -63,7 +63,6 @@ class MeasurementRow(Schema):
     version_name: str
     state: StateName
     percent: int | None
-    waiting: str
     error: str
     overall: dict[str, Any]
     near_duplicates: int | None
@@ -74,15 +73,14 @@ class MeasurementRow(Schema):
 
 def _row(row: EvaluationSet) -> dict[str, Any]:
     return {
-        **{name: getattr(row, name) for name in SetRow.model_fields if name not in ("id", "waiting")},
+        **{name: getattr(row, name) for name in SetRow.model_fields if name != "id"},
         "id": row.pk,
-        "waiting": waiting_for_worker(row),
         "created_by": row.created_by.username if row.created_by else None,
     }
 
 
 def _whole(row: EvaluationSet) -> dict[str, Any]:
-    return {**_row(row), "refusals": row.refusals}
+    return {**_row(row), "waiting": waiting_for_worker(row), "refusals": row.refusals}
 
 
 def _set(request: ApiRequest, slug: str, pk: int) -> EvaluationSet:
@@ -99,7 +97,6 @@ def _measured(row: Measurement) -> dict[str, Any]:
         "id": row.pk,
         "version": row.version_id,
         "version_name": row.version.address,
-        "waiting": waiting_for_worker(row),
     }
 
 

@@ -52,14 +52,13 @@ class SnapshotWhole(SnapshotRow):
     runs: list[int]
 
 
-class ExportJob(Schema):
+class ExportRow(Schema):
     """A data set that a worker makes. `files` and `archive` can be downloaded once it is done."""
 
     id: int
     state: Literal["queued", "running", "done", "failed", "cancelled", "lost"]
     step: int
     total: int
-    waiting: str
     error: str
     format: str
     file_type: str
@@ -76,6 +75,12 @@ class ExportJob(Schema):
     snapshot: str | None
     files: list[str]
     archive: str | None
+
+
+class ExportJob(ExportRow):
+    """`waiting`: why it does not begin."""
+
+    waiting: str
 
 
 @router.get("snapshots", auth=token("read"), response=Page[SnapshotRow], summary="Snapshots, newest first")
@@ -127,15 +132,18 @@ class ExportAsked(Given):
 
 
 def _job(row: Export) -> dict[str, Any]:
+    return {**_job_row(row), "waiting": waiting_for_worker(row)}
+
+
+def _job_row(row: Export) -> dict[str, Any]:
     step, total = row.step, row.total
     if row.state == State.RUNNING:
         step, total = ProgressFile(row.progress_path).read() or (step, total)
     there = row.state == State.DONE and row.folder.is_dir()
     return {
-        **{name: getattr(row, name) for name in ExportJob.model_fields if hasattr(row, name)},
+        **{name: getattr(row, name) for name in ExportRow.model_fields if hasattr(row, name)},
         "step": step,
         "total": total,
-        "waiting": waiting_for_worker(row),
         "created_by": row.created_by.username if row.created_by else None,
         "rows": row.report.get("rows"),
         "left_out": left_out_words(row.report.get("left_out", {})),
@@ -151,13 +159,13 @@ def _jobs(project: Project) -> Any:
 
 
 @router.get(
-    "exports/jobs", auth=token("read"), response=Page[ExportJob], summary="Exports made, newest first"
+    "exports/jobs", auth=token("read"), response=Page[ExportRow], summary="Exports made, newest first"
 )
 def export_jobs(
     request: ApiRequest, slug: str, limit: Limit = LIMIT, cursor: Cursor = None
 ) -> dict[str, Any]:
     project = project_for(request, slug, "read")
-    return paged(_jobs(project), cursor, limit, shown=lambda page: [_job(row) for row in page])
+    return paged(_jobs(project), cursor, limit, shown=lambda page: [_job_row(row) for row in page])
 
 
 @router.post("exports/jobs", auth=token("write"), response={202: ExportJob}, summary="Have an export made")

@@ -42,7 +42,6 @@ class ImportRow(Schema):
     phase: str
     step: int
     total: int
-    waiting: str
     error: str
     file_name: str
     origin: dict[str, Any]
@@ -55,8 +54,12 @@ class ImportRow(Schema):
 
 
 class ImportWhole(ImportRow):
-    """`report`: what was found, new, left out and why. `preview`: the first items as they will be stored."""
+    """`report`: what was found, new, left out and why. `preview`: the first items as they will be stored.
 
+    `waiting`: why it does not begin.
+    """
+
+    waiting: str
     report: dict[str, Any]
     preview: list[dict[str, Any]]
 
@@ -65,14 +68,14 @@ def _row(row: Import) -> dict[str, Any]:
     return {
         **{name: getattr(row, name) for name in ImportRow.model_fields if hasattr(row, name)},
         "asks": row.wants_mapping,
-        "waiting": waiting_for_worker(row),
         "created_by": row.created_by.username if row.created_by else None,
     }
 
 
 def _whole(row: Import) -> dict[str, Any]:
     preview = [] if row.is_active else preview_read(settings.DATA_DIR / row.folder)
-    return {**_row(row), "report": row.report, "preview": preview}
+    waiting = waiting_for_worker(row)
+    return {**_row(row), "waiting": waiting, "report": row.report, "preview": preview}
 
 
 def _import(request: ApiRequest, slug: str, pk: int) -> Import:
@@ -93,7 +96,7 @@ def _moved(moved: bool, row: Import, otherwise: str) -> dict[str, Any]:
 def imports(request: ApiRequest, slug: str, limit: Limit = LIMIT, cursor: Cursor = None) -> dict[str, Any]:
     """The newest first."""
     project = project_for(request, slug, "admin")
-    rows = project.imports.select_related("created_by").defer("report")
+    rows = project.imports.select_related("created_by")
     return paged(rows, cursor, limit, shown=lambda page: [_row(row) for row in page])
 
 

@@ -204,7 +204,12 @@ def project_archive(request: ApiRequest, slug: str) -> dict[str, Any]:
     return _whole(request)
 
 
-@router.post("{slug:slug}/unarchive", auth=token("write"), response=ProjectWhole, summary="Open it again")
+@router.post(
+    "{slug:slug}/unarchive",
+    auth=token("write"),
+    response=ProjectWhole,
+    summary="Take a project out of the archive",
+)
 def project_unarchive(request: ApiRequest, slug: str) -> dict[str, Any]:
     services.project_unarchive(project=project_for(request, slug, "admin"), actor=request.user)
     return _whole(request)

@@ -85,7 +85,11 @@ class Taken(Schema):
 
 
 @router.post(
-    "rollouts", auth=token("score"), response=Taken, summary="Report what a reward server has scored"
+    "rollouts",
+    auth=token("score"),
+    response=Taken,
+    summary="Report what a reward server has scored",
+    openapi_extra={"responses": {503: {"description": "An import is being written: send it again soon"}}},
 )
 def rollouts_report(request: ApiRequest, slug: str, body: Report) -> dict[str, Any]:
     """The window is noted, and its pairs are asked from now on. The same window sent again changes nothing.

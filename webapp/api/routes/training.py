@@ -382,9 +382,12 @@ def version_file(request: ApiRequest, slug: str, pk: int, name: str) -> FileResp
     file = next((each for each in version_files(found) if each.name == name), None)
     if file is None:
         raise Http404("This version has no such file.")
+    try:
+        content = opened(file.content) if file.content is not None else file.path.open("rb")
+    except OSError:
+        raise Http404("The file is gone from the server's disk.") from None
     detail = {"method": found.method, "version": found.number, "file": name}
     audit(project=found.project, actor=request.user, action=Action.MODEL_DOWNLOADED, detail=detail)
-    content = opened(file.content) if file.content is not None else file.path.open("rb")
     return file_response(request, content, name=name, size=file.size, sha256=file.sha256)
 
 

@@ -88,7 +88,9 @@ class Command(BaseCommand):
         sources = []
         for path in map(Path, given):
             if not path.is_file() and not path.is_dir():
-                raise CommandError(f"There is no file or folder {path}.")
+                raise CommandError(
+                    f"There is no file or folder {path}. A hub's data set is hf://datasets/ORG/NAME."
+                )
             sources.append(Source(path, path.name or path.resolve().name))
         return sources, {}
 
