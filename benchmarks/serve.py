@@ -74,6 +74,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=100_000, help="of the memory's leg")
     parser.add_argument("--seconds", type=float, default=300.0, help="that leg ends at the latest")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="of the throughput")
     options = parser.parse_args()
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"

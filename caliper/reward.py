@@ -122,7 +122,7 @@ def messages_of(prompt: str | Sequence[Any]) -> list[Message]:
     """A prompt as TRL hands it: a plain one is what a user says."""
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
-    turns: Sequence[dict[str, Any]] = prompt
+    turns = cast("Sequence[dict[str, Any]]", prompt)
     return [cast("Message", {**turn, "content": _text(turn)}) for turn in turns]
 
 

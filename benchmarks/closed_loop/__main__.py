@@ -10,8 +10,9 @@ the same first judgements and draw the same policy's texts:
 
 The gap is |what the proxy says - what is true| of how often the last policy's texts are preferred to the first
 policy's: the mean of P(preferred), by the version that serves at the end and its calibration, less the same mean by
-the gold reward. Bars: the gap with asking is at most half of that without; at most 60 s pass from the label that fires
-the trigger to the first reward of the version that it trained.
+the gold reward. Bars: the gap with asking is at most half of that without; less than 60 s pass from the label that
+fires the trigger to the first reward of the version that it trained. A label that comes while an earlier training runs
+fires when that ends; how long it took since that label stands in brackets.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def arm(
 
 
 def told(row: dict[str, Any]) -> str:
-    delays = ", ".join(f"{seconds:.0f}" for _, seconds in row["delays"])
+    delays = ", ".join(f"{fired:.0f} ({labelled:.0f})" for fired, labelled in row["delays"])
     return (
         f"| {row['seed']} | {row['arm']} | {row['questions']} | {row['versions']} | {row['proxy']:.2f} "
         f"| {row['gold']:.2f} | {row['gap']:.2f} | {delays or '-'} |"
@@ -189,12 +190,15 @@ def main() -> int:
 
 def conclude(rows: list[dict[str, Any]]) -> int:
     """The table and the bars; 1 if one is missed."""
-    print("\n| seed | arm | questions | versions | proxy | gold | gap | label to reward, s |\n|" + "---|" * 8)
+    print(
+        "\n| seed | arm | questions | versions | proxy | gold | gap | trigger (label) to reward, s |\n|"
+        + "---|" * 8
+    )
     for row in rows:
         print(told(row))
     by_arm = {name: [row for row in rows if row["arm"] == name] for name in ("without", "asking")}
     halved = [b["gap"] <= a["gap"] / 2 for a, b in zip(*by_arm.values(), strict=True)]
-    delays = [seconds for row in by_arm["asking"] for _, seconds in row["delays"]]
+    delays = [seconds for row in by_arm["asking"] for seconds, _ in row["delays"]]
     slowest = max(delays, default=float("inf"))
     print(f"\ngap at most half: {sum(halved)} of {len(halved)} seeds")
     median = statistics.median(delays or [slowest])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -133,23 +134,25 @@ class Installation:
             f"run {run.pk} {run.state} {run.error}" for run in TrainingRun.objects.filter(project=project)
         )
 
-    def delays(self, project: Any, answered: Mapping[str, float]) -> list[tuple[int, float]]:
-        """Of each retrained version that answered: its labels, and seconds from the one that fired its trigger.
+    def delays(self, project: Any, answered: Mapping[str, float]) -> list[tuple[float, float]]:
+        """Of each retrained version that answered: seconds since its trigger fired, and since the label that it takes.
 
-        `answered`: when (a time.time()) a version, by digest, first scored.
+        They differ where that label came while an earlier training ran, which the trigger waits for. `answered`: when
+        (a time.time()) a version, by digest, first scored.
         """
         from webapp.labels.models import Judgement
         from webapp.training.models import TrainingRun
 
-        times = [at.timestamp() for at in Judgement.objects.verdicts().filter(pair__project=project)
-                 .order_by("created_at").values_list("created_at", flat=True)]  # fmt: skip
-        found, seen = [], None
-        for run in TrainingRun.objects.filter(project=project).order_by("pk"):
+        verdicts = Judgement.objects.verdicts().filter(pair__project=project).order_by("created_at")
+        times = [at.timestamp() for at in verdicts.values_list("created_at", flat=True)]
+        found = []
+        runs = list(TrainingRun.objects.filter(project=project).order_by("pk"))
+        for before, run in itertools.pairwise(runs):
             version = getattr(run, "version", None)
-            if seen is not None and version is not None and version.digest in answered:
-                fired = times[seen + self._retrain_after - 1]
-                found.append((run.labels_seen, answered[version.digest] - fired))
-            seen = run.labels_seen
+            if version is not None and version.digest in answered:
+                labelled = times[before.labels_seen + self._retrain_after - 1]
+                fired = max(labelled, before.finished_at.timestamp())
+                found.append((answered[version.digest] - fired, answered[version.digest] - labelled))
         return found
 
     def verdicts_of_the_gate(self, project: Any) -> list[str]:

@@ -45,6 +45,6 @@ def test_the_bars(gap: float, seconds: float, status: int) -> None:
     row = {"seed": 1, "questions": 0, "versions": 1, "proxy": 0.9, "gold": 0.1}
     rows = [
         {**row, "arm": "without", "gap": 0.8, "delays": []},
-        {**row, "arm": "asking", "gap": gap, "delays": [(400, seconds)]},
+        {**row, "arm": "asking", "gap": gap, "delays": [(seconds, 90.0)]},
     ]
     assert conclude(rows) == status

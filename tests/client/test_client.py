@@ -11,7 +11,7 @@ import pytest
 
 from caliper import CaliperError, Client
 from webapp.accounts.models import User
-from webapp.corpus.models import Pair, Project, Prompt, messages_digest
+from webapp.corpus.models import Pair, Project, Prompt
 from webapp.labels.models import Judgement, QualityLabel, Source
 
 from .conftest import URL
@@ -36,7 +36,10 @@ def test_lists_are_read_page_by_page(
     messages = [{"role": "user", "content": "Why?"}]
     Prompt.objects.bulk_create(
         Prompt(
-            project=project, external_id=f"p{n}", messages=messages, digest=messages_digest(messages) + str(n)
+            project=project,
+            external_id=f"p{n}",
+            messages=messages,
+            digest=f"{n:064d}",
         )
         for n in range(60)
     )
@@ -275,7 +278,14 @@ def test_a_token_goes_to_no_other_place(waits: list[float]) -> None:
     assert "s3cret" not in str(teapot.value)
     with pytest.raises(CaliperError, match="can't be sent"):
         client.project("p").runs.start("bt", epochs=float("nan"))
-    for url, token in (("ftp://x", "t"), ("http://", "t"), ("http://a:b", "t"), ("caliper", "t"), (URL, "a\nb"), (URL, "ü")):
+    for url, token in (
+        ("ftp://x", "t"),
+        ("http://", "t"),
+        ("http://a:b", "t"),
+        ("caliper", "t"),
+        (URL, "a\nb"),
+        (URL, "ü"),
+    ):
         with pytest.raises(CaliperError):
             Client(url, token)
     assert not waits

@@ -27,6 +27,8 @@ from webapp.training.models import ModelVersion
 from workers import tasks  # noqa: F401 - registers the tasks
 from workers.rewards.serving import follow
 
+pytestmark = pytest.mark.one_database
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -180,7 +182,6 @@ def test_a_shell_imports_trains_labels_and_exports(
         assert out.stat().st_size > 100
 
 
-@pytest.mark.one_database
 def test_the_example_of_the_documentation(
     there: Callable[[str], None],
     secret_of: Callable[..., str],

@@ -289,7 +289,7 @@ def test_from_stores(project: Project, admin: User, store: Path) -> None:
         ("data_files: {a: [1, {}]}", "a form that is unknown"),
         ("data_files: [{split: train, path: [1]}]", "a form that is unknown"),
         ("data_files: [", "can't be read as YAML"),
-        ("data_files: " + "[" * 3_000, "can't be read as YAML"),
+        ("data_files: " + "[\n" * 3_000, "can't be read as YAML"),
         ("data_files: " + "x" * 300_000, "too long to be read"),
     ],
 )

@@ -17,10 +17,11 @@ from webapp.corpus.models import Pair, Project, Prompt
 from webapp.importing.addresses import AddressRefused
 from webapp.jobs import State
 from webapp.labels.models import Judgement
-from webapp.snapshots.exporting import export_run, export_start
+from webapp.snapshots.exporting import export_start
 from webapp.snapshots.models import DataPush, Export
 from webapp.snapshots.pushing import MARK, push_address, push_retry, push_run, push_start
 from webapp.training.models import ARCHIVE_FORMAT, ModelExport, ModelPush, ModelVersion, TrainingRun
+from workers import tasks
 from workers.held_out import held_out_responses
 
 
@@ -39,7 +40,7 @@ def export(project: Project, admin: User, make_prompt: Callable[..., Prompt]) ->
 def exported(project: Project, admin: User, **chosen: Any) -> Export:
     row = Export(format="trl-explicit", **chosen)
     export_start(export_row=row, project=project, created_by=admin)
-    export_run(row, held_out_responses)
+    tasks.export_file(row.pk)
     row.refresh_from_db()
     assert (row.error, row.state) == ("", State.DONE)
     return row
@@ -47,7 +48,8 @@ def exported(project: Project, admin: User, **chosen: Any) -> Export:
 
 def pushed(export: Any, admin: User, address: str, *, public: bool = False) -> Any:
     push = push_start(export=export, address=address, public=public, created_by=admin)
-    push_run(push)
+    carry = tasks.push_data if isinstance(push, DataPush) else tasks.push_model
+    carry(push.pk)
     push.refresh_from_db()
     return push
 

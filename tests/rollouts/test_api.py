@@ -30,6 +30,11 @@ def test_a_server_reports_and_reads_back(
             window.add(
                 [{"role": "user", "content": f"Which {prompt}?"}], f"Answer {answer} to {prompt}.", row
             )
+    for broken in (
+        "a\x00b",
+        "\ud83d",
+    ):  # counted, and not sent: one of them would have the whole report refused
+        window.add([{"role": "user", "content": "Which 0?"}], broken, {"score": 5.0})
     sent, key = window.close(), {"Idempotency-Key": str(uuid.uuid4())}
     answer = server.post(path, sent, headers=key)
     assert said(answer) == {"taken": 6, "duplicates": 0, "over_cap": 0, "left_out": []}
@@ -40,7 +45,7 @@ def test_a_server_reports_and_reads_back(
     assert RolloutWindow.objects.get().reported_by == researcher
     reader = api(researcher, "read")
     [shown] = said(reader.get(path))["items"]
-    assert (shown["version"], shown["seen"], shown["taken"]) == (version.address, 9, 6)
+    assert (shown["version"], shown["seen"], shown["taken"]) == (version.address, 11, 6)
     tell(asking, [version], windows=1)
     pairs = said(reader.get(f"{path}/pairs?why=random&limit=50"))["items"]
     assert len(pairs) == RolloutPair.objects.drawn().count()

@@ -136,9 +136,12 @@ class Window:
         if not math.isfinite(row["score"]):
             return
         digest = hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).digest()
+        sendable = _can_be_sent(messages, text)
         with self._lock:
             self._rewards.add(row["score"])
             self._lengths.add(len(text))
+            if not sendable:
+                return
             place = self._prompts.get(digest)
             if self.full or (place is not None and len(self._of_prompt[place]) >= MOST_OF_A_PROMPT):
                 return
@@ -251,6 +254,14 @@ class Window:
             "propensity": propensity,
             "preferred": p,
         }
+
+
+def _can_be_sent(messages: Sequence[Mapping[str, Any]], text: str) -> bool:
+    """Whether Caliper's API takes these texts: one with a NUL or half a surrogate pair has a whole report refused."""
+    try:
+        return b"\\u0000" not in json.dumps([messages, text], ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def shares(settings: Mapping[str, Any], *, moved: bool) -> dict[str, int]:
