@@ -149,7 +149,7 @@ class Installation:
         runs = list(TrainingRun.objects.filter(project=project).order_by("pk"))
         for before, run in itertools.pairwise(runs):
             version = getattr(run, "version", None)
-            if version is not None and version.digest in answered:
+            if version is not None and before.finished_at is not None and version.digest in answered:
                 labelled = times[before.labels_seen + self._retrain_after - 1]
                 fired = max(labelled, before.finished_at.timestamp())
                 found.append((answered[version.digest] - fired, answered[version.digest] - labelled))
