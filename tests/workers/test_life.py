@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.workers.conftest import FAKE
-from tests.workers.test_worker_process import database_url
+from tests.workers.conftest import database_url
 from webapp import life
 from webapp.corpus.models import Import, Project
 from webapp.jobs import Job, State
