@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.workers.conftest import FAKE
-from tests.workers.conftest import database_url
+from tests.workers.conftest import FAKE, database_url
 from webapp import life
 from webapp.corpus.models import Import, Project
 from webapp.jobs import Job, State
