@@ -110,8 +110,8 @@ def test_the_curve_in_coordinates() -> None:
     }
     chart = curve_chart([("A v1", curve), ("B v1", None)])  # type: ignore[list-item]
     assert chart is not None
-    assert chart.curves[0].points == "72.0,182.0 348.0,97.0 624.0,12.0"
-    assert [one.name for one in chart.curves] == ["A v1", "the best of them", "the longest", "any of them"]
+    assert chart.lines[0].points == "72.0,182.0 348.0,97.0 624.0,12.0"
+    assert [one.name for one in chart.lines] == ["A v1", "the best of them", "the longest", "any of them"]
     assert [k for k, _ in chart.rows] == [1, 2, 3]
     assert curve_chart([("A v1", None)]) is None  # type: ignore[list-item]
     many = curve_chart(

@@ -24,7 +24,7 @@ class Curve:
 class CurveChart:
     """Curves over k responses in a box of `width` x `height`, its axes, and its numbers in words and rows."""
 
-    curves: list[Curve]
+    lines: list[Curve]
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     title: str
@@ -42,7 +42,7 @@ class CurveChart:
     def rows(self) -> list[tuple[int, list[float]]]:
         """k, and each curve's value there: powers of two, and the last."""
         ks = [k for k in range(1, self.n + 1) if k & (k - 1) == 0 or k == self.n]
-        return [(k, [curve.values[k - 1] for curve in self.curves]) for k in ks]
+        return [(k, [curve.values[k - 1] for curve in self.lines]) for k in ks]
 
 
 def curve_chart(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> CurveChart | None:
@@ -69,7 +69,7 @@ def curve_chart(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> CurveChart
         f"{name}: {curve['model'][0]:.3f} for one, {curve['model'][-1]:.3f} for {n}" for name, curve in shown
     ]
     return CurveChart(
-        curves=[
+        lines=[
             Curve(
                 name, look, " ".join(f"{x(k)},{y(value)}" for k, value in enumerate(values, 1)), list(values)
             )

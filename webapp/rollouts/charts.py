@@ -7,17 +7,7 @@ from django.utils import timezone
 
 from webapp.rollouts.reports import Point
 from webapp.training.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Tick, nice_ticks
-
-
-@dataclass(frozen=True)
-class Spot:
-    """A value in the picture: x, and the y of the value and of the ends of its interval."""
-
-    x: float
-    y: float
-    low: float
-    high: float
-    title: str
+from webapp.training.curves import Spot
 
 
 @dataclass(frozen=True)

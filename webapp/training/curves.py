@@ -29,7 +29,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Spot:
-    """One accuracy in the picture: x, and the y of its value and of the ends of its interval."""
+    """A value in the picture: x, and the y of the value and of the ends of its interval."""
 
     x: float
     y: float
