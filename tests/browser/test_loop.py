@@ -152,7 +152,7 @@ def test_the_whole_loop(browser: Any, instance: Instance, some_pairs: Path, tmp_
     # Import: look first, then do it.
     page.goto("/p/ukp/imports/")
     page.locator("input[type=file]").set_input_files([some_pairs, responses])
-    page.get_by_role("button", name="Look into the files").click()
+    page.get_by_role("button", name="Look into the files", exact=True).click()
     page.get_by_role("button", name="Import it").wait_for(timeout=120_000)
     preview = page.inner_text("table.counts")
     found = int(re.search(r"pairs\s+([\d,]+)", preview)[1].replace(",", ""))  # type: ignore[index]

@@ -63,7 +63,7 @@ def test_from_a_spreadsheet_to_an_export(
     shot("imports")
     table = {"name": "mine.csv", "mimeType": "text/csv", "buffer": ("\ufeff" + TABLE).encode()}
     page.locator("input[type=file]").set_input_files([table])
-    page.get_by_role("button", name="Look into the files").click()
+    page.get_by_role("button", name="Look into the files", exact=True).click()
     page.get_by_text("Name the columns", exact=True).click()
     page.get_by_role("heading", name="Which column is what?").wait_for()
     shot("mapping")

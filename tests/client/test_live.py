@@ -5,6 +5,7 @@ import pty
 import queue
 import runpy
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -114,6 +115,8 @@ def _owns_terminal() -> None:
     import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # Whoever was started with nohup hands it on ignored.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_a_shell_imports_trains_labels_and_exports(

@@ -58,6 +58,8 @@ def test_a_populated_installation_is_migrated_and_every_page_of_it_opens(
     found = walk(version, "visit")
     answers = found["answers"]
     assert answers.pop("503", []) in ([], ["/healthz"])  # no broker and no worker runs here
+    # The API asks for a token, not for a session.
+    assert all(path.startswith("/api/v1/") for path in answers.pop("401", []))
     allowed = {"200", "204", "301", "302", "404, not known"}
     assert {word: paths for word, paths in answers.items() if word not in allowed} == {}
     assert len(answers["200"]) > 60

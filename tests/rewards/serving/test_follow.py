@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,12 @@ def follower(
     return make
 
 
+def run(steps: Coroutine[Any, Any, None]) -> None:
+    """Run it in a thread of its own: a browser's test before may have left a loop running in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, steps).result()
+
+
 def looks(follower: Follower, times: int = 1) -> None:
     """Look, each time in the one loop that the client is of."""
 
@@ -130,7 +137,7 @@ def looks(follower: Follower, times: int = 1) -> None:
         for _ in range(times):
             await follower.look()
 
-    asyncio.run(look())
+    run(look())
 
 
 def test_an_address_is_a_projects_page() -> None:
@@ -174,7 +181,7 @@ def test_a_version_is_fetched_once_and_swapped(
         assert caliper.asked == ["serving"]
         assert len(list((tmp_path / "fetched").iterdir())) == 2
 
-    asyncio.run(whole())
+    run(whole())
 
 
 def test_a_shared_folder_is_used_as_it_is(
@@ -228,7 +235,7 @@ def test_a_version_that_cant_be_had_leaves_the_old_one(
         await one.look()  # what was damaged is fetched again
         assert holder.current.name == "oprm-2"
 
-    asyncio.run(whole())
+    run(whole())
     for token in ("", "cal_other"):
         stranger, _ = follower(token=token)
         with pytest.raises(Unfollowable, match="set CALIPER_TOKEN to a token with the scope score"):
@@ -265,7 +272,7 @@ def test_rollouts_are_reported_once_and_never_lost_to_a_short_failure(
             with pytest.raises(asyncio.CancelledError):
                 await task
 
-    asyncio.run(whole())
+    run(whole())
     first, last = dict(caliper.reports).values()  # one that was cut off is sent again, under its key
     assert (first["seen"], first["prompts"], first["candidates"]) == (4, 1, 6)
     assert (first["server"], first["version"]) == ("here:8100", held.digest)
