@@ -58,8 +58,9 @@ def test_a_populated_installation_is_migrated_and_every_page_of_it_opens(
     found = walk(version, "visit")
     answers = found["answers"]
     assert answers.pop("503", []) in ([], ["/healthz"])  # no broker and no worker runs here
-    # The API asks for a token, not for a session.
+    # The API asks for a token, not for a session; some of its placeholders nobody fills in.
     assert all(path.startswith("/api/v1/") for path in answers.pop("401", []))
+    assert all(path.startswith("/api/v1/") and "<" in path for path in answers.pop("404", []))
     allowed = {"200", "204", "301", "302", "404, not known"}
     assert {word: paths for word, paths in answers.items() if word not in allowed} == {}
     assert len(answers["200"]) > 60
@@ -69,7 +70,8 @@ def test_a_populated_installation_is_migrated_and_every_page_of_it_opens(
         assert page in answers["200"]
     # Three exports of data and their archives, the rows left out of two imports, and since 0.2 a model's.
     asked = [*answers["200"], *answers["404, not known"]]
-    assert sum("/model-exports/" in page for page in asked) == (0 if version == "0.1.0" else 2)
+    archives = [page for page in asked if "/model-exports/" in page and page.endswith(".zip")]
+    assert len(archives) == (0 if version == "0.1.0" else 2)
     assert found["downloads"] >= 8
     kept = {name: count for name, count in found["before"].items() if not name.startswith("accounts_user_")}
     assert kept["labels_judgement"] >= 90
