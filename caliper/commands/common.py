@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from caliper import credentials
-from caliper.client import Client, Project
+from caliper.client import Client
 
 
 class Stop(Exception):
@@ -36,10 +36,6 @@ def client_of(options: argparse.Namespace) -> Client:
     if not token:
         raise Stop(f"No token for {url} is known. Run `caliper login --url {url}`, or set CALIPER_TOKEN.", 2)
     return Client(url, token)
-
-
-def project_of(options: argparse.Namespace) -> Project:
-    return client_of(options).project(options.project)
 
 
 def result(options: argparse.Namespace, value: Any, words: str) -> None:
